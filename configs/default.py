@@ -1,0 +1,73 @@
+"""Every field of a configuration, once; the other files here are deltas on this one.
+
+A field is set on the command line with `--config.FIELD=VALUE`, as in
+`python -m rankckpt_jax.main --config=configs/folder.py --config.task.path=DIR`.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration with every field at its default."""
+    config = ml_collections.ConfigDict()
+
+    # Where results go: workdir/TASK/CHECKPOINT/...; a local directory or gs://.
+    # What stands there already and still fits is used, not computed again.
+    config.workdir = "runs"
+    # Decides the random starts of measures and the order of images in fine-tuning.
+    config.seed = 0
+    # What to do, of: pretrain, extract, score, finetune, report.
+    config.stages = "extract,score,report"
+
+    # The images. The first of path, tfds and digits that is set is taken.
+    config.task = task = ml_collections.ConfigDict()
+    # Name of the task in the store; by default the folder's or the data set's.
+    task.name = ""
+    # A folder: train/CLASS/*.jpg and, if there are any, val/ and test/.
+    task.path = ""
+    # A TFDS name with a version, such as caltech101:3.*.*.
+    task.tfds = ""
+    # Where TFDS keeps its data sets; empty for its own default.
+    task.data_dir = ""
+    # TFDS split expressions. The measures see `train`, accuracies come from `test`.
+    task.train = "train"
+    task.val = ""
+    task.test = "test"
+    # Classes of scikit-learn's handwritten digits, which need no download.
+    task.digits = ()
+
+    # The pool: a directory or a glob; every TF-Slim checkpoint below it is ranked.
+    # Several may be given, separated by commas.
+    config.checkpoints = ""
+    # Side of the square images in pixels; 0 for each checkpoint's own: the one in its
+    # folder's name (mobilenet_v1_0.25_128), else its architecture's default.
+    config.image_size = 0
+
+    # How images are brought to that size: vtab (the benchmark's), slim_inception or
+    # slim_vgg (TF-Slim's own evaluation).
+    config.preprocess = "vtab"
+    # Images a step, per process, in extraction.
+    config.batch_size = 64
+    # Memory for decoded images that several checkpoints share, in GB, per process.
+    config.image_cache_gigabytes = 4.0
+
+    # The measures, separated by commas. The first one orders the ranking.
+    config.measures = "nleep,leep,h_score"
+    # Options of single measures, such as {"nleep": {"covariance_type": "diag"}}.
+    config.measure_options = ml_collections.ConfigDict()
+
+    # Fine-tuning; see rankckpt_jax/finetune.py.
+    config.finetune = finetune = ml_collections.ConfigDict()
+    finetune.learning_rate = 0.01
+    finetune.num_steps = 1000
+    # Global batch, over all devices of all processes.
+    finetune.batch_size = 64
+    finetune.momentum = 0.9
+    # Shares of the steps at which the rate is multiplied by decay_factor.
+    finetune.decay_at = (0.3, 0.6, 0.9)
+    finetune.decay_factor = 0.1
+    finetune.warmup_steps = 0
+    # Steps between saves of the training state.
+    finetune.save_every = 200
+
+    return config

@@ -1,0 +1,1 @@
+"""A task becomes arrays of images: `tasks`, `preprocess`, `pipeline`."""

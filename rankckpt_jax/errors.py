@@ -1,0 +1,43 @@
+"""The one kind of error that a user is meant to read."""
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; says what, where and how to mend it.
+
+    `rankckpt_jax.main` prints it without a traceback and exits with code 2. A
+    checkpoint whose loading raises it becomes a failed row, and the others go on.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        expected: str = "",
+        found: str = "",
+        mend: str = "",
+    ):
+        """Builds the message from its parts; empty parts are left out.
+
+        Args:
+          what: One sentence that names the fault, without a full stop.
+          where: The file, config field or argument that is at fault.
+          expected: What would have been accepted.
+          found: What was there instead.
+          mend: What the user can do about it.
+        """
+        parts = [("where", where), ("expected", expected)]
+        parts += [("found", found), ("to mend", mend)]
+        self.what = what
+        details = "".join(f"\n  {name}: {text}" for name, text in parts if text)
+        super().__init__(what + details)
+
+    def __reduce__(self):
+        """Survives copying between processes, which the default would not."""
+        return _rebuild, (type(self), self.what, str(self))
+
+
+def _rebuild(cls: type[InputError], what: str, message: str) -> InputError:
+    error = cls(what)
+    error.args = (message,)
+    return error

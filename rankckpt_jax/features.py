@@ -1,0 +1,231 @@
+"""One pass of a task's images through a backbone, into the store.
+
+The forward pass is compiled once for an architecture and image size, whatever the
+number of checkpoints: weights are arguments, and a checkpoint's own classifier, whose
+width differs from one pre-training set to the next, is applied apart.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from rankckpt_jax import parallel, progress, store
+from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.data import pipeline
+from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.data.tasks import Split
+from rankckpt_jax.errors import InputError
+
+NUM_TRACES: collections.Counter[Any] = collections.Counter()
+"""How often each architecture's forward pass was traced; tests hold it to once."""
+
+# Batches on their way through the device at a time: enough that the host decodes the
+# next while the device works, few enough that their features do not pile up there.
+_IN_FLIGHT = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """What the measures see of a checkpoint and a split.
+
+    Attributes:
+      features: float32 [N, D], pooled, before the classifier, in the split's order.
+      labels: int32 [N].
+      logits: float32 [N, source classes], or None without a classifier.
+      checksum: Identity of the three in the store.
+      seconds: What extraction took, when it ran.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray | None
+    checksum: str
+    seconds: float
+
+
+def request(
+    backbone: backbone_lib.Backbone, split: Split, preprocess: str
+) -> dict[str, Any]:
+    """What decides the features' values, as the store's manifest records it."""
+    return {
+        "checkpoint": backbone.fingerprint,
+        "architecture": backbone.architecture,
+        "image_size": backbone.image_size,
+        "input_range": list(backbone.input_range),
+        "input_mean": list(backbone.input_mean),
+        "split": split.name,
+        "images": split.fingerprint,
+        "count": split.num_examples,
+        "preprocess": preprocess,
+        "jpeg_decoder": preprocess_lib.JPEG_DECODER,
+        "dtype": "float32",
+    }
+
+
+def get(
+    directory: epath.Path,
+    backbone: backbone_lib.Backbone,
+    split: Split,
+    *,
+    preprocess: str,
+    batch_size: int,
+    cache: pipeline.ImageCache,
+    description: str = "features",
+    compute: bool = True,
+) -> tuple[Features | None, bool]:
+    """Loads the features from the store, or computes and stores them.
+
+    Args:
+      directory: The checkpoint's `features` directory.
+      backbone: What to apply.
+      split: What to apply it to.
+      preprocess: See `preprocess.resize`.
+      batch_size: Images a step in this process; rounded up to the local devices.
+      cache: Where decoded images are kept between checkpoints.
+      description: What the progress bar says.
+      compute: Whether to compute what the store does not have.
+
+    Returns:
+      (the features, whether they had to be computed); (None, False) where there are
+      none and they are not to be computed.
+
+    Raises:
+      InputError: The backbone's features are not finite.
+    """
+    place = epath.Path(directory) / split.name
+    wanted = request(backbone, split, preprocess)
+    found = store.load(place, wanted)
+    if found is None and not compute:
+        return None, False
+    if found is None:
+        start = time.monotonic()
+        arrays = extract(
+            backbone,
+            split,
+            preprocess=preprocess,
+            batch_size=batch_size,
+            cache=cache,
+            description=description,
+        )
+        facts = _facts(arrays["features"], backbone)
+        facts["seconds"] = time.monotonic() - start
+        store.save(place, wanted, facts, arrays)
+        loaded = store.Entry(arrays, facts)
+    else:
+        loaded = found
+    features = Features(
+        features=loaded.arrays["features"],
+        labels=loaded.arrays["labels"],
+        logits=loaded.arrays.get("logits"),
+        checksum=store.checksum(place) or "",
+        seconds=float(loaded.result["seconds"]),
+    )
+    return features, found is None
+
+
+def extract(
+    backbone: backbone_lib.Backbone,
+    split: Split,
+    *,
+    preprocess: str,
+    batch_size: int,
+    cache: pipeline.ImageCache,
+    description: str = "features",
+) -> dict[str, np.ndarray]:
+    """Applies a backbone to every image of a split; arguments as for `get`.
+
+    Returns:
+      "features" float32 [N, D], "labels" int32 [N] and, where the checkpoint has a
+      classifier, "logits" float32 [N, source classes], in the split's order. N counts
+      this process's share.
+    """
+    batch_size = parallel.round_up_to_devices(batch_size)
+    variables, head = backbone_lib.split_head(backbone.variables)
+    variables, head = parallel.replicate((variables, head))
+    scaling = parallel.replicate(
+        preprocess_lib.scaling(backbone.input_range, backbone.input_mean)
+    )
+    forward, classify = _forward(backbone.apply), _classify()
+    steps = pipeline.num_steps(split.num_examples, batch_size)
+
+    def results() -> Iterator[tuple[pipeline.Batch, Any]]:
+        for batch in pipeline.batches(
+            split,
+            size=backbone.image_size,
+            preprocess=preprocess,
+            batch_size=batch_size,
+            cache=cache,
+        ):
+            features = forward(variables, scaling, parallel.shard(batch.images))
+            logits = None if head is None else classify(head, features)
+            yield batch, (features, logits)
+
+    rows = []
+    with progress.bar(description, steps * batch_size, "image") as shown:
+        for batch, output in _lagging(results()):
+            features, logits = parallel.unshard(output)
+            real = batch.mask
+            part = {"index": batch.index[real], "labels": batch.labels[real]}
+            part["features"] = features[real]
+            if logits is not None:
+                part["logits"] = logits[real]
+            rows.append(part)
+            shown.update(batch_size)
+    joined = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
+    order = np.argsort(joined.pop("index"), kind="stable")
+    return {name: array[order] for name, array in joined.items()}
+
+
+def _lagging(results: Iterator[Any]) -> Iterator[Any]:
+    """Yields results a few steps late, when the device has long finished them."""
+    waiting: collections.deque[Any] = collections.deque()
+    for result in results:
+        waiting.append(result)
+        if len(waiting) > _IN_FLIGHT:
+            yield waiting.popleft()
+    yield from waiting
+
+
+@functools.cache
+def _forward(apply: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(variables: Any, scaling: Any, images: jax.Array) -> jax.Array:
+        NUM_TRACES[apply] += 1
+        images = preprocess_lib.to_input_range(images, *scaling)
+        return apply(variables, images).features
+
+    return parallel.map_devices(forward, in_axes=(None, None, 0))
+
+
+@functools.cache
+def _classify() -> Callable[..., Any]:
+    return parallel.map_devices(backbone_lib.head_logits, in_axes=(None, 0))
+
+
+def _facts(
+    features: np.ndarray, backbone: backbone_lib.Backbone
+) -> dict[str, float | int]:
+    """Mean and spread of the features, having refused those that cannot be ranked."""
+    if not np.isfinite(features).all():
+        raise InputError(
+            "The checkpoint's features are not finite",
+            where=backbone.source,
+            found=f"{int((~np.isfinite(features)).sum())} NaN or infinite values",
+            mend="check that its weights are finite and that its input range "
+            f"{backbone.input_range} is what it was trained with",
+        )
+    return {
+        "count": len(features),
+        "mean": float(features.mean(dtype=np.float64)),
+        "standard_deviation": float(features.std(dtype=np.float64)),
+        "largest": float(jnp.abs(features).max()),
+    }

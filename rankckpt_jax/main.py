@@ -1,0 +1,84 @@
+"""Ranks pre-trained checkpoints for an image classification task.
+
+    python -m rankckpt_jax.main                                   the demo
+    python -m rankckpt_jax.main --config=configs/folder.py \\
+        --config.task.path=DIR --config.checkpoints=DIR_OR_GLOB    your own
+    python -m rankckpt_jax.main --config=... --config.stages=report   the page again
+
+Exit codes: 0, all went well; 1, some checkpoints failed and their rows say why; 2, the
+input cannot be used. Every field of a config is explained in configs/default.py.
+"""
+
+import importlib.util
+import logging
+import pathlib
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from rankckpt_jax.errors import InputError
+
+
+def _configs() -> pathlib.Path:
+    """The folder of configs that comes with the package."""
+    spec = importlib.util.find_spec("rankckpt_jax.configs")
+    assert spec is not None and spec.submodule_search_locations is not None
+    return pathlib.Path(next(iter(spec.submodule_search_locations)))
+
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    str(_configs() / "demo.py"),
+    "A file of configs/, or your own; by default the demo.",
+)
+_DEBUG = flags.DEFINE_bool("debug", False, "Show a traceback where input is refused.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the stages of the config and returns the exit code."""
+    if len(argv) > 1:
+        print(f"Unexpected argument: {argv[1]!r}; see --help", file=sys.stderr)
+        return 2
+    # Imported late, so that --help answers at once.
+    from rankckpt_jax import stages
+
+    try:
+        ranking = stages.run(_CONFIG.value)
+    except InputError as error:
+        if _DEBUG.value:
+            raise
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(ranking)
+    return 1 if any(row.failure for row in ranking.rows) else 0
+
+
+def run() -> None:
+    """Entry point of the console script `rankckpt`."""
+    absl_logging.set_verbosity(absl_logging.INFO)
+    absl_logging.use_absl_handler()
+    absl_logging.get_absl_handler().setFormatter(
+        logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    )
+    app.run(main, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses flags; `configs/NAME.py` also means the one that comes with the package."""
+    resolved = []
+    for argument in argv:
+        flag, _, value = argument.partition("=")
+        if flag in ("--config", "-config") and not pathlib.Path(value).exists():
+            path, _, config_argument = value.partition(":")
+            candidate = _configs() / pathlib.Path(path).name
+            if path.startswith("configs/") and candidate.is_file():
+                value = str(candidate) + (config_argument and f":{config_argument}")
+                argument = f"{flag}={value}"
+        resolved.append(argument)
+    return app.parse_flags_with_usage(resolved)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,38 @@
+"""Progress bars for long stages: seen on a terminal, silent in a log file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+import tqdm
+import tqdm.contrib.logging
+
+
+@contextlib.contextmanager
+def bar(description: str, total: int, unit: str) -> Iterator[tqdm.tqdm]:
+    """Shows `description`, the share done, the rate and the time left.
+
+    Args:
+      description: What is being done, "[2/5] resnet_v1_50: features of train".
+      total: How many units there are.
+      unit: Name of one, in the singular ("image", "step").
+
+    Yields:
+      A tqdm bar; call its `update(n)`. Nothing is written where standard error is
+      not a terminal, and log lines do not break the bar where it is one.
+    """
+    with (
+        tqdm.tqdm(
+            desc=description,
+            total=total,
+            unit=f" {unit}",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            leave=False,
+        ) as progress,
+        tqdm.contrib.logging.logging_redirect_tqdm([logging.getLogger()]),
+    ):
+        yield progress

@@ -1,0 +1,72 @@
+"""The ranking as comma-separated values, one line per checkpoint."""
+
+import csv
+import io
+
+from rankckpt_jax.ranking import Ranking, printable
+
+_FORMULA_STARTS = tuple("=+-@\t\r＝＋－＠")
+"""What makes a spreadsheet run a cell as a formula, ASCII and full-width."""
+
+
+def to_csv(ranking: Ranking) -> str:
+    """Writes every number in full precision and every name safe for a spreadsheet.
+
+    The columns are `rank`, `checkpoint`, `architecture`, `group`; for each measure
+    `M`, `M_spread` and `M_seconds`; `accuracy` (fraction), `extract_seconds`,
+    `finetune_seconds`, `num_parameters`, `feature_dim`, `image_size`, `warnings` and
+    `failure`. Unknown is empty; a score that came out as NaN is `nan`.
+
+    A name that a spreadsheet would run as a formula gets a leading apostrophe, as OWASP
+    advises against CSV injection; numbers are never touched, not even negative ones.
+
+    Args:
+      ranking: The ranking; the lines keep its order.
+
+    Returns:
+      The text of the file: a header, then lines that end in a newline.
+    """
+    header = ["rank", "checkpoint", "architecture", "group"]
+    for measure in ranking.measures:
+        header += [measure, f"{measure}_spread", f"{measure}_seconds"]
+    header += ["accuracy", "extract_seconds", "finetune_seconds"]
+    header += ["num_parameters", "feature_dim", "image_size", "warnings", "failure"]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([_text(name) for name in header])
+    for position, row in zip(ranking.positions, ranking.rows, strict=True):
+        cells = [_number(position)]
+        cells += map(_text, (row.checkpoint, row.architecture, row.group))
+        for measure in ranking.measures:
+            for values in row.scores, row.spreads, row.score_seconds:
+                cells.append(_number(values.get(measure)))
+        cells += map(
+            _number,
+            (
+                row.accuracy,
+                row.extract_seconds,
+                row.finetune_seconds,
+                row.num_parameters,
+                row.feature_dim,
+                row.image_size,
+            ),
+        )
+        notes = (f"{topic}: {note}" for topic, note in row.warnings.items())
+        cells += _text("; ".join(notes)), _text(row.failure)
+        writer.writerow(cells)
+    return file.getvalue()
+
+
+def _text(value: str) -> str:
+    """One line of text that no spreadsheet takes for a formula."""
+    line = printable(value)
+    # The original counts too: a leading tab is a formula start that printable strips.
+    unsafe = value.startswith(_FORMULA_STARTS) or line.startswith(_FORMULA_STARTS)
+    return f"'{line}" if unsafe else line
+
+
+def _number(value: float | None) -> str:
+    """The shortest decimal that reads back as the same float, or nothing."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else repr(float(value))

@@ -1,0 +1,344 @@
+"""The stages of a run, in the order in which data flows through them.
+
+    pretrain  a pool of checkpoints, where the config asks for one
+    extract   images -> features, once per checkpoint
+    score     features -> scores
+    finetune  images -> test accuracy, per checkpoint
+    report    scores and accuracies -> ranking.csv, report.html, a printed ranking
+
+A checkpoint that fails becomes a row that says why, and the others go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import math
+import platform
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+import rankckpt_jax
+from rankckpt_jax import (
+    checkpoints,
+    features,
+    finetune,
+    measures,
+    parallel,
+    pretrain,
+    report,
+    store,
+)
+from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.ranking import Ranking, Row, rank
+
+STAGES = ("pretrain", "extract", "score", "finetune", "report")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What every stage needs.
+
+    Attributes:
+      config: As `configs/default.py` describes.
+      stages: Names of the stages to run.
+      measures: Names of the measures, the one that orders the ranking first.
+      task: The task.
+      directory: `workdir/TASK`.
+      cache: Decoded images.
+    """
+
+    config: Any
+    stages: tuple[str, ...]
+    measures: tuple[str, ...]
+    task: tasks.Task
+    directory: epath.Path
+    cache: pipeline.ImageCache
+
+
+def run(config: Any) -> Ranking:
+    """Runs a config's stages and returns the ranking.
+
+    Args:
+      config: As `configs/default.py` describes.
+
+    Returns:
+      The ranking of whatever is known: of the stages just run, and of those run
+      before in the same workdir.
+
+    Raises:
+      InputError: The config, the images or the whole pool cannot be used; raised
+        before any long work starts.
+    """
+    started = time.monotonic()
+    stages = _names(config.stages, STAGES, "config.stages")
+    chosen = _names(config.measures, measures.names(), "config.measures")
+    _check(config)
+    task = tasks.load(config.task)
+    this = Run(
+        config,
+        stages,
+        chosen,
+        task,
+        epath.Path(config.workdir).expanduser() / _safe(task.name),
+        pipeline.ImageCache(config.image_cache_gigabytes),
+    )
+    _log.info("%s on %s", task.description, parallel.describe_devices())
+    if "pretrain" in stages:
+        _pretrain(this)
+    found = checkpoints.find(config.checkpoints)
+    rows = []
+    for position, (name, path) in enumerate(found, start=1):
+        rows.append(_row(this, name, path, f"[{position}/{len(found)}] {name}"))
+    ranking = rank(
+        task.name,
+        this.measures,
+        rows,
+        task_description=task.description,
+        provenance=_provenance(this, time.monotonic() - started),
+    )
+    if "report" in stages and parallel.is_main_process():
+        report.write(ranking, this.directory)
+    return ranking
+
+
+def _pretrain(this: Run) -> None:
+    settings = this.config.get("pretrain")
+    if settings is None:
+        raise InputError(
+            "The stage `pretrain` has no settings",
+            where="config.pretrain",
+            mend="leave `pretrain` out of config.stages, or start from configs/demo.py",
+        )
+    made = pretrain.pool(
+        epath.Path(this.config.checkpoints),
+        tasks.from_digits(settings.digits),
+        architecture=settings.architecture,
+        image_size=this.config.image_size,
+        stages=tuple(settings.stages),
+        recipe=finetune.Recipe(
+            learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            seed=this.config.seed,
+        ),
+        preprocess=this.config.preprocess,
+        cache=this.cache,
+    )
+    _log.info("pre-trained pool: %s", "made" if made else "found, nothing to compute")
+
+
+def _row(this: Run, name: str, path: Any, title: str) -> Row:
+    """Takes one checkpoint through the stages; what goes wrong becomes the row."""
+    try:
+        return _measured(this, name, path, title)
+    except InputError as error:
+        _log.error("%s failed: %s", title, error)
+        return Row(name, failure=error.what)
+
+
+def _measured(this: Run, name: str, path: Any, title: str) -> Row:
+    backbone = checkpoints.load(path, name=name, image_size=this.config.image_size)
+    directory = this.directory / name
+    row = Row(
+        name,
+        architecture=backbone.architecture,
+        num_parameters=backbone.num_parameters,
+        feature_dim=backbone.feature_dim,
+        image_size=backbone.image_size,
+    )
+    row = _with_scores(this, directory, backbone, row, title)
+    return _with_accuracy(this, directory, backbone, row, title)
+
+
+def _with_scores(
+    this: Run,
+    directory: epath.Path,
+    backbone: backbone_lib.Backbone,
+    row: Row,
+    title: str,
+) -> Row:
+    extract = functools.partial(
+        features.get,
+        directory / "features",
+        backbone,
+        this.task.splits["train"],
+        preprocess=this.config.preprocess,
+        batch_size=this.config.batch_size,
+        cache=this.cache,
+        description=f"{title}: features",
+    )
+    extracted, computed = extract(compute="extract" in this.stages)
+    if extracted is None:
+        return dataclasses.replace(
+            row, failure="no features yet: run the stage `extract`"
+        )
+    _tell(title, "features", computed, extracted.seconds)
+    scores, spreads, warnings, seconds = {}, {}, {}, {}
+    for measure in this.measures:
+        result = _score(this, directory, measure, extracted, title)
+        if result is None:
+            continue
+        seconds[measure] = result["seconds"]
+        warnings[measure] = result["warning"]
+        if result["score"] is not None:
+            scores[measure] = result["score"]
+        if (spread := result["details"].get("spread")) is not None:
+            spreads[measure] = spread
+    return dataclasses.replace(
+        row,
+        extract_seconds=extracted.seconds,
+        scores=scores,
+        spreads=spreads,
+        warnings={name: text for name, text in warnings.items() if text},
+        score_seconds=seconds,
+    )
+
+
+def _score(
+    this: Run,
+    directory: epath.Path,
+    measure: str,
+    extracted: features.Features,
+    title: str,
+) -> dict[str, Any] | None:
+    """Returns the stored or computed result; None where there is none to be had."""
+    options = this.config.measure_options.get(measure, {})
+    wanted = {
+        "measure": measure,
+        "options": dict(options),
+        "seed": this.config.seed,
+        "features": extracted.checksum,
+        "version": rankckpt_jax.__version__,
+    }
+    place = directory / "scores" / f"{measure}.json"
+    found = store.load_result(place, wanted)
+    if found is not None:
+        return dict(found.result)
+    if "score" not in this.stages:
+        return None
+    start = time.monotonic()
+    try:
+        result = measures.compute(
+            measure,
+            extracted.features,
+            extracted.labels,
+            logits=extracted.logits,
+            seed=this.config.seed,
+            **options,
+        )
+        outcome = {
+            "score": result.score,
+            "details": dict(result.details),
+            "warning": result.warning,
+        }
+    except InputError as error:
+        # A measure that is not defined here (no logits, say) says so in its cell.
+        outcome = {"score": None, "details": {}, "warning": error.what}
+    outcome["seconds"] = time.monotonic() - start
+    store.save_result(place, wanted, outcome)
+    _tell(title, measure, True, outcome["seconds"])
+    return outcome
+
+
+def _with_accuracy(
+    this: Run,
+    directory: epath.Path,
+    backbone: backbone_lib.Backbone,
+    row: Row,
+    title: str,
+) -> Row:
+    outcome, computed = finetune.get(
+        directory / "finetune",
+        backbone,
+        this.task,
+        finetune.recipe(this.config.finetune, this.config.seed),
+        preprocess=this.config.preprocess,
+        cache=this.cache,
+        description=f"{title}: fine-tuning",
+        compute="finetune" in this.stages,
+    )
+    if outcome is None:
+        return row
+    _tell(title, "fine-tuning", computed, outcome.seconds)
+    if outcome.diverged_at >= 0:
+        text = f"fine-tuning diverged at step {outcome.diverged_at}"
+        row = dataclasses.replace(row, warnings={**row.warnings, "accuracy": text})
+    return dataclasses.replace(
+        row,
+        accuracy=None if math.isnan(outcome.accuracy) else outcome.accuracy,
+        finetune_seconds=outcome.seconds,
+    )
+
+
+def _tell(title: str, what: str, computed: bool, seconds: float) -> None:
+    how = f"computed in {seconds:.1f} s" if computed else "found, nothing to compute"
+    _log.info("%s: %s %s", title, what, how)
+
+
+def _names(given: str, known: tuple[str, ...], field: str) -> tuple[str, ...]:
+    """Splits a comma-separated field and checks each name."""
+    names = tuple(name.strip() for name in given.split(",") if name.strip())
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise InputError(
+            f"Unknown name in {field}" if unknown else f"Nothing named in {field}",
+            where=field,
+            expected="some of " + ", ".join(known) + ", separated by commas",
+            found=", ".join(unknown) or "nothing",
+        )
+    return names
+
+
+def _check(config: Any) -> None:
+    """Refuses what would only fail after long work."""
+    if config.preprocess not in preprocess_lib.names():
+        raise InputError(
+            f"Unknown preprocessing {config.preprocess!r}",
+            where="config.preprocess",
+            expected="one of " + ", ".join(preprocess_lib.names()),
+        )
+    for field in ("batch_size", "finetune.batch_size", "finetune.num_steps"):
+        value = functools.reduce(lambda node, key: node[key], field.split("."), config)
+        if value < 1:
+            raise InputError(
+                "A count must be at least 1", where=f"config.{field}", found=str(value)
+            )
+    if not config.checkpoints:
+        raise InputError(
+            "The config names no checkpoints",
+            where="config.checkpoints",
+            expected="a directory or glob with TF-Slim checkpoints below it",
+            mend="--config.checkpoints=DIR",
+        )
+
+
+def _safe(name: str) -> str:
+    """A task's name as one directory's name."""
+    kept = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).strip(".")
+    return kept or "task"
+
+
+def _provenance(this: Run, seconds: float) -> dict[str, Any]:
+    return {
+        "config": this.config.to_dict(),
+        "rankckpt_jax": rankckpt_jax.__version__,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "devices": parallel.describe_devices(),
+        "jpeg decoder": preprocess_lib.JPEG_DECODER,
+        "images": {
+            split.name: split.fingerprint for split in this.task.splits.values()
+        },
+        "seconds of this run": round(seconds, 1),
+    }

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+
+from rankckpt_jax import parallel
+from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.errors import InputError
+
+CACHED, STREAMED = pytest.param(1.0, id="cached"), pytest.param(0.0, id="streamed")
+
+
+@pytest.fixture
+def split():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (23, 8, 8, 3), dtype=np.uint8)
+    return tasks.array_split("train", images, np.arange(23) % 5)
+
+
+def share(monkeypatch, process, count):
+    monkeypatch.setattr(parallel, "process_index", lambda: process)
+    monkeypatch.setattr(parallel, "process_count", lambda: count)
+
+
+@pytest.mark.parametrize("gigabytes", [CACHED, STREAMED])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_no_example_is_dropped_and_every_process_takes_as_many_steps(
+    split, gigabytes, count, monkeypatch
+):
+    seen, steps = [], []
+    for process in range(count):
+        share(monkeypatch, process, count)
+        cache = pipeline.ImageCache(gigabytes)
+        batches = list(
+            pipeline.batches(
+                split, size=16, preprocess="vtab", batch_size=6, cache=cache
+            )
+        )
+        steps.append(len(batches))
+        for batch in batches:
+            assert batch.images.shape == (6, 16, 16, 3)
+            assert batch.images.dtype == np.float32
+            assert (batch.index[~batch.mask] == -1).all()
+            np.testing.assert_array_equal(
+                batch.labels[batch.mask], batch.index[batch.mask] % 5
+            )
+            seen.extend(batch.index[batch.mask])
+    assert sorted(seen) == list(range(23))
+    assert set(steps) == {pipeline.num_steps(23, 6)}
+
+
+@pytest.mark.parametrize("gigabytes", [CACHED, STREAMED])
+def test_training_goes_on_where_it_stopped(split, gigabytes):
+    def indices(first, last):
+        cache = pipeline.ImageCache(gigabytes)
+        return [
+            batch.index.tolist()
+            for batch in pipeline.training_batches(
+                split,
+                size=8,
+                preprocess="vtab",
+                batch_size=4,
+                seed=3,
+                first_step=first,
+                last_step=last,
+                cache=cache,
+            )
+        ]
+
+    whole = indices(0, 20)
+    assert len(whole) == 20 and all(len(batch) == 4 for batch in whole)
+    assert indices(7, 20) == whole[7:]
+    flat = np.concatenate(whole)
+    for epoch in range(3):
+        assert sorted(flat[epoch * 23 : (epoch + 1) * 23]) == list(range(23))
+    assert flat[:23].tolist() != flat[23:46].tolist()
+
+
+@pytest.mark.parametrize("gigabytes", [CACHED, STREAMED])
+def test_processes_train_on_parts_of_the_same_global_batch(
+    split, gigabytes, monkeypatch
+):
+    def global_batches(count):
+        parts = []
+        for process in range(count):
+            share(monkeypatch, process, count)
+            parts.append(
+                [
+                    batch.index
+                    for batch in pipeline.training_batches(
+                        split,
+                        size=8,
+                        preprocess="vtab",
+                        batch_size=6 // count,
+                        seed=3,
+                        first_step=0,
+                        last_step=3,
+                        cache=pipeline.ImageCache(gigabytes),
+                    )
+                ]
+            )
+        return [sorted(np.concatenate(step)) for step in zip(*parts, strict=True)]
+
+    assert global_batches(2) == global_batches(1)
+
+
+def test_cached_and_streamed_images_are_the_same(split):
+    def images(gigabytes):
+        cache = pipeline.ImageCache(gigabytes)
+        return np.concatenate(
+            [
+                batch.images
+                for batch in pipeline.batches(
+                    split, size=13, preprocess="vtab", batch_size=5, cache=cache
+                )
+            ]
+        )
+
+    np.testing.assert_array_equal(images(1.0), images(0.0))
+
+
+def test_the_cache_keeps_to_its_budget(split):
+    one = 23 * 16 * 16 * 3 * 4 / 1e9
+    cache = pipeline.ImageCache(2.5 * one)
+    assert cache.get(split, 32, "vtab") is None
+    first = cache.get(split, 16, "vtab")
+    assert cache.get(split, 16, "vtab")[0] is first[0]
+    cache.get(split, 15, "vtab")
+    cache.get(split, 16, "vtab")
+    cache.get(split, 14, "vtab")  # Puts out 15, the least recently used.
+    assert cache.get(split, 16, "vtab")[0] is first[0]
+
+
+def test_an_image_that_cannot_be_decoded_is_an_input_error(image_folder):
+    (image_folder / "train" / "red" / "0.jpg").write_bytes(b"\xff\xd8\xff not a JPEG")
+    split = tasks.from_folder(str(image_folder)).splits["train"]
+    with pytest.raises(InputError, match="cannot be decoded"):
+        pipeline.ImageCache(1.0).get(split, 16, "vtab")

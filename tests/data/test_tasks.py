@@ -1,0 +1,116 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from rankckpt_jax.data import tasks
+from rankckpt_jax.errors import InputError
+
+
+def read(split, seed=None, index=0, count=1, skip=0):
+    return list(split.examples(seed, index, count, skip).as_numpy_iterator())
+
+
+def test_a_folder_gives_classes_in_order_and_every_image_once(image_folder):
+    task = tasks.from_folder(str(image_folder))
+    assert task.class_names == ("blue", "green", "red")
+    assert {name: s.num_examples for name, s in task.splits.items()} == {
+        "train": 24,
+        "test": 12,
+    }
+    examples = read(task.splits["train"])
+    assert [e["index"] for e in examples] == list(range(24))
+    assert [e["label"] for e in examples] == [0] * 8 + [1] * 8 + [2] * 8
+    for example in examples:
+        assert example["image"].dtype == np.uint8
+        # The class's own channel is the brightest: labels belong to their images.
+        brightest = example["image"].mean((0, 1)).argmax()
+        assert brightest == 2 - example["label"]
+
+
+def test_shards_divide_the_examples_and_a_seed_shuffles_before_dividing(image_folder):
+    split = tasks.from_folder(str(image_folder)).splits["train"]
+    parts = [{e["index"] for e in read(split, None, p, 3)} for p in range(3)]
+    assert set.union(*parts) == set(range(24))
+    assert sum(len(part) for part in parts) == 24
+    whole = [e["index"] for e in read(split, seed=5)]
+    assert whole != list(range(24)) and sorted(whole) == list(range(24))
+    assert [e["index"] for e in read(split, 5, 1, 2)] == whole[1::2]
+    assert [e["index"] for e in read(split, 5, 1, 2, 3)] == whole[1::2][3:]
+
+
+def test_a_folder_without_test_images_holds_some_out_for_good(image_folder):
+    shutil.rmtree(image_folder / "test")
+    task = tasks.from_folder(str(image_folder))
+    assert task.splits["train"].num_examples == 18
+    assert task.splits["test"].num_examples == 6
+    assert "held out" in task.description
+    again = tasks.from_folder(str(image_folder))
+    assert again.splits["test"].fingerprint == task.splits["test"].fingerprint
+    held = {e["image"].tobytes() for e in read(task.splits["test"])}
+    kept = {e["image"].tobytes() for e in read(task.splits["train"])}
+    assert not held & kept
+
+
+def test_val_stands_in_for_a_missing_test(image_folder):
+    (image_folder / "test").rename(image_folder / "val")
+    task = tasks.from_folder(str(image_folder))
+    assert set(task.splits) == {"train", "test"}
+    assert task.splits["test"].num_examples == 12
+
+
+def test_the_fingerprint_follows_the_files(image_folder):
+    before = tasks.from_folder(str(image_folder)).splits
+    extra = image_folder / "train" / "red" / "extra.jpg"
+    shutil.copy(image_folder / "train" / "red" / "0.jpg", extra)
+    after = tasks.from_folder(str(image_folder)).splits
+    assert before["train"].fingerprint != after["train"].fingerprint
+    assert before["test"].fingerprint == after["test"].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda f: shutil.rmtree(f), "no such folder"),
+        (lambda f: shutil.rmtree(f / "train"), "a folder that holds test"),
+        (lambda f: [shutil.rmtree(f / "train" / c) for c in ("red", "blue")], "two"),
+        (lambda f: shutil.rmtree(f / "train" / "red"), "red"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused(image_folder, break_it, said):
+    break_it(image_folder)
+    with pytest.raises(InputError, match=said):
+        tasks.from_folder(str(image_folder))
+
+
+def test_digits_are_real_images_of_the_classes_asked_for():
+    task = tasks.from_digits((7, 3))
+    train, test = task.splits["train"], task.splits["test"]
+    assert task.class_names == ("7", "3")
+    assert train.num_examples + test.num_examples == 179 + 183
+    example = read(train)[0]
+    assert example["image"].shape == (8, 8, 3) and example["label"] == 0
+    assert example["image"].max() == 255
+    # The two halves share no image.
+    assert train.fingerprint != test.fingerprint
+
+
+def test_tfds_is_read_by_name(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=20):
+        task = tasks.from_tfds(
+            "oxford_flowers102:2.*.*",
+            {"train": "train[:12]", "test": "test"},
+            data_dir=str(tmp_path),
+        )
+        assert task.num_classes == 102
+        examples = read(task.splits["train"])
+    assert [e["index"] for e in examples] == list(range(len(examples)))
+    assert examples[0]["image"].dtype == np.uint8
+    assert examples[0]["image"].shape[-1] == 3
+
+
+def test_an_unknown_tfds_name_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no_such_data_set") as error:
+        tasks.from_tfds("no_such_data_set", {"train": "train"}, str(tmp_path))
+    assert "--config.task.path" in str(error.value)

@@ -1,0 +1,80 @@
+import logging
+
+import numpy as np
+import pytest
+from etils import epath
+
+from rankckpt_jax import store
+
+
+@pytest.fixture
+def place(tmp_path):
+    directory = epath.Path(tmp_path) / "entry"
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.arange(4)}
+    store.save(directory, {"size": 64, "range": (0, 1)}, {"seconds": 1.5}, arrays)
+    return directory
+
+
+def test_what_was_saved_is_loaded(place):
+    entry = store.load(place, {"range": [0, 1], "size": 64})
+    np.testing.assert_array_equal(entry.arrays["a"], np.arange(6.0).reshape(2, 3))
+    np.testing.assert_array_equal(entry.arrays["b"], np.arange(4))
+    assert entry.result == {"seconds": 1.5}
+
+
+def test_another_request_is_told_by_the_field_that_differs(place, caplog):
+    with caplog.at_level(logging.INFO):
+        assert store.load(place, {"range": [0, 1], "size": 128}) is None
+    assert "size was 64, is 128" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.npy", "b.npy", store.MANIFEST])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_file_is_never_loaded(place, name, damage):
+    path = place / name
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(bytes(data))
+    elif damage == "truncate":
+        path.write_bytes(bytes(data[:-3]))
+    else:
+        path.unlink()
+    assert store.load(place, {"range": [0, 1], "size": 64}) is None
+
+
+def test_a_killed_write_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path):
+    path = epath.Path(tmp_path) / "file"
+    store.write_text_atomically(path, "old")
+    (path.parent / ".file.partial").write_text("half of the n")
+    assert path.read_text() == "old"
+    store.write_text_atomically(path, "new")
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+    assert path.read_text() == "new"
+
+
+def test_arrays_without_a_manifest_are_not_a_result(place):
+    (place / store.MANIFEST).unlink()
+    assert store.load(place, {"range": [0, 1], "size": 64}) is None
+    assert store.checksum(place) is None
+
+
+def test_the_checksum_names_the_arrays_and_not_the_request(place, tmp_path):
+    other = epath.Path(tmp_path) / "other"
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.arange(4)}
+    store.save(other, {"size": 1}, {}, arrays)
+    assert store.checksum(other) == store.checksum(place)
+    store.save(other, {"size": 1}, {}, {**arrays, "b": np.arange(1, 5)})
+    assert store.checksum(other) != store.checksum(place)
+
+
+def test_a_json_result_round_trips(tmp_path):
+    path = epath.Path(tmp_path) / "deep" / "score.json"
+    assert store.load_result(path, {"seed": 0}) is None
+    store.save_result(path, {"seed": 0}, {"score": -0.1})
+    assert store.load_result(path, {"seed": 0}).result == {"score": -0.1}
+    assert store.load_result(path, {"seed": 1}) is None
+
+
+def test_digest_separates_its_parts():
+    assert store.digest("ab", "c") != store.digest("a", "bc")
