@@ -67,6 +67,9 @@ def get_config() -> ml_collections.ConfigDict:
     finetune.decay_at = (0.3, 0.6, 0.9)
     finetune.decay_factor = 0.1
     finetune.warmup_steps = 0
+    # Decay of batch norm's moving averages; 0 for the architecture's own, which for
+    # TF-Slim's is 0.9997: right for thousands of steps, not for hundreds.
+    finetune.batch_norm_decay = 0.0
     # Steps between saves of the training state.
     finetune.save_every = 200
 

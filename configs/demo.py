@@ -28,14 +28,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.pretrain = pretrain = ml_collections.ConfigDict()
     pretrain.architecture = "mobilenet_v1_025"
     pretrain.digits = (5, 6, 7, 8, 9)
+    # How often each digit is drawn, every time at another place and size.
+    pretrain.drawings = 8
     # A checkpoint is saved after each of these numbers of steps.
-    pretrain.stages = (0, 10, 30, 100, 300)
-    pretrain.learning_rate = 0.05
+    pretrain.stages = (0, 40, 80, 120, 400)
+    pretrain.learning_rate = 0.1
     pretrain.batch_size = 64
+    pretrain.batch_norm_decay = 0.9
     # Follows the workdir, also one given on the command line.
     config.checkpoints = config.get_oneway_ref("workdir") + "/pretrained"
 
-    config.finetune.num_steps = 40
+    config.finetune.num_steps = 100
     config.finetune.batch_size = 32
-    config.finetune.learning_rate = 0.01
+    config.finetune.learning_rate = 0.03
+    config.finetune.batch_norm_decay = 0.9
     return config

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from rankckpt_jax.errors import InputError
 
@@ -73,6 +72,9 @@ def score_ranking(scores: Values, accuracies: Values) -> dict[str, float]:
     Raises:
       InputError: If names or lengths differ, or a value is missing or not finite.
     """
+    # Imported here: it takes a second, which a program that only shows help lacks.
+    import scipy.stats
+
     s, a = _align(scores, accuracies)
     result = {f"recall@{k}": _recall(s, a, k) for k in DEPTHS}
     result |= {f"rel@{k}": _rel(s, a, k) for k in DEPTHS}
@@ -148,18 +150,17 @@ def beyond_chance(tau: float, n: int) -> bool:
 
 def _align(scores: Values, accuracies: Values) -> tuple[np.ndarray, np.ndarray]:
     """Brings both inputs to float64 arrays [n] in one order; refuses what is unfit."""
-    by_name = isinstance(scores, Mapping), isinstance(accuracies, Mapping)
-    if all(by_name):
+    if isinstance(scores, Mapping) and isinstance(accuracies, Mapping):
         if scores.keys() != accuracies.keys():
             raise InputError(
                 "scores and accuracies name different checkpoints",
                 expected="the same names in both",
-                found=f"only in one of them: {sorted(scores.keys() ^ accuracies)}",
+                found=f"only in one: {sorted(scores.keys() ^ accuracies.keys())}",
                 mend="compare only the checkpoints that have both",
             )
         accuracies = [accuracies[name] for name in scores]
         scores = list(scores.values())
-    elif any(by_name):
+    elif isinstance(scores, Mapping) or isinstance(accuracies, Mapping):
         raise InputError(
             "scores and accuracies cannot be matched",
             expected="two mappings from names, or two lists in the same order",

@@ -25,6 +25,7 @@ from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.tasks import Split
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.models import layers
 
 NUM_TRACES: collections.Counter[Any] = collections.Counter()
 """How often each architecture's forward pass was traced; tests hold it to once."""
@@ -208,7 +209,7 @@ def _forward(apply: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _classify() -> Callable[..., Any]:
-    return parallel.map_devices(backbone_lib.head_logits, in_axes=(None, 0))
+    return parallel.map_devices(layers.classify, in_axes=(None, 0))
 
 
 def _facts(

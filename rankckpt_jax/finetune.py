@@ -27,6 +27,7 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.tasks import Split, Task
+from rankckpt_jax.models import layers
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ class Recipe:
       decay_at: Shares of `num_steps` at which the rate falls.
       decay_factor: What it is multiplied by each time.
       warmup_steps: Steps over which the rate rises linearly from 0.
+      batch_norm_decay: Of batch norm's moving averages; 0 for the architecture's own.
+        TF-Slim's 0.9997 remembers 3000 steps: after a short run the averages that
+        evaluation uses would still be those of the checkpoint.
       save_every: Steps between saves of the training state.
       seed: Decides the order of the images.
     """
@@ -58,6 +62,7 @@ class Recipe:
     decay_at: tuple[float, ...] = (0.3, 0.6, 0.9)
     decay_factor: float = 0.1
     warmup_steps: int = 0
+    batch_norm_decay: float = 0.0
     save_every: int = 200
     seed: int = 0
 
@@ -261,7 +266,10 @@ def train(
     """
     per_process = recipe.batch_size // parallel.process_count()
     per_process = parallel.round_up_to_devices(per_process)
-    step_fn = _train_step(backbone.apply)
+    decay = recipe.batch_norm_decay or None
+    step_fn = _train_step(
+        dataclasses.replace(backbone.apply, axis_name=parallel.AXIS, decay=decay)
+    )
     scaling = parallel.replicate(
         preprocess_lib.scaling(backbone.input_range, backbone.input_mean)
     )
@@ -346,7 +354,6 @@ def evaluate(
 @functools.cache
 def _train_step(apply: backbone_lib.Apply) -> Callable[..., Any]:
     """Compiles one step; shared by all checkpoints of an architecture."""
-    synchronised = dataclasses.replace(apply, axis_name=parallel.AXIS)
 
     def step(
         state: State, scaling: Any, hyper: jax.Array, data: Any
@@ -357,8 +364,8 @@ def _train_step(apply: backbone_lib.Apply) -> Callable[..., Any]:
 
         def loss_fn(params: Any) -> tuple[jax.Array, Any]:
             variables = {"params": params["backbone"], "batch_stats": state.batch_stats}
-            output, batch_stats = synchronised(variables, images, train=True)
-            logits = backbone_lib.head_logits(params["head"], output.features)
+            output, batch_stats = apply(variables, images, train=True)
+            logits = layers.classify(params["head"], output.features)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return losses.mean(), batch_stats
 
@@ -386,7 +393,7 @@ def _count_correct(apply: backbone_lib.Apply) -> Callable[..., Any]:
             "batch_stats": state.batch_stats,
         }
         features = apply(variables, images).features
-        logits = backbone_lib.head_logits(state.params["head"], features)
+        logits = layers.classify(state.params["head"], features)
         correct = (jnp.argmax(logits, axis=-1) == labels) & mask
         return jax.lax.psum(jnp.sum(correct), parallel.AXIS)
 

@@ -59,8 +59,13 @@ def run() -> None:
     """Entry point of the console script `rankckpt`."""
     absl_logging.set_verbosity(absl_logging.INFO)
     absl_logging.use_absl_handler()
-    absl_logging.get_absl_handler().setFormatter(
-        logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    # Of other packages only what they warn of: Orbax and JAX tell every small step.
+    handler.addFilter(
+        lambda record: (
+            record.name.startswith("rankckpt_jax") or record.levelno >= logging.WARNING
+        )
     )
     app.run(main, flags_parser=_parse)
 

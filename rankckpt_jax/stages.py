@@ -122,13 +122,14 @@ def _pretrain(this: Run) -> None:
         )
     made = pretrain.pool(
         epath.Path(this.config.checkpoints),
-        tasks.from_digits(settings.digits),
+        tasks.from_digits(settings.digits, drawings=settings.drawings),
         architecture=settings.architecture,
         image_size=this.config.image_size,
         stages=tuple(settings.stages),
         recipe=finetune.Recipe(
             learning_rate=settings.learning_rate,
             batch_size=settings.batch_size,
+            batch_norm_decay=settings.batch_norm_decay,
             seed=this.config.seed,
         ),
         preprocess=this.config.preprocess,

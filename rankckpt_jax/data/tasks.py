@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.ndimage
 
 from rankckpt_jax import store
 from rankckpt_jax.data import preprocess
@@ -25,6 +26,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 HELD_OUT_FRACTION = 0.2
 """Share of each class of `train` that becomes `test` where a folder has no `test`."""
+
+_CANVAS = 48
+"""Side in pixels of the images that `from_digits` draws."""
 
 Examples = Callable[[int | None, int, int, int], Any]
 """(shuffle_seed, process_index, process_count, skip) -> tf.data.Dataset."""
@@ -209,22 +213,24 @@ def from_tfds(
     )
 
 
-def from_digits(digits: Sequence[int], name: str = "") -> Task:
-    """Takes scikit-learn's handwritten digits: real 8 x 8 images, no download.
+def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Task:
+    """Takes scikit-learn's handwritten digits: real images, no download.
 
-    UCI ML hand-written digits, 1797 images of ten writers' digits. A fixed half of
-    each class is `train`, the other `test`.
+    UCI ML hand-written digits, 1797 of them, 8 x 8 pixels each. A fixed half of each
+    class is `train`, the other `test`. Each is drawn on a larger canvas at a place and
+    a size of its own (drawn at random, the same in every run), so that, as among
+    photographs, pixels alone do not tell the class.
 
     Args:
       digits: Which of 0 to 9 are the classes.
       name: The task's name.
+      drawings: How often each digit of `train` is drawn.
     """
     from sklearn.datasets import load_digits
 
     data = load_digits()
     # 0 to 16 levels of ink; white on black, as scikit-learn shows them.
-    images = np.rint(data.images * (255 / 16)).astype(np.uint8)
-    images = np.repeat(images[..., None], 3, axis=-1)
+    images = data.images * (255 / 16)
     chosen: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     random = np.random.default_rng(0)
     for digit in digits:
@@ -236,8 +242,10 @@ def from_digits(digits: Sequence[int], name: str = "") -> Task:
     splits = {}
     for split, members in chosen.items():
         rows = np.concatenate(members)
+        rows = np.tile(rows, drawings if split == "train" else 1)
         labels = np.asarray([position[d] for d in data.target[rows]], np.int32)
-        splits[split] = array_split(split, images[rows], labels)
+        drawn = np.stack([_draw(images[row], random) for row in rows])
+        splits[split] = array_split(split, drawn, labels)
     classes = tuple(str(digit) for digit in digits)
     return Task(
         name or "digits",
@@ -245,6 +253,16 @@ def from_digits(digits: Sequence[int], name: str = "") -> Task:
         splits,
         _describe("scikit-learn's handwritten digits", classes, splits),
     )
+
+
+def _draw(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draws one digit, float [8, 8], somewhere on a canvas: uint8 [S, S, 3]."""
+    size = int(random.integers(_CANVAS // 3, _CANVAS * 3 // 4))
+    top, left = random.integers(0, _CANVAS - size + 1, 2)
+    drawn = scipy.ndimage.zoom(image, size / len(image), order=1, grid_mode=True, mode="nearest")
+    canvas = np.zeros((_CANVAS, _CANVAS), np.uint8)
+    canvas[top : top + size, left : left + size] = np.rint(drawn.clip(0, 255))
+    return np.repeat(canvas[..., None], 3, axis=-1)
 
 
 def array_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:

@@ -1,13 +1,14 @@
 """Plots as inline SVG that takes its fonts and colours from the page around it."""
 
 import io
-import math
 import re
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from rankckpt_jax.ranking import Ranking, Row, format_percent, format_scores, printable
+from rankckpt_jax.ranking import Ranking, Row
+from rankckpt_jax.report.text import format_percent, format_scores, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,18 +19,22 @@ _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 
 # Matplotlib draws in these stand-ins, and the SVG gets the page's variables instead:
 # so one drawing follows light, dark and print.
-_INK, _MUTED, _LINE, _ACCENT = "#010101", "#020202", "#030303", "#040404"
+_INK, _MUTED, _LINE = "#010101", "#020202", "#030303"
+_ACCENT, _PAGE = "#040404", "#050505"
 _VARIABLES = {
     _INK: "var(--ink)",
     _MUTED: "var(--muted)",
     _LINE: "var(--line)",
     _ACCENT: "var(--accent)",
+    _PAGE: "var(--page)",
 }
 
-_SIZE = (5.2, 3.7)
+_SIZE = (4.6, 3.6)
 """Inches, at 72 dots each: the page scales the drawing to its column."""
 
 _LABEL_LENGTH = 26
+_MOST_NAMED = 15
+"""Beyond this many points names crowd a plot, and ranks stand in for them."""
 
 # Where a label may stand, as its offset from the point in dots and its alignment.
 _PLACES = (
@@ -57,7 +62,8 @@ def scatter(ranking: Ranking, measure: str) -> str:
 
     Returns:
       An `<svg>` element without XML declaration or namespaces, to stand inside HTML.
-      Its colours are the variables `--ink`, `--muted`, `--line` and `--accent`.
+      Its colours are the variables `--ink`, `--muted`, `--line`, `--accent` and
+      `--page`.
     """
     # Imported here: it takes a second, and only the report needs it.
     import matplotlib
@@ -67,18 +73,23 @@ def scatter(ranking: Ranking, measure: str) -> str:
     scores = [row.scores[measure] for row in rows]
     accuracies = [row.fine_tuned() or 0.0 for row in rows]
     # A fixed salt gives the same bytes for the same ranking.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": measure}):
+    text_as_text = matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "rankckpt_jax"}
+    )
+    with text_as_text, warnings.catch_warnings():
+        # Names may need letters that Matplotlib's font lacks; the browser draws them.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=_SIZE, dpi=72, layout="constrained")
         axes = figure.add_subplot()
         _style(axes, scores)
-        axes.set_xlabel(f"{printable(measure)} score", parse_math=False)
-        axes.set_ylabel("fine-tuned accuracy")
+        axes.set_xlabel(f"{printable(measure)} score", labelpad=7, parse_math=False)
+        axes.set_ylabel("fine-tuned accuracy", labelpad=7)
         for i, row in enumerate(rows):
             filled = accuracies[i] == max(accuracies)
             spread = row.spread(measure)
             if spread:
                 axes.errorbar(
-                    scores[i], accuracies[i], xerr=spread, color=_LINE, zorder=1
+                    scores[i], accuracies[i], xerr=spread, color=_MUTED, zorder=1
                 )
             axes.plot(
                 scores[i],
@@ -87,11 +98,19 @@ def scatter(ranking: Ranking, measure: str) -> str:
                 gid=f"point{i}",
                 markersize=7,
                 markeredgecolor=_ACCENT,
-                markerfacecolor=_ACCENT if filled else "none",
+                markerfacecolor=_ACCENT if filled else _PAGE,
                 markeredgewidth=1.5,
                 clip_on=False,
             )
-        _label(figure, axes, list(zip(scores, accuracies, strict=True)), _names(ranking, rows))
+        # Margins must not suggest accuracies that cannot be.
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0.0), min(high, 1.0))
+        _label(
+            figure,
+            axes,
+            list(zip(scores, accuracies, strict=True)),
+            _names(ranking, rows),
+        )
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     texts = format_scores(scores)
@@ -117,11 +136,11 @@ def _style(axes: "Axes", scores: Sequence[float]) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_LINE)
-    axes.tick_params(length=0, labelcolor=_MUTED, labelsize=9.5, pad=6)
+    axes.tick_params(length=0, labelcolor=_MUTED, labelsize=10, pad=6)
     for label in axes.xaxis.label, axes.yaxis.label:
-        label.set(color=_MUTED, fontsize=10)
+        label.set(color=_MUTED, fontsize=10.5)
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
-    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(lambda y, _: f"{round(100 * y, 6):g}%")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     if max(map(abs, scores)) >= 1e4:
         axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
@@ -132,7 +151,7 @@ def _style(axes: "Axes", scores: Sequence[float]) -> None:
 
 
 def _names(ranking: Ranking, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """For each row its short name and, to stand in where that is too long, its rank."""
+    """For each row its short name and its rank, which stands in where names crowd."""
     heads = [row.checkpoint.strip("/").split("/")[0] for row in rows]
     # A folder's name alone will do where every checkpoint has a folder of its own.
     unique = len(set(heads)) == len(heads)
@@ -144,7 +163,12 @@ def _names(ranking: Ranking, rows: Sequence[Row]) -> list[tuple[str, str]]:
             half = (_LABEL_LENGTH - 1) // 2
             name = f"{name[:half]}…{name[-half:]}"
         position = positions[id(row)]
-        names.append((name, "" if position is None else f"#{position}"))
+        names.append(
+            (
+                name if len(rows) <= _MOST_NAMED else "",
+                "" if position is None else f"#{position}",
+            )
+        )
     return names
 
 
@@ -181,7 +205,7 @@ def _label(
                 ha=ha,
                 va=va,
                 color=_INK,
-                fontsize=9.5,
+                fontsize=10,
                 parse_math=False,
             )
             box = text.get_window_extent(renderer)

@@ -3,7 +3,8 @@
 import csv
 import io
 
-from rankckpt_jax.ranking import Ranking, printable
+from rankckpt_jax.ranking import Ranking
+from rankckpt_jax.report.text import one_line, printable
 
 _FORMULA_STARTS = tuple("=+-@\t\r＝＋－＠")
 """What makes a spreadsheet run a cell as a formula, ASCII and full-width."""
@@ -52,7 +53,7 @@ def to_csv(ranking: Ranking) -> str:
             ),
         )
         notes = (f"{topic}: {note}" for topic, note in row.warnings.items())
-        cells += _text("; ".join(notes)), _text(row.failure)
+        cells += _text("; ".join(notes)), _text(one_line(row.failure))
         writer.writerow(cells)
     return file.getvalue()
 

@@ -1,0 +1,159 @@
+"""The `Backbone`: a checkpoint, whatever its format was, as the other rooms see it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rankckpt_jax import models
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.models import layers
+
+Variables = dict[str, Any]
+"""{"params": ..., "batch_stats": ...}; "params" holds the classifier as "logits"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Apply:
+    """The forward function of an architecture; equal for equal architectures.
+
+    It holds no weights, so that a function compiled for it serves every checkpoint of
+    the architecture.
+
+    Attributes:
+      architecture: A name that `models.create` knows.
+      dtype: Name of the dtype of the computation.
+      axis_name: Mapped axis over which batch moments are averaged in training.
+      decay: Of batch norm's moving averages, per training step; the architecture's own
+        if None.
+    """
+
+    architecture: str
+    dtype: str = "float32"
+    axis_name: str | None = None
+    decay: float | None = None
+
+    def __call__(
+        self, variables: Variables, images: jax.Array, train: bool = False
+    ) -> Any:
+        """Applies the network.
+
+        Args:
+          variables: With or without the classifier in `params["logits"]`.
+          images: float [B, H, W, 3] in the backbone's input range.
+          train: Whether batch norm uses and updates batch statistics.
+
+        Returns:
+          `Output`; with `train`, (`Output`, the updated batch_stats).
+        """
+        head = variables["params"].get(layers.HEAD)
+        module = models.create(
+            self.architecture,
+            num_classes=0 if head is None else head["bias"].shape[-1],
+            dtype=jnp.dtype(self.dtype),
+            axis_name=self.axis_name,
+            **({} if self.decay is None else {"decay": self.decay}),
+        )
+        if not train:
+            return module.apply(variables, images)
+        output, updated = module.apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )
+        return output, updated["batch_stats"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A pre-trained network without regard to where it came from.
+
+    Attributes:
+      name: Unique in its pool.
+      architecture: The network's name.
+      variables: {"params", "batch_stats"}, float32; see `Variables`.
+      apply: `apply(variables, images)` -> `Output`; `apply(variables, images,
+        train=True)` -> (`Output`, new batch_stats).
+      image_size: Side of the square images it is fed, in pixels.
+      input_range: Values that 0 and 255 become.
+      input_mean: Subtracted afterwards, per channel.
+      feature_dim: D, width of the features.
+      num_source_classes: Width of its own classifier; 0 without one.
+      num_parameters: Trainable values without the classifier.
+      fingerprint: Digest of the checkpoint's bytes.
+      source: The file or handle it came from.
+    """
+
+    name: str
+    architecture: str
+    variables: Variables = dataclasses.field(repr=False)
+    apply: Apply
+    image_size: int
+    input_range: tuple[float, float]
+    input_mean: tuple[float, float, float]
+    feature_dim: int
+    num_source_classes: int
+    num_parameters: int
+    fingerprint: str
+    source: str
+
+
+def create(
+    architecture: str,
+    variables: Variables,
+    *,
+    name: str,
+    fingerprint: str,
+    source: str,
+    image_size: int | None = None,
+    input_range: tuple[float, float] | None = None,
+    input_mean: tuple[float, float, float] | None = None,
+) -> Backbone:
+    """Makes a `Backbone` of a network that `models` has.
+
+    Args:
+      architecture: Its name.
+      variables: See `Variables`.
+      name: Unique in its pool.
+      fingerprint: Digest of the checkpoint's bytes.
+      source: The file it came from.
+      image_size: Side of the images in pixels; by default the architecture's.
+      input_range: Values that 0 and 255 become; by default the architecture's.
+      input_mean: Subtracted afterwards, per channel; by default the architecture's.
+
+    Raises:
+      InputError: The architecture is unknown or cannot take images of that size.
+    """
+    known = models.get(architecture)
+    size = image_size or known.image_size
+    if size < known.minimum_image_size:
+        raise InputError(
+            f"{architecture} cannot take images of {size} x {size} pixels",
+            where="config.image_size",
+            expected=f"at least {known.minimum_image_size}",
+            found=str(size),
+        )
+    headless, head = split_head(variables)
+    leaves = jax.tree.leaves(headless["params"])
+    return Backbone(
+        name=name,
+        architecture=architecture,
+        variables=variables,
+        apply=Apply(architecture),
+        image_size=size,
+        input_range=input_range or known.input_range,
+        input_mean=input_mean or known.input_mean,
+        feature_dim=known.feature_dim,
+        num_source_classes=0 if head is None else head["bias"].shape[-1],
+        num_parameters=sum(leaf.size for leaf in leaves),
+        fingerprint=fingerprint,
+        source=source,
+    )
+
+
+def split_head(variables: Variables) -> tuple[Variables, Any]:
+    """Returns (the variables without their classifier, the classifier or None)."""
+    params = dict(variables["params"])
+    head = params.pop(layers.HEAD, None)
+    return {**variables, "params": params}, head

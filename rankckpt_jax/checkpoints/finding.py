@@ -1,0 +1,96 @@
+"""Finds the checkpoints below a directory and gives each a readable name."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterable, Iterator
+
+from etils import epath
+
+from rankckpt_jax.checkpoints import tensorflow_files
+from rankckpt_jax.errors import InputError
+
+
+def find(pattern: epath.Path | str) -> list[tuple[str, str]]:
+    """Lists the checkpoints below directories or globs.
+
+    Args:
+      pattern: A directory, a checkpoint's prefix, a glob of either, or several of
+        them with commas between.
+
+    Returns:
+      (name, prefix) of each, sorted. Names are unique and safe as a directory's name:
+      "run/model.ckpt-90000" below the directory becomes "run-90000". Half checkpoints
+      (data without an index) are listed too, for loading to refuse and report.
+
+    Raises:
+      InputError: There is none.
+    """
+    names: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in str(pattern).split(","))):
+        root = _root(part)
+        for place in _places(part):
+            for prefix in _prefixes(place):
+                names.setdefault(prefix, _name(prefix, root))
+    if not names:
+        raise InputError(
+            "No checkpoints found",
+            where=str(pattern),
+            expected="files NAME.index and NAME.data-* below it, as TF-Slim writes",
+            mend="--config.checkpoints=DIR_OR_GLOB",
+        )
+    taken: collections.Counter[str] = collections.Counter()
+    found = []
+    for prefix, name in sorted(names.items()):
+        taken[name] += 1
+        found.append((f"{name}~{taken[name]}" if taken[name] > 1 else name, prefix))
+    return sorted(found)
+
+
+def _root(part: str) -> epath.Path:
+    """The directory that names are relative to: all before the first wildcard."""
+    place = epath.Path(part).expanduser()
+    wildcard = re.search(r"[*?\[]", part)
+    if wildcard:
+        cut = part.rfind("/", 0, wildcard.start())
+        return epath.Path(
+            part[:cut] if cut > 0 else part[: cut + 1] or "."
+        ).expanduser()
+    return place if place.is_dir() else place.parent
+
+
+def _places(part: str) -> Iterable[epath.Path]:
+    root = _root(part)
+    if not re.search(r"[*?\[]", part):
+        return [epath.Path(part).expanduser()]
+    below = str(epath.Path(part).expanduser())[len(str(root)) :]
+    if str(root) == ".":
+        below = part
+    return sorted(root.glob(below.lstrip("/")), key=str)
+
+
+def _prefixes(place: epath.Path) -> Iterator[str]:
+    """Prefixes of the checkpoints that a path is, belongs to, or has below it."""
+    if place.is_dir():
+        for child in place.iterdir():
+            yield from _prefixes(child)
+        return
+    match = tensorflow_files.PART.fullmatch(str(place))
+    if match:
+        yield match["prefix"]
+    elif epath.Path(f"{place}.index").exists() or place.suffix == ".ckpt":
+        yield str(place)
+
+
+def _name(prefix: str, root: epath.Path) -> str:
+    """The path below `root` without a bare "model.ckpt"; its steps are kept."""
+    path = epath.Path(prefix)
+    match = re.fullmatch(r"(?P<stem>.*?)(\.ckpt)?(?P<step>-\d+)?", path.name)
+    stem, step = (match["stem"], match["step"] or "") if match else (path.name, "")
+    folders = path.parent.relative_to(root).parts if path.parent != root else ()
+    if stem != "model":
+        name = "_".join((*folders, stem))
+    else:
+        name = "_".join(folders) or root.resolve().name
+    return re.sub(r"[^A-Za-z0-9._+=-]+", "_", name + step).strip("._-") or "checkpoint"

@@ -1,0 +1,152 @@
+"""TensorFlow checkpoint files: their names, shapes, values and identity.
+
+A checkpoint is named by its prefix: "DIR/model.ckpt" stands for DIR/model.ckpt.index
+and DIR/model.ckpt.data-00000-of-00001 (format V2), or for the one file DIR/model.ckpt
+(format V1, in which the oldest TF-Slim checkpoints were published). Whatever is wrong
+with them becomes an `InputError` that names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.lazy_tensorflow import tensorflow
+
+PART = re.compile(r"(?P<prefix>.+)\.(index|data-\d+-of-\d+)")
+"""Matches the path of a file that belongs to a V2 checkpoint."""
+
+_NAMES_SHOWN = 8
+# What TensorFlow raises besides its own errors where a file is cut short or garbled.
+_READ_ERRORS = (ValueError, RuntimeError, IndexError)
+
+
+def prefix_of(path: epath.Path | str) -> str:
+    """Returns the prefix of the checkpoint that a path points to.
+
+    Args:
+      path: The prefix itself, its ".index" file, or a directory with one checkpoint.
+
+    Raises:
+      InputError: The directory holds none or several.
+    """
+    place = epath.Path(path).expanduser()
+    if not place.is_dir():
+        return str(place).removesuffix(".index")
+    found = sorted(str(file) for file in place.glob("*.index"))
+    if len(found) != 1:
+        raise InputError(
+            "Not exactly one checkpoint in a directory",
+            where=str(place),
+            expected="one NAME.index",
+            found=some([epath.Path(file).name for file in found]) or "none",
+            mend="name the checkpoint: DIR/NAME",
+        )
+    return found[0].removesuffix(".index")
+
+
+def shapes(prefix: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a checkpoint's variables.
+
+    Raises:
+      InputError: It is not there, or cannot be read.
+    """
+    found = _reader(prefix).get_variable_to_shape_map()
+    return {name: tuple(shape) for name, shape in found.items()}
+
+
+def read(prefix: str, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Values of variables, in float32.
+
+    Raises:
+      InputError: The files cannot be read to their end, or a variable is not made of
+        finite floating-point numbers.
+    """
+    tf = tensorflow()
+    reader = _reader(prefix)
+    values = {}
+    for name in names:
+        try:
+            value = reader.get_tensor(name)
+        except (tf.errors.OpError, *_READ_ERRORS) as error:
+            raise _unreadable(prefix, error) from error
+        if not np.issubdtype(value.dtype, np.floating):
+            raise InputError(
+                f"Variable {name!r} has the wrong type",
+                where=prefix,
+                expected="floating point",
+                found=str(value.dtype),
+            )
+        if not np.isfinite(value).all():
+            raise InputError(
+                f"Variable {name!r} has NaN or infinite values",
+                where=prefix,
+                mend="take another step of the training run that wrote it",
+            )
+        values[name] = value.astype(np.float32)
+    return values
+
+
+def write(prefix: epath.Path | str, values: Mapping[str, np.ndarray]) -> None:
+    """Writes variables as a V2 checkpoint; makes its directory."""
+    tf = tensorflow()
+    epath.Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    names = sorted(values)
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[values[name] for name in names],
+    )
+
+
+def fingerprint(prefix: str) -> str:
+    """SHA-256 over the bytes of all of a checkpoint's files, in hexadecimal."""
+    path = epath.Path(prefix)
+    files = [
+        file for file in path.parent.glob(path.name + ".*") if PART.fullmatch(str(file))
+    ]
+    digest = hashlib.sha256()
+    for file in sorted(files, key=str) or [path]:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def some(names: Iterable[str]) -> str:
+    """The first of many names, and how many more there are."""
+    names = list(names)
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    more = len(names) - _NAMES_SHOWN
+    return shown + (f" and {more} more" if more > 0 else "")
+
+
+def _reader(prefix: str) -> Any:
+    tf = tensorflow()
+    if not (epath.Path(prefix + ".index").exists() or epath.Path(prefix).is_file()):
+        raise InputError(
+            "A checkpoint's index is missing",
+            where=prefix + ".index",
+            expected="TensorFlow's V2 format: NAME.index beside NAME.data-*",
+            mend="copy the .index file too",
+        )
+    try:
+        return tf.train.load_checkpoint(prefix)
+    except (tf.errors.OpError, *_READ_ERRORS) as error:
+        raise _unreadable(prefix, error) from error
+
+
+def _unreadable(prefix: str, error: Exception) -> InputError:
+    lines = str(error).strip().splitlines()
+    return InputError(
+        "A checkpoint cannot be read",
+        where=prefix,
+        expected="whole .index and .data-* files in TensorFlow's V2 format",
+        found=lines[0] if lines else "",
+        mend="copy it again; it may be truncated",
+    )

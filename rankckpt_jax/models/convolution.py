@@ -1,0 +1,154 @@
+"""Convolution and pooling with TensorFlow's padding, fast on every platform.
+
+All take [B, H, W, C] and all refuse an image that is too small for their window.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rankckpt_jax.errors import InputError
+
+Padding = str | Sequence[tuple[int, int]]
+"""TensorFlow's "SAME" or "VALID", or pads ((top, bottom), (left, right))."""
+
+
+def conv(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dtype: Any
+) -> jax.Array:
+    """Convolves [B, H, W, C] with [h, w, C, D] in `dtype`: [B, H', W', D].
+
+    In float32 at full precision, where a GPU or TPU would by default round the inputs
+    to fewer bits.
+    """
+    _check(x, kernel.shape[:2], padding)
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    precision = _precision(dtype)
+    if kernel.shape[:2] == (1, 1) and padding in ("SAME", "VALID"):
+        # A matrix product, which is never slower than the general routine.
+        x = x[:, ::stride, ::stride]
+        return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0], precision=precision)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
+
+
+def depthwise_conv(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, dtype: Any
+) -> jax.Array:
+    """Convolves each channel apart: [B, H, W, C] with [h, w, C, M] to [.., C * M].
+
+    Output channel c * M + m is input channel c under filter m, as in TensorFlow.
+    """
+    height, width, channels, multiplier = kernel.shape
+    _check(x, (height, width), padding)
+    x = x.astype(dtype)
+    kernel = kernel.astype(dtype).reshape(height, width, 1, channels * multiplier)
+    if jax.default_backend() == "cpu" and multiplier == 1:
+        # XLA's CPU backend runs a grouped convolution as naive loops; a sum of shifted
+        # products fuses into one vectorised loop, 15 to 35 times as fast.
+        return sum(
+            window * kernel[row, column, 0]
+            for (row, column), window in _windows(x, (height, width), stride, padding)
+        )
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+        precision=_precision(dtype),
+    )
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
+    """Largest value of each window: [B, H, W, C] to [B, H', W', C]."""
+    size = (window, window)
+    _check(x, size, padding)
+    return jax.lax.reduce_window(
+        x,
+        -jnp.inf,
+        jax.lax.max,
+        (1, *size, 1),
+        (1, stride, stride, 1),
+        [(0, 0), *_pads(x, size, stride, padding), (0, 0)],
+    )
+
+
+def avg_pool(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
+    """Mean of each window's real pixels, not counting padding: [B, H', W', C]."""
+    size = (window, window)
+    _check(x, size, padding)
+
+    def total(values: jax.Array) -> jax.Array:
+        return jax.lax.reduce_window(
+            values,
+            0.0,
+            jax.lax.add,
+            (1, *size, 1),
+            (1, stride, stride, 1),
+            [(0, 0), *_pads(values, size, stride, padding), (0, 0)],
+        )
+
+    count = total(jnp.ones((1, *x.shape[1:3], 1), jnp.float32))
+    return (total(x.astype(jnp.float32)) / count).astype(x.dtype)
+
+
+def global_pool(x: jax.Array) -> jax.Array:
+    """Averages [B, H, W, C] over space, in float32: [B, C].
+
+    TF-Slim's Inception networks pool with a window of the size that the last feature
+    map has at the default image size, or smaller where the map is. Up to that image
+    size this is the same; for larger images theirs would give several vectors.
+    """
+    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+
+def _precision(dtype: Any) -> jax.lax.Precision:
+    full = jnp.dtype(dtype) == jnp.float32
+    return jax.lax.Precision.HIGHEST if full else jax.lax.Precision.DEFAULT
+
+
+def _pads(
+    x: jax.Array, window: Sequence[int], stride: int, padding: Padding
+) -> Sequence[tuple[int, int]]:
+    if not isinstance(padding, str):
+        return padding
+    return jax.lax.padtype_to_pads(x.shape[1:3], window, (stride, stride), padding)
+
+
+def _windows(x: jax.Array, window: Sequence[int], stride: int, padding: Padding):
+    """Yields ((row, column), the pixels that meet this element of the window)."""
+    x = jnp.pad(x, ((0, 0), *_pads(x, window, stride, padding), (0, 0)))
+    height, width = (
+        (size - side) // stride + 1
+        for size, side in zip(x.shape[1:3], window, strict=True)
+    )
+    for row, column in itertools.product(range(window[0]), range(window[1])):
+        rows = slice(row, row + (height - 1) * stride + 1, stride)
+        columns = slice(column, column + (width - 1) * stride + 1, stride)
+        yield (row, column), x[:, rows, columns]
+
+
+def _check(x: jax.Array, window: Sequence[int], padding: Padding) -> None:
+    """Refuses feature maps smaller than a window that must lie within them."""
+    height, width = x.shape[1:3]
+    if padding == "VALID" and (height < window[0] or width < window[1]):
+        raise InputError(
+            "The images are too small for this network",
+            expected=f"a feature map of at least {window[0]} x {window[1]} pixels",
+            found=f"{height} x {width} pixels",
+            mend="feed it larger images; models.minimum_image_size(name) tells how "
+            "large",
+        )

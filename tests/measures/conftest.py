@@ -1,0 +1,59 @@
+"""Input that several measures are tested on."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Features [N, D] and logits [N, V] in float64, labels [N], what they shall give."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    expected: dict[str, float]
+
+
+@pytest.fixture(scope="session")
+def small() -> Task:
+    """Four Gaussian classes, drawn as in tests/golden/measures/small.json."""
+    rng = np.random.default_rng(0)
+    classes, n, d = 4, 240, 12
+    labels = np.arange(n) % classes
+    features = rng.normal(size=(classes, d))[labels] + rng.normal(size=(n, d))
+    logits = rng.normal(size=(n, 6))
+    logits[:, :classes] += 1.5 * np.eye(classes)[labels]
+    file = pathlib.Path(__file__).parents[1] / "golden" / "measures" / "small.json"
+    expected = json.loads(file.read_text())
+    assert features.sum() == pytest.approx(expected["features_sum"], abs=1e-8)
+    return Task(features, labels, logits, expected["scores"])
+
+
+@pytest.fixture(scope="session")
+def few_per_component() -> tuple[np.ndarray, np.ndarray]:
+    """Features [600, 40] of 20 classes and labels; six images to each of 100 clusters.
+
+    The regime of a real benchmark: fewer points to a component than dimensions.
+    """
+    rng = np.random.default_rng(1)
+    clusters, classes, d = 100, 20, 40
+    scale = np.geomspace(3, 0.3, d)
+    means = rng.normal(size=(clusters, d)) * scale
+    members = np.repeat(np.arange(clusters), 6)
+    features = means[members] + 0.4 * scale * rng.normal(size=(len(members), d))
+    labels = members % classes
+    wrong = rng.random(len(labels)) < 0.2
+    labels = np.where(wrong, rng.integers(0, classes, len(labels)), labels)
+    return features.astype(np.float32), labels
+
+
+@pytest.fixture
+def double():
+    """Lets JAX compute in float64 for the length of a test."""
+    with jax.enable_x64(True):
+        yield

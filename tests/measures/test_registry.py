@@ -1,0 +1,63 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rankckpt_jax import measures
+from rankckpt_jax.errors import InputError
+
+
+def test_names_are_known_and_nleep_is_the_first():
+    assert measures.names()[0] == "nleep"
+    assert {"nleep", "leep", "h_score"} <= set(measures.names())
+
+
+def test_only_measures_of_the_classifier_require_logits():
+    assert measures.requires_logits("leep")
+    assert not measures.requires_logits("nleep")
+    with pytest.raises(InputError, match="Unknown measure"):
+        measures.requires_logits("no such")
+
+
+@pytest.mark.parametrize("name", ["nleep", "leep", "h_score"])
+def test_result_is_plain_and_the_same_for_any_coding_of_the_labels(small, name):
+    plain = measures.compute(name, small.features, small.labels, logits=small.logits)
+    coding = np.array([9, -3, 700, 41])
+    coded = measures.compute(
+        name,
+        jnp.asarray(small.features),
+        jnp.asarray(coding[small.labels]),
+        logits=jnp.asarray(small.logits),
+    )
+    assert float(plain) == plain.score == pytest.approx(float(coded), abs=1e-6)
+    assert json.loads(json.dumps(dict(plain.details))) == plain.details
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'nleep'"):
+        measures.compute("nlep", np.zeros((4, 2)), [0, 0, 1, 1])
+    with pytest.raises(InputError, match="Unknown option.*componets(.|\n)*components_"):
+        measures.compute("nleep", np.zeros((4, 2)), [0, 0, 1, 1], componets=3)
+
+
+def test_no_logits_no_leep():
+    with pytest.raises(InputError, match="needs the checkpoint's own classifier"):
+        measures.compute("leep", np.zeros((4, 2)), [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        (np.zeros(4), [0, 0, 1, 1], "must be a matrix"),
+        (np.zeros((4, 0)), [0, 0, 1, 1], "must be a matrix"),
+        (np.full((4, 2), np.nan), [0, 0, 1, 1], "8 NaN or infinite"),
+        (np.full((4, 2), np.inf), [0, 0, 1, 1], "must be finite"),
+        (np.zeros((4, 2)), [0, 0, 1], "one integer per row"),
+        (np.zeros((4, 2)), [0.0, 0.0, 1.0, 1.0], "one integer per row"),
+        (np.zeros((4, 2)), [5, 5, 5, 5], "at least two classes"),
+    ],
+)
+def test_bad_input_is_one_clear_message(features, labels, message):
+    with pytest.raises(InputError, match=message):
+        measures.compute("h_score", features, labels)

@@ -1,0 +1,58 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rankckpt_jax import models
+from rankckpt_jax.errors import InputError
+
+
+def test_names_are_known_and_unknown_ones_are_refused():
+    assert "mobilenet_v1_025" in models.names()
+    assert models.create("mobilenet_v1_033").percent == 33
+    with pytest.raises(InputError, match="mobilenet_v1'"):
+        models.create("mobilenet_v1x")
+
+
+def test_modules_of_equal_fields_are_equal():
+    one, other = models.create("mobilenet_v1"), models.create("mobilenet_v1")
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != models.create("mobilenet_v1", axis_name="batch")
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_shapes_at_the_default_and_the_smallest_size(name):
+    module = models.create(name, num_classes=7)
+    for size in (models.minimum_image_size(name), models.default_image_size(name)):
+        images = jax.ShapeDtypeStruct((3, size, size, 3), jnp.float32)
+        output, variables = jax.eval_shape(
+            module.init_with_output, jax.random.key(0), images
+        )
+        assert output.features.shape == (3, models.feature_dim(name))
+        assert output.logits.shape == (3, 7)
+        assert set(variables) == {"params", "batch_stats"}
+        assert variables["params"]["logits"]["kernel"].shape[-1] == 7
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_a_smaller_image_is_refused(name):
+    size = models.minimum_image_size(name) - 1
+    if not size:
+        pytest.skip("takes images of any size")
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    with pytest.raises(InputError, match="too small"):
+        jax.eval_shape(models.create(name).init, jax.random.key(0), images)
+
+
+def test_pooled_features_are_float32_whatever_the_computation_is():
+    module = models.create("mobilenet_v1_025", dtype=jnp.bfloat16)
+    images = jnp.zeros((1, 32, 32, 3))
+    variables = jax.jit(module.init)(jax.random.key(0), images)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    output, state = jax.eval_shape(
+        functools.partial(module.apply, mutable=["intermediates"]), variables, images
+    )
+    assert output.features.dtype == jnp.float32
+    assert models.endpoints(state["intermediates"])["Conv2d_0"].dtype == jnp.bfloat16

@@ -1,0 +1,44 @@
+"""Every network against TF-Slim, by way of a genuine checkpoint."""
+
+import jax
+import numpy as np
+import pytest
+
+from rankckpt_jax import checkpoints, models
+from tests import slim_golden
+
+DEFAULT_SIZE = ("mobilenet_v1_025", "mobilenet_v1")
+
+
+def _check(name, size, folder):
+    prefix = slim_golden.write(name, folder)
+    backbone = checkpoints.load_slim(name, prefix, image_size=size)
+    module = models.create(name)
+
+    @jax.jit
+    def forward(variables, images):
+        return module.apply(variables, images, mutable=["intermediates"])
+
+    output, state = forward(backbone.variables, slim_golden.images(size))
+    reference = slim_golden.figures(name, size)
+    assert output.logits is None
+    assert output.features.dtype == np.float32
+    assert output.features.shape == (2, backbone.feature_dim)
+    error = slim_golden.relative_error(output.features, reference["features"])
+    assert error <= 1e-4
+    found = models.endpoints(state["intermediates"])
+    for endpoint, mean, std in zip(
+        reference["endpoint_names"],
+        reference["endpoint_mean"],
+        reference["endpoint_std"],
+        strict=True,
+    ):
+        values = np.asarray(found[endpoint.removeprefix(f"{name}/")], np.float64)
+        # The deviation is the scale: a mean may be anywhere near nothing.
+        assert abs(values.mean() - mean) <= 1e-3 * max(abs(mean), std), endpoint
+        assert abs(values.std() - std) <= 1e-3 * std, endpoint
+
+
+@pytest.mark.parametrize("name", DEFAULT_SIZE)
+def test_default_size(name, tmp_path):
+    _check(name, models.default_image_size(name), tmp_path)

@@ -1,0 +1,92 @@
+"""A realistic ranking, and hostile and degenerate ones."""
+
+import pytest
+
+from rankckpt_jax.ranking import Row, rank
+
+
+@pytest.fixture
+def realistic():
+    table = [
+        ("mobilenet_v1_1.0_224/model.ckpt", 224, -0.412, 1.93, -0.88, 0.873, 12.4),
+        ("inception_v3/model.ckpt-300000", 299, -0.431, 2.11, -1.02, 0.891, 48.2),
+        ("mobilenet_v1_0.50_160/model.ckpt", 160, -0.694, 1.61, -1.21, 0.829, 6.1),
+        ("mobilenet_v1_0.25_128/model.ckpt", 128, -0.958, 1.22, -1.40, 0.741, 2.9),
+        ("random_initialisation", 128, -2.871, 0.31, None, 0.384, 2.8),
+    ]
+    rows = [
+        Row(
+            checkpoint=name,
+            architecture=name.split("/")[0],
+            group="group_iii",
+            scores={"nleep": nleep, "h_score": h}
+            | ({} if leep is None else {"leep": leep}),
+            spreads={"nleep": 0.01},
+            warnings={} if leep is not None else {"leep": "there is no classifier"},
+            score_seconds={"nleep": 2.0, "h_score": 0.1, "leep": 0.01},
+            accuracy=accuracy,
+            extract_seconds=seconds,
+            finetune_seconds=60 * seconds,
+            num_parameters=3_217_226,
+            feature_dim=1024,
+            image_size=size,
+        )
+        for name, size, nleep, h, leep, accuracy, seconds in table
+    ]
+    rows.append(Row("resnet_v1_50", failure="two variables\n  found: 263 < 265"))
+    return rank(
+        "caltech101",
+        ["nleep", "h_score", "leep"],
+        rows,
+        task_description="102 classes",
+        provenance={
+            "config": {"task": {"name": "caltech101"}, "seeds": (0, 1)},
+            "devices": [{"kind": "cpu"}, {"kind": "cpu"}],
+            "nothing": {},
+        },
+    )
+
+
+HOSTILE = '<script>alert("x")</script>{{ 7 * 7 }}$\\frac\x1b[2J\u202e\udcff'
+"""For HTML, templates, mathematical text, terminals and UTF-8."""
+
+
+@pytest.fixture
+def hostile():
+    rows = [
+        Row(
+            name,
+            architecture=HOSTILE,
+            group=HOSTILE,
+            scores={HOSTILE: float(i)},
+            warnings={HOSTILE: HOSTILE},
+            accuracy=0.1 * i,
+        )
+        for i, name in enumerate([HOSTILE, "=cmd()", "+1", "-1", "@a", "\tb", "＝c"])
+    ]
+    rows.append(Row(f"{HOSTILE}2", failure=f"=HYPERLINK()\n{HOSTILE}"))
+    provenance = {HOSTILE: {"inner": [HOSTILE]}}
+    return rank(HOSTILE, [HOSTILE], rows, provenance=provenance)
+
+
+@pytest.fixture(
+    params=["empty", "failed", "one", "untuned", "unscored", "constant", "nan", "zero"]
+)
+def degenerate(request):
+    nan = float("nan")
+    rows = {
+        "empty": [],
+        "failed": [Row("a", failure="x"), Row("b", failure="y")],
+        "one": [Row("a", scores={"nleep": -1.0}, accuracy=0.5)],
+        "untuned": [Row("a", scores={"nleep": -1.0}), Row("b", scores={"nleep": -2.0})],
+        "unscored": [Row("a", accuracy=0.5), Row("b", accuracy=0.6)],
+        "constant": [Row(n, scores={"nleep": 1.0}, accuracy=1.0) for n in "ab"],
+        "nan": [
+            Row("a", scores={"nleep": nan}, accuracy=nan, finetune_seconds=nan),
+            Row("b", scores={"nleep": 1.0}, spreads={"nleep": nan}, accuracy=0.5),
+            Row("c", scores={"nleep": 1e30}, accuracy=0.5, extract_seconds=nan),
+            Row("d", score_seconds={"nleep": nan, "leep": 1.0}, finetune_seconds=nan),
+        ],
+        "zero": [Row(f"{s}", scores={"nleep": s}, accuracy=0.0) for s in (0, 1)],
+    }[request.param]
+    return rank("task", ["nleep", "leep"], rows)

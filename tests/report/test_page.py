@@ -1,0 +1,150 @@
+"""The page: what it says, what it escapes, and that it asks for nothing."""
+
+import base64
+import hashlib
+import html.parser
+import re
+
+import pytest
+
+from rankckpt_jax.ranking import Row, rank
+from rankckpt_jax.report import page
+
+_VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class _Reader(html.parser.HTMLParser):
+    """Collects elements and visible text; fails on elements closed out of order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+    def named(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def test_says_what_matters(realistic):
+    reader = _Reader(page.to_html(realistic))
+    for expected in (
+        "caltech101",
+        "102 classes",
+        "nleep ranks mobilenet_v1_1.0_224/model.ckpt first of 5",
+        "Kendall's tau 0.80 over 5 checkpoints is within chance",
+        "-0.412",
+        "±0.01",
+        "89.1%",
+        "3.2 M parameters",
+        "1 checkpoint failed",
+        "two variables found: 263 < 265",
+        "there is no classifier leep: random_initialisation",
+        "Fine-tuning these 5 checkpoints took 53 times as long as ranking them.",
+        "random order",
+        "config.task.name caltech101",
+        "config.seeds 0, 1",
+        "devices[1].kind cpu",
+    ):
+        assert expected in reader.text
+    assert len(reader.named("svg")) == 3
+    assert len(reader.named("table")) == 4
+
+
+def test_asks_for_nothing_from_outside(realistic):
+    text = page.to_html(realistic)
+    reader = _Reader(text)
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#plot)", text)
+    assert not any(
+        name in ("iframe", "object", "embed", "img", "form", "base")
+        for name, _ in reader.elements
+    )
+    for tag, attributes in reader.elements:
+        assert "src" not in attributes
+        assert not any(name.startswith("on") for name in attributes)
+        if tag in ("link", "a", "use"):
+            assert attributes["href"].startswith(("data:,", "#"))
+
+
+def test_policy_allows_the_one_script_alone(realistic):
+    text = page.to_html(realistic)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [
+        attributes["content"]
+        for attributes in _Reader(text).named("meta")
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+
+
+def test_hostile_text_stays_text(hostile):
+    text = page.to_html(hostile)
+    text.encode("utf-8")
+    reader = _Reader(text)
+    assert len(reader.named("script")) == 1
+    assert "{{ 7 * 7 }}" in reader.text
+    assert "<script>alert" in reader.text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_degenerate_rankings_render(degenerate):
+    reader = _Reader(page.to_html(degenerate))
+    assert not re.search(r"\b(nan|inf|None)\b", reader.text)
+    for attributes in reader.named("td") + reader.named("th"):
+        assert attributes.get("data-value") not in ("nan", "inf", "None")
+    shares = re.findall(r"width:([^%]*)%", " ".join(map(str, reader.elements)))
+    assert all(0 <= float(share) <= 100 for share in shares)
+
+
+def test_unknown_sections_are_left_out():
+    rows = [Row("a", scores={"nleep": -1.0}), Row("b", scores={"nleep": -2.0})]
+    text = _Reader(page.to_html(rank("t", ["nleep"], rows))).text
+    for heading in "Cost", "Failed", "Warnings", "Provenance", "How good is each":
+        assert heading not in text
+    assert "Nothing to compare" in text
+
+
+def test_every_heading_of_a_sortable_table_is_a_button(realistic):
+    text = page.to_html(realistic)
+    tables = re.findall(r"<table data-sortable.*?</table>", text, re.DOTALL)
+    assert len(tables) == 3
+    for table in tables:
+        head, body = table.split("</thead>")
+        columns = head.count("<th ")
+        assert head.count("<button") == columns
+        for row in re.findall(r"<tr.*?</tr>", body.split("</tbody>")[0], re.DOTALL):
+            assert row.count("data-value=") == columns
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"), [("a", "nleep"), ("nleep", "nleep"), ("ranks", "knn")]
+)
+def test_the_best_is_set_apart_in_its_own_place(name, measure):
+    rows = [Row(name, scores={measure: 2.0}), Row("z", scores={measure: 1.0})]
+    text = page.to_html(rank("t", [measure], rows))
+    assert f"{measure} ranks <strong>{name}</strong> first of 2." in text
+    text = page.to_html(rank("t", [measure], rows[:1]))
+    assert f"<strong>{name}</strong> is the only checkpoint ranked." in text

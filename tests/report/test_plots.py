@@ -1,0 +1,98 @@
+"""Inline SVG: well formed, self-contained, coloured by the page."""
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from rankckpt_jax.ranking import Row, rank
+from rankckpt_jax.report import plots
+
+
+def _texts(svg):
+    return ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter("text")]
+
+
+def test_points_have_names_and_hints(realistic):
+    svg = plots.scatter(realistic, "h_score")
+    root = ElementTree.fromstring(svg)
+    hints = [title.text for title in root.iter("title")]
+    assert len(hints) == 5
+    assert "inception_v3/model.ckpt-300000\nh_score 2.110, fine-tuned 89.1%" in hints
+    # Every checkpoint has a folder of its own, so the folder's name is enough.
+    assert {"inception_v3", "random_initialisation"} <= set(_texts(svg))
+    assert root.get("role") == "img"
+    assert "5 checkpoints" in root.get("aria-label")
+
+
+def test_nothing_is_loaded_and_colours_are_the_pages(realistic):
+    svg = plots.scatter(realistic, "nleep")
+    assert "http" not in svg
+    assert "xlink" not in svg
+    assert "font-family" not in svg
+    assert "<style" not in svg
+    assert set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg)) == {
+        "none",
+        "var(--ink)",
+        "var(--muted)",
+        "var(--line)",
+        "var(--accent)",
+        "var(--page)",
+    }
+
+
+def test_ids_are_unique_over_the_page_and_references_hit(realistic):
+    svgs = [plots.scatter(realistic, measure) for measure in realistic.measures]
+    ids = [i for svg in svgs for i in re.findall(r'\bid="([^"]+)"', svg)]
+    assert len(ids) == len(set(ids))
+    for svg in svgs:
+        for reference in re.findall(r"(?:href=\"|url\()#([^\")]+)", svg):
+            assert f'id="{reference}"' in svg
+
+
+def test_same_ranking_gives_the_same_bytes(realistic):
+    assert plots.scatter(realistic, "leep") == plots.scatter(realistic, "leep")
+
+
+def test_hostile_names_are_text(hostile):
+    svg = plots.scatter(hostile, hostile.measures[0])
+    assert "<script" not in svg
+    assert ElementTree.fromstring(svg).find(".//script") is None
+
+
+def test_labels_do_not_overlap_and_crowds_get_ranks():
+    rng = np.random.default_rng(0)
+    rows = [
+        Row(f"checkpoint_{i}", scores={"nleep": q + 0.1 * rng.normal()}, accuracy=q)
+        for i, q in enumerate(rng.uniform(0.3, 0.9, 41))
+    ]
+    texts = _texts(plots.scatter(rank("t", ["nleep"], rows), "nleep"))
+    assert not any("checkpoint_" in text for text in texts)
+    assert sum(text.startswith("#") for text in texts) > 20
+
+
+def test_letters_beyond_the_font_do_not_warn():
+    rows = [Row(f"名前{i}", scores={"nleep": i}, accuracy=0.1 * i) for i in range(3)]
+    assert "名前2" in plots.scatter(rank("t", ["nleep"], rows), "nleep")
+
+
+@pytest.mark.parametrize(
+    ("scores", "accuracies"),
+    [
+        ([1.0, 1.0], [1.0, 1.0]),
+        ([0.0, 1.0], [0.0, 0.0]),
+        ([-1e30, 1e30], [0.2, 0.3]),
+        ([1e-12, 2e-12], [0.2, 0.3]),
+        ([2e6, 3e7], [0.2, 1.0]),
+    ],
+)
+def test_extreme_values(scores, accuracies):
+    rows = [
+        Row(str(i), scores={"nleep": s}, accuracy=a)
+        for i, (s, a) in enumerate(zip(scores, accuracies, strict=True))
+    ]
+    svg = plots.scatter(rank("t", ["nleep"], rows), "nleep")
+    ticks = [float(t[:-1]) for t in _texts(svg) if re.fullmatch(r"-?[\d.]+%", t)]
+    assert ticks
+    assert 0 <= min(ticks) <= max(ticks) <= 100

@@ -1,0 +1,55 @@
+"""CSV that reads back exactly and that no spreadsheet runs."""
+
+import csv
+import io
+
+from rankckpt_jax.ranking import Row, rank
+from rankckpt_jax.report import table
+
+
+def _read(ranking):
+    return list(csv.DictReader(io.StringIO(table.to_csv(ranking))))
+
+
+def test_one_line_for_each_checkpoint_in_order(realistic):
+    lines = _read(realistic)
+    assert [line["checkpoint"] for line in lines] == [
+        row.checkpoint for row in realistic.rows
+    ]
+    assert [line["rank"] for line in lines] == ["1", "2", "3", "4", "5", ""]
+    assert lines[0]["nleep_spread"] == "0.01"
+    assert lines[0]["leep_seconds"] == "0.01"
+    assert lines[0]["num_parameters"] == "3217226"
+    assert lines[4]["leep"] == ""
+    assert lines[4]["warnings"] == "leep: there is no classifier"
+    assert lines[5]["failure"] == "two variables; found: 263 < 265"
+
+
+def test_numbers_have_full_precision_and_are_never_escaped():
+    scores = [-1 / 3, -1e-17, 2.0**60 + 0.1, float("nan")]
+    rows = [
+        Row(str(i), scores={"nleep": score}, accuracy=1 / 7)
+        for i, score in enumerate(scores)
+    ]
+    lines = {line["checkpoint"]: line for line in _read(rank("t", ["nleep"], rows))}
+    for i, score in enumerate(scores):
+        assert lines[str(i)]["nleep"] == repr(score)
+        assert float(lines[str(i)]["accuracy"]) == 1 / 7
+
+
+def test_names_cannot_become_formulas(hostile):
+    text = table.to_csv(hostile)
+    text.encode("utf-8")
+    for line in csv.reader(io.StringIO(text)):
+        for cell in line:
+            try:
+                float(cell)
+            except ValueError:
+                assert not cell.startswith(tuple("=+-@\t\r＝＋－＠"))
+                assert cell.isprintable()
+    names = {line["checkpoint"] for line in _read(hostile)}
+    assert {"'=cmd()", "'+1", "'-1", "'@a", "'b", "'＝c"} <= names
+
+
+def test_degenerate_rankings(degenerate):
+    assert len(_read(degenerate)) == len(degenerate.rows)
