@@ -53,8 +53,15 @@ def get_config() -> ml_collections.ConfigDict:
 
     # The measures, separated by commas. The first one orders the ranking.
     config.measures = "nleep,leep,h_score"
-    # Options of single measures, such as {"nleep": {"covariance_type": "diag"}}.
-    config.measure_options = ml_collections.ConfigDict()
+    # Options of single measures, by the measure's name.
+    config.measure_options = options = ml_collections.ConfigDict()
+    options.nleep = ml_collections.ConfigDict()
+    # Share of the variance that PCA keeps; the paper's.
+    options.nleep.energy = 0.8
+    # Gaussian components per class; the paper's.
+    options.nleep.components_per_class = 5
+    # full or diag.
+    options.nleep.covariance_type = "full"
 
     # Fine-tuning; see rankckpt_jax/finetune.py.
     config.finetune = finetune = ml_collections.ConfigDict()

@@ -144,9 +144,7 @@ def get(
         "preprocess": preprocess,
         "jpeg_decoder": preprocess_lib.JPEG_DECODER,
         # How often the state is saved does not change the outcome.
-        **{
-            k: v for k, v in dataclasses.asdict(recipe).items() if k != "save_every"
-        },
+        **{k: v for k, v in dataclasses.asdict(recipe).items() if k != "save_every"},
     }
     place = epath.Path(directory)
     found = store.load_result(place / "result.json", wanted)
@@ -164,9 +162,7 @@ def get(
             saves=saves,
             description=description,
         )
-        store.save_result(
-            place / "result.json", wanted, dataclasses.asdict(outcome)
-        )
+        store.save_result(place / "result.json", wanted, dataclasses.asdict(outcome))
         saves.discard()
     return outcome, True
 
@@ -181,10 +177,16 @@ def finetune(
     saves: _Saves | None = None,
     description: str = "fine-tuning",
 ) -> Outcome:
-    """Fine-tunes and evaluates; arguments as for `get`.
+    """Fine-tunes and evaluates, whatever the store has.
 
     Args:
+      backbone: Where to start from.
+      task: Trained on its `train` images, judged on its `test` images.
+      recipe: How.
+      preprocess: See `preprocess.resize`.
+      cache: Where decoded images are kept.
       saves: Where training state is kept on the way; not at all if None.
+      description: What the progress bar says.
     """
     start = time.monotonic()
     state = initial_state(backbone, task.num_classes)
@@ -314,7 +316,9 @@ def schedule(recipe: Recipe) -> Callable[[int], float]:
     decay = optax.piecewise_constant_schedule(recipe.learning_rate, falls)
 
     def rate(step: int) -> float:
-        warm = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+        warm = (
+            min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+        )
         return float(decay(step)) * warm
 
     return rate
@@ -449,7 +453,8 @@ class _Saves:
         self._manager.save(
             step,
             args=args.Composite(
-                state=args.StandardSave(state), facts=args.JsonSave({"seconds": seconds})
+                state=args.StandardSave(state),
+                facts=args.JsonSave({"seconds": seconds}),
             ),
         )
 

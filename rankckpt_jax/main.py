@@ -1,7 +1,7 @@
-"""Ranks pre-trained checkpoints for an image classification task.
+r"""Ranks pre-trained checkpoints for an image classification task.
 
     python -m rankckpt_jax.main                                   the demo
-    python -m rankckpt_jax.main --config=configs/folder.py \\
+    python -m rankckpt_jax.main --config=configs/folder.py \
         --config.task.path=DIR --config.checkpoints=DIR_OR_GLOB    your own
     python -m rankckpt_jax.main --config=... --config.stages=report   the page again
 
@@ -71,7 +71,7 @@ def run() -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; `configs/NAME.py` also means the one that comes with the package."""
+    """Parses flags; `configs/NAME.py` also means that of the package."""
     resolved = []
     for argument in argv:
         flag, _, value = argument.partition("=")

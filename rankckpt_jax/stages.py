@@ -228,6 +228,7 @@ def _score(
     if "score" not in this.stages:
         return None
     start = time.monotonic()
+    outcome: dict[str, Any]
     try:
         result = measures.compute(
             measure,

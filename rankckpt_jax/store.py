@@ -2,7 +2,7 @@
 
     workdir/TASK/CHECKPOINT/features/SPLIT/   manifest.json and one .npy per array
     workdir/TASK/CHECKPOINT/scores/MEASURE.json
-    workdir/TASK/CHECKPOINT/finetune/RECIPE/  result.json, and Orbax's steps while running
+    workdir/TASK/CHECKPOINT/finetune/         result.json; Orbax's steps while running
     workdir/TASK/ranking.csv, report.html
 
 Each result carries its *request*: the inputs that decide its value. A result is
@@ -66,7 +66,9 @@ def digest(*parts: bytes | str) -> str:
     """Returns the SHA-256 of the parts, each length-prefixed, in hexadecimal."""
     sha = hashlib.sha256()
     for part in parts:
-        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        data = (
+            part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        )
         sha.update(len(data).to_bytes(8, "little"))
         sha.update(data)
     return sha.hexdigest()
@@ -194,6 +196,8 @@ def _read_matching(
             f"{key} was {stored['request'].get(key)!r}, is {wanted.get(key)!r}"
             for key in differing
         )
-        _log.info("%s is of another request (%s): making it again", path.parent, changes)
+        _log.info(
+            "%s is of another request (%s): making it again", path.parent, changes
+        )
         return None
     return stored

@@ -2,9 +2,16 @@
 
 import os
 import pathlib
+import tempfile
 
 import numpy as np
 import pytest
+
+# One store of compiled programs for all tests and the processes they start: training
+# steps take far longer to compile than to run. Set before JAX is imported.
+_COMPILED = tempfile.TemporaryDirectory(prefix="rankckpt_jax_compiled_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +20,9 @@ def shared() -> pathlib.Path:
     default = pathlib.Path(__file__).resolve().parents[2] / "shared"
     folder = pathlib.Path(os.environ.get("RANKCKPT_SHARED", default))
     if not (folder / "golden").is_dir():
-        pytest.skip(f"needs real data: {folder} is not there (RANKCKPT_SHARED names it)")
+        pytest.skip(
+            f"needs real data: {folder} is not there (RANKCKPT_SHARED names it)"
+        )
     return folder
 
 
@@ -32,3 +41,31 @@ def image_folder(tmp_path: pathlib.Path) -> pathlib.Path:
                 pixels[..., 2 - label] += 120
                 Image.fromarray(pixels).save(folder / f"{i}.jpg", quality=90)
     return tmp_path / "images"
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Two TF-Slim checkpoints of MobileNet v1 0.25, random, one with a classifier."""
+    import jax
+
+    from rankckpt_jax import checkpoints, models
+
+    random = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        kind = path[-1].key
+        if kind in ("var", "scale"):
+            return np.ones(leaf.shape, np.float32)
+        fan = np.prod(leaf.shape[:-1]) if "depthwise" not in kind else 9
+        deviation = np.sqrt(2 / fan) if "kernel" in kind else 0.1
+        return (deviation * random.normal(size=leaf.shape)).astype(np.float32)
+
+    folder = tmp_path_factory.mktemp("pool")
+    for name, classes in (("first", 7), ("second", 0)):
+        module = models.create("mobilenet_v1_025", num_classes=classes)
+        image = np.zeros((1, 32, 32, 3), np.float32)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+        variables = jax.tree_util.tree_map_with_path(draw, dict(shapes))
+        path = folder / name / "model.ckpt"
+        checkpoints.save_slim("mobilenet_v1_025", variables, str(path))
+    return folder

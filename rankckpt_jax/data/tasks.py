@@ -208,9 +208,7 @@ def from_tfds(
     origin = f"TFDS {builder.info.full_name}, " + ", ".join(
         f"{role} = {expression}" for role, expression in splits.items()
     )
-    return Task(
-        name or builder.name, classes, built, _describe(origin, classes, built)
-    )
+    return Task(name or builder.name, classes, built, _describe(origin, classes, built))
 
 
 def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Task:
@@ -240,8 +238,8 @@ def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Tas
         chosen["test"].append(members[half:])
     position = {digit: label for label, digit in enumerate(digits)}
     splits = {}
-    for split, members in chosen.items():
-        rows = np.concatenate(members)
+    for split, parts in chosen.items():
+        rows = np.concatenate(parts)
         rows = np.tile(rows, drawings if split == "train" else 1)
         labels = np.asarray([position[d] for d in data.target[rows]], np.int32)
         drawn = np.stack([_draw(images[row], random) for row in rows])
@@ -259,7 +257,9 @@ def _draw(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Draws one digit, float [8, 8], somewhere on a canvas: uint8 [S, S, 3]."""
     size = int(random.integers(_CANVAS // 3, _CANVAS * 3 // 4))
     top, left = random.integers(0, _CANVAS - size + 1, 2)
-    drawn = scipy.ndimage.zoom(image, size / len(image), order=1, grid_mode=True, mode="nearest")
+    drawn = scipy.ndimage.zoom(
+        image, size / len(image), order=1, grid_mode=True, mode="nearest"
+    )
     canvas = np.zeros((_CANVAS, _CANVAS), np.uint8)
     canvas[top : top + size, left : left + size] = np.rint(drawn.clip(0, 255))
     return np.repeat(canvas[..., None], 3, axis=-1)
@@ -393,9 +393,7 @@ def _tfds_split(builder: Any, name: str, expression: str) -> Split:
     return Split(name, num_examples, fingerprint, examples)
 
 
-def _describe(
-    origin: str, classes: Sequence[str], splits: Mapping[str, Split]
-) -> str:
+def _describe(origin: str, classes: Sequence[str], splits: Mapping[str, Split]) -> str:
     counts = ", ".join(f"{s.num_examples} {name}" for name, s in splits.items())
     return f"{origin}: {len(classes)} classes, {counts} images"
 

@@ -8,9 +8,7 @@ To add one, write `measures/my_measure.py` with a function under
 their own.
 """
 
-from rankckpt_jax.measures import gmm, kmeans, nleep, pca
-from rankckpt_jax.measures import h_score as _h_score
-from rankckpt_jax.measures import leep as _leep
+from rankckpt_jax.measures import gmm, h_score, kmeans, leep, nleep, pca
 from rankckpt_jax.measures.registry import (
     Result,
     compute,
@@ -23,7 +21,9 @@ __all__ = [
     "Result",
     "compute",
     "gmm",
+    "h_score",
     "kmeans",
+    "leep",
     "names",
     "nleep",
     "pca",

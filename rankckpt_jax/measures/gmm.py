@@ -12,14 +12,14 @@ until the bound changes by less than `tol`. With S_k = L L' and P = L^-T, the
 
     log N(x; m, S) = -1/2 (D log 2 pi + |(x - m)' P|^2) + sum_j log P_jj
 
-What makes it hold in float32: the points are centred once; second moments are taken about
-each component's own mean, never as a difference of large numbers; and a full covariance
-is never factorised as a matrix that rounding has already made indefinite (with fewer
-points than dimensions it is singular but for a ridge of 1e-6), but through its square
-root, the scaled points themselves; see `_factorise`.
+What makes it hold in float32: the points are centred once; second moments are taken
+about each component's own mean, never as a difference of large numbers; and a full
+covariance is never factorised as a matrix that rounding has already made indefinite
+(with fewer points than dimensions it is singular but for a ridge of 1e-6), but through
+its square root, the scaled points themselves; see `_factorise`.
 
-Cost of an iteration: about 12 N K D^2 FLOP (full), 4 N K D (diag). Memory beyond the result:
-[N, K] responsibilities, and one [N, D] block for each component at hand.
+Cost of an iteration: about 12 N K D^2 FLOP (full), 4 N K D (diag). Memory beyond the
+result: [N, K] responsibilities, and one [N, D] block for each component at hand.
 """
 
 from __future__ import annotations
@@ -41,9 +41,6 @@ COVARIANCE_TYPES = ("full", "diag")
 _MAX_PASSES = 8
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-
-RELATIVE_RIDGE = 1.0
-"""Floor of a full covariance's ridge: this times machine epsilon times its trace."""
 
 
 @functools.partial(
@@ -178,7 +175,7 @@ def _fit(
 
 def _m_step(
     x: jax.Array, resp: jax.Array, reg_covar: jax.Array, covariance_type: str
-) -> dict[str, jax.Array]:
+) -> dict[str, Any]:
     """The mixture's parameters, given responsibilities [N, K]."""
     counts = jnp.sum(resp, axis=0) + 10 * jnp.finfo(x.dtype).eps
     means = jnp.dot(resp.T, x, precision=_HIGHEST) / counts[:, None]
@@ -224,11 +221,11 @@ def _factorise(a: jax.Array, ridge: jax.Array) -> tuple[jax.Array, jax.Array]:
         product = jnp.dot(whitened.T, whitened, precision=_HIGHEST)
         return product + ridge * jnp.dot(p.T, p, precision=_HIGHEST)
 
-    def going_on(state: tuple[jax.Array, ...]) -> jax.Array:
+    def going_on(state: Any) -> jax.Array:
         _, _, near, steps = state
         return ~near & (steps < _MAX_PASSES)
 
-    def improve(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def improve(state: Any) -> Any:
         p, g, _, steps = state
         near = jnp.linalg.norm(g - identity) < 0.5
         rounding = dimensions * jnp.finfo(a.dtype).eps * jnp.trace(g)
@@ -238,13 +235,13 @@ def _factorise(a: jax.Array, ridge: jax.Array) -> tuple[jax.Array, jax.Array]:
         return p, gram(p), near, steps + 1
 
     covariance = gram(identity)
-    start = (identity, covariance, jnp.asarray(False), 0)
+    start = (identity, covariance, jnp.asarray(False), jnp.asarray(0))
     p, *_ = jax.lax.while_loop(going_on, improve, start)
     return covariance, p
 
 
 def _weighted_log_prob(gmm: GMM, x: jax.Array) -> jax.Array:
-    """log w_k + log N(x_i; m_k, S_k): [N, K]."""
+    """Log w_k + log N(x_i; m_k, S_k): [N, K]."""
 
     def mahalanobis(component: tuple[jax.Array, jax.Array]) -> jax.Array:
         mean, precision_cholesky = component

@@ -3,8 +3,8 @@
 N points in D dimensions, K clusters, all shapes static and both loops on the device.
 
 Start (Arthur and Vassilvitskii 2007): the next centre is drawn with probability
-proportional to the squared distance to the nearest centre so far; of 2 + log K draws the
-one that lowers the sum most is kept, as in scikit-learn.
+proportional to the squared distance to the nearest centre so far; of 2 + log K draws
+the one that lowers the sum most is kept, as in scikit-learn.
 
 Lloyd: assign each point to the nearest centre, move each centre to its points' mean,
 until no assignment changes. A cluster that lost all its points is moved to the point
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +42,7 @@ class KMeans(NamedTuple):
     num_iterations: jax.Array
 
 
-def fit(
-    x: jax.Array, num_clusters: int, seed: int = 0, max_iter: int = 300
-) -> KMeans:
+def fit(x: jax.Array, num_clusters: int, seed: int = 0, max_iter: int = 300) -> KMeans:
     """Clusters the rows of `x`.
 
     Args:
@@ -73,25 +71,24 @@ def _fit(x: jax.Array, num_clusters: int, max_iter: int, key: jax.Array) -> KMea
     norms = jnp.sum(x * x, axis=1)
     centres = _plus_plus(x, norms, num_clusters, key)
 
-    def going_on(state: tuple[jax.Array, ...]) -> jax.Array:
+    def going_on(state: Any) -> jax.Array:
         _, _, changed, step = state
         return changed & (step < max_iter)
 
-    def lloyd(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def lloyd(state: Any) -> Any:
         centres, before, _, step = state
         distances, assignments = _nearest(x, norms, centres)
         centres = _means(x, distances, assignments, num_clusters)
         return centres, assignments, jnp.any(assignments != before), step + 1
 
-    start = (centres, jnp.full(len(x), -1, jnp.int32), jnp.asarray(True), 0)
+    nowhere = jnp.full(len(x), -1, jnp.int32)
+    start = (centres, nowhere, jnp.asarray(True), jnp.asarray(0))
     centres, _, _, steps = jax.lax.while_loop(going_on, lloyd, start)
     distances, assignments = _nearest(x, norms, centres)
     return KMeans(centres, assignments, jnp.sum(distances), steps)
 
 
-def _squared_distances(
-    x: jax.Array, norms: jax.Array, centres: jax.Array
-) -> jax.Array:
+def _squared_distances(x: jax.Array, norms: jax.Array, centres: jax.Array) -> jax.Array:
     """|x - c|^2 = |x|^2 - 2 x.c + |c|^2, clipped where rounding made it negative."""
     products = jnp.dot(x, centres.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.maximum(

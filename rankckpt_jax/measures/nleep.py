@@ -6,12 +6,12 @@ N images, D dimensions, C target classes:
        variance;
     2. a Gaussian mixture with K = 5 C components on the N x d projections;
     3. A[i, v], the posterior of component v for image i;
-    4. NLEEP = 1/N sum_i log sum_v P(y_i | v) A[i, v], with P from A and the labels as in
-       LEEP (`leep.log_expected_prediction`).
+    4. NLEEP = 1/N sum_i log sum_v P(y_i | v) A[i, v], with P from A and the labels as
+       in LEEP (`leep.log_expected_prediction`).
 
-Unlike LEEP it needs no classifier in the checkpoint. Range: at most 0. Higher is better.
-Only differences between checkpoints of one task carry meaning: with 5 C components and
-few images a class even noise is predicted better than chance. Cost: that of EM,
+Unlike LEEP it needs no classifier in the checkpoint. Range: at most 0. Higher is
+better. Only differences between checkpoints of one task carry meaning: with 5 C
+components and few images a class even noise beats chance. Cost: that of EM,
 4 N K d^2 FLOP an iteration.
 """
 

@@ -1,9 +1,9 @@
 """Principal components of a feature matrix.
 
-N images, D dimensions, X [N, D]. The covariance S = (X - m)'(X - m) / (N - 1) = V L V';
-the share of the variance that the first d components hold is sum_{j<=d} L_j / tr S. Where
-N < D the Gram matrix (X - m)(X - m)' has the same eigenvalues times N - 1 and is smaller:
-its eigenvectors U give V = (X - m)' U / norm.
+N images, D dimensions, X [N, D], mean m. The covariance (X - m)'(X - m) / (N - 1) is
+S = V L V'; the first d components hold sum_{j<=d} L_j / tr S of the variance. Where N < D
+the Gram matrix (X - m)(X - m)' has the same eigenvalues times N - 1 and is smaller: its
+eigenvectors U give V = (X - m)' U / norm.
 
 Cost: 2 N D min(N, D) FLOP on the device, and an eigendecomposition of the smaller side,
 O(min(N, D)^3), in float64 on the host: it is small beside the product, and no copy of X
@@ -68,9 +68,7 @@ def fit(x: jax.Array, energy: float = 0.8) -> PCA:
 
 def transform(pca: PCA, x: jax.Array) -> jax.Array:
     """Projects [N, D] onto the components: [N, d], not whitened."""
-    return jnp.dot(
-        x - pca.mean, pca.components.T, precision=jax.lax.Precision.HIGHEST
-    )
+    return jnp.dot(x - pca.mean, pca.components.T, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.jit

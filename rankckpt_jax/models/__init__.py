@@ -29,6 +29,7 @@ from rankckpt_jax.models.architecture import (
     minimum_image_size,
     names,
 )
+from rankckpt_jax.models.cost import multiply_adds, num_parameters
 from rankckpt_jax.models.layers import Output, endpoints
 
 __all__ = [
@@ -51,5 +52,7 @@ __all__ = [
     "mobilenet_v2",
     "mobilenet_v3",
     "resnet",
+    "multiply_adds",
     "names",
+    "num_parameters",
 ]

@@ -20,7 +20,7 @@ from rankckpt_jax.models.architecture import (
 )
 
 # Channels and stride of the 13 separable layers at multiplier 1 (the paper's table 1).
-_LAYERS = (
+LAYERS = (
     (64, 1),
     (128, 2),
     (128, 1),
@@ -63,7 +63,7 @@ class MobileNetV1(nn.Module):
         width = functools.partial(channels, percent=self.percent)
 
         x = conv(width(32), (3, 3), stride=2, name="Conv2d_0")(images, train)
-        for i, (features, stride) in enumerate(_LAYERS, start=1):
+        for i, (features, stride) in enumerate(LAYERS, start=1):
             x = depthwise(stride=stride, name=f"Conv2d_{i}_depthwise")(x, train)
             x = conv(width(features), name=f"Conv2d_{i}_pointwise")(x, train)
         x = convolution.global_pool(x)

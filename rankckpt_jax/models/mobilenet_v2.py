@@ -30,7 +30,7 @@ _STAGES = (
     (160, 3, 2),
     (320, 1, 1),
 )
-_BLOCKS = [
+BLOCKS = [
     (features, stride if i == 0 else 1)
     for features, blocks, stride in _STAGES
     for i in range(blocks)
@@ -61,7 +61,7 @@ class MobileNetV2(nn.Module):
         first = channels(32, self.percent)
         x = conv(first, (3, 3), stride=2, name="Conv")(images, train)
         layers.endpoint(self, x, "layer_1")
-        for i, (features, stride) in enumerate(_BLOCKS):
+        for i, (features, stride) in enumerate(BLOCKS):
             x = expanded_conv(
                 self,
                 style,
@@ -116,12 +116,12 @@ def _guess(shapes: Shapes) -> Architecture | None:
     # roundest stands for these.
     widths = [
         shapes.get(f"MobilenetV2/expanded_conv_{i}/project/weights", (0,))[-1]
-        for i in range(1, len(_BLOCKS))
+        for i in range(1, len(BLOCKS))
     ]
     same = [
         percent
         for percent in range(5, 400)
-        if widths == [channels(features, percent) for features, _ in _BLOCKS[1:]]
+        if widths == [channels(features, percent) for features, _ in BLOCKS[1:]]
     ]
     roundest = min(same, key=lambda p: (p % 10 != 0, p % 5 != 0, p), default=0)
     return _architecture(roundest) if roundest else None

@@ -69,7 +69,7 @@ class ResNet(nn.Module):
             )
             x = block(x, train)
         if not first:
-            x = nn.relu(layers.BatchNorm(style, name="postnorm")(x, train))
+            x = _normalise(style, "postnorm", x, train)
         x = convolution.global_pool(x)
         layers.endpoint(self, x, "global_pool")
         return layers.output(self, x, self.num_classes)
@@ -160,7 +160,7 @@ class BottleneckV2(nn.Module):
             activation=None,
             normalise=False,
         )
-        active = nn.relu(layers.BatchNorm(self.style, name="preact")(x, train))
+        active = _normalise(self.style, "preact", x, train)
         if x.shape[-1] == _EXPANSION * self.width:
             shortcut = x[:, :: self.stride, :: self.stride]
         else:
@@ -169,6 +169,12 @@ class BottleneckV2(nn.Module):
         y = _strided(self.style, self.width, self.stride)(y, train)
         y = linear(name="conv3")(y, train)
         return layers.endpoint(self, shortcut + y)
+
+
+def _normalise(style: layers.Style, name: str, x: jax.Array, train: bool) -> jax.Array:
+    """Batch norm apart from any convolution, and ReLU."""
+    norm = layers.BatchNorm(style, name=name)
+    return nn.relu(norm(lambda factor: x * factor, x.shape[-1], train))
 
 
 def _strided(style: layers.Style, width: int, stride: int) -> layers.Conv:

@@ -11,7 +11,7 @@ import pytest
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Features [N, D] and logits [N, V] in float64, labels [N], what they shall give."""
+    """Float64 features [N, D] and logits [N, V], labels [N], what they shall give."""
 
     features: np.ndarray
     labels: np.ndarray

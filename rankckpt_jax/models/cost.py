@@ -1,0 +1,51 @@
+"""How large a network is and how much it computes, without computing anything."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from rankckpt_jax.models import architecture, layers
+
+
+def num_parameters(name: str) -> int:
+    """Trainable values of the network `name` without its classifier."""
+    variables, _ = _shapes(name, architecture.minimum_image_size(name))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+
+
+def multiply_adds(name: str, image_size: int | None = None) -> int:
+    """Multiplications of the convolutions of the network `name`, per image.
+
+    Args:
+      name: As for `create`.
+      image_size: Side in pixels; by default the network's own.
+    """
+    size = image_size or architecture.default_image_size(name)
+    variables, intermediates = _shapes(name, size)
+    outputs = {
+        tuple(scope.split("/")): value.shape
+        for scope, value in layers.endpoints(intermediates).items()
+    }
+    total = 0
+    for path, leaf in flax.traverse_util.flatten_dict(variables["params"]).items():
+        *scope, kind = path
+        if kind.endswith("kernel"):
+            # Each element of a kernel is used once for every pixel of the output.
+            _, height, width, _ = outputs[tuple(scope)]
+            total += height * width * math.prod(leaf.shape)
+    return total
+
+
+def _shapes(name: str, size: int) -> tuple[Any, Any]:
+    module = architecture.create(name)
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), images)
+    apply = functools.partial(module.apply, mutable=["intermediates"])
+    _, state = jax.eval_shape(apply, variables, images)
+    return variables, state["intermediates"]

@@ -1,0 +1,72 @@
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rankckpt_jax import parallel
+
+
+def test_one_device_is_the_same_path():
+    mean = parallel.map_devices(
+        lambda scale, x: jax.lax.pmean(scale * x.sum(), parallel.AXIS),
+        in_axes=(None, 0),
+        out_axes=None,
+    )
+    devices = parallel.local_device_count()
+    x = np.arange(4 * devices, dtype=np.float32)
+    found = mean(parallel.replicate(jnp.float32(2)), parallel.shard(x))
+    assert float(found) == pytest.approx(2 * x.sum() / devices)
+
+
+def test_unsharding_undoes_sharding():
+    tree = {"a": np.arange(12).reshape(4, 3), "b": np.arange(4)}
+    devices = parallel.local_device_count()
+    tree = {k: np.repeat(v, devices, 0) for k, v in tree.items()}
+    back = parallel.unshard(parallel.shard(tree))
+    for key, value in tree.items():
+        np.testing.assert_array_equal(back[key], value)
+
+
+@pytest.mark.parametrize(("size", "devices", "expected"), [(1, 4, 4), (8, 4, 8)])
+def test_batches_are_rounded_up_to_the_devices(size, devices, expected, monkeypatch):
+    monkeypatch.setattr(parallel, "local_device_count", lambda: devices)
+    assert parallel.round_up_to_devices(size) == expected
+
+
+TRAINING = """
+import sys, numpy as np, jax
+from rankckpt_jax import finetune, pretrain
+from rankckpt_jax.data import pipeline, tasks
+images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+split = tasks.array_split("train", images, np.arange(16) % 2)
+backbone = pretrain.from_scratch("mobilenet_v1_025", 64, seed=0)
+recipe = finetune.Recipe(0.01, num_steps=2, batch_size=8, batch_norm_decay=0.9)
+state, loss, _ = finetune.train(
+    backbone, finetune.initial_state(backbone, 2), split, recipe,
+    preprocess="vtab", cache=pipeline.ImageCache(1.0))
+stats = [np.asarray(x).ravel() for x in jax.tree.leaves(state.batch_stats)]
+np.savez(sys.argv[1], loss=loss, stats=np.concatenate(stats),
+         head=np.asarray(state.params["head"]["kernel"]))
+"""
+
+
+@pytest.mark.multiprocess
+def test_a_training_step_takes_its_moments_over_all_devices(tmp_path):
+    found = []
+    for devices in (1, 4):
+        file = str(tmp_path / f"{devices}.npz")
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": flags}
+        subprocess.run(
+            [sys.executable, "-c", TRAINING, file], check=True, env=environment
+        )
+        found.append(dict(np.load(file)))
+    one, four = found
+    assert four["loss"] == pytest.approx(float(one["loss"]), rel=1e-4)
+    for name in ("stats", "head"):
+        scale = np.abs(one[name]).max()
+        np.testing.assert_allclose(four[name], one[name], atol=2e-3 * scale)

@@ -1,0 +1,226 @@
+"""The main job on a small folder of images and two random checkpoints."""
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from rankckpt_jax import features, finetune, measures, stages
+from rankckpt_jax.configs import default
+from rankckpt_jax.errors import InputError
+
+
+def config(image_folder, pool, workdir, **changes):
+    made = default.get_config()
+    made.task.path = str(image_folder)
+    made.checkpoints = str(pool)
+    made.workdir = str(workdir)
+    made.image_size = 32
+    made.measures = "h_score,leep"
+    made.finetune.num_steps = 6
+    made.finetune.batch_size = 8
+    made.finetune.batch_norm_decay = 0.9
+    made.update(changes)
+    return made
+
+
+def test_everything_is_written_and_nothing_is_done_twice(
+    image_folder, pool, tmp_path, monkeypatch
+):
+    made = config(image_folder, pool, tmp_path, stages="extract,score,finetune,report")
+    ranking = stages.run(made)
+    assert [row.checkpoint for row in ranking.rows] != []
+    assert {row.checkpoint for row in ranking.rows} == {"first", "second"}
+    for row in ranking.rows:
+        assert 0 <= row.scores["h_score"] <= 2
+        assert 0 <= row.accuracy <= 1
+    # Only the first has a classifier; the other's cell says why it is empty.
+    rows = {row.checkpoint: row for row in ranking.rows}
+    assert "leep" in rows["first"].scores
+    assert "leep" not in rows["second"].scores
+    assert "classifier" in rows["second"].warnings["leep"]
+
+    place = tmp_path / "images"
+    with (place / "ranking.csv").open(newline="") as file:
+        assert len(list(csv.reader(file))) == 3
+    assert "first" in (place / "report.html").read_text()
+    assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".partial")]
+
+    monkeypatch.setattr(features, "extract", lambda *a, **k: pytest.fail("extracted"))
+    monkeypatch.setattr(finetune, "finetune", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(measures, "compute", lambda *a, **k: pytest.fail("scored"))
+    again = stages.run(made)
+    assert [r.scores for r in again.rows] == [r.scores for r in ranking.rows]
+    # The page alone, from what is stored.
+    (place / "report.html").unlink()
+    made.stages = "report"
+    assert [r.accuracy for r in stages.run(made).rows] == [
+        r.accuracy for r in ranking.rows
+    ]
+    assert (place / "report.html").exists()
+
+
+def test_a_checkpoint_that_fails_becomes_a_row_and_the_others_go_on(
+    image_folder, pool, tmp_path
+):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(pool, mixed)
+    data = next((mixed / "first").glob("*.data-*"))
+    data.write_bytes(data.read_bytes()[:1000])
+    (mixed / "third").mkdir()
+    (mixed / "third" / "model.ckpt.index").write_bytes(b"not an index")
+    ranking = stages.run(config(image_folder, mixed, tmp_path / "runs"))
+    rows = {row.checkpoint: row for row in ranking.rows}
+    assert not rows["second"].failure and "h_score" in rows["second"].scores
+    assert rows["first"].failure and rows["third"].failure
+    assert ranking.best.checkpoint == "second"
+
+
+def test_scores_follow_their_options_and_their_seed(image_folder, pool, tmp_path):
+    made = config(image_folder, pool, tmp_path, measures="nleep")
+    made.measure_options.nleep.components_per_class = 2
+    first = stages.run(made)
+    made.measure_options.nleep.components_per_class = 3
+    second = stages.run(made)
+    stored = json.loads((tmp_path / "images/first/scores/nleep.json").read_text())
+    assert stored["request"]["options"]["components_per_class"] == 3
+    assert [r.scores for r in first.rows] != [r.scores for r in second.rows]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"measures": "nlep"}, "config.measures"),
+        ({"stages": "extract,sore"}, "config.stages"),
+        ({"checkpoints": ""}, "config.checkpoints"),
+        ({"checkpoints": "/no/such/place"}, "No checkpoints"),
+        ({"preprocess": "vgg"}, "config.preprocess"),
+        ({"batch_size": 0}, "config.batch_size"),
+        ({"task": {"path": "/no/such/folder"}}, "/no/such/folder"),
+        ({"stages": "pretrain"}, "config.pretrain"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(
+    image_folder, pool, tmp_path, changes, said
+):
+    with pytest.raises(InputError, match=said):
+        stages.run(config(image_folder, pool, tmp_path / "runs", **changes))
+    assert not (tmp_path / "runs").exists()
+
+
+def command(image_folder, pool, workdir, *options):
+    return [
+        *(sys.executable, "-m", "rankckpt_jax.main", "--config=configs/folder.py"),
+        f"--config.task.path={image_folder}",
+        f"--config.checkpoints={pool}",
+        f"--config.workdir={workdir}",
+        *("--config.image_size=32", "--config.measures=h_score,leep"),
+        *("--config.finetune.num_steps=60", "--config.finetune.save_every=5"),
+        "--config.finetune.batch_size=8",
+        *options,
+    ]
+
+
+def finish(arguments, **environment):
+    """Runs to the end; returns (standard output, standard error)."""
+    done = subprocess.run(
+        arguments,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def kill_when(arguments, happened, log):
+    """Starts a run, its output into the file `log`, and kills it when `happened()`."""
+    with (
+        log.open("w") as output,
+        subprocess.Popen(arguments, stdout=output, stderr=output) as process,
+    ):
+        deadline = time.monotonic() + 240
+        try:
+            while not happened():
+                assert process.poll() is None, f"ended by itself: {log.read_text()}"
+                assert time.monotonic() < deadline, (
+                    f"never got there: {log.read_text()}"
+                )
+                time.sleep(0.002)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+
+def results(workdir):
+    """Every score and accuracy that a run stored, without what was spent on it."""
+    found = {}
+    for path in sorted((workdir / "images").rglob("*.json")):
+        stored = json.loads(path.read_text())
+        name = str(path.relative_to(workdir))
+        kept = stored.get("result", {})
+        found[name] = {k: v for k, v in kept.items() if k != "seconds"}
+    return found
+
+
+@pytest.mark.multiprocess
+def test_a_killed_run_ends_with_the_same_ranking(image_folder, pool, tmp_path):
+    options = ["--config.stages=extract,score,finetune,report"]
+    whole = command(image_folder, pool, tmp_path / "whole", *options)
+    finish(whole)
+
+    killed, log = tmp_path / "killed", tmp_path / "log"
+    place = killed / "images"
+    arguments = command(image_folder, pool, killed, *options)
+    # During extraction: images of one checkpoint are being written.
+    kill_when(arguments, lambda: (place / "first/features/train").exists(), log)
+    assert not (place / "ranking.csv").exists()
+    # During fine-tuning of the second, the first having been done.
+    steps = place / "second" / "finetune" / "state"
+    kill_when(arguments, lambda: any(p.name.isdigit() for p in steps.glob("*")), log)
+    assert not (place / "second/finetune/result.json").exists()
+
+    _, told = finish(arguments)
+    assert "[1/2] first: features found" in told
+    assert "[1/2] first: fine-tuning found" in told
+    assert "[2/2] second: features found" in told
+    assert "goes on from step" in told
+    assert results(killed) == results(tmp_path / "whole")
+    assert not [p for p in killed.rglob("*") if p.name.endswith(".partial")]
+
+
+@pytest.mark.multiprocess
+def test_four_devices_give_the_scores_of_one(image_folder, pool, tmp_path):
+    scores = {}
+    for devices in (1, 4):
+        workdir = tmp_path / str(devices)
+        finish(
+            command(image_folder, pool, workdir, "--config.measures=nleep,h_score,leep")
+            + ["--config.measure_options.nleep.components_per_class=2"],
+            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        )
+        scores[devices] = {
+            path.parent.parent.name + path.name: json.loads(path.read_text())
+            for path in workdir.rglob("scores/*.json")
+        }
+    assert scores[1].keys() == scores[4].keys() and len(scores[1]) == 6
+    for name, one in scores[1].items():
+        four = scores[4][name]["result"]["score"]
+        if one["result"]["score"] is None:
+            assert four is None
+        else:
+            np.testing.assert_allclose(four, one["result"]["score"], rtol=1e-5)
+
+
+def test_the_readme_names_the_command_that_ci_runs():
+    root = pathlib.Path(__file__).parents[1]
+    assert "<!-- test command -->" in (root / "README.md").read_text()
