@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from rankckpt_jax import features, finetune, measures, stages
@@ -37,10 +36,9 @@ def test_everything_is_written_and_nothing_is_done_twice(
 ):
     made = config(image_folder, pool, tmp_path, stages="extract,score,finetune,report")
     ranking = stages.run(made)
-    assert [row.checkpoint for row in ranking.rows] != []
     assert {row.checkpoint for row in ranking.rows} == {"first", "second"}
     for row in ranking.rows:
-        assert 0 <= row.scores["h_score"] <= 2
+        assert 0 <= row.scores["h_score"] <= 2 + 1e-4
         assert 0 <= row.accuracy <= 1
     # Only the first has a classifier; the other's cell says why it is empty.
     rows = {row.checkpoint: row for row in ranking.rows}
@@ -218,7 +216,7 @@ def test_four_devices_give_the_scores_of_one(image_folder, pool, tmp_path):
         if one["result"]["score"] is None:
             assert four is None
         else:
-            np.testing.assert_allclose(four, one["result"]["score"], rtol=1e-5)
+            assert four == pytest.approx(one["result"]["score"], rel=1e-5, abs=1e-5)
 
 
 def test_the_readme_names_the_command_that_ci_runs():

@@ -183,9 +183,9 @@ def from_tfds(
     Raises:
       InputError: The data set is neither prepared on this machine nor to be had.
     """
+    tensorflow()
     import tensorflow_datasets as tfds
 
-    tensorflow()
     try:
         builder = tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
         builder.download_and_prepare()

@@ -1,9 +1,9 @@
 """Principal components of a feature matrix.
 
 N images, D dimensions, X [N, D], mean m. The covariance (X - m)'(X - m) / (N - 1) is
-S = V L V'; the first d components hold sum_{j<=d} L_j / tr S of the variance. Where N < D
-the Gram matrix (X - m)(X - m)' has the same eigenvalues times N - 1 and is smaller: its
-eigenvectors U give V = (X - m)' U / norm.
+S = V L V'; the first d components hold sum_{j<=d} L_j / tr S of the variance. Where
+N < D the Gram matrix (X - m)(X - m)' has the same eigenvalues times N - 1 and is
+smaller: its eigenvectors U give V = (X - m)' U / norm.
 
 Cost: 2 N D min(N, D) FLOP on the device, and an eigendecomposition of the smaller side,
 O(min(N, D)^3), in float64 on the host: it is small beside the product, and no copy of X
@@ -56,7 +56,7 @@ def fit(x: jax.Array, energy: float = 0.8) -> PCA:
     explained = values / total if total > 0 else np.zeros_like(values)
     cumulative = np.cumsum(explained)
     count = int(np.searchsorted(cumulative, energy, side="right")) + 1
-    count = min(count, len(values))
+    count = min(count, len(values)) if total > 0 else 1
     vectors = jnp.asarray(vectors[:, ::-1][:, :count].T, x.dtype)
     if wide:
         highest = jax.lax.Precision.HIGHEST

@@ -67,7 +67,7 @@ def register(name: str, *, needs_logits: bool = False) -> Callable[[Measure], Me
 
 def names() -> tuple[str, ...]:
     """Names of all measures; NLEEP, which the paper proposes, first."""
-    return tuple(_REGISTRY)
+    return tuple(sorted(_REGISTRY, key=lambda name: (name != "nleep", name)))
 
 
 def requires_logits(name: str) -> bool:

@@ -138,6 +138,7 @@ class Inception(nn.Module):
       num_classes: Width of the logits; 0 for none.
       dtype: Of the convolutions.
       axis_name: Mapped axis over which batch moments are averaged.
+      decay: Of batch norm's moving averages, per step.
     """
 
     steps: tuple[Step, ...]
@@ -145,6 +146,7 @@ class Inception(nn.Module):
     num_classes: int = 0
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    decay: float = 0.9997
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> layers.Output:
@@ -158,7 +160,7 @@ class Inception(nn.Module):
     def style(self) -> layers.Style:
         """What the layers have in common: batch norm without a scale."""
         return layers.Style(
-            decay=0.9997, use_scale=False, dtype=self.dtype, axis_name=self.axis_name
+            self.decay, use_scale=False, dtype=self.dtype, axis_name=self.axis_name
         )
 
 

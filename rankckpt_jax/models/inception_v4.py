@@ -12,6 +12,7 @@ from rankckpt_jax.models.inception import (
     Inception,
     MaxPool,
     Mixed,
+    Step,
 )
 
 # The branches of the paper's figures 4, 5 and 6.
@@ -56,7 +57,7 @@ _C = (
     (AvgPool(), Conv("Conv2d_0b_1x1", 256)),
 )
 
-_STEPS = (
+_STEPS: tuple[Step, ...] = (
     Conv("Conv2d_1a_3x3", 32, 2, "VALID"),
     Conv("Conv2d_2a_3x3", 32, 1, "VALID"),
     Conv("Conv2d_2b_3x3", 64),

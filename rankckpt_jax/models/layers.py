@@ -67,16 +67,13 @@ class Style:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of a linear layer's output, as TF-Slim trains it.
+    """Batch normalisation as TF-Slim trains it.
 
     y = (x - mean) / sqrt(var + epsilon) * scale + bias over all axes but the last, in
     float32. In training the moments are the batch's, over all devices of `axis_name`,
     and the moving averages m move to decay * m + (1 - decay) * moment. As in
     TensorFlow's fused kernel, which TF-Slim uses, the variance that enters the moving
     average is the unbiased one, n / (n - 1) times that which normalises.
-
-    In inference y is linear in x, so that its factor scale / sqrt(var + epsilon) is
-    folded into the weights of the layer before it, and only a sum remains.
 
     Attributes:
       style: Its decay, epsilon, scale, dtype of the result and mapped axis.
@@ -85,38 +82,31 @@ class BatchNorm(nn.Module):
     style: Style
 
     @nn.compact
-    def __call__(
-        self, linear: Callable[[jax.Array | float], jax.Array], width: int, train: bool
-    ) -> jax.Array:
-        """Normalises a layer's output.
-
-        Args:
-          linear: Given a factor for each channel, [C] or 1.0, returns the layer's
-            output [..., C] multiplied by it.
-          width: C.
-          train: Whether to use and update batch statistics.
-        """
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalises [..., C]."""
         style = self.style
+        width = (x.shape[-1],)
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        moving_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,))
-        moving_var = self.variable("batch_stats", "var", jnp.ones, (width,))
-        bias = self.param("bias", zeros, (width,))
-        scale = self.param("scale", ones, (width,)) if style.use_scale else 1.0
-        if not train:
-            factor = scale * jax.lax.rsqrt(moving_var.value + style.epsilon)
-            # Once for each channel: without the barrier, XLA would compute it anew
-            # for each pixel.
-            offset = jax.lax.optimization_barrier(bias - moving_mean.value * factor)
-            return (linear(factor) + offset).astype(style.dtype)
-        x = linear(1.0)
-        mean, var, count = self._moments(x.astype(jnp.float32))
-        if not self.is_initializing():
-            unbiased = var * (count / max(count - 1, 1))
-            keep, move = style.decay, 1 - style.decay
-            moving_mean.value = keep * moving_mean.value + move * mean
-            moving_var.value = keep * moving_var.value + move * unbiased
+        moving_mean = self.variable("batch_stats", "mean", jnp.zeros, width)
+        moving_var = self.variable("batch_stats", "var", jnp.ones, width)
+        bias = self.param("bias", zeros, width)
+        scale = self.param("scale", ones, width) if style.use_scale else 1.0
+        if train:
+            mean, var, count = self._moments(x.astype(jnp.float32))
+            if not self.is_initializing():
+                unbiased = var * (count / max(count - 1, 1))
+                keep, move = style.decay, 1 - style.decay
+                moving_mean.value = keep * moving_mean.value + move * mean
+                moving_var.value = keep * moving_var.value + move * unbiased
+        else:
+            mean, var = moving_mean.value, moving_var.value
         factor = scale * jax.lax.rsqrt(var + style.epsilon)
-        return (x * factor + (bias - mean * factor)).astype(style.dtype)
+        offset = bias - mean * factor
+        if not train:
+            # Once for each channel; XLA's CPU backend would compute them anew for each
+            # pixel.
+            factor, offset = jax.lax.optimization_barrier((factor, offset))
+        return (x * factor + offset).astype(style.dtype)
 
     def _moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
         axes = tuple(range(x.ndim - 1))
@@ -159,18 +149,11 @@ class Conv(nn.Module):
         """Maps [B, H, W, C] to [B, H', W', features]."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", _initialise, shape)
-
-        def linear(factor: jax.Array | float) -> jax.Array:
-            return convolution.conv(
-                x, kernel * factor, self.stride, self.padding, self.style.dtype
-            )
-
+        y = convolution.conv(x, kernel, self.stride, self.padding, self.style.dtype)
         if self.normalise:
-            norm = BatchNorm(self.style, name="BatchNorm")
-            y = norm(linear, self.features, train)
+            y = BatchNorm(self.style, name="BatchNorm")(y, train)
         else:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = linear(1.0)
             y += bias.astype(y.dtype)
         return endpoint(self, y if self.activation is None else self.activation(y))
 
@@ -195,16 +178,8 @@ class DepthwiseConv(nn.Module):
         """Maps [B, H, W, C] to [B, H', W', C]; "SAME" padding."""
         shape = (*self.kernel_size, x.shape[-1], 1)
         kernel = self.param("depthwise_kernel", _initialise_depthwise, shape)
-
-        def linear(factor: jax.Array | float) -> jax.Array:
-            # Kernels are [h, w, C, 1], so that channels are not their last axis.
-            scaled = kernel * jnp.asarray(factor)[..., None]
-            return convolution.depthwise_conv(
-                x, scaled, self.stride, "SAME", self.style.dtype
-            )
-
-        norm = BatchNorm(self.style, name="BatchNorm")
-        y = norm(linear, x.shape[-1], train)
+        y = convolution.depthwise_conv(x, kernel, self.stride, "SAME", self.style.dtype)
+        y = BatchNorm(self.style, name="BatchNorm")(y, train)
         return endpoint(self, y if self.activation is None else self.activation(y))
 
 

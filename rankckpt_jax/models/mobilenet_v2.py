@@ -46,17 +46,19 @@ class MobileNetV2(nn.Module):
       num_classes: Width of the logits; 0 for none.
       dtype: Of the convolutions.
       axis_name: Mapped axis over which batch moments are averaged.
+      decay: Of batch norm's moving averages, per step.
     """
 
     percent: int = 100
     num_classes: int = 0
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    decay: float = 0.997
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> layers.Output:
         """Applies the network to float [B, H, W, 3] in [-1, 1]."""
-        style = layers.Style(decay=0.997, dtype=self.dtype, axis_name=self.axis_name)
+        style = layers.Style(self.decay, dtype=self.dtype, axis_name=self.axis_name)
         conv = functools.partial(layers.Conv, style, activation=nn.relu6)
         first = channels(32, self.percent)
         x = conv(first, (3, 3), stride=2, name="Conv")(images, train)

@@ -36,6 +36,7 @@ class ResNet(nn.Module):
       num_classes: Width of the logits; 0 for none.
       dtype: Of the convolutions.
       axis_name: Mapped axis over which batch moments are averaged.
+      decay: Of batch norm's moving averages, per step.
     """
 
     version: int
@@ -43,12 +44,13 @@ class ResNet(nn.Module):
     num_classes: int = 0
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    decay: float = 0.997
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> layers.Output:
         """Applies the network to float [B, H, W, 3] in its input range."""
         style = layers.Style(
-            decay=0.997, epsilon=1e-5, dtype=self.dtype, axis_name=self.axis_name
+            self.decay, epsilon=1e-5, dtype=self.dtype, axis_name=self.axis_name
         )
         first = self.version == 1
         x = layers.Conv(
@@ -69,7 +71,7 @@ class ResNet(nn.Module):
             )
             x = block(x, train)
         if not first:
-            x = _normalise(style, "postnorm", x, train)
+            x = nn.relu(layers.BatchNorm(style, name="postnorm")(x, train))
         x = convolution.global_pool(x)
         layers.endpoint(self, x, "global_pool")
         return layers.output(self, x, self.num_classes)
@@ -160,7 +162,7 @@ class BottleneckV2(nn.Module):
             activation=None,
             normalise=False,
         )
-        active = _normalise(self.style, "preact", x, train)
+        active = nn.relu(layers.BatchNorm(self.style, name="preact")(x, train))
         if x.shape[-1] == _EXPANSION * self.width:
             shortcut = x[:, :: self.stride, :: self.stride]
         else:
@@ -169,12 +171,6 @@ class BottleneckV2(nn.Module):
         y = _strided(self.style, self.width, self.stride)(y, train)
         y = linear(name="conv3")(y, train)
         return layers.endpoint(self, shortcut + y)
-
-
-def _normalise(style: layers.Style, name: str, x: jax.Array, train: bool) -> jax.Array:
-    """Batch norm apart from any convolution, and ReLU."""
-    norm = layers.BatchNorm(style, name=name)
-    return nn.relu(norm(lambda factor: x * factor, x.shape[-1], train))
 
 
 def _strided(style: layers.Style, width: int, stride: int) -> layers.Conv:

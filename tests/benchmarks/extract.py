@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax import models
+from rankckpt_jax.checkpoints import backbone
 from rankckpt_jax.lazy_tensorflow import tensorflow
 from tests.benchmarks import tensorflow_twin
 
@@ -51,10 +52,10 @@ def measure(name, batch, turns, dtype, beside_tensorflow):
     size = models.default_image_size(name)
     random = np.random.default_rng(0)
     images = random.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
-    module = models.create(name, dtype=jnp.dtype(dtype))
-    variables = jax.jit(module.init)(jax.random.key(0), images[:1])
+    variables = jax.jit(models.create(name).init)(jax.random.key(0), images[:1])
+    apply = backbone.Apply(name, dtype)
     start = time.perf_counter()
-    forward = jax.jit(lambda variables, images: module.apply(variables, images)[0])
+    forward = jax.jit(lambda variables, images: apply(variables, images).features)
     compiled = forward.lower(variables, images).compile()
     compile_seconds = time.perf_counter() - start
     on_device = jax.device_put(images)

@@ -27,7 +27,7 @@ def extractor(name, variables):
 
 
 class _Twin:
-    """Layers by their scope; weights are constants, so that TensorFlow may fold them."""
+    """Layers by their scope; weights are constants, for TensorFlow to fold."""
 
     def __init__(self, tf, variables):
         self.tf = tf

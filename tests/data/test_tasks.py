@@ -89,25 +89,68 @@ def test_digits_are_real_images_of_the_classes_asked_for():
     assert task.class_names == ("7", "3")
     assert train.num_examples + test.num_examples == 179 + 183
     example = read(train)[0]
-    assert example["image"].shape == (8, 8, 3) and example["label"] == 0
-    assert example["image"].max() == 255
+    assert example["image"].dtype == np.uint8 and example["label"] == 0
+    assert example["image"].shape == (48, 48, 3)
+    assert example["image"].max() > 200 and (example["image"] == 0).mean() > 0.3
+    # The same drawings in every run; every drawing of a digit is another one.
+    again = tasks.from_digits((7, 3), drawings=2).splits["train"]
+    assert again.num_examples == 2 * train.num_examples
+    assert train.fingerprint == tasks.from_digits((7, 3)).splits["train"].fingerprint
+    first, second = (read(again)[i]["image"] for i in (0, train.num_examples))
+    assert (first != second).any()
     # The two halves share no image.
     assert train.fingerprint != test.fingerprint
 
 
-def test_tfds_is_read_by_name(tmp_path):
-    tfds = pytest.importorskip("tensorflow_datasets")
-    with tfds.testing.mock_data(num_examples=20):
-        task = tasks.from_tfds(
-            "oxford_flowers102:2.*.*",
-            {"train": "train[:12]", "test": "test"},
-            data_dir=str(tmp_path),
-        )
-        assert task.num_classes == 102
-        examples = read(task.splits["train"])
-    assert [e["index"] for e in examples] == list(range(len(examples)))
-    assert examples[0]["image"].dtype == np.uint8
-    assert examples[0]["image"].shape[-1] == 3
+@pytest.fixture
+def tfds_folder(tmp_path):
+    """A data set as TFDS prepares it: 12 and 6 PNG images of two classes."""
+    import tensorflow_datasets as tfds
+
+    class TinyImages(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            label = tfds.features.ClassLabel(names=["even", "odd"])
+            image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+            features = tfds.features.FeaturesDict({"image": image, "label": label})
+            return tfds.core.DatasetInfo(
+                builder=self, features=features, disable_shuffling=True
+            )
+
+        def _split_generators(self, manager):
+            return {"train": self._examples(12), "test": self._examples(6)}
+
+        def _examples(self, count):
+            for i in range(count):
+                image = np.full((4, 4, 3), 10 * i, np.uint8)
+                yield i, {"image": image, "label": i % 2}
+
+        _generate_examples = _examples
+
+    TinyImages(data_dir=tmp_path).download_and_prepare()
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("default")  # TFDS's writer, which users do not run.
+def test_tfds_is_read_by_name_and_split(tfds_folder):
+    task = tasks.from_tfds(
+        "tiny_images:1.*.*",
+        {"train": "train[:8]", "val": "train[8:]", "test": "test"},
+        data_dir=str(tfds_folder),
+    )
+    assert task.name == "tiny_images" and task.class_names == ("even", "odd")
+    sizes = {name: split.num_examples for name, split in task.splits.items()}
+    assert sizes == {"train": 8, "val": 4, "test": 6}
+    examples = read(task.splits["train"])
+    assert [e["index"] for e in examples] == list(range(8))
+    assert all(e["image"].shape == (4, 4, 3) for e in examples)
+    for example in examples:  # Its label is the parity of its place in the data.
+        assert example["image"][0, 0, 0] // 10 % 2 == example["label"]
+    parts = [{e["index"] for e in read(task.splits["train"], 3, p, 2)} for p in (0, 1)]
+    assert set.union(*parts) == set(range(8)) and not parts[0] & parts[1]
+    # The first eight training images and the next four are different images.
+    assert task.splits["train"].fingerprint != task.splits["val"].fingerprint
 
 
 def test_an_unknown_tfds_name_is_refused(tmp_path):
