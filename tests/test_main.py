@@ -10,7 +10,7 @@ MAIN = (sys.executable, "-m", "rankckpt_jax.main")
 
 def run(*arguments, **options):
     return subprocess.run(
-        [*MAIN, *arguments], capture_output=True, text=True, timeout=120, **options
+        [*MAIN, *arguments], capture_output=True, text=True, timeout=600, **options
     )
 
 

@@ -133,7 +133,7 @@ def finish(arguments, **environment):
         arguments,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, **environment},
     )
     assert done.returncode == 0, done.stderr
