@@ -2,7 +2,18 @@
 
 Weights are not stored: each is drawn from its variable's name, in the reference and
 here alike. `golden/slim/NAME.variables.json` has a network's variables and their
-shapes; `golden/slim/NAME_SIZE.npz` what TF-Slim computed from `images(SIZE)`.
+shapes; `golden/slim/NAME_SIZE.npz` what TF-Slim computed from `images(SIZE)`, and
+`golden/slim/NAME_SIZE_training.npz` what it made of `images(SIZE, 8)` in training mode:
+
+- `features` [8, D];
+- `moving`: for each moving average, in the order of the variables, its mean, its
+  standard deviation and its first four values after one update;
+- `gradient`: the same of the gradient for each trainable variable of
+  sum(features * weights) / sum(|features|), the denominator held constant and
+  weights = RandomState(11).randn(8, D).
+
+The figures of each network's default size come from TF-Slim in TensorFlow 2.12, all
+others from 2.15 with one thread and oneDNN switched off.
 """
 
 import json
@@ -13,6 +24,27 @@ import numpy as np
 
 from rankckpt_jax.checkpoints import tensorflow_files
 
+NAMES = (
+    "inception_resnet_v2",
+    "inception_v1",
+    "inception_v2",
+    "inception_v3",
+    "inception_v4",
+    "mobilenet_v1",
+    "mobilenet_v1_025",
+    "mobilenet_v1_050",
+    "mobilenet_v2",
+    "mobilenet_v2_035",
+    "mobilenet_v2_140",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "resnet_v1_101",
+    "resnet_v1_152",
+    "resnet_v1_50",
+    "resnet_v2_101",
+    "resnet_v2_152",
+    "resnet_v2_50",
+)
 FOLDER = pathlib.Path(__file__).parent / "golden" / "slim"
 
 
@@ -54,10 +86,22 @@ def write(
     return prefix
 
 
-def figures(name: str, size: int) -> dict[str, np.ndarray]:
+def reduced_size(name: str) -> int:
+    """A small image size with figures: odd, so that all kinds of padding differ."""
+    without_padding = ("inception_v3", "inception_v4", "inception_resnet_v2")
+    return 107 if name in without_padding else 97
+
+
+def figures(name: str, size: int, suffix: str = "") -> dict[str, np.ndarray]:
     """What TF-Slim computed: features and each endpoint's mean and deviation."""
-    with np.load(FOLDER / f"{name}_{size}.npz") as found:
+    with np.load(FOLDER / f"{name}_{size}{suffix}.npz") as found:
         return dict(found)
+
+
+def summary(value: np.ndarray) -> np.ndarray:
+    """Mean, standard deviation and first four values, as the figures have them."""
+    value = np.asarray(value, np.float64).ravel()
+    return np.concatenate([[value.mean(), value.std()], np.resize(value, 4)])
 
 
 def relative_error(found: np.ndarray, reference: np.ndarray) -> float:

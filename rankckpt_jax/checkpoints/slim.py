@@ -80,7 +80,7 @@ class Recognised:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Variable:
+class Variable:
     """Where a TF-Slim variable belongs: path in the Flax variables, both shapes."""
 
     path: tuple[str, ...]
@@ -122,7 +122,7 @@ def load_slim(
     prefix = files.prefix_of(path)
     found = files.shapes(prefix)
     network = models.get(architecture)
-    wanted = _wanted(network, _num_classes(network, found))
+    wanted = variables_of(network, _num_classes(network, found))
     _account_for(prefix, network, wanted, found)
     shadows = {slim for slim in wanted if slim + SHADOW in found}
     if use_moving_averages and not shadows:
@@ -168,7 +168,7 @@ def save_slim(
     """
     _, head = backbone_lib.split_head(variables)
     num_classes = 0 if head is None else head["bias"].shape[-1]
-    wanted = _wanted(models.get(architecture), num_classes)
+    wanted = variables_of(models.get(architecture), num_classes)
     flat = flax.traverse_util.flatten_dict(dict(variables))
     if {v.path: v.shape for v in wanted.values()} != {
         path: value.shape for path, value in flat.items()
@@ -197,7 +197,7 @@ def recognise(path: epath.Path | str) -> Recognised:
     for network in architecture_lib.candidates(found):
         if not any(name.startswith(network.scope + "/") for name in found):
             continue
-        wanted = _wanted(network, 0)
+        wanted = variables_of(network)
         share = sum(
             found.get(slim) == variable.slim_shape for slim, variable in wanted.items()
         ) / len(wanted)
@@ -207,7 +207,7 @@ def recognise(path: epath.Path | str) -> Recognised:
         if share > nearest_share:
             nearest, nearest_share = network, share
     if nearest is not None:
-        _account_for(prefix, nearest, _wanted(nearest, 0), found)
+        _account_for(prefix, nearest, variables_of(nearest), found)
     raise InputError(
         "No known network has this checkpoint's variables",
         where=prefix,
@@ -217,9 +217,9 @@ def recognise(path: epath.Path | str) -> Recognised:
 
 
 @functools.cache
-def _wanted(
-    network: architecture_lib.Architecture, num_classes: int
-) -> Mapping[str, _Variable]:
+def variables_of(
+    network: architecture_lib.Architecture, num_classes: int = 0
+) -> Mapping[str, Variable]:
     """The variables that TF-Slim has for a network, by their names there."""
     module = network.build(num_classes=num_classes)
     size = network.minimum_image_size
@@ -238,7 +238,7 @@ def _wanted(
         if tuple(scopes) in normalised:
             name = _BATCH_NORM_LEAVES.get(name, name)
         slim = "/".join([network.scope, *scopes, _LEAVES.get(name, name)])
-        wanted[slim] = _Variable(path, leaf.shape, slim_shape)
+        wanted[slim] = Variable(path, leaf.shape, slim_shape)
     return wanted
 
 
@@ -252,7 +252,7 @@ def _num_classes(
 def _account_for(
     prefix: str,
     network: architecture_lib.Architecture,
-    wanted: Mapping[str, _Variable],
+    wanted: Mapping[str, Variable],
     found: architecture_lib.Shapes,
 ) -> None:
     """Raises where a variable is missing, unknown or of another shape."""

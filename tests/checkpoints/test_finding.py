@@ -1,10 +1,8 @@
 import pathlib
-import pickle
 
 import pytest
 
 from rankckpt_jax import checkpoints
-from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.errors import InputError
 
 
@@ -71,9 +69,3 @@ def test_nothing_found_is_an_error(tmp_path):
 def test_a_directory_must_hold_one_checkpoint(pool):
     with pytest.raises(InputError, match="Not exactly one"):
         checkpoints.load(pool / "run")
-
-
-def test_the_forward_function_is_a_key():
-    one, other = backbone_lib.Apply("resnet"), backbone_lib.Apply("resnet")
-    assert hash(one) == hash(other)
-    assert one == other == pickle.loads(pickle.dumps(one))

@@ -36,14 +36,23 @@ def test_shapes_at_the_default_and_the_smallest_size(name):
         assert variables["params"]["logits"]["kernel"].shape[-1] == 7
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize(
+    "name", [name for name in models.names() if models.minimum_image_size(name) > 1]
+)
 def test_a_smaller_image_is_refused(name):
     size = models.minimum_image_size(name) - 1
-    if not size:
-        pytest.skip("takes images of any size")
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     with pytest.raises(InputError, match="too small"):
         jax.eval_shape(models.create(name).init, jax.random.key(0), images)
+
+
+def test_sizes_and_costs_are_those_of_the_papers():
+    assert models.num_parameters("resnet_v1_50") == 23_508_032
+    assert models.num_parameters("mobilenet_v2") == 2_223_872
+    # The papers count 569, 300 and 217 million with the classifier.
+    assert models.multiply_adds("mobilenet_v1") == pytest.approx(568e6, rel=0.01)
+    assert models.multiply_adds("mobilenet_v2") == pytest.approx(300e6, rel=0.01)
+    assert models.multiply_adds("mobilenet_v3_large") == pytest.approx(216e6, rel=0.02)
 
 
 def test_pooled_features_are_float32_whatever_the_computation_is():

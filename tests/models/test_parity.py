@@ -7,8 +7,6 @@ import pytest
 from rankckpt_jax import checkpoints, models
 from tests import slim_golden
 
-DEFAULT_SIZE = ("mobilenet_v1_025", "mobilenet_v1")
-
 
 def _check(name, size, folder):
     prefix = slim_golden.write(name, folder)
@@ -39,6 +37,30 @@ def _check(name, size, folder):
         assert abs(values.std() - std) <= 1e-3 * std, endpoint
 
 
-@pytest.mark.parametrize("name", DEFAULT_SIZE)
+@pytest.mark.parametrize("name", slim_golden.NAMES)
+def test_reduced_size(name, tmp_path):
+    _check(name, slim_golden.reduced_size(name), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "inception_resnet_v2",
+        "inception_v1",
+        "inception_v2",
+        "inception_v3",
+        "inception_v4",
+        "mobilenet_v1",
+        "mobilenet_v1_025",
+        "mobilenet_v2",
+        "mobilenet_v2_035",
+        "mobilenet_v3_large",
+        "mobilenet_v3_small",
+        "resnet_v1_101",
+        "resnet_v1_50",
+        "resnet_v2_50",
+    ],
+)
 def test_default_size(name, tmp_path):
     _check(name, models.default_image_size(name), tmp_path)

@@ -1,0 +1,102 @@
+import pickle
+
+import jax
+import numpy as np
+import pytest
+
+from rankckpt_jax import models
+from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.models import layers
+
+
+def _backbone(name, classes=0, size=32, seed=0):
+    module = models.create(name, num_classes=classes)
+    shapes = jax.eval_shape(
+        module.init, jax.random.key(0), np.zeros((1, size, size, 3), np.float32)
+    )
+    random = np.random.default_rng(seed)
+    variables = {
+        "params": jax.tree.map(
+            lambda leaf: random.normal(0, 0.05, leaf.shape).astype("f4"),
+            shapes["params"],
+        ),
+        "batch_stats": jax.tree.map(
+            lambda leaf: random.uniform(0.5, 1.5, leaf.shape).astype("f4"),
+            shapes["batch_stats"],
+        ),
+    }
+    return backbone_lib.create(
+        name,
+        variables,
+        name=f"{name}-{seed}",
+        fingerprint=str(seed),
+        source="drawn",
+        image_size=size,
+    )
+
+
+def test_checkpoints_of_one_architecture_share_one_compilation():
+    # As in the benchmark's second group: pre-training on ImageNet, iNaturalist, Places.
+    pool = [
+        _backbone("resnet_v1_50", classes, seed=4 * i + j)
+        for i, classes in enumerate((1000, 5089, 365))
+        for j in range(4)
+    ]
+    traces = []
+
+    def forward(apply, variables, images):
+        traces.append(apply)
+        return apply(variables, images).features
+
+    compiled = jax.jit(forward, static_argnums=0)
+    images = np.ones((2, 32, 32, 3), np.float32)
+    features = set()
+    for backbone in pool:
+        variables, head = backbone_lib.split_head(backbone.variables)
+        assert head["bias"].shape == (backbone.num_source_classes,)
+        features.add(float(compiled(backbone.apply, variables, images).sum()))
+    assert len(features) == len(pool) == 12
+    assert traces == [pool[0].apply]
+
+
+def test_the_forward_function_is_a_key():
+    one, other = backbone_lib.Apply("resnet_v1_50"), backbone_lib.Apply("resnet_v1_50")
+    assert hash(one) == hash(other)
+    assert one == other == pickle.loads(pickle.dumps(one))
+    assert one != backbone_lib.Apply("resnet_v1_50", axis_name="batch")
+
+
+@pytest.mark.parametrize("batch", [1, 5, 6])
+def test_a_batch_in_parts_is_the_batch(batch, monkeypatch):
+    monkeypatch.setattr(backbone_lib.os, "cpu_count", lambda: 4)
+    backbone = _backbone("mobilenet_v1_025", classes=3)
+    images = np.random.default_rng(0).normal(size=(batch, 32, 32, 3)).astype("f4")
+    whole = models.create("mobilenet_v1_025", num_classes=3).apply(
+        backbone.variables, images
+    )
+    parts = jax.jit(backbone.apply)(backbone.variables, images)
+    assert isinstance(parts, layers.Output)
+    np.testing.assert_allclose(parts.features, whole.features, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(parts.logits, whole.logits, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_backbone_says_of_itself():
+    backbone = _backbone("resnet_v1_50", classes=7, size=64)
+    assert backbone.feature_dim == 2048
+    assert backbone.num_source_classes == 7
+    assert backbone.num_parameters == models.num_parameters("resnet_v1_50")
+    assert backbone.input_range == (0.0, 255.0)
+    assert backbone.input_mean[0] == pytest.approx(123.68)
+
+
+def test_too_small_an_image_is_refused_before_anything_is_compiled():
+    with pytest.raises(InputError, match="inception_v3 cannot take"):
+        backbone_lib.create(
+            "inception_v3",
+            {"params": {}, "batch_stats": {}},
+            name="a",
+            fingerprint="",
+            source="",
+            image_size=64,
+        )

@@ -1,0 +1,118 @@
+"""One training-mode pass against TF-Slim: features, moving averages, gradients."""
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rankckpt_jax import checkpoints, models
+from tests import slim_golden
+
+SIZES = {
+    "inception_v3": 139,
+    "mobilenet_v2": 97,
+    "resnet_v1_50": 97,
+    "inception_v2": 97,
+    "mobilenet_v1_025": 97,
+    "mobilenet_v3_small": 97,
+    "resnet_v2_50": 97,
+}
+SLOW = ("inception_v2", "mobilenet_v1_025", "mobilenet_v3_small", "resnet_v2_50")
+
+
+def _flat(collection):
+    return {
+        "/".join(path): np.asarray(value, np.float64)
+        for path, value in flax.traverse_util.flatten_dict(collection).items()
+    }
+
+
+def _by_slim_names(name, collection):
+    """The values of a collection in the order of TF-Slim's variables."""
+    root = models.get(name).scope + "/"
+    flat = _flat(collection)
+    ordered = []
+    for variable in slim_golden.shapes(name):
+        scope, leaf = variable.removeprefix(root).rsplit("/", 1)
+        names = {
+            "weights": "kernel",
+            "depthwise_weights": "depthwise_kernel",
+            "pointwise_weights": "pointwise_kernel",
+            "biases": "bias",
+            "beta": "bias",
+            "gamma": "scale",
+            "moving_mean": "mean",
+            "moving_variance": "var",
+        }
+        path = f"{scope}/{names[leaf]}"
+        if path in flat and (leaf in ("moving_mean", "moving_variance")) == (
+            f"{scope}/mean" in flat
+        ):
+            ordered.append((variable, flat[path]))
+    return ordered
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in SIZES
+    ],
+)
+def test_training_mode(name, tmp_path):
+    size = SIZES[name]
+    backbone = checkpoints.load_slim(
+        name, slim_golden.write(name, tmp_path), image_size=size
+    )
+    images = slim_golden.images(size, count=8)
+    weights = np.random.RandomState(11).randn(8, backbone.feature_dim)
+
+    @jax.jit
+    def step(params):
+        def loss(params):
+            variables = {**backbone.variables, "params": params}
+            output, batch_stats = backbone.apply(variables, images, train=True)
+            features = output.features
+            scale = jax.lax.stop_gradient(jnp.abs(features).sum())
+            return jnp.sum(features * weights) / scale, (features, batch_stats)
+
+        (_, outputs), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return *outputs, gradient
+
+    features, batch_stats, gradient = step(backbone.variables["params"])
+    reference = slim_golden.figures(name, size, "_training")
+    assert slim_golden.relative_error(features, reference["features"]) <= 1e-3
+
+    # What was added to the moving averages: next to them it would hardly be seen.
+    keep = models.create(name).decay
+    before = slim_golden.values(name)
+    moved = _by_slim_names(name, batch_stats)
+    for (variable, after), expected in zip(moved, reference["moving"], strict=True):
+        old = keep * slim_golden.summary(before[variable])
+        found = slim_golden.summary(after) - old
+        expected = expected - old
+        # The averages themselves are of order one, in float32.
+        noise = 3e-7 * max(np.abs(old).max(), 1)
+        # All but the deviation, which is not additive.
+        error = np.abs(found - expected)[[0, 2, 3, 4, 5]].max()
+        assert error <= 1e-3 * np.abs(expected).max() + noise, variable
+
+    # A gradient of rectified units is discontinuous: rounding moves TensorFlow's own by
+    # up to 1e-2 from what float64 gives. Where a batch norm follows, some are nothing
+    # but rounding.
+    pairs = [
+        (slim_golden.summary(value)[1], expected[1])
+        for (_, value), expected in zip(
+            _by_slim_names(name, gradient), reference["gradient"], strict=True
+        )
+    ]
+    largest = max(expected for _, expected in pairs)
+    errors = [
+        abs(found - expected) / expected
+        for found, expected in pairs
+        if expected > 1e-3 * largest
+    ]
+    assert len(errors) > 20
+    assert np.median(errors) <= 3e-3
+    assert max(errors) <= 3e-2
