@@ -7,29 +7,40 @@ N images, D dimensions, C target classes:
     2. a Gaussian mixture with K = 5 C components on the N x d projections;
     3. A[i, v], the posterior of component v for image i;
     4. NLEEP = 1/N sum_i log sum_v P(y_i | v) A[i, v], with P from A and the labels as
-       in LEEP (`leep.log_expected_prediction`).
+       in LEEP (`prediction`).
 
-Unlike LEEP it needs no classifier in the checkpoint. Range: at most 0. Higher is
+Unlike LEEP it needs no classifier in the checkpoint. Range: at most 0; higher is
 better. Only differences between checkpoints of one task carry meaning: with 5 C
-components and few images a class even noise beats chance. Cost: that of EM,
-4 N K d^2 FLOP an iteration.
+components and few images a class even noise is predicted better than chance.
+
+The paper leaves the covariances and EM open; the default here is what all faithful
+ports use, scikit-learn's: full, a k-means start, tol 1e-3, ridge 1e-6, 100 iterations,
+fitted and scored on the same images. Published variants, by name:
+
+    paper, stable_transfer  as above
+    sfda      (Shao et al. 2022; ETran, NCTI) step 4 without the logarithm, in [0, 1]
+    pactran   (Ding et al. 2022) K = max(min(C, N/5), N/10), at most 8000 images, and
+              log(p + 1e-10)
+    spherical (Awesome-Model-Transferability) spherical covariances, ridge 1e-5, K
+              lowered by C until below N
+
+Cost: PCA, K dependent steps of k-means++, and EM; see those files.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import gmm as gmm_lib
-from rankckpt_jax.measures import leep, pca
+from rankckpt_jax.measures import fitting, gmm, kmeans, pca, prediction
 from rankckpt_jax.measures.registry import Result, register
 
-# Projections are padded with zeros to a multiple of this, so that checkpoints whose PCA
-# keeps about as many dimensions share one compiled EM. A column of zeros has the same
-# density under every component and changes no posterior.
-_BUCKET = 16
+VARIANTS = ("paper", "stable_transfer", "sfda", "pactran", "spherical")
+
+_PACTRAN_IMAGES = 8000
 
 
 @register("nleep")
@@ -39,12 +50,14 @@ def nleep(
     logits: None,
     num_classes: int,
     seed: int,
+    variant: str = "paper",
     energy: float = 0.8,
     components_per_class: int = 5,
-    covariance_type: str = "full",
-    reg_covar: float = 1e-6,
+    covariance_type: str | None = None,
+    reg_covar: float | None = None,
     tol: float = 1e-3,
     max_iter: int = 100,
+    num_restarts: int = 1,
 ) -> Result:
     """NLEEP with the settings that the paper's faithful ports share.
 
@@ -53,62 +66,124 @@ def nleep(
       labels: int [N] in 0 ... C-1.
       logits: Not used.
       num_classes: C.
-      seed: Decides the k-means start of the mixture.
+      seed: Decides the k-means starts of the mixture.
+      variant: One of VARIANTS.
       energy: Share of the variance that PCA keeps, in (0, 1].
-      components_per_class: Gaussian components per class.
-      covariance_type: "full" (scikit-learn's default, which the ports use) or "diag".
-      reg_covar: Ridge of the covariances.
+      components_per_class: Gaussian components per class; not in `pactran`.
+      covariance_type: "full", "tied", "diag" or "spherical"; the variant's if None.
+      reg_covar: Ridge of the covariances; the variant's if None.
       tol: EM stops when the mean log likelihood changes by less.
       max_iter: Most EM iterations.
+      num_restarts: Independent starts. With several the score is their mean.
 
     Returns:
-      The score, and in its details: the dimensions kept, the number of components, EM's
-      iterations and whether it converged, its last lower bound, and the mean entropy of
-      the posteriors in nats.
+      The score, and in its details: the dimensions kept, the number of components and
+      of images, and of each start the score (`scores`), EM's iterations, whether it
+      converged, its last lower bound, and the mean entropy of the posteriors in nats.
+      With several starts also `spread`, the standard deviation of the scores over them.
 
     Raises:
-      InputError: There are fewer images than components.
+      InputError: There are fewer images than components, or an option is unknown.
     """
     del logits
-    num_components = components_per_class * num_classes
-    if len(features) < num_components:
+    if variant not in VARIANTS:
+        raise InputError(
+            f"Unknown variant of NLEEP {variant!r}", expected=", ".join(VARIANTS)
+        )
+    if num_restarts < 1:
+        raise InputError("num_restarts must be at least 1", found=f"{num_restarts}")
+    points, classes = np.asarray(features), np.asarray(labels)
+    if variant == "pactran" and len(points) > _PACTRAN_IMAGES:
+        chosen = np.random.default_rng(seed).permutation(len(points))
+        chosen = np.sort(chosen[:_PACTRAN_IMAGES])
+        points, classes = points[chosen], classes[chosen]
+    num_components = _num_components(
+        variant, len(points), num_classes, components_per_class
+    )
+    if covariance_type is None:
+        covariance_type = "spherical" if variant == "spherical" else "full"
+    if reg_covar is None:
+        reg_covar = 1e-5 if variant == "spherical" else 1e-6
+    projected = np.asarray(pca.transform(pca.fit(points, energy), points))
+    # Seeds of one call do not meet those of the call with the next seed.
+    seeds = tuple(
+        int(s) for s in np.random.SeedSequence(seed).generate_state(num_restarts)
+    )
+    starts = kmeans.fit_many(projected, num_components, seeds)
+    runs = []
+    for start in starts:
+        fitted = fitting.fit(
+            projected,
+            num_components,
+            covariance_type=covariance_type,
+            init_labels=start.assignments,
+            reg_covar=reg_covar,
+            tol=tol,
+            max_iter=max_iter,
+        )
+        found = prediction.of_mixture(fitted, classes, num_classes)
+        runs.append(_Run(_score(variant, found), found.entropy, gmm.of_fitted(fitted)))
+    scores = [run.score for run in runs]
+    details = {
+        "variant": variant,
+        "dimensions": projected.shape[1],
+        "num_components": num_components,
+        "num_images": len(projected),
+        "scores": scores,
+        "num_iterations": [run.mixture.num_iterations for run in runs],
+        "converged": [bool(run.mixture.converged) for run in runs],
+        "lower_bound": [float(run.mixture.lower_bounds[-1]) for run in runs],
+        "posterior_entropy": [run.entropy for run in runs],
+    }
+    if num_restarts > 1:
+        details["spread"] = float(np.std(scores, ddof=1))
+    warning = _warning(covariance_type, num_components, *projected.shape)
+    return Result(float(np.mean(scores)), details, warning)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    score: float
+    entropy: float
+    mixture: gmm.GMM
+
+
+def _num_components(
+    variant: str, num_images: int, num_classes: int, per_class: int
+) -> int:
+    """K of the variant; raises where there are not so many images."""
+    if variant == "pactran":
+        return max(1, min(num_classes, num_images // 5), num_images // 10)
+    count = per_class * num_classes
+    if variant == "spherical":
+        while count >= num_images and count > num_classes:
+            count -= num_classes
+    if not 1 <= count <= num_images:
         raise InputError(
             "NLEEP has more mixture components than images",
-            expected=f"at least {num_components} images "
-            f"({components_per_class} components x {num_classes} classes)",
-            found=f"{len(features)}",
-            mend="lower config.measure_options.nleep.components_per_class",
+            where="measure_options.nleep.components_per_class",
+            expected=f"at least {count} images "
+            f"({count // num_classes} components x {num_classes} classes)",
+            found=f"{num_images}",
+            mend="lower it, or use more images",
         )
-    projection = pca.fit(features, energy)
-    projected = pca.transform(projection, features)
-    dimensions = projected.shape[1]
-    projected = jnp.pad(projected, ((0, 0), (0, -dimensions % _BUCKET)))
-    mixture = gmm_lib.fit(
-        projected,
-        num_components,
-        covariance_type=covariance_type,
-        reg_covar=reg_covar,
-        tol=tol,
-        max_iter=max_iter,
-        seed=seed,
+    return count
+
+
+def _score(variant: str, found: prediction.Likelihood) -> float:
+    if variant == "sfda":
+        return found.probability
+    return found.log_floored if variant == "pactran" else found.log
+
+
+def _warning(
+    covariance_type: str, num_components: int, num_images: int, dimensions: int
+) -> str:
+    mean = num_images / num_components
+    if covariance_type != "full" or mean >= dimensions:
+        return ""
+    return (
+        f"{mean:.1f} images a component in {dimensions} dimensions: the covariances "
+        "are singular but for their ridge, and the score is the purity of the k-means "
+        "start"
     )
-    posterior = gmm_lib.responsibilities(mixture, projected)
-    score = leep.log_expected_prediction(posterior, labels, num_classes)
-    entropy = -jnp.mean(jnp.sum(jax.scipy.special.xlogy(posterior, posterior), axis=1))
-    iterations = int(mixture.num_iterations)
-    warning = ""
-    if covariance_type == "full" and len(features) / num_components < dimensions:
-        warning = (
-            f"{len(features) / num_components:.1f} images a component in {dimensions} "
-            "dimensions: the covariances are singular but for their ridge, and the "
-            "score is the purity of the k-means start"
-        )
-    details = {
-        "dimensions": dimensions,
-        "num_components": num_components,
-        "num_iterations": iterations,
-        "converged": bool(mixture.converged),
-        "lower_bound": float(np.asarray(mixture.lower_bounds)[iterations - 1]),
-        "posterior_entropy": float(entropy),
-    }
-    return Result(float(score), details, warning)

@@ -76,7 +76,7 @@ def test_single_precision_holds_with_fewer_points_than_dimensions(
     labels = np.repeat(np.arange(100), 6)
     expected = reference(x, labels, 100, covariance_type)
     found = gmm.fit(x, 100, covariance_type, init_labels=labels)
-    assert np.isfinite(found.precisions_cholesky).all()
+    assert np.isfinite(found.precision_cholesky).all()
     same = np.argmax(gmm.responsibilities(found, x), 1) == expected.predict(x)
     assert same.mean() >= 0.999
     steps = int(found.num_iterations)
@@ -99,7 +99,7 @@ def test_duplicated_points_and_lonely_components_stay_finite():
 def test_the_precision_is_the_inverse_of_the_covariance(few_per_component):
     x, _ = few_per_component
     found = gmm.fit(x, 100, init_labels=np.repeat(np.arange(100), 6))
-    p = np.asarray(found.precisions_cholesky[0], np.float64)
+    p = np.asarray(found.precision_cholesky[0], np.float64)
     # Rebuilt in float64 from its own points, whose rank is 5 of 40.
     centred = x[:6] - x[:6].mean(0, dtype=np.float64)
     covariance = centred.T @ centred / 6 + 1e-6 * np.eye(40)

@@ -1,0 +1,83 @@
+"""Rows in blocks of one static shape, divided among the devices.
+
+What a measure does with N rows it does block by block, so that no [N, K] array need
+exist, and every device takes the same number of blocks. The shape of a block depends on
+N and K alone: the same products are formed whatever the number of devices.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankckpt_jax import parallel
+
+_BLOCK_ELEMENTS = 1 << 20
+"""Elements of a block's [rows, K] array: a few MB, which caches hold."""
+
+_FEWEST_BLOCKS = 8
+"""So many devices find work without a change of the block's shape."""
+
+_DIMENSIONS = 16
+"""Dimensions are padded to a multiple of this, to share compiled programs."""
+
+
+def num_devices() -> int:
+    """Devices of all processes, over which the rows are divided."""
+    return parallel.process_count() * parallel.local_device_count()
+
+
+def shape(num_rows: int, num_columns: int) -> tuple[int, int]:
+    """Number of blocks and rows of each, for N rows against K columns.
+
+    The number is a multiple of the devices; blocks x rows is at least N.
+    """
+    most = max(8, min(8192, _BLOCK_ELEMENTS // num_columns))
+    count = _round_up(math.ceil(num_rows / most), _FEWEST_BLOCKS)
+    rows = _round_up(math.ceil(num_rows / count), 8)
+    return _round_up(math.ceil(num_rows / rows), num_devices()), rows
+
+
+def split(array: Any, blocks: tuple[int, int], fill: float = 0) -> np.ndarray:
+    """Pads [N, ...] and reshapes it to [blocks, rows, ...], on the host."""
+    array = np.asarray(array)
+    padding = blocks[0] * blocks[1] - len(array)
+    widths = [(0, padding)] + [(0, 0)] * (array.ndim - 1)
+    padded = np.pad(array, widths, constant_values=fill)
+    return padded.reshape(*blocks, *array.shape[1:])
+
+
+def for_devices(array: np.ndarray) -> np.ndarray:
+    """This process's part of [blocks, ...] as [local devices, blocks a device, ...]."""
+    parts = array.reshape(num_devices(), -1, *array.shape[1:])
+    local = parallel.local_device_count()
+    start = parallel.process_index() * local
+    return parts[start : start + local]
+
+
+def row_mask(num_rows: int, blocks: tuple[int, int], dtype: Any) -> np.ndarray:
+    """1 for a row that stands for a point, 0 for padding: [blocks, rows]."""
+    return split(np.ones(num_rows, dtype), blocks)
+
+
+def pad_dimensions(x: np.ndarray) -> np.ndarray:
+    """Appends columns of zeros, [N, D] to [N, D'], so that few D' are compiled for."""
+    return np.pad(x, ((0, 0), (0, -x.shape[1] % _DIMENSIONS)))
+
+
+def sum_over_devices(tree: Any) -> Any:
+    """Sums every array of a pytree over the mapped axis."""
+    return jax.tree.map(lambda a: jax.lax.psum(a, parallel.AXIS), tree)
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Matrix product in the operands' own precision; a TPU would take bfloat16."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return math.ceil(value / multiple) * multiple
