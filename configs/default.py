@@ -43,9 +43,16 @@ def get_config() -> ml_collections.ConfigDict:
     # folder's name (mobilenet_v1_0.25_128), else its architecture's default.
     config.image_size = 0
 
+    # Take the moving averages of the weights that some trainings kept beside them
+    # (ExponentialMovingAverage in TF-Slim) instead of the weights.
+    config.use_moving_averages = False
+
     # How images are brought to that size: vtab (the benchmark's), slim_inception or
     # slim_vgg (TF-Slim's own evaluation).
     config.preprocess = "vtab"
+    # What the networks compute in when features are extracted: float32, bfloat16, or
+    # auto: bfloat16 on a TPU or GPU, float32 on a CPU. Features are float32 in any.
+    config.dtype = "auto"
     # Images a step, per process, in extraction.
     config.batch_size = 64
     # Memory for decoded images that several checkpoints share, in GB, per process.

@@ -148,7 +148,12 @@ def _row(this: Run, name: str, path: Any, title: str) -> Row:
 
 
 def _measured(this: Run, name: str, path: Any, title: str) -> Row:
-    backbone = checkpoints.load(path, name=name, image_size=this.config.image_size)
+    backbone = checkpoints.load(
+        path,
+        name=name,
+        image_size=this.config.image_size,
+        use_moving_averages=this.config.use_moving_averages,
+    )
     directory = this.directory / name
     row = Row(
         name,
@@ -174,6 +179,7 @@ def _with_scores(
         backbone,
         this.task.splits["train"],
         preprocess=this.config.preprocess,
+        dtype=features.compute_dtype(this.config.dtype),
         batch_size=this.config.batch_size,
         cache=this.cache,
         description=f"{title}: features",
@@ -309,6 +315,7 @@ def _check(config: Any) -> None:
             where="config.preprocess",
             expected="one of " + ", ".join(preprocess_lib.names()),
         )
+    features.compute_dtype(config.dtype)
     for field in ("batch_size", "finetune.batch_size", "finetune.num_steps"):
         value = functools.reduce(lambda node, key: node[key], field.split("."), config)
         if value < 1:

@@ -94,9 +94,40 @@ def test_a_second_run_computes_nothing(pool, split, tmp_path, monkeypatch):
 def test_what_decides_the_features_is_in_the_request(pool, split, change):
     backbone = load(pool, "first")
     other = dataclasses.replace(backbone, **change)
-    assert features.request(backbone, split, "vtab") != features.request(
-        other, split, "vtab"
+    assert features.request(backbone, split, "vtab", "float32") != features.request(
+        other, split, "vtab", "float32"
     )
+
+
+def test_bfloat16_is_near_float32_and_kept_apart_from_it(pool, split):
+    backbone = load(pool, "first")
+    exact, rounded = (
+        features.extract(
+            backbone,
+            split,
+            preprocess="vtab",
+            dtype=dtype,
+            batch_size=8,
+            cache=pipeline.ImageCache(1.0),
+        )["features"]
+        for dtype in ("float32", "bfloat16")
+    )
+    assert rounded.dtype == np.float32
+    norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
+    assert ((exact * rounded).sum(axis=1) > 0.999 * norms).all()
+    assert not np.array_equal(exact, rounded)
+    assert features.request(backbone, split, "vtab", "float32") != features.request(
+        backbone, split, "vtab", "bfloat16"
+    )
+
+
+def test_the_dtype_follows_the_platform(monkeypatch):
+    assert features.compute_dtype("auto") == "float32"
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert features.compute_dtype("auto") == "bfloat16"
+    assert features.compute_dtype("float32") == "float32"
+    with pytest.raises(InputError, match=r"config\.dtype"):
+        features.compute_dtype("float16")
 
 
 def test_features_that_are_not_finite_are_refused(pool, split, tmp_path):

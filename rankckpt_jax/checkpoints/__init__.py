@@ -15,7 +15,13 @@ __all__ = [
 ]
 
 
-def load(path: str, *, name: str = "", image_size: int = 0) -> Backbone:
+def load(
+    path: str,
+    *,
+    name: str = "",
+    image_size: int = 0,
+    use_moving_averages: bool = False,
+) -> Backbone:
     """Loads a checkpoint of whatever architecture it turns out to be.
 
     Args:
@@ -23,9 +29,16 @@ def load(path: str, *, name: str = "", image_size: int = 0) -> Backbone:
       name: Unique in its pool; by default the folder's name.
       image_size: Side of the images in pixels; 0 for what the folder's name says,
         else the architecture's default.
+      use_moving_averages: See `load_slim`.
 
     Raises:
       InputError: It cannot be read or recognised.
     """
     recognised = recognise(path)
-    return load_slim(recognised.architecture, path, image_size or None, name=name)
+    return load_slim(
+        recognised.architecture,
+        path,
+        image_size or None,
+        name=name,
+        use_moving_averages=use_moving_averages,
+    )

@@ -38,6 +38,31 @@ def test_pointwise_is_a_convolution(stride):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 1), (1, 1))])
+@pytest.mark.parametrize("size", [(24, 25), (31, 28)])
+def test_winograd_is_a_convolution(size, padding, monkeypatch):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, *size, 32)).astype(np.float32)
+    kernel = random.normal(size=(3, 3, 32, 5)).astype(np.float32)
+
+    def value_and_gradients(x, kernel):
+        y, pull = jax.vjp(
+            lambda x, kernel: convolution.conv(x, kernel, 1, padding, jnp.float32),
+            x,
+            kernel,
+        )
+        return y, *pull(y)
+
+    found = value_and_gradients(x, kernel)
+    monkeypatch.setattr(convolution, "_winograd", None)  # It was called above.
+    with pytest.raises(TypeError):
+        value_and_gradients(x, kernel)
+    monkeypatch.setattr(convolution, "_WINOGRAD_CHANNELS", 33)
+    for one, other in zip(found, value_and_gradients(x, kernel), strict=True):
+        # Sums of 288 products in float32, in another order.
+        assert np.abs(one - other).max() <= 2e-6 * np.abs(other).max()
+
+
 def test_pools_do_not_count_padding():
     x = -jnp.ones((1, 3, 3, 1))
     assert (convolution.avg_pool(x, 3, 1, "SAME") == -1).all()
