@@ -67,8 +67,11 @@ def get_config() -> ml_collections.ConfigDict:
     options.nleep.energy = 0.8
     # Gaussian components per class; the paper's.
     options.nleep.components_per_class = 5
-    # full or diag.
-    options.nleep.covariance_type = "full"
+    # paper, or the definition of other published code: stable_transfer, sfda, pactran,
+    # spherical; see rankckpt_jax/measures/nleep.py.
+    options.nleep.variant = "paper"
+    # Independent random starts; the score is their mean, and their spread is shown.
+    options.nleep.num_restarts = 1
 
     # Fine-tuning; see rankckpt_jax/finetune.py.
     config.finetune = finetune = ml_collections.ConfigDict()

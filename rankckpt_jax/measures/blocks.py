@@ -1,8 +1,8 @@
 """Rows in blocks of one static shape, divided among the devices.
 
 What a measure does with N rows it does block by block, so that no [N, K] array need
-exist, and every device takes the same number of blocks. The shape of a block depends on
-N and K alone: the same products are formed whatever the number of devices.
+exist, and every device takes the same number of blocks. The shape of a block does not
+depend on the devices: the same products are formed whatever their number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ import numpy as np
 from rankckpt_jax import parallel
 
 _BLOCK_ELEMENTS = 1 << 20
-"""Elements of a block's [rows, K] array: a few MB, which caches hold."""
+"""Elements of a block's largest array: a few MB, which caches hold."""
+
+_BLOCK_ROWS = 512, 8192
+"""Fewest rows, for products to be worth their name, and most."""
 
 _FEWEST_BLOCKS = 8
 """So many devices find work without a change of the block's shape."""
@@ -32,11 +35,12 @@ def num_devices() -> int:
 
 
 def shape(num_rows: int, num_columns: int) -> tuple[int, int]:
-    """Number of blocks and rows of each, for N rows against K columns.
+    """Number of blocks and rows of each, for N rows of so many intermediate values.
 
     The number is a multiple of the devices; blocks x rows is at least N.
     """
-    most = max(8, min(8192, _BLOCK_ELEMENTS // num_columns))
+    fewest, most = _BLOCK_ROWS
+    most = max(fewest, min(most, _BLOCK_ELEMENTS // num_columns))
     count = _round_up(math.ceil(num_rows / most), _FEWEST_BLOCKS)
     rows = _round_up(math.ceil(num_rows / count), 8)
     return _round_up(math.ceil(num_rows / rows), num_devices()), rows

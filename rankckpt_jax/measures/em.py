@@ -18,6 +18,11 @@ Cost: 4 N K F FLOP an iteration; for full covariances, where F is D^2 / 2, 2 N K
 half of what whitening each point for each component takes. Memory: T and R of one
 block, and K F sums. `sufficient` lays T out.
 
+With few components (K D <= F) the products are slim and making T takes longer than
+using it. There the points are whitened after all, for all components in one product
+[K D, D] [D, B], and the moments are one product [K D, B] [B, D]: 4 N K D^2 FLOP, but
+K D numbers a point in place of F.
+
 Rounding. C T sums terms as large as |x|^2 |S_k^-1|, of which a log density is the small
 difference: its error is up to eps |x|^2 |S_k^-1|. Where that exceeds _TOLERANCE the
 component is called sharp, and is done the direct way, |P'(x - m)|^2 and moments about
@@ -210,6 +215,11 @@ def fold(data: Data, add: Callable[..., Any], start: Any) -> Any:
     return jax.lax.scan(step, start, (data.x, data.mask))[0]
 
 
+def is_slim(kind: str, num_components: int, dimensions: int, columns: int) -> bool:
+    """Whether K D' is at most F, so that whitening each point is the lesser work."""
+    return kind == "full" and num_components * dimensions <= columns
+
+
 class Expectation:
     """The E-step under one mixture; call it with a block of points.
 
@@ -235,6 +245,8 @@ class Expectation:
         error = jnp.finfo(dtype).eps * largest * size
         sharp = (error > _TOLERANCE[dtype.name]) & (parameters.weights > 0)
         self.anchors = jnp.where(sharp[:, None], parameters.means, 0)
+        count, columns = self.coefficients.shape
+        self._few = is_slim(setting.covariance_type, count, data.x.shape[2], columns)
         self._num_sharp = jnp.sum(sharp)
         (self._sharp,) = jnp.nonzero(sharp, size=len(sharp), fill_value=0)
         self._is_sharp = sharp[:, None]
@@ -244,12 +256,15 @@ class Expectation:
 
         Returns:
           Each point's log density [B], the responsibilities [K, B], and the statistics
-          T [F, B].
+          that `moments` takes: T [F, B], or x where there are few components.
         """
-        statistics = sufficient.statistics(self._setting.covariance_type, x)
+        kind = self._setting.covariance_type
+        statistics = x if self._few else sufficient.statistics(kind, x)
         shape = len(self.coefficients), x.shape[1]
 
         def linear(statistics: jax.Array) -> jax.Array:
+            if self._few:
+                return self._whitened(statistics)
             return blocks.dot(self.coefficients, statistics)
 
         def nothing(statistics: jax.Array) -> jax.Array:
@@ -285,6 +300,17 @@ class Expectation:
             evidence = jax.lax.psum(evidence, parallel.AXIS)
         return most + jnp.log(evidence), unscaled / evidence, statistics
 
+    def _whitened(self, x: jax.Array) -> jax.Array:
+        """Log densities [K, B] of x [D', B], from P'x - P'm of all components."""
+        size, means = len(x), self._parameters.means
+        factors = jnp.swapaxes(self._parameters.precision_cholesky, 1, 2)
+        offsets = jnp.einsum(
+            "kij,kj->ki", factors, means, precision=jax.lax.Precision.HIGHEST
+        )
+        whitened = blocks.dot(factors.reshape(-1, size), x).reshape(*means.shape, -1)
+        distance = jnp.sum((whitened - offsets[:, :, None]) ** 2, axis=1)
+        return self._normaliser[:, None] - distance / 2
+
     def moments(
         self, x: jax.Array, resp: jax.Array, statistics: jax.Array
     ) -> jax.Array:
@@ -292,7 +318,14 @@ class Expectation:
 
         def linear(statistics: jax.Array) -> jax.Array:
             weights = jnp.where(self._is_sharp, 0, resp)
-            return blocks.dot(weights, statistics.T)
+            if not self._few:
+                return blocks.dot(weights, statistics.T)
+            size = len(x)
+            weighted = (weights[:, None] * x).reshape(-1, x.shape[1])
+            second = blocks.dot(weighted, x.T).reshape(-1, size, size)
+            counts = jnp.sum(weights, axis=1, keepdims=True)
+            first = blocks.dot(weights, x.T)
+            return jnp.concatenate([counts, first, sufficient.pack(second)], axis=1)
 
         def nothing(statistics: jax.Array) -> jax.Array:
             return jnp.zeros(self.coefficients.shape, statistics.dtype)

@@ -66,7 +66,7 @@ def fit(
     labels = _checked_labels(init_labels, len(x), num_components)
     centre = x.mean(axis=0, dtype=np.float64).astype(x.dtype)
     padded = blocks.pad_dimensions(x - centre)
-    shape = blocks.shape(len(x), num_components)
+    shape = blocks.shape(len(x), _columns(covariance_type, num_components, padded))
     scalars = (x.shape[1], len(x), reg_covar, tol)
     data = em.Data(
         blocks.split(padded, shape),
@@ -91,6 +91,14 @@ def fit(
         state, parameters = _by_components(setting, data, state)
     state = state._replace(parameters=None)
     return Fitted(state, parameters, centre, setting, mine, lists)
+
+
+def _columns(covariance_type: str, num_components: int, x: np.ndarray) -> int:
+    """Values that EM makes of each point: K responsibilities, and what leads there."""
+    if covariance_type != "full":
+        return max(num_components, x.shape[1])
+    statistics = x.shape[1] ** 2 // 2
+    return max(num_components, min(statistics, num_components * x.shape[1]))
 
 
 DATA_AXES: Any = em.Data(*(0, 0, None, None, None, None))
