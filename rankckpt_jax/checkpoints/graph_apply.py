@@ -99,6 +99,13 @@ class GraphApply:
         train: bool = False,
     ) -> Any:
         """Applies the network; see `backbone.Apply`."""
+        # In float32 at full precision, as the Flax networks.
+        with jax.default_matmul_precision("highest"):
+            return self._apply(variables, images, train)
+
+    def _apply(
+        self, variables: backbone_lib.Variables, images: jax.Array, train: bool
+    ) -> Any:
         images = self.graphs.pixels(jnp.asarray(images, jnp.float32))
         head = variables["params"].get(layers.HEAD)
         if not train:
@@ -152,46 +159,47 @@ class GraphApply:
         if self.decay is None:
             features, updated = step(moved)
         else:
-            features, updated = self._with_decay(step, moved)
+            features, updated = _with_decay(step, moved, self.decay)
         updated = jax.lax.stop_gradient(updated)
         return (
             _pooled(features),
             flax.traverse_util.unflatten_dict({**stats, **updated}),
         )
 
-    def _with_decay(self, step: Any, moved: Any) -> tuple[jax.Array, Any]:
-        """Takes a step with another decay than the graph's.
 
-        The graph has new = d * old + (1 - d) * moment. Its derivative for `old` is d,
-        and the moment follows; rounding costs it about 1e-7 / (1 - d) of its value.
-        """
-        chosen = {
-            path: jnp.ones_like(value)
-            if _MOVING.fullmatch(path[-1])
-            else jnp.zeros_like(value)
-            for path, value in moved.items()
-            if jnp.issubdtype(value.dtype, jnp.floating)
-        }
-        rest = {path: value for path, value in moved.items() if path not in chosen}
+def _with_decay(step: Any, moved: Any, decay: float) -> tuple[jax.Array, Any]:
+    """Takes a step with another decay than the graph's.
 
-        def differentiable(part: Any) -> tuple[Any, jax.Array]:
-            features, updated = step({**part, **rest})
-            return updated, features
+    The graph has new = d * old + (1 - d) * moment. Its derivative for `old` is d,
+    and the moment follows; rounding costs it about 1e-7 / (1 - d) of its value.
+    """
+    chosen = {
+        path: jnp.ones_like(value)
+        if _MOVING.fullmatch(path[-1])
+        else jnp.zeros_like(value)
+        for path, value in moved.items()
+        if jnp.issubdtype(value.dtype, jnp.floating)
+    }
+    rest = {path: value for path, value in moved.items() if path not in chosen}
 
-        part = {path: moved[path] for path in chosen}
-        updated, slopes, features = jax.jvp(
-            differentiable, (part,), (chosen,), has_aux=True
-        )
-        decayed = dict(updated)
-        for path, old in part.items():
-            if not _MOVING.fullmatch(path[-1]):
-                continue
-            own = jax.lax.stop_gradient(slopes[path])
-            kept = own >= 1
-            moment = (updated[path] - own * old) / jnp.where(kept, 1, 1 - own)
-            new = self.decay * old + (1 - self.decay) * moment
-            decayed[path] = jnp.where(kept, updated[path], new)
-        return features, decayed
+    def differentiable(part: Any) -> tuple[Any, jax.Array]:
+        features, updated = step({**part, **rest})
+        return updated, features
+
+    part = {path: moved[path] for path in chosen}
+    updated, slopes, features = jax.jvp(
+        differentiable, (part,), (chosen,), has_aux=True
+    )
+    decayed = dict(updated)
+    for path, old in part.items():
+        if not _MOVING.fullmatch(path[-1]):
+            continue
+        own = jax.lax.stop_gradient(slopes[path])
+        kept = own >= 1
+        moment = (updated[path] - own * old) / jnp.where(kept, 1, 1 - own)
+        new = decay * old + (1 - decay) * moment
+        decayed[path] = jnp.where(kept, updated[path], new)
+    return features, decayed
 
 
 @functools.cache

@@ -8,6 +8,7 @@ neither.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -39,9 +40,12 @@ _TORCH = re.compile(r"densenet\d+|nasnet_torch")
 _SYMMETRIC = re.compile(
     r"mobilenet.*|inception.*|xception|resnet\d+v2|nasnet.*", re.IGNORECASE
 )
-_CAFFE_MEAN = (103.939, 116.779, 123.68)
-_TORCH_MEAN = (0.485, 0.456, 0.406)
-_TORCH_DEVIATION = (0.229, 0.224, 0.225)
+_CAFFE_PIXELS = Pixels(reverse=True, offset=(-103.939, -116.779, -123.68))
+# (pixel - mean) / deviation, of pixels in [0, 1].
+_TORCH_PIXELS = Pixels(
+    scale=(1 / 0.229, 1 / 0.224, 1 / 0.225),
+    offset=(-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),
+)
 
 
 def read(
@@ -127,11 +131,10 @@ def of_model(
         trainable=[v.value for v in model.trainable_variables],
         named={reference: v.path for reference, v in known.items()},
         keep=model,
+        architecture=model.name,
         **_pixels(model),
     )
     if network.image_size is None:
-        import dataclasses
-
         return dataclasses.replace(network, image_size=image_size or _DEFAULT_SIZE)
     return network
 
@@ -151,16 +154,9 @@ def _pixels(model: Any) -> dict[str, Any]:
     if any(type(layer).__name__ in _SCALING for layer in _layers(model)):
         return {"input_range": (0.0, 255.0)}
     if _CAFFE.fullmatch(model.name):
-        offset = tuple(-mean for mean in _CAFFE_MEAN)
-        return {
-            "input_range": (0.0, 255.0),
-            "pixels": Pixels(reverse=True, offset=offset),
-        }
+        return {"input_range": (0.0, 255.0), "pixels": _CAFFE_PIXELS}
     if _TORCH.fullmatch(model.name):
-        scale = tuple(1 / d for d in _TORCH_DEVIATION)
-        pairs = zip(_TORCH_MEAN, _TORCH_DEVIATION, strict=True)
-        offset = tuple(-mean / deviation for mean, deviation in pairs)
-        return {"input_range": (0.0, 1.0), "pixels": Pixels(scale=scale, offset=offset)}
+        return {"input_range": (0.0, 1.0), "pixels": _TORCH_PIXELS}
     if _SYMMETRIC.fullmatch(model.name):
         return {"input_range": (-1.0, 1.0)}
     _log.warning(
@@ -224,9 +220,10 @@ def _foreign(config: Any) -> Iterator[str]:
     name, module = config.get("class_name"), config.get("module")
     if name in ("Lambda", "TFOpLambda", "function", "__lambda__"):
         yield str(name)
-    elif (
-        isinstance(module, str)
-        and module.split(".")[0] not in ("keras", "builtins", "tensorflow")
+    elif isinstance(module, str) and module.split(".")[0] not in (
+        "keras",
+        "builtins",
+        "tensorflow",
     ):
         yield f"{module}.{name}"
     for value in config.values():

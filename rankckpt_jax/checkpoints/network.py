@@ -78,6 +78,7 @@ class Network:
       input_range: Likewise; see `Backbone`.
       input_mean: Likewise.
       pixels: See `Pixels`.
+      architecture: The network's name, where the file has one.
     """
 
     where: str
@@ -91,6 +92,7 @@ class Network:
     input_range: tuple[float, float] = (0.0, 1.0)
     input_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     pixels: Pixels = Pixels()
+    architecture: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +160,12 @@ def convert(network: Network, output: str | None = None) -> Converted:
     wanted |= {v for v in (head.kernel, head.bias) if v} if head else set()
     values = network.read(sorted(wanted))
     _finite(values, network.where)
-    flat: dict[graph_lib.Path, np.ndarray] = {path: values[names[path]] for path in used}
+    flat: dict[graph_lib.Path, np.ndarray] = {
+        path: values[names[path]] for path in used
+    }
     if head is not None:
         flat |= _head_leaves(head, values)
-    variables = {"params": {}, "batch_stats": {}}
+    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
     variables |= flax.traverse_util.unflatten_dict(flat)
     batch = (network.evaluation.image_shape or (None,))[0] or 0
     graphs = Graphs(evaluation, training, network.pixels, batch)

@@ -206,9 +206,7 @@ def _graph_function(meta_graph: Any, key: str, where: str) -> Function:
         images,
         shape,
         outputs,
-        {
-            name: _proto_shape(signature.outputs[name].tensor_shape) for name in outputs
-        },
+        {name: _proto_shape(signature.outputs[name].tensor_shape) for name in outputs},
         tuple(graph_lib.assignments(flat, ends)),
     )
 
@@ -249,9 +247,7 @@ def _trainable(meta_graphs: list[Any], names: set[str]) -> frozenset[str]:
             variable = variable_pb2.VariableDef.FromString(data)
             found.add(graph_lib.node_name(variable.variable_name))
     known = found & names
-    return frozenset(
-        known or {name for name in names if not _MOVING.fullmatch(name)}
-    )
+    return frozenset(known or {name for name in names if not _MOVING.fullmatch(name)})
 
 
 def _size(shape: Shape, where: str) -> int | None:
