@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import hashlib
 import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import stat
 import tarfile
@@ -36,6 +38,8 @@ RANK_CKPT = "http://storage.googleapis.com/gresearch/rank_ckpt/rank_ckpt.zip"
 _log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
+# Of a download: a piece that the connection breaks off in is lost.
+_PIECE = 1 << 16
 _TIMEOUTS = (20.0, 60.0)  # Seconds, to connect and between two pieces.
 _ATTEMPTS = 5
 _PAUSE = 1.0  # Seconds before the second attempt; doubled before each further one.
@@ -235,7 +239,7 @@ def _continue(url: str, partial: pathlib.Path, title: str) -> bool:
             partial.open("ab" if resumed else "wb") as out,
         ):
             shown.update(have)
-            for chunk in answer.iter_content(_CHUNK):
+            for chunk in answer.iter_content(_PIECE):
                 out.write(chunk)
                 shown.update(len(chunk))
     size = partial.stat().st_size
@@ -363,7 +367,8 @@ def _unpack_members(
         # By its text first, then by where it would stand.
         pure = pathlib.PurePosixPath(name.replace("\\", "/"))
         target = (root / pure).resolve()
-        outside = pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[:1]
+        drive = re.match("[A-Za-z]:", str(pure))
+        outside = pure.is_absolute() or ".." in pure.parts or drive
         if outside or not target.is_relative_to(root):
             raise _refused("A member would be written outside", archive, name)
         if count >= _MAX_MEMBERS:
@@ -402,12 +407,19 @@ def _members(
                 directory = info.is_dir()
                 yield info.filename, directory, None if directory else opened.open(info)
         return
-    with tarfile.open(archive, "r:*") as opened_tar:
-        for member in opened_tar:
-            if not (member.isreg() or member.isdir()):
-                raise _refused("A member is a link or a device", archive, member.name)
-            source = None if member.isdir() else opened_tar.extractfile(member)
-            yield member.name, member.isdir(), source
+    with archive.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(archive) if compressed else archive.open("rb") as stream:
+        with tarfile.open(fileobj=stream, mode="r:") as opened_tar:
+            for member in opened_tar:
+                if not (member.isreg() or member.isdir()):
+                    what = "A member is a link or a device"
+                    raise _refused(what, archive, member.name)
+                source = None if member.isdir() else opened_tar.extractfile(member)
+                yield member.name, member.isdir(), source
+        # To the end, where gzip has its checksum: tar itself has none of the contents.
+        while stream.read(_CHUNK):
+            pass
 
 
 def _refused(what: str, archive: pathlib.Path, member: str) -> InputError:

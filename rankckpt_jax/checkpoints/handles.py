@@ -25,7 +25,8 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 """Endings of the files that are unpacked."""
 
 _REMOTE = re.compile(r"(https?://|tfhub\.dev/)")
-_INNER = "!/"
+INNER = "!/"
+"""Between an archive and a path in it."""
 
 
 def is_remote(spec: str) -> bool:
@@ -34,13 +35,11 @@ def is_remote(spec: str) -> bool:
 
 
 def name(spec: str) -> str:
-    """A readable name for what is downloaded: "vtab_sup-100", "inat_res50"."""
-    outer, _, inner = spec.partition(_INNER)
-    if inner:
-        return inner
-    path = _path(outer)
+    """A readable name for what a user named: "vtab/sup-100"."""
+    if not is_remote(spec):
+        return _stem(pathlib.PurePath(spec).name)
     # TF-Hub's handles end in a version.
-    return re.sub(r"/\d+$", "", path)
+    return re.sub(r"/\d+$", "", _stem(_path(spec)))
 
 
 def resolve(spec: epath.Path | str, storage: download.Storage) -> epath.Path:
@@ -50,15 +49,17 @@ def resolve(spec: epath.Path | str, storage: download.Storage) -> epath.Path:
       InputError: It is not there, or cannot be fetched; the message says what to put
         where by hand.
     """
-    outer, _, inner = str(spec).partition(_INNER)
+    outer, _, inner = str(spec).partition(INNER)
     if is_remote(outer):
         place = _resolve_remote(outer, storage)
     elif outer.startswith("gs://"):
         place = _resolve_bucket(epath.Path(outer), storage)
     else:
         place = _resolve_local(pathlib.Path(outer).expanduser(), storage)
-    found = epath.Path(place) / inner if inner else epath.Path(place)
-    return found
+    if inner:
+        return epath.Path(place) / inner
+    unpacked = place.is_dir() and (is_remote(outer) or outer.endswith(ARCHIVES))
+    return epath.Path(_single(place) if unpacked else place)
 
 
 def _resolve_local(path: pathlib.Path, storage: download.Storage) -> pathlib.Path:
@@ -71,7 +72,7 @@ def _resolve_local(path: pathlib.Path, storage: download.Storage) -> pathlib.Pat
     facts = path.stat()
     name = f"{_stem(path.name)}-{key}-{facts.st_size}-{facts.st_mtime_ns}"
     place = storage.directory / "unpacked" / name
-    return _single(download.unpack(path, place, limit=storage.limit))
+    return download.unpack(path, place, limit=storage.limit)
 
 
 def _resolve_remote(spec: str, storage: download.Storage) -> pathlib.Path:
@@ -91,7 +92,7 @@ def _resolve_remote(spec: str, storage: download.Storage) -> pathlib.Path:
         return download.fetch(urls, base)
     archive = base if ending else base.with_name(f"{base.name}.tar.gz")
     place = base.with_name(_stem(base.name)) if ending else base
-    return _single(download.fetch_unpacked(urls, archive, place, limit=storage.limit))
+    return download.fetch_unpacked(urls, archive, place, limit=storage.limit)
 
 
 def _resolve_bucket(path: epath.Path, storage: download.Storage) -> pathlib.Path:
