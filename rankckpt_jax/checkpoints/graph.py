@@ -347,9 +347,9 @@ def head(flat: Flat, tensor: str) -> tuple[Head, bool] | None:
     node, bias = flat.producer(tensor), None
     if node.op in ("BiasAdd", "Add", "AddV2"):
         first, second = node.input[:2]
-        if flat.variable(second) is None:
+        if _bias(flat, second) is None:
             first, second = second, first
-        bias = flat.variable(second)
+        bias = _bias(flat, second)
         if bias is None:
             return None
         node = flat.producer(skip(first))
@@ -361,6 +361,13 @@ def head(flat: Flat, tensor: str) -> tuple[Head, bool] | None:
     if kernel is None:
         return None
     return Head(flat.value(node.input[0]), kernel, bias), squashed
+
+
+def _bias(flat: Flat, tensor: str) -> str | None:
+    """The variable that a tensor is, be it with dimensions of 1 before its own."""
+    while (node := flat.producer(tensor)).op in ("Reshape", "Squeeze", "ExpandDims"):
+        tensor = node.input[0]
+    return flat.variable(tensor)
 
 
 def extract(

@@ -95,7 +95,7 @@ def of_model(
     if output is not None:
         names = [layer.name for layer in model.layers]
         if output in names:
-            model = keras.Model(model.inputs, model.get_layer(output).output)
+            model = keras.Model(model.input, model.get_layer(output).output)
         elif output not in getattr(model, "output_names", ()):
             raise InputError(
                 f"The model has no layer {output!r}",

@@ -125,7 +125,10 @@ def convert(network: Network, output: str | None = None) -> Converted:
       InputError: The features cannot be told, or the graph has no counterpart in JAX.
     """
     name = _choose(network, output)
-    features, head = _features(network.evaluation, name, named=output is not None)
+    features, head = _features(network.evaluation, name)
+    split = output is None and head is not None and _is_linear(network, head)
+    if not split:
+        features, head = _tensor(network.evaluation, name), None
     if output is None and head is None:
         head = _head_of_another(network.evaluation, features)
     slots = _slots(network)
@@ -140,7 +143,15 @@ def convert(network: Network, output: str | None = None) -> Converted:
     training = None
     if network.training is not None:
         function = network.training
-        training_features, _ = _features(function, name, named=output is not None)
+        training_features = _tensor(function, name)
+        if split:
+            training_features, found = _features(function, name)
+            if found is None:
+                raise InputError(
+                    "The graphs for training and evaluation end differently",
+                    where=network.where,
+                    mend="name an output that both have: output=NAME",
+                )
         movable = [
             node
             for node in function.assigned
@@ -237,14 +248,7 @@ def _inner(function: Function, output: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _features(
-    function: Function, name: str, *, named: bool
-) -> tuple[str, graph_lib.Head | None]:
-    """(the features' tensor, the classifier that was taken off to get at them).
-
-    Where a network has no other output than its classifier's, its features are what
-    the classifier reads.
-    """
+def _tensor(function: Function, name: str) -> str:
     tensor = function.outputs.get(name) or _inner(function, name)
     if tensor is None:
         raise InputError(
@@ -252,8 +256,16 @@ def _features(
             found=", ".join(function.outputs),
             mend="name an output that both graphs have",
         )
-    if named:
-        return tensor, None
+    return tensor
+
+
+def _features(function: Function, name: str) -> tuple[str, graph_lib.Head | None]:
+    """(the features' tensor, the classifier that was taken off to get at them).
+
+    Where a network has no other output than its classifier's, its features are what
+    the classifier reads.
+    """
+    tensor = _tensor(function, name)
     found = graph_lib.head(function.flat, tensor)
     if found is None:
         return tensor, None
@@ -281,6 +293,12 @@ def _head_of_another(function: Function, features: str) -> graph_lib.Head | None
         ):
             return found[0]
     return None
+
+
+def _is_linear(network: Network, head: graph_lib.Head) -> bool:
+    """Whether a classifier that is a convolution looks at one place only."""
+    kernel = network.read([head.kernel])[head.kernel]
+    return kernel.ndim == 2 or kernel.shape[:2] == (1, 1)
 
 
 def _head_leaves(

@@ -44,6 +44,8 @@ _SIGNATURES = (
 )
 _MOVING = re.compile(r"(.*/)?moving_(mean|variance)")
 _FLOAT = 1
+# What TensorFlow's loader raises besides its own errors on files that are cut short.
+_LOAD_ERRORS = (ValueError, LookupError, AttributeError, TypeError)
 
 
 def read(directory: epath.Path | str, signature: str | None = None) -> Network:
@@ -318,7 +320,7 @@ def _read_objects(where: str, signature: str | None) -> Network:
     tf = tensorflow()
     try:
         loaded = tf.saved_model.load(where)
-    except (tf.errors.OpError, OSError, ValueError, KeyError, AttributeError) as error:
+    except (tf.errors.OpError, OSError, RuntimeError, *_LOAD_ERRORS) as error:
         raise InputError(
             "A SavedModel cannot be loaded",
             where=where,
