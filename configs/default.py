@@ -39,8 +39,9 @@ def get_config() -> ml_collections.ConfigDict:
     # The pool: a directory or a glob; every checkpoint below it is ranked, be it of
     # TF-Slim, a TF-Hub module, a SavedModel or a Keras file. Also a TF-Hub handle
     # (https://tfhub.dev/vtab/sup-100/1) or the address of an archive, with a path in it
-    # after "!/" (https://host/pool.zip!/inat_res50/model.ckpt-300000). Several may be
-    # given, separated by commas.
+    # after "!/" (https://host/pool.zip!/inat_res50/model.ckpt-300000). Of a module the
+    # signature, output, image_size or input_range may be named after "#":
+    # DIR#output=pre_logits&input_range=-1:1. Several may be given, separated by commas.
     config.checkpoints = ""
     # Side of the square images in pixels; 0 for each checkpoint's own: the one in its
     # folder's name (mobilenet_v1_0.25_128), else its architecture's default.

@@ -40,7 +40,8 @@ def load(
     """Loads a checkpoint of whatever kind and architecture it turns out to be.
 
     Args:
-      path: See `load_slim` and `load_hub`.
+      path: See `load_slim` and `load_hub`; a module may have options after "#", see
+        `handles`.
       name: Unique in its pool; by default the folder's name.
       image_size: Side of the images in pixels; 0 for what the checkpoint says, else
         the architecture's default.
@@ -52,14 +53,12 @@ def load(
       InputError: It cannot be fetched, read or recognised.
     """
     storage = storage or download.storage()
-    place = handles.resolve(path, storage)
+    spec, text = handles.split_options(str(path))
+    place = handles.resolve(spec, storage)
     if is_module(place):
+        options = {"image_size": image_size or None, **handles.options(text)}
         return load_hub(
-            path,
-            name=name or None,
-            image_size=image_size or None,
-            storage=storage,
-            cache=cache,
+            spec, name=name or None, storage=storage, cache=cache, **options
         )
     recognised = recognise(place)
     return load_slim(

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from rankckpt_jax import store
+from rankckpt_jax import parallel, store
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints import graph as graph_lib
 from rankckpt_jax.checkpoints.graph_apply import GraphApply, Graphs, Pixels
@@ -46,8 +46,6 @@ def save(
       backbone: What came of it.
       provenance: JSON-able facts: versions, agreement with the original.
     """
-    import orbax.checkpoint as ocp
-
     place = epath.Path(directory)
     (place / _MANIFEST).unlink(missing_ok=True)
     place.mkdir(parents=True, exist_ok=True)
@@ -55,7 +53,7 @@ def save(
     order = sorted(flat)
     # As a list: Orbax would take the parts of a path for directories.
     values = [np.asarray(flat[path]) for path in order]
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save((place / "variables").resolve(), values, force=True)
     result: dict[str, Any] = {
         "paths": [_SEPARATOR.join(path) for path in order],
@@ -97,6 +95,19 @@ def load(
     return backbone_lib.Backbone(variables=variables, apply=apply, **facts)
 
 
+def _checkpointer() -> Any:
+    """Orbax for this process alone: the others may have nothing to read or write."""
+    import orbax.checkpoint as ocp
+
+    own = parallel.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own,
+        active_processes={own},
+        barrier_sync_key_prefix=f"converted{own}",
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
 def _facts(backbone: backbone_lib.Backbone) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(backbone)}
     return {
@@ -106,11 +117,9 @@ def _facts(backbone: backbone_lib.Backbone) -> dict[str, Any]:
 
 
 def _restore(place: epath.Path, result: Mapping[str, Any]) -> list[np.ndarray]:
-    import orbax.checkpoint as ocp
-
     described = zip(result["shapes"], result["dtypes"], strict=True)
     target = [np.empty(shape, dtype) for shape, dtype in described]
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         values = checkpointer.restore(place.resolve(), target)
     return jax.tree.map(np.asarray, values)
 

@@ -97,13 +97,16 @@ def storage(settings: Any = None) -> Storage:
     )
 
 
-def fetch(urls: Sequence[str], file: pathlib.Path, *, sha256: str = "") -> pathlib.Path:
+def fetch(
+    urls: Sequence[str], file: pathlib.Path, *, sha256: str = "", title: str = ""
+) -> pathlib.Path:
     """Returns `file`, having downloaded it if it was not there.
 
     Args:
       urls: Where it may come from, in the order in which they are tried.
       file: Its final name.
       sha256: What it must be, in hexadecimal; what it was the first time if empty.
+      title: For messages; by default the file's name.
 
     Raises:
       InputError: No address has it, or it is not what it was; the message says what to
@@ -125,7 +128,7 @@ def fetch(urls: Sequence[str], file: pathlib.Path, *, sha256: str = "") -> pathl
                 _log.warning("%s: %s", url, failure)
                 failures.append(f"{url}: {failure}")
     raise InputError(
-        f"{file.name} cannot be downloaded",
+        f"{title or file.name} cannot be downloaded",
         where=urls[0] if urls else str(file),
         found="; ".join(failures),
         mend=f"on a machine with network, download {urls[0] if urls else 'it'} and put "
@@ -139,6 +142,7 @@ def fetch_unpacked(
     directory: pathlib.Path,
     *,
     limit: int = Storage.limit,
+    title: str = "",
 ) -> pathlib.Path:
     """Returns `directory` with the contents of an archive, fetched as by `fetch`.
 
@@ -148,7 +152,7 @@ def fetch_unpacked(
         return directory
     remaining = list(urls)
     while True:
-        fetch(remaining, file)
+        fetch(remaining, file, title=title)
         try:
             return unpack(file, directory, limit=limit)
         except _DamagedArchive as damaged:
@@ -195,7 +199,19 @@ def _download(url: str, file: pathlib.Path) -> pathlib.Path:
                 break
         except requests.RequestException as error:
             failure = error
+    if isinstance(failure, requests.ConnectionError):
+        raise _Failure(f"no connection ({_innermost(failure)})")
     raise _Failure(_first_line(failure))
+
+
+def _innermost(error: BaseException) -> str:
+    """What went wrong, without the names of the layers it came up through."""
+    while inner := next((a for a in error.args if isinstance(a, BaseException)), None):
+        error = inner
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, BaseException):
+        error = reason
+    return _first_line(error).rpartition(": ")[2]
 
 
 def _continue(url: str, partial: pathlib.Path, title: str) -> bool:

@@ -39,25 +39,27 @@ def find(
     """
     names: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in str(pattern).split(","))):
+        whole, (part, options) = part, handles.split_options(part)
         outer, _, inner = part.partition(handles.INNER)
         if outer.endswith(handles.ARCHIVES) and (not inner or _WILDCARD.search(inner)):
             # With a path within, from the archive's own top.
             top = f"{outer}{handles.INNER}." if inner else outer
             place = handles.resolve(top, storage or download.storage())
             if hub.is_module(place):
-                names.setdefault(outer, _safe(handles.name(outer)))
+                names.setdefault(whole, _safe(handles.name(outer)))
                 continue
             part = f"{place}/{inner}".rstrip("/")
         elif inner:
-            names.setdefault(part, _name(inner, epath.Path()))
+            names.setdefault(whole, _name(inner, epath.Path()))
             continue
         elif handles.is_remote(part):
-            names.setdefault(part, _safe(handles.name(part)))
+            names.setdefault(whole, _safe(handles.name(part)))
             continue
         root = _root(part)
         for place in _places(part):
             for prefix in _prefixes(place):
-                names.setdefault(prefix, _name(prefix, root))
+                spec = f"{prefix}#{options}" if options else prefix
+                names.setdefault(spec, _name(prefix, root))
     if not names:
         raise InputError(
             "No checkpoints found",

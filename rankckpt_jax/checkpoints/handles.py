@@ -6,6 +6,9 @@ gs://BUCKET/DIR, gs://.../X.tar.gz   copied
 https://tfhub.dev/vtab/sup-100/1     TF-Hub's handle; also without "https://"
 https://HOST/FILE.tar.gz             downloaded and unpacked
 https://HOST/FILE.zip!/INNER/PATH    likewise, then a path in it
+
+After "#" may stand what is to be made of a module, as in
+"https://tfhub.dev/vtab/vae/1#image_size=128&output=pre_logits"; see `options`.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import hashlib
 import pathlib
 import re
 import shutil
+from typing import Any
 from urllib.parse import urlsplit
 
 from etils import epath
@@ -27,6 +31,46 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _REMOTE = re.compile(r"(https?://|tfhub\.dev/)")
 INNER = "!/"
 """Between an archive and a path in it."""
+
+
+_OPTION = r"(signature|output|image_size|input_range)=[^&#]+"
+_OPTIONS = re.compile(rf"(?P<spec>[^#]+)#(?P<options>{_OPTION}(&{_OPTION})*)")
+
+
+def split_options(spec: str) -> tuple[str, str]:
+    """Divides what a user named into (the thing, its options or "")."""
+    match = _OPTIONS.fullmatch(spec)
+    return (match["spec"], match["options"]) if match else (spec, "")
+
+
+def options(text: str) -> dict[str, Any]:
+    """Arguments of `load_hub` by the options that stand after "#".
+
+    signature=NAME, output=NAME, image_size=PIXELS, input_range=LOW:HIGH; with "&"
+    between.
+
+    Raises:
+      InputError: A value is not of its kind.
+    """
+    found: dict[str, Any] = {}
+    for pair in filter(None, text.split("&")):
+        key, _, value = pair.partition("=")
+        try:
+            if key == "image_size":
+                found[key] = int(value)
+            elif key == "input_range":
+                low, high = value.split(":")
+                found[key] = (float(low), float(high))
+            else:
+                found[key] = value
+        except ValueError as error:
+            raise InputError(
+                f"The option {key} of a checkpoint cannot be read",
+                where=text,
+                expected="image_size=PIXELS, input_range=LOW:HIGH",
+                found=pair,
+            ) from error
+    return found
 
 
 def is_remote(spec: str) -> bool:
@@ -89,10 +133,12 @@ def _resolve_remote(spec: str, storage: download.Storage) -> pathlib.Path:
     base = storage.directory / host / path
     ending = next((end for end in ARCHIVES if path.endswith(end)), "")
     if not ending and re.search(r"\.(keras|h5|hdf5)$", path):
-        return download.fetch(urls, base)
+        return download.fetch(urls, base, title=handle)
     archive = base if ending else base.with_name(f"{base.name}.tar.gz")
     place = base.with_name(_stem(base.name)) if ending else base
-    return download.fetch_unpacked(urls, archive, place, limit=storage.limit)
+    return download.fetch_unpacked(
+        urls, archive, place, limit=storage.limit, title=handle
+    )
 
 
 def _resolve_bucket(path: epath.Path, storage: download.Storage) -> pathlib.Path:

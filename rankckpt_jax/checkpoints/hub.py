@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from etils import epath
 
 import rankckpt_jax
-from rankckpt_jax import store
+from rankckpt_jax import parallel, store
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints import converted as converted_lib
 from rankckpt_jax.checkpoints import download, handles, keras_files, native
@@ -119,7 +119,7 @@ def load_hub(
             input_mean=input_mean,
             prefer_native=prefer_native,
         )
-        if directory is not None:
+        if directory is not None and parallel.is_main_process():
             converted_lib.save(directory, request, found, facts)
     return dataclasses.replace(found, name=title, source=str(handle))
 

@@ -58,6 +58,7 @@ def read(directory: epath.Path | str, signature: str | None = None) -> Network:
     Raises:
       InputError: It is damaged, unsafe or has no function of images.
     """
+    tensorflow()
     from tensorflow.core.protobuf import saved_model_pb2
 
     place = epath.Path(directory)

@@ -7,7 +7,7 @@ import pytest
 from rankckpt_jax import checkpoints
 from rankckpt_jax.checkpoints import download, handles
 from rankckpt_jax.errors import InputError
-from tests.checkpoints import test_download
+from tests.checkpoints import modules, test_download
 
 server = test_download.server
 
@@ -123,6 +123,21 @@ def test_modules_below_a_folder_are_found(tmp_path):
     names = [name for name, _ in checkpoints.find(tmp_path / "pool")]
     assert names == ["own.keras", "vtab_net"]
     assert [name for name, _ in checkpoints.find(tmp_path / "pool/vtab/net")] == ["net"]
+
+
+def test_options_after_a_handle(tmp_path, storage):
+    module = tmp_path / "m"
+    signatures = {"default": {"one": "pooled", "two": "map"}}
+    modules.export_tf1(module, modules.small, 24, signatures=signatures)
+    (listed,) = checkpoints.find(f"{module}#output=two&input_range=-1:1", storage)
+    assert listed[0] == "m"
+    backbone = checkpoints.load(listed[1], storage=storage)
+    assert backbone.input_range == (-1.0, 1.0)
+    assert (
+        backbone.fingerprint == checkpoints.load_hub(module, output="two").fingerprint
+    )
+    with pytest.raises(InputError, match="input_range=LOW:HIGH"):
+        checkpoints.load(f"{module}#input_range=1", storage=storage)
 
 
 def test_what_is_no_module_is_refused(tmp_path):
