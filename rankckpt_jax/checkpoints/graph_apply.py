@@ -18,6 +18,8 @@ from rankckpt_jax.models import layers
 
 # Averages that training moves and evaluation uses, by TensorFlow's and Keras's names.
 _MOVING = re.compile(r"(moving_|running_)?(mean|variance|var)\d*")
+# Of products, by the dtype asked for.
+_PRECISIONS = {"float32": "highest", "bfloat16": "bfloat16"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,8 @@ class GraphApply:
 
     Attributes:
       graphs: What to apply.
-      dtype: Of the computation; a graph fixes its own, so only float32.
+      dtype: Of the computation: float32, or bfloat16 for products of matrices and
+        convolutions alone; what a graph has between these stays float32.
       axis_name: Mapped axis over which batch moments are averaged in training.
       decay: Of batch norm's moving averages, per training step; the graph's own if
         None.
@@ -83,13 +86,11 @@ class GraphApply:
 
     def __post_init__(self) -> None:
         """Refuses a dtype that a graph cannot be computed in."""
-        if self.dtype != "float32":
+        if self.dtype not in _PRECISIONS:
             raise InputError(
-                "A network that is known only as a TensorFlow graph computes in "
-                "float32",
-                expected="float32",
-                found=self.dtype,
-                mend="leave the dtype as it is for this checkpoint",
+                "A network that is known only as a TensorFlow graph cannot be computed "
+                f"in {self.dtype}",
+                expected=" or ".join(_PRECISIONS),
             )
 
     def __call__(
@@ -99,8 +100,8 @@ class GraphApply:
         train: bool = False,
     ) -> Any:
         """Applies the network; see `backbone.Apply`."""
-        # In float32 at full precision, as the Flax networks.
-        with jax.default_matmul_precision("highest"):
+        # What a TPU or GPU makes of float32 otherwise depends on its kind.
+        with jax.default_matmul_precision(_PRECISIONS[self.dtype]):
             return self._apply(variables, images, train)
 
     def _apply(

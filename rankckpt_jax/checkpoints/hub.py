@@ -158,6 +158,12 @@ def _convert(
     if size is None:
         size = _DEFAULT_SIZE
         _log.warning("%s does not say how large its images are: %d", handle, size)
+    if network.kind == "SavedModel" and input_range is None:
+        _log.info(
+            "%s does not say what its pixels range over: TF-Hub's [0, 1] is taken, and "
+            "#input_range=LOW:HIGH after its name sets another",
+            handle,
+        )
     if converted.graphs.training is None:
         _log.warning(
             "%s has no graph for training: fine-tuning leaves its batch norm as it is",

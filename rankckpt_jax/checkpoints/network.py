@@ -172,7 +172,7 @@ def convert(network: Network, output: str | None = None) -> Converted:
     values = network.read(sorted(wanted))
     _finite(values, network.where)
     flat: dict[graph_lib.Path, np.ndarray] = {
-        path: values[names[path]] for path in used
+        path: _narrow(values[names[path]]) for path in used
     }
     if head is not None:
         flat |= _head_leaves(head, values)
@@ -181,6 +181,12 @@ def convert(network: Network, output: str | None = None) -> Converted:
     batch = (network.evaluation.image_shape or (None,))[0] or 0
     graphs = Graphs(evaluation, training, network.pixels, batch)
     return Converted(graphs, variables, values, name)
+
+
+def _narrow(value: np.ndarray) -> np.ndarray:
+    """Values in JAX's own width: counters of random draws come in 64 bits."""
+    narrow = {"int64": np.int32, "uint64": np.uint32, "float64": np.float32}
+    return value.astype(narrow.get(str(value.dtype), value.dtype))
 
 
 def _assigned(function: Function, node: str) -> str | None:

@@ -143,6 +143,16 @@ def test_equal_graphs_are_equal_whatever_the_weights(small, tmp_path):
     assert first.apply != checkpoints.load_hub(small, output="block").apply
 
 
+def test_dtypes(small, images):
+    backbone = checkpoints.load_hub(small)
+    half = dataclasses.replace(backbone.apply, dtype="bfloat16")
+    features = half(backbone.variables, images).features
+    assert features.dtype == jnp.float32
+    _close(features, backbone.apply(backbone.variables, images).features, 0.02)
+    with pytest.raises(InputError, match="float16"):
+        dataclasses.replace(backbone.apply, dtype="float16")
+
+
 def test_a_signature_and_an_output_can_be_named(small, images):
     outputs, _ = modules.run_tf1(small, "representation", images, training=False)
     default = checkpoints.load_hub(small, signature="default")

@@ -150,7 +150,6 @@ APPLICATIONS = {
     "MobileNetV2": 32,
     "MobileNetV3Large": 32,
     "MobileNetV3Small": 32,
-    "NASNetLarge": 331,
     "NASNetMobile": 224,
     "ResNet50": 32,
     "ResNet50V2": 32,

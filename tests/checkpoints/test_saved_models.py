@@ -1,5 +1,8 @@
 """SavedModels of TensorFlow 2 and what is refused of either format."""
 
+import dataclasses
+import tarfile
+
 import flax.traverse_util
 import jax
 import numpy as np
@@ -107,8 +110,6 @@ def test_a_tf2_module_with_training(tmp_path, images, fused):
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_moments_are_of_all_devices(tmp_path, images, fused):
-    import dataclasses
-
     backbone = checkpoints.load_hub(_save(tmp_path / "m", _module(fused=fused)))
     apply = dataclasses.replace(backbone.apply, axis_name="batch")
     halves = images.reshape(2, 3, *images.shape[1:])
@@ -170,6 +171,34 @@ def test_dropout_draws_from_the_images(tmp_path, images):
     assert 0.2 < (first == 0).mean() < 0.8
     np.testing.assert_array_equal(features(images), first)
     assert ((features(images * 0.9) == 0) != (first == 0)).any()
+
+
+def test_a_switch_that_is_a_tensor_is_named(tmp_path):
+    tf = tensorflow()
+
+    class Switched(tf.Module):
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, 8, 8, 3], tf.float32, "images"),
+                tf.TensorSpec([], tf.bool, "training"),
+            ]
+        )
+        def __call__(self, images, training):
+            return tf.reduce_mean(images, [1, 2]) * tf.where(training, 2.0, 1.0)
+
+    tf.saved_model.save(Switched(), str(tmp_path / "m"))
+    with pytest.raises(InputError, match="switch, 'training'(.|\n)*Python bool"):
+        checkpoints.load_hub(tmp_path / "m")
+
+
+def test_a_module_in_an_archive(tmp_path):
+    directory = _save(tmp_path / "m", _module())
+    with tarfile.open(tmp_path / "net.tar.gz", "w:gz") as archive:
+        archive.add(directory, arcname="net")
+    storage = checkpoints.download.Storage(tmp_path / "cache")
+    backbone = checkpoints.load_hub(tmp_path / "net.tar.gz", storage=storage)
+    assert backbone.name == "net"
+    assert backbone.fingerprint == checkpoints.load_hub(directory).fingerprint
 
 
 def _export(directory, network):
