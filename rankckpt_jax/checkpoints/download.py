@@ -11,25 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gzip
 import hashlib
 import json
 import logging
 import os
 import pathlib
-import re
-import shutil
-import stat
-import tarfile
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 from etils import epath
 
 from rankckpt_jax import progress, store
+from rankckpt_jax.checkpoints import archives
 from rankckpt_jax.errors import InputError
 
 RANK_CKPT = "http://storage.googleapis.com/gresearch/rank_ckpt/rank_ckpt.zip"
@@ -37,21 +31,11 @@ RANK_CKPT = "http://storage.googleapis.com/gresearch/rank_ckpt/rank_ckpt.zip"
 
 _log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20
 # Of a download: a piece that the connection breaks off in is lost.
 _PIECE = 1 << 16
 _TIMEOUTS = (20.0, 60.0)  # Seconds, to connect and between two pieces.
 _ATTEMPTS = 5
 _PAUSE = 1.0  # Seconds before the second attempt; doubled before each further one.
-_MAX_MEMBERS = 1_000_000
-_DAMAGED = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,  # Of gzip; those of the disk carry a number.
-    NotImplementedError,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +55,7 @@ class Storage:
     directory: pathlib.Path
     hub_cache: pathlib.Path | None = None
     mirrors: tuple[str, ...] = ()
-    limit: int = 64_000_000_000
+    limit: int = archives.LIMIT
 
 
 def storage(settings: Any = None) -> Storage:
@@ -141,7 +125,7 @@ def fetch_unpacked(
     file: pathlib.Path,
     directory: pathlib.Path,
     *,
-    limit: int = Storage.limit,
+    limit: int = archives.LIMIT,
     title: str = "",
 ) -> pathlib.Path:
     """Returns `directory` with the contents of an archive, fetched as by `fetch`.
@@ -155,7 +139,7 @@ def fetch_unpacked(
         fetch(remaining, file, title=title)
         try:
             return unpack(file, directory, limit=limit)
-        except _DamagedArchive as damaged:
+        except archives.DamagedArchive as damaged:
             source = _record(file).get("url")
             if source not in remaining:
                 raise
@@ -168,10 +152,6 @@ def fetch_unpacked(
 
 class _Failure(Exception):
     """One address failed; the next may do."""
-
-
-class _DamagedArchive(InputError):
-    """The bytes are no archive, or not a whole one."""
 
 
 def _download(url: str, file: pathlib.Path) -> pathlib.Path:
@@ -320,7 +300,7 @@ def _verify(file: pathlib.Path, sha256: str) -> None:
 
 
 def unpack(
-    archive: pathlib.Path, directory: pathlib.Path, *, limit: int = Storage.limit
+    archive: pathlib.Path, directory: pathlib.Path, *, limit: int = archives.LIMIT
 ) -> pathlib.Path:
     """Unpacks a `.tar`, `.tar.gz`, `.tgz` or `.zip` to a new directory.
 
@@ -350,102 +330,8 @@ def unpack(
                 mend=f"remove it and {_record_path(archive).name}, and it is fetched "
                 "again",
             )
-        partial = directory.with_name(f".{directory.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            with progress.bar(f"unpacking {archive.name}", 0, "file") as shown:
-                _unpack_members(archive, partial, limit, shown)
-            partial.replace(directory)
-        except InputError:
-            raise
-        except _DAMAGED as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # The disk, not the archive.
-            raise _DamagedArchive(
-                "An archive cannot be unpacked",
-                where=str(archive),
-                expected="a whole .tar.gz or .zip",
-                found=_first_line(error),
-                mend="remove it and download it again",
-            ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        archives.unpack(archive, directory, limit=limit)
     return directory
-
-
-def _unpack_members(
-    archive: pathlib.Path, directory: pathlib.Path, limit: int, shown: Any
-) -> None:
-    directory.mkdir()
-    root = directory.resolve()
-    left = limit
-    for count, (name, is_directory, source) in enumerate(_members(archive)):
-        # By its text first, then by where it would stand.
-        pure = pathlib.PurePosixPath(name.replace("\\", "/"))
-        target = (root / pure).resolve()
-        drive = re.match("[A-Za-z]:", str(pure))
-        outside = pure.is_absolute() or ".." in pure.parts or drive
-        if outside or not target.is_relative_to(root):
-            raise _refused("A member would be written outside", archive, name)
-        if count >= _MAX_MEMBERS:
-            raise _refused(f"It has more than {_MAX_MEMBERS} members", archive, name)
-        if is_directory:
-            target.mkdir(parents=True, exist_ok=True)
-            continue
-        if target == root or target.exists():
-            raise _refused("Two members have one name", archive, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        assert source is not None
-        with source, target.open("wb") as out:
-            while chunk := source.read(min(_CHUNK, left + 1)):
-                left -= len(chunk)
-                if left < 0:
-                    raise _refused(
-                        f"Its contents are larger than {limit / 1e9:g} GB",
-                        archive,
-                        name,
-                    )
-                out.write(chunk)
-        shown.update(1)
-
-
-def _members(
-    archive: pathlib.Path,
-) -> Iterator[tuple[str, bool, IO[bytes] | None]]:
-    """(name, whether a directory, its bytes) of each; no links and no devices."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            for info in opened.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)
-                # Archivers other than Unix's leave the kind out.
-                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise _refused("A member is a link", archive, info.filename)
-                directory = info.is_dir()
-                yield info.filename, directory, None if directory else opened.open(info)
-        return
-    with archive.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    with gzip.open(archive) if compressed else archive.open("rb") as stream:
-        with tarfile.open(fileobj=stream, mode="r:") as opened_tar:
-            for member in opened_tar:
-                if not (member.isreg() or member.isdir()):
-                    what = "A member is a link or a device"
-                    raise _refused(what, archive, member.name)
-                source = None if member.isdir() else opened_tar.extractfile(member)
-                yield member.name, member.isdir(), source
-        # To the end, where gzip has its checksum: tar itself has none of the contents.
-        while stream.read(_CHUNK):
-            pass
-
-
-def _refused(what: str, archive: pathlib.Path, member: str) -> InputError:
-    return InputError(
-        f"An archive was refused: {what[0].lower()}{what[1:]}",
-        where=str(archive),
-        found=member,
-        mend="get it from its publisher; if it is meant to be like that, unpack it "
-        "yourself",
-    )
 
 
 # ------------------------------------------------------------------- records

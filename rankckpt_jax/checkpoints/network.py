@@ -15,6 +15,7 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from rankckpt_jax.checkpoints import flat_graph as flat_lib
 from rankckpt_jax.checkpoints import graph as graph_lib
 from rankckpt_jax.checkpoints.graph_apply import Graphs, Pixels
 from rankckpt_jax.errors import InputError
@@ -54,7 +55,7 @@ class Function:
       assigned: Nodes that assign variables when it runs.
     """
 
-    flat: graph_lib.Flat
+    flat: flat_lib.Flat
     images: str
     image_shape: Shape
     outputs: Mapping[str, str]
@@ -244,7 +245,7 @@ def _ambiguous(network: Network, what: str) -> InputError:
 
 def _inner(function: Function, output: str) -> str | None:
     """The one tensor within a graph that a name or the end of one means."""
-    if ":" in output and graph_lib.node_name(output) in function.flat.nodes:
+    if ":" in output and flat_lib.node_name(output) in function.flat.nodes:
         return output
     found = [
         f"{name}:0"
@@ -265,14 +266,14 @@ def _tensor(function: Function, name: str) -> str:
     return tensor
 
 
-def _features(function: Function, name: str) -> tuple[str, graph_lib.Head | None]:
+def _features(function: Function, name: str) -> tuple[str, flat_lib.Head | None]:
     """(the features' tensor, the classifier that was taken off to get at them).
 
     Where a network has no other output than its classifier's, its features are what
     the classifier reads.
     """
     tensor = _tensor(function, name)
-    found = graph_lib.head(function.flat, tensor)
+    found = flat_lib.head(function.flat, tensor)
     if found is None:
         return tensor, None
     head, squashed = found
@@ -281,7 +282,7 @@ def _features(function: Function, name: str) -> tuple[str, graph_lib.Head | None
     return tensor, None
 
 
-def _head_of_another(function: Function, features: str) -> graph_lib.Head | None:
+def _head_of_another(function: Function, features: str) -> flat_lib.Head | None:
     """The classifier among the other outputs, if it reads the features."""
     flat = function.flat
 
@@ -291,7 +292,7 @@ def _head_of_another(function: Function, features: str) -> graph_lib.Head | None
         return flat.value(tensor)
 
     for name, tensor in function.outputs.items():
-        found = graph_lib.head(flat, tensor)
+        found = flat_lib.head(flat, tensor)
         if (
             found is not None
             and (found[1] or _LOGITS_NAMES.fullmatch(name))
@@ -301,14 +302,14 @@ def _head_of_another(function: Function, features: str) -> graph_lib.Head | None
     return None
 
 
-def _is_linear(network: Network, head: graph_lib.Head) -> bool:
+def _is_linear(network: Network, head: flat_lib.Head) -> bool:
     """Whether a classifier that is a convolution looks at one place only."""
     kernel = network.read([head.kernel])[head.kernel]
     return kernel.ndim == 2 or kernel.shape[:2] == (1, 1)
 
 
 def _head_leaves(
-    head: graph_lib.Head, values: Mapping[str, np.ndarray]
+    head: flat_lib.Head, values: Mapping[str, np.ndarray]
 ) -> dict[graph_lib.Path, np.ndarray]:
     kernel = values[head.kernel]
     kernel = kernel.reshape(kernel.shape[-2:])

@@ -14,14 +14,14 @@ that could do harm.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from rankckpt_jax.checkpoints import graph as graph_lib
+from rankckpt_jax.checkpoints import flat_graph as flat_lib
+from rankckpt_jax.checkpoints import signatures, tf1_modules
 from rankckpt_jax.checkpoints import tensorflow_files as files
 from rankckpt_jax.checkpoints.network import Function, Network, Shape
 from rankckpt_jax.errors import InputError
@@ -29,21 +29,8 @@ from rankckpt_jax.lazy_tensorflow import tensorflow
 
 SAVED_MODEL = "saved_model.pb"
 """The file that makes a directory a SavedModel or a module."""
-HUB_MODULE = "tfhub_module.pb"
-"""The file that makes it a TF-Hub module of TensorFlow 1."""
-
 _log = logging.getLogger(__name__)
 
-# Which signature is meant where none is named: that of VTAB, then those of TF-Hub.
-_SIGNATURES = (
-    "representation",
-    "image_feature_vector",
-    "feature_vector",
-    "default",
-    "serving_default",
-)
-_MOVING = re.compile(r"(.*/)?moving_(mean|variance)")
-_FLOAT = 1
 # What TensorFlow's loader raises besides its own errors on files that are cut short.
 _LOAD_ERRORS = (ValueError, LookupError, AttributeError, TypeError)
 
@@ -72,7 +59,7 @@ def read(directory: epath.Path | str, signature: str | None = None) -> Network:
             found=files.some(sorted(path.name for path in place.iterdir())),
             mend="copy the whole directory, variables/ too",
         )
-    _check_format(place)
+    tf1_modules.check_format(place)
     message = saved_model_pb2.SavedModel()
     try:
         message.ParseFromString(file.read_bytes())
@@ -86,235 +73,11 @@ def read(directory: epath.Path | str, signature: str | None = None) -> Network:
     if not message.meta_graphs:
         raise InputError("A SavedModel holds no graph", where=str(file))
     for meta_graph in message.meta_graphs:
-        graph_lib.refuse_unsafe(meta_graph.graph_def, where)
+        flat_lib.refuse_unsafe(meta_graph.graph_def, where)
     graphs = list(message.meta_graphs)
     if len(graphs) == 1 and graphs[0].HasField("object_graph_def"):
         return _read_objects(where, signature)
-    return _read_graphs(where, graphs, signature)
-
-
-def _check_format(place: epath.Path) -> None:
-    """Refuses a module of another format than the one that was ever published."""
-    marker = place / HUB_MODULE
-    if marker.exists() and _fields(marker.read_bytes()).get(1) != 3:
-        raise InputError(
-            "A TF-Hub module of an unknown format",
-            where=str(marker),
-            expected="format 3",
-            mend="copy it again; it may be damaged",
-        )
-
-
-# ---------------------------------------------------------------- TensorFlow 1
-
-
-def _read_graphs(where: str, graphs: list[Any], signature: str | None) -> Network:
-    evaluation, training = _by_tags(graphs, where)
-    key = _signature(list(evaluation.signature_def), signature, where)
-    prefix = f"{where}/variables/variables"
-    found = files.shapes(prefix) if epath.Path(f"{prefix}.index").exists() else {}
-    functions = [_graph_function(evaluation, key, where)]
-    if training is not None:
-        if key in training.signature_def:
-            functions.append(_graph_function(training, key, where))
-        else:
-            _log.warning("%s: its training graph has no signature %r", where, key)
-    dtypes: dict[str, int] = {}
-    keys: dict[str, str] = {}
-    for function in functions:
-        for name in function.flat.handles.values():
-            node = function.flat.nodes[name]
-            dtypes[name] = int(node.attr["dtype"].type)
-            shared = node.attr["shared_name"].s.decode()
-            keys[name] = shared if name not in found and shared in found else name
-
-    def values(names: Iterable[str]) -> dict[str, np.ndarray]:
-        names = list(names)
-        missing = [name for name in names if keys[name] not in found]
-        if missing:
-            raise InputError(
-                "Variables of the graph are not in the module's files",
-                where=prefix,
-                found=f"without {files.some(missing)}",
-                mend="copy the directory variables/ again",
-            )
-        stored = files.read_any(prefix, [keys[name] for name in names])
-        return {name: stored[keys[name]] for name in names}
-
-    names = set(dtypes)
-    trainable = _trainable([evaluation, *([training] if training else [])], names)
-    return Network(
-        where=where,
-        kind="TF-Hub module",
-        evaluation=functions[0],
-        training=functions[1] if len(functions) > 1 else None,
-        dtypes=dtypes,
-        trainable=trainable,
-        read=values,
-        image_size=_size(functions[0].image_shape, where) or _attached_size(evaluation),
-    )
-
-
-def _by_tags(graphs: list[Any], where: str) -> tuple[Any, Any | None]:
-    """(the graph for evaluation, that for training or None)."""
-    tagged = sorted(
-        ((set(graph.meta_info_def.tags), graph) for graph in graphs),
-        key=lambda item: (len(item[0]), sorted(item[0])),
-    )
-    evaluation = [graph for tags, graph in tagged if "train" not in tags]
-    training = [graph for tags, graph in tagged if "train" in tags]
-    if not evaluation:
-        raise InputError(
-            "The module has no graph for evaluation",
-            where=where,
-            expected="tags {} or {serve}",
-            found="; ".join(str(sorted(tags)) for tags, _ in tagged),
-        )
-    return evaluation[0], training[0] if training else None
-
-
-def _signature(names: list[str], wanted: str | None, where: str) -> str:
-    names = [name for name in names if not name.startswith("__")]
-    if wanted is not None and wanted in names:
-        return wanted
-    if wanted is None:
-        for name in _SIGNATURES:
-            if name in names:
-                return name
-        if len(names) == 1:
-            return names[0]
-    raise InputError(
-        "It cannot be told which signature is meant"
-        if wanted is None
-        else f"There is no signature {wanted!r}",
-        where=where,
-        found=", ".join(sorted(names)) or "no signatures",
-        mend="name one of them: signature=NAME",
-    )
-
-
-def _graph_function(meta_graph: Any, key: str, where: str) -> Function:
-    signature = meta_graph.signature_def[key]
-    inputs = {
-        name: (info.name, _proto_shape(info.tensor_shape), info.dtype)
-        for name, info in signature.inputs.items()
-    }
-    images, shape = _images(inputs, where)
-    outputs = {name: info.name for name, info in sorted(signature.outputs.items())}
-    flat = graph_lib.flatten(meta_graph.graph_def)
-    update_ops = meta_graph.collection_def["update_ops"].node_list.value
-    ends = [*outputs.values(), *update_ops]
-    return Function(
-        flat,
-        images,
-        shape,
-        outputs,
-        {name: _proto_shape(signature.outputs[name].tensor_shape) for name in outputs},
-        tuple(graph_lib.assignments(flat, ends)),
-    )
-
-
-def _images(
-    inputs: Mapping[str, tuple[str, Shape, int]], where: str
-) -> tuple[str, Shape]:
-    """The one input of a function, which must be images."""
-    listed = ", ".join(f"{name} {shape}" for name, (_, shape, _) in inputs.items())
-    if len(inputs) == 1:
-        tensor, shape, dtype = next(iter(inputs.values()))
-        fits = shape is None or (len(shape) == 4 and shape[3] in (3, None))
-        if fits and dtype == _FLOAT:
-            return tensor, shape
-    raise InputError(
-        "The function is not one of images",
-        where=where,
-        expected="one input, float32 [B, H, W, 3]",
-        found=listed.replace("None", "?") or "no input",
-        mend="name another signature, or export one that takes images only",
-    )
-
-
-def _proto_shape(shape: Any) -> Shape:
-    if shape.unknown_rank:
-        return None
-    return tuple(None if dim.size < 0 else int(dim.size) for dim in shape.dim)
-
-
-def _trainable(meta_graphs: list[Any], names: set[str]) -> frozenset[str]:
-    """Variables of the collection; without one, all but moving averages."""
-    from tensorflow.core.framework import variable_pb2
-
-    found = set()
-    for meta_graph in meta_graphs:
-        collection = meta_graph.collection_def["trainable_variables"]
-        for data in collection.bytes_list.value:
-            variable = variable_pb2.VariableDef.FromString(data)
-            found.add(graph_lib.node_name(variable.variable_name))
-    known = found & names
-    return frozenset(known or {name for name in names if not _MOVING.fullmatch(name)})
-
-
-def _size(shape: Shape, where: str) -> int | None:
-    if shape is None or shape[1] is None or shape[2] is None:
-        return None
-    if shape[1] != shape[2]:
-        raise InputError(
-            "The network takes images that are not square",
-            where=where,
-            found=f"{shape[1]} x {shape[2]}",
-        )
-    return shape[1]
-
-
-def _attached_size(meta_graph: Any) -> int | None:
-    """Side of the images by TF-Hub's attachment "image_module_info"."""
-    collection = meta_graph.collection_def["hub_module_attachments"]
-    for data in collection.bytes_list.value:
-        attachment = _fields(data)
-        if attachment.get(1) == b"image_module_info":
-            size = _fields(_fields(attachment.get(2, b"")).get(1, b""))
-            height, width = size.get(1), size.get(2)
-            return height if height == width else None
-    return None
-
-
-def _fields(data: bytes) -> dict[int, Any]:
-    """Fields of a protocol buffer of numbers and bytes, without its description.
-
-    TF-Hub's own messages come with tensorflow_hub, which is not needed otherwise.
-    """
-    fields: dict[int, Any] = {}
-    at = 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            if at >= len(data):
-                raise ValueError("cut short")
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    try:
-        while at < len(data):
-            tag = number()
-            if tag & 7 == 0:
-                fields[tag >> 3] = number()
-            elif tag & 7 == 2:
-                length = number()
-                fields[tag >> 3] = data[at : at + length]
-                at += length
-            else:
-                raise ValueError("not a field of the messages read here")
-    except ValueError:
-        return {}
-    return fields
-
-
-# ---------------------------------------------------------------- TensorFlow 2
+    return tf1_modules.read(where, graphs, signature)
 
 
 def _read_objects(where: str, signature: str | None) -> Network:
@@ -333,7 +96,7 @@ def _read_objects(where: str, signature: str | None) -> Network:
     if signature is None:
         evaluation, training = _calls(loaded, where)
     if evaluation is None:
-        key = _signature(list(loaded.signatures), signature, where)
+        key = signatures.choose(list(loaded.signatures), signature, where)
         evaluation = loaded.signatures[key]
     listed = getattr(loaded, "trainable_variables", None)
     return from_functions(
@@ -412,7 +175,7 @@ def from_functions(
             reference = variable.handle.ref()
             if reference in names:
                 continue
-            own = (named or {}).get(reference, graph_lib.node_name(variable.name))
+            own = (named or {}).get(reference, flat_lib.node_name(variable.name))
             name, count = own, 1
             while name in variables:
                 name, count = f"{own}_{count}", count + 1
@@ -437,7 +200,7 @@ def from_functions(
         dtypes={name: v.dtype.as_datatype_enum for name, v in variables.items()},
         trainable=frozenset(moved),
         read=values,
-        **{"image_size": _size(function.image_shape, where), **hints},
+        **{"image_size": signatures.size_of(function.image_shape, where), **hints},
     )
 
 
@@ -463,14 +226,14 @@ def _concrete(function: Any, names: Mapping[Any, str], where: str) -> Function:
             node.attr["dtype"].type = kind
             tensor = tf.make_tensor_proto(constants[node.name])
             node.attr["value"].tensor.CopyFrom(tensor)
-    flat = graph_lib.flatten(definition, captured)
+    flat = flat_lib.flatten(definition, captured)
     inputs = {
         tensor.op.name: (tensor.name, _static(tensor.shape), _enum(tensor.dtype))
         for tensor in function.inputs[:count]
     }
-    images, shape = _images(inputs, where)
+    images, shape = signatures.images_of(inputs, where)
     outputs, shapes = _outputs(function)
-    assigned = tuple(graph_lib.assignments(flat))
+    assigned = tuple(flat_lib.assignments(flat))
     return Function(flat, images, shape, outputs, shapes, assigned)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rankckpt_jax import checkpoints
+from rankckpt_jax.checkpoints import flat_graph as flat_lib
 from rankckpt_jax.checkpoints import graph as graph_lib
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.lazy_tensorflow import tensorflow
@@ -344,7 +345,7 @@ def test_the_graph_of_a_call_is_flat(tmp_path):
         return inner(second, first)[1]
 
     function = outer.get_concrete_function(tf.TensorSpec([None, 2, 2, 3], tf.float32))
-    flat = graph_lib.flatten(function.graph.as_graph_def())
+    flat = flat_lib.flatten(function.graph.as_graph_def())
     assert {node.op for node in flat.nodes.values()} <= {
         *("Placeholder", "Identity", "Const", "AddV2", "Mul")
     }
