@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rankckpt_jax import checkpoints
+from rankckpt_jax import checkpoints, features, finetune
+from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.errors import InputError
 from tests.checkpoints import modules
 
@@ -268,3 +269,28 @@ def test_resnet_50_v2_as_graph_and_as_native_network(tmp_path, network, architec
         native.variables, images * (high - low) + low
     )
     _close(output.features, features, 1e-3)
+
+
+def test_a_graph_is_extracted_from_and_fine_tuned(small):
+    """What the other rooms do to a backbone, they do to one that is a graph."""
+    random = np.random.default_rng(0)
+
+    def split(name, count):
+        labels = np.arange(count) % 2
+        images = random.integers(0, 90, (count, 24, 24, 3))
+        images[labels == 0, :12] += 160
+        images[labels == 1, 12:, :, 0] += 160
+        return tasks.array_split(name, images.astype(np.uint8), labels)
+
+    splits = {"train": split("train", 32), "test": split("test", 21)}
+    task = tasks.Task("halves", ("top", "bottom"), splits, "made up")
+    settings = {"preprocess": "vtab", "cache": pipeline.ImageCache(1.0)}
+    backbone = checkpoints.load_hub(small)
+    found = features.extract(backbone, splits["test"], batch_size=8, **settings)
+    assert found["features"].shape == (21, 12)
+    assert found["logits"].shape == (21, 5)
+    recipe = finetune.Recipe(
+        learning_rate=0.05, num_steps=30, batch_size=8, batch_norm_decay=0.8
+    )
+    outcome = finetune.finetune(backbone, task, recipe, **settings)
+    assert outcome.accuracy > 0.9
