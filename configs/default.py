@@ -36,8 +36,12 @@ def get_config() -> ml_collections.ConfigDict:
     # Classes of scikit-learn's handwritten digits, which need no download.
     task.digits = ()
 
-    # The pool: a directory or a glob; every TF-Slim checkpoint below it is ranked.
-    # Several may be given, separated by commas.
+    # The pool: a directory or a glob; every checkpoint below it is ranked, be it of
+    # TF-Slim, a TF-Hub module, a SavedModel or a Keras file. Also a TF-Hub handle
+    # (https://tfhub.dev/vtab/sup-100/1) or the address of an archive, with a path in it
+    # after "!/" (https://host/pool.zip!/inat_res50/model.ckpt-300000). Of a module the
+    # signature, output, image_size or input_range may be named after "#":
+    # DIR#output=pre_logits&input_range=-1:1. Several may be given, separated by commas.
     config.checkpoints = ""
     # Side of the square images in pixels; 0 for each checkpoint's own: the one in its
     # folder's name (mobilenet_v1_0.25_128), else its architecture's default.
@@ -46,6 +50,18 @@ def get_config() -> ml_collections.ConfigDict:
     # Take the moving averages of the weights that some trainings kept beside them
     # (ExponentialMovingAverage in TF-Slim) instead of the weights.
     config.use_moving_averages = False
+
+    # What has to be downloaded is kept, and unpacked, here.
+    config.download = download = ml_collections.ConfigDict()
+    # A local directory; by default RANKCKPT_DOWNLOADS or ~/.cache/rankckpt_jax.
+    download.directory = ""
+    # tensorflow_hub's cache, whose modules are used too; by default TFHUB_CACHE_DIR.
+    download.hub_cache = ""
+    # Tried before a handle's own address: "https://host/{path}.tar.gz", in which {path}
+    # is that of the handle (vtab/sup-100/1), or the address of a folder with the file.
+    download.mirrors = ()
+    # What an archive may unpack to.
+    download.limit_gigabytes = 64.0
 
     # How images are brought to that size: vtab (the benchmark's), slim_inception or
     # slim_vgg (TF-Slim's own evaluation).

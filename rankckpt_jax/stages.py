@@ -96,7 +96,7 @@ def run(config: Any) -> Ranking:
     _log.info("%s on %s", task.description, parallel.describe_devices())
     if "pretrain" in stages:
         _pretrain(this)
-    found = checkpoints.find(config.checkpoints)
+    found = checkpoints.find(config.checkpoints, _storage(config))
     rows = []
     for position, (name, path) in enumerate(found, start=1):
         rows.append(_row(this, name, path, f"[{position}/{len(found)}] {name}"))
@@ -153,6 +153,8 @@ def _measured(this: Run, name: str, path: Any, title: str) -> Row:
         name=name,
         image_size=this.config.image_size,
         use_moving_averages=this.config.use_moving_averages,
+        storage=_storage(this.config),
+        cache=epath.Path(this.config.workdir).expanduser() / "converted",
     )
     directory = this.directory / name
     row = Row(
@@ -164,6 +166,10 @@ def _measured(this: Run, name: str, path: Any, title: str) -> Row:
     )
     row = _with_scores(this, directory, backbone, row, title)
     return _with_accuracy(this, directory, backbone, row, title)
+
+
+def _storage(config: Any) -> checkpoints.download.Storage:
+    return checkpoints.download.storage(config.get("download"))
 
 
 def _with_scores(
@@ -326,7 +332,7 @@ def _check(config: Any) -> None:
         raise InputError(
             "The config names no checkpoints",
             where="config.checkpoints",
-            expected="a directory or glob with TF-Slim checkpoints below it",
+            expected="a directory or glob with checkpoints below it, or hub handles",
             mend="--config.checkpoints=DIR",
         )
 

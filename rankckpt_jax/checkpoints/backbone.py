@@ -61,14 +61,14 @@ class Apply:
             **({} if self.decay is None else {"decay": self.decay}),
         )
         if not train:
-            return _in_parts(functools.partial(module.apply, variables), images)
+            return in_parts(functools.partial(module.apply, variables), images)
         output, updated = module.apply(
             variables, images, train=True, mutable=["batch_stats"]
         )
         return output, updated["batch_stats"]
 
 
-def _in_parts(forward: Callable[[jax.Array], Any], images: jax.Array) -> Any:
+def in_parts(forward: Callable[[jax.Array], Any], images: jax.Array) -> Any:
     """Applies a function of each image apart to a batch, on a CPU a part at a time.
 
     A part has about an image per core, so that its activations stay in the caches;
@@ -93,7 +93,8 @@ class Backbone:
       architecture: The network's name.
       variables: {"params", "batch_stats"}, float32; see `Variables`.
       apply: `apply(variables, images)` -> `Output`; `apply(variables, images,
-        train=True)` -> (`Output`, new batch_stats).
+        train=True)` -> (`Output`, new batch_stats). An `Apply`, or a `GraphApply`
+        with the same fields `dtype`, `axis_name` and `decay`.
       image_size: Side of the square images it is fed, in pixels.
       input_range: Values that 0 and 255 become.
       input_mean: Subtracted afterwards, per channel.
@@ -107,7 +108,7 @@ class Backbone:
     name: str
     architecture: str
     variables: Variables = dataclasses.field(repr=False)
-    apply: Apply
+    apply: Any
     image_size: int
     input_range: tuple[float, float]
     input_mean: tuple[float, float, float]

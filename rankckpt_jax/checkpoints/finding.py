@@ -1,4 +1,8 @@
-"""Finds the checkpoints below a directory and gives each a readable name."""
+"""Finds the checkpoints below a directory and gives each a readable name.
+
+Handles of TF-Hub and paths within an archive are listed as they are, to be fetched when
+they are loaded; an archive without a path is fetched here, to see what is in it.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,25 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
-from rankckpt_jax.checkpoints import tensorflow_files
+from rankckpt_jax.checkpoints import download, handles, hub, tensorflow_files
 from rankckpt_jax.errors import InputError
 
+_WILDCARD = re.compile(r"[*?\[]")
 
-def find(pattern: epath.Path | str) -> list[tuple[str, str]]:
+
+def find(
+    pattern: epath.Path | str, storage: download.Storage | None = None
+) -> list[tuple[str, str]]:
     """Lists the checkpoints below directories or globs.
 
     Args:
-      pattern: A directory, a checkpoint's prefix, a glob of either, or several of
-        them with commas between.
+      pattern: A directory, a checkpoint's prefix, a module's directory, a Keras file,
+        a glob of these, a handle or address (see `handles`), or several of all that
+        with commas between.
+      storage: Where archives are fetched and unpacked to; by default the user's cache.
 
     Returns:
-      (name, prefix) of each, sorted. Names are unique and safe as a directory's name:
+      (name, path) of each, sorted. Names are unique and safe as a directory's name:
       "run/model.ckpt-90000" below the directory becomes "run-90000". Half checkpoints
       (data without an index) are listed too, for loading to refuse and report.
 
@@ -29,15 +39,33 @@ def find(pattern: epath.Path | str) -> list[tuple[str, str]]:
     """
     names: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in str(pattern).split(","))):
+        whole, (part, options) = part, handles.split_options(part)
+        outer, _, inner = part.partition(handles.INNER)
+        if outer.endswith(handles.ARCHIVES) and (not inner or _WILDCARD.search(inner)):
+            # With a path within, from the archive's own top.
+            top = f"{outer}{handles.INNER}." if inner else outer
+            place = handles.resolve(top, storage or download.storage())
+            if hub.is_module(place):
+                names.setdefault(whole, _safe(handles.name(outer)))
+                continue
+            part = f"{place}/{inner}".rstrip("/")
+        elif inner:
+            names.setdefault(whole, _name(inner, epath.Path()))
+            continue
+        elif handles.is_remote(part):
+            names.setdefault(whole, _safe(handles.name(part)))
+            continue
         root = _root(part)
         for place in _places(part):
             for prefix in _prefixes(place):
-                names.setdefault(prefix, _name(prefix, root))
+                spec = f"{prefix}#{options}" if options else prefix
+                names.setdefault(spec, _name(prefix, root))
     if not names:
         raise InputError(
             "No checkpoints found",
             where=str(pattern),
-            expected="files NAME.index and NAME.data-* below it, as TF-Slim writes",
+            expected="below it NAME.index and NAME.data-*, as TF-Slim writes; "
+            "directories with saved_model.pb; or .keras and .h5 files",
             mend="--config.checkpoints=DIR_OR_GLOB",
         )
     taken: collections.Counter[str] = collections.Counter()
@@ -51,7 +79,7 @@ def find(pattern: epath.Path | str) -> list[tuple[str, str]]:
 def _root(part: str) -> epath.Path:
     """The directory that names are relative to: all before the first wildcard."""
     place = epath.Path(part).expanduser()
-    wildcard = re.search(r"[*?\[]", part)
+    wildcard = _WILDCARD.search(part)
     if wildcard:
         cut = part.rfind("/", 0, wildcard.start())
         return epath.Path(
@@ -62,7 +90,7 @@ def _root(part: str) -> epath.Path:
 
 def _places(part: str) -> Iterable[epath.Path]:
     root = _root(part)
-    if not re.search(r"[*?\[]", part):
+    if not _WILDCARD.search(part):
         return [epath.Path(part).expanduser()]
     below = str(epath.Path(part).expanduser())[len(str(root)) :]
     if str(root) == ".":
@@ -71,7 +99,10 @@ def _places(part: str) -> Iterable[epath.Path]:
 
 
 def _prefixes(place: epath.Path) -> Iterator[str]:
-    """Prefixes of the checkpoints that a path is, belongs to, or has below it."""
+    """Paths of the checkpoints that a path is, belongs to, or has below it."""
+    if hub.is_module(place):
+        yield str(place)
+        return
     if place.is_dir():
         for child in place.iterdir():
             yield from _prefixes(child)
@@ -86,11 +117,19 @@ def _prefixes(place: epath.Path) -> Iterator[str]:
 def _name(prefix: str, root: epath.Path) -> str:
     """The path below `root` without a bare "model.ckpt"; its steps are kept."""
     path = epath.Path(prefix)
+    if path == root:
+        return _safe(root.resolve().name)
     match = re.fullmatch(r"(?P<stem>.*?)(\.ckpt)?(?P<step>-\d+)?", path.name)
     stem, step = (match["stem"], match["step"] or "") if match else (path.name, "")
     folders = path.parent.relative_to(root).parts if path.parent != root else ()
+    if path.is_dir():
+        stem, step = path.name, ""
     if stem != "model":
         name = "_".join((*folders, stem))
     else:
         name = "_".join(folders) or root.resolve().name
-    return re.sub(r"[^A-Za-z0-9._+=-]+", "_", name + step).strip("._-") or "checkpoint"
+    return _safe(name + step)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+=-]+", "_", name).strip("._-") or "checkpoint"

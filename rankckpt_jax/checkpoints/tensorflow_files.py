@@ -68,14 +68,8 @@ def read(prefix: str, names: Iterable[str]) -> dict[str, np.ndarray]:
       InputError: The files cannot be read to their end, or a variable is not made of
         finite floating-point numbers.
     """
-    tf = tensorflow()
-    reader = _reader(prefix)
-    values = {}
-    for name in names:
-        try:
-            value = reader.get_tensor(name)
-        except (tf.errors.OpError, *_READ_ERRORS) as error:
-            raise _unreadable(prefix, error) from error
+    values = read_any(prefix, names)
+    for name, value in values.items():
         if not np.issubdtype(value.dtype, np.floating):
             raise InputError(
                 f"Variable {name!r} has the wrong type",
@@ -91,6 +85,20 @@ def read(prefix: str, names: Iterable[str]) -> dict[str, np.ndarray]:
             )
         values[name] = value.astype(np.float32)
     return values
+
+
+def read_any(prefix: str, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Values of variables, in the type they are stored in.
+
+    Raises:
+      InputError: The files cannot be read to their end.
+    """
+    tf = tensorflow()
+    reader = _reader(prefix)
+    try:
+        return {name: reader.get_tensor(name) for name in names}
+    except (tf.errors.OpError, *_READ_ERRORS) as error:
+        raise _unreadable(prefix, error) from error
 
 
 def write(prefix: epath.Path | str, values: Mapping[str, np.ndarray]) -> None:

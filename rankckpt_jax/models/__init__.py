@@ -17,6 +17,7 @@ from rankckpt_jax.models import (
     mobilenet_v2,
     mobilenet_v3,
     resnet,
+    vtab_resnet,
 )
 from rankckpt_jax.models.architecture import (
     Architecture,
@@ -52,6 +53,7 @@ __all__ = [
     "mobilenet_v2",
     "mobilenet_v3",
     "resnet",
+    "vtab_resnet",
     "multiply_adds",
     "names",
     "num_parameters",
