@@ -23,10 +23,9 @@ def leep(
     labels: jax.Array,
     logits: jax.Array,
     num_classes: int,
-    seed: int,
 ) -> Result:
-    """LEEP from the checkpoint's own classifier; features and seed are not used."""
-    del features, seed
+    """LEEP from the checkpoint's own classifier; features are not used."""
+    del features
     probabilities = jax.nn.softmax(logits, axis=-1)
     found = prediction.likelihood(probabilities, labels, num_classes)
     return Result(found.log, {"num_source_classes": logits.shape[1]})

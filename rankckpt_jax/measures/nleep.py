@@ -47,7 +47,6 @@ _PACTRAN_IMAGES = 8000
 def nleep(
     features: jax.Array,
     labels: jax.Array,
-    logits: None,
     num_classes: int,
     seed: int,
     variant: str = "paper",
@@ -64,7 +63,6 @@ def nleep(
     Args:
       features: float [N, D].
       labels: int [N] in 0 ... C-1.
-      logits: Not used.
       num_classes: C.
       seed: Decides the k-means starts of the mixture.
       variant: One of VARIANTS.
@@ -85,7 +83,6 @@ def nleep(
     Raises:
       InputError: There are fewer images than components, or an option is unknown.
     """
-    del logits
     if variant not in VARIANTS:
         raise InputError(
             f"Unknown variant of NLEEP {variant!r}", expected=", ".join(VARIANTS)

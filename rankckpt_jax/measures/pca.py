@@ -5,11 +5,7 @@ the share of the variance that the first d components hold is sum_{j<=d} L_j / t
 Where N < D the Gram matrix (X - m)(X - m)' has the same eigenvalues times N - 1 and is
 smaller: its eigenvectors U give V = (X - m)' U / norm.
 
-Eigenvectors turn by the error of S over the gap between eigenvalues, and real gaps are
-small. So the products are summed in float64, on the device and block by block: no
-N x D copy in float64 exists. (A TPU has no float64 worth the name; there blocks are
-float32 products of the highest precision.) The decomposition itself, O(min(N, D)^3), is
-small beside the product's 2 N D min(N, D) FLOP and is done on the host, in float64.
+Products and decomposition are float64 without an N x D copy in it, see `symmetric`.
 
 One device does it all, so that what follows, k-means, which is discontinuous in its
 input, starts from the very same numbers for any number of devices.
@@ -17,19 +13,17 @@ input, starts from the very same numbers for any number of devices.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import threadpoolctl
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import blocks
+from rankckpt_jax.measures import blocks, symmetric
 
 _BLOCK = 1024
-"""Rows whose product is formed at once."""
+"""Columns that are projected at once."""
 
 
 class PCA(NamedTuple):
@@ -69,7 +63,7 @@ def fit(x: Any, energy: float = 0.8) -> PCA:
     mean = x.mean(axis=0, dtype=np.float64).astype(x.dtype)
     centred = x - mean
     wide = len(x) < x.shape[1]
-    values, vectors = _eigh(_gram(centred.T if wide else centred))
+    values, vectors = symmetric.eigh(symmetric.gram(centred.T if wide else centred))
     values = np.maximum(values[::-1], 0)
     total = values.sum()
     explained = values / total if total > 0 else np.zeros_like(values)
@@ -97,34 +91,3 @@ def transform(pca: PCA, x: Any) -> jax.Array:
 @jax.jit
 def _project(x: jax.Array, mean: jax.Array, components: jax.Array) -> jax.Array:
     return blocks.dot(x - mean, components.T)
-
-
-def _eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, rising, and eigenvectors."""
-    # NumPy, SciPy and through it JAX each bring an OpenBLAS whose idle threads spin.
-    # Where they meet, 10 ms of work became 1.1 s, and 1 s of work (2048 columns) 18 s:
-    # one thread is never far from the best.
-    with threadpoolctl.threadpool_limits(1):
-        return np.linalg.eigh(matrix)
-
-
-def _gram(a: np.ndarray) -> np.ndarray:
-    """The product a'a [P, P] of a [M, P], in float64."""
-    count = math.ceil(len(a) / _BLOCK)
-    padded = np.pad(a, ((0, count * _BLOCK - len(a)), (0, 0)))
-    exact = jax.default_backend() != "tpu"
-    with jax.enable_x64(exact or a.dtype == np.float64):
-        sums = _sum_products(padded.reshape(count, _BLOCK, -1))
-        return np.asarray(sums, np.float64)
-
-
-@jax.jit
-def _sum_products(a: jax.Array) -> jax.Array:
-    wide = jnp.zeros(0, float).dtype
-
-    def add(total: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
-        block = block.astype(wide)
-        return total + blocks.dot(block.T, block), None
-
-    start = jnp.zeros((a.shape[2], a.shape[2]), wide)
-    return jax.lax.scan(add, start, a)[0]

@@ -1,8 +1,10 @@
 """What a measure is, and the one registry of them.
 
-A measure is a function `measure(features, labels, logits, num_classes, seed, **options)
--> Result` in a file of its own, registered by name. It is handed checked input: float
-features [N, D], labels 0 ... C-1 [N], and logits [N, V] where it asks for them.
+A measure is a function `measure(features, labels, num_classes, ..., **options) ->
+Result` in a file of its own, registered by name. It is handed checked input: float
+features [N, D] and labels 0 ... C-1 [N]; and, where its signature names them, `logits`
+[N, V], `seed`, `statistics` (sums that all measures of a checkpoint share) and `facts`
+(what is known of the checkpoint apart from its features).
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,17 +46,33 @@ class Result:
 
 Measure = Callable[..., Result]
 
-_GIVEN = ("features", "labels", "logits", "num_classes", "seed")
+Combine = Callable[[Sequence[Mapping[str, float]]], list[float]]
+"""Scores of a pool's checkpoints from the terms of each."""
+
+_GIVEN = (
+    "features",
+    "labels",
+    "logits",
+    "num_classes",
+    "seed",
+    "statistics",
+    "facts",
+)
 _REGISTRY: dict[str, Measure] = {}
 _NEED_LOGITS: set[str] = set()
+_COMBINE: dict[str, Combine] = {}
 
 
-def register(name: str, *, needs_logits: bool = False) -> Callable[[Measure], Measure]:
+def register(
+    name: str, *, needs_logits: bool = False, combine: Combine | None = None
+) -> Callable[[Measure], Measure]:
     """Adds the decorated function as the measure `name`.
 
     Args:
       name: How configs and tables call it.
       needs_logits: Whether it reads the checkpoint's own classifier.
+      combine: For a measure that is relative to a pool: makes the scores of a pool's
+        checkpoints of the `details["terms"]` of each.
     """
 
     def add(measure: Measure) -> Measure:
@@ -60,6 +81,8 @@ def register(name: str, *, needs_logits: bool = False) -> Callable[[Measure], Me
         _REGISTRY[name] = measure
         if needs_logits:
             _NEED_LOGITS.add(name)
+        if combine is not None:
+            _COMBINE[name] = combine
         return measure
 
     return add
@@ -82,12 +105,83 @@ def requires_logits(name: str) -> bool:
     return name in _NEED_LOGITS
 
 
+def is_relative(name: str) -> bool:
+    """Whether the measure `name` has scores only within a pool; see `combine`."""
+    _find(name)
+    return name in _COMBINE
+
+
+def combine(name: str, terms: Sequence[Mapping[str, float]]) -> list[float]:
+    """Scores of a pool's checkpoints under a measure that is relative to the pool.
+
+    Args:
+      name: A measure for which `is_relative`.
+      terms: Of each checkpoint, `details["terms"]` of its result.
+    """
+    return _COMBINE[name](terms)
+
+
+def relative(values: Sequence[float]) -> np.ndarray:
+    """Brings values to [0, 1] by the least and the greatest; 0 if all are equal."""
+    array = np.asarray(values, np.float64)
+    width = array.max() - array.min()
+    return (array - array.min()) / width if width > 0 else np.zeros_like(array)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inputs:
+    """A checkpoint's features on a task, checked, with what measures share.
+
+    Attributes:
+      features: float [N, D].
+      labels: int32 [N] in 0 ... C-1.
+      logits: float [N, V] or None.
+      num_classes: C.
+      statistics: Sums over the features, each made once.
+      facts: What is known of the checkpoint: "name", "num_parameters", ...
+    """
+
+    features: jax.Array
+    labels: jax.Array
+    logits: jax.Array | None
+    num_classes: int
+    statistics: Statistics
+    facts: Mapping[str, Any]
+
+
+def prepare(
+    features: Any,
+    labels: Any,
+    logits: Any = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Inputs:
+    """Checks what measures are computed from; arguments as for `compute`.
+
+    Raises:
+      InputError: Shapes do not fit, or values are not finite.
+    """
+    features = _matrix("features", features)
+    labels, num_classes = _labels(labels, len(features))
+    if logits is not None:
+        logits = _matrix("logits", logits)
+        if len(logits) != len(features):
+            raise InputError(
+                "Features and logits are not of the same images",
+                expected=f"{len(features)} rows of logits",
+                found=f"{len(logits)}",
+            )
+    statistics = Statistics(features, labels, num_classes)
+    return Inputs(features, labels, logits, num_classes, statistics, dict(facts or {}))
+
+
 def compute(
     name: str,
     features: Any,
     labels: Any,
     logits: Any = None,
     seed: int = 0,
+    facts: Mapping[str, Any] | None = None,
+    num_bootstrap: int = 0,
     **options: Any,
 ) -> Result:
     """Scores one checkpoint on one task.
@@ -99,6 +193,11 @@ def compute(
       labels: int [N], in any coding.
       logits: float [N, V] of the checkpoint's own classifier, if it has one.
       seed: Decides random starts.
+      facts: What is known of the checkpoint apart from its features: "name",
+        "num_parameters", "source_accuracy".
+      num_bootstrap: Resamples of the images, with replacement, over which
+        `details["spread"]` is the score's standard deviation; a measure that reports
+        its spread over random starts keeps that.
       **options: The measure's own.
 
     Returns:
@@ -108,47 +207,108 @@ def compute(
       InputError: The measure or an option is unknown, the input's shapes do not fit,
         it has values that are not finite, or the measure is not defined for it.
     """
+    inputs = prepare(features, labels, logits, facts)
+    return compute_prepared(name, inputs, seed, num_bootstrap, **options)
+
+
+def compute_all(
+    features: Any,
+    labels: Any,
+    logits: Any = None,
+    names: Iterable[str] | None = None,
+    seed: int = 0,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Result]:
+    """Scores one checkpoint with several measures, which share their statistics.
+
+    Args:
+      features: As for `compute`.
+      labels: As for `compute`.
+      logits: As for `compute`.
+      names: The measures; all that are registered if None.
+      seed: As for `compute`.
+      facts: As for `compute`.
+
+    Returns:
+      The result of each; of one that is not defined for this input, a score of NaN and
+      a warning that says why. Each has `details["seconds"]`.
+    """
+    inputs = prepare(features, labels, logits, facts)
+    found = {}
+    for name in _REGISTRY if names is None else names:
+        start = time.monotonic()
+        try:
+            result = compute_prepared(name, inputs, seed)
+        except InputError as error:
+            result = Result(math.nan, {}, error.what)
+        details = {**result.details, "seconds": time.monotonic() - start}
+        found[name] = dataclasses.replace(result, details=details)
+    return found
+
+
+def compute_prepared(
+    name: str,
+    inputs: Inputs,
+    seed: int = 0,
+    num_bootstrap: int = 0,
+    **options: Any,
+) -> Result:
+    """As `compute`, from inputs that several measures share."""
     measure = _find(name)
-    known = [p for p in inspect.signature(measure).parameters if p not in _GIVEN]
+    parameters = inspect.signature(measure).parameters
+    known = [p for p in parameters if p not in _GIVEN]
     if unknown := sorted(set(options) - set(known)):
         raise InputError(
             f"Unknown option of the measure {name!r}: {', '.join(unknown)}",
             expected=", ".join(known) or "no options",
         )
-    features = _matrix("features", features)
-    labels, num_classes = _labels(labels, len(features))
-    if name not in _NEED_LOGITS:
-        logits = None
-    elif logits is None:
+    if name in _NEED_LOGITS and inputs.logits is None:
         raise InputError(
             f"{name} needs the checkpoint's own classifier, and it has none",
             expected="logits [N, source classes]",
         )
-    else:
-        logits = _matrix("logits", logits)
-        if len(logits) != len(features):
-            raise InputError(
-                "Features and logits are not of the same images",
-                expected=f"{len(features)} rows of logits",
-                found=f"{len(logits)}",
-            )
-    # A TPU would multiply in bfloat16 by default, which no statistic survives.
-    with jax.default_matmul_precision("highest"):
-        result = measure(
-            features=features,
-            labels=labels,
-            logits=logits,
-            num_classes=num_classes,
-            seed=seed,
-            **options,
-        )
+    result = _run(measure, inputs, seed, options)
     if not np.isfinite(result.score):
         raise InputError(
             f"{name} is not defined for these features",
             found=f"a score of {result.score}",
             mend="look for constant features, or classes with a single image",
         )
-    return result
+    if num_bootstrap < 1:
+        return result
+    random = np.random.default_rng(seed)
+    scores = []
+    for _ in range(num_bootstrap):
+        rows = random.integers(0, len(inputs.labels), len(inputs.labels))
+        logits = None if inputs.logits is None else inputs.logits[rows]
+        drawn = prepare(
+            inputs.features[rows], np.asarray(inputs.labels)[rows], logits, inputs.facts
+        )
+        scores.append(_run(measure, drawn, seed, options).score)
+    spread = float(np.std(scores, ddof=1)) if num_bootstrap > 1 else 0.0
+    details = {"spread": spread, **result.details, "bootstrap_scores": scores}
+    return dataclasses.replace(result, details=details)
+
+
+def _run(
+    measure: Measure, inputs: Inputs, seed: int, options: Mapping[str, Any]
+) -> Result:
+    given = {
+        "features": inputs.features,
+        "labels": inputs.labels,
+        "logits": inputs.logits,
+        "num_classes": inputs.num_classes,
+        "seed": seed,
+        "statistics": inputs.statistics,
+        "facts": inputs.facts,
+    }
+    asked = inspect.signature(measure).parameters
+    # A TPU would multiply in bfloat16 by default, which no statistic survives.
+    with jax.default_matmul_precision("highest"):
+        return measure(
+            **{name: value for name, value in given.items() if name in asked},
+            **options,
+        )
 
 
 def _find(name: str) -> Measure:

@@ -1,0 +1,88 @@
+"""SFDA (Shao et al. 2022, arXiv 2207.03036): self-challenging Fisher discriminant.
+
+N images, D dimensions, C classes with means g_c and shares pi_c; S_W = W / N. A linear
+discriminant with the shrunk within-class scatter
+
+    S = (1 - a) S_W + a tr(S_W) / D I,   a = max(exp(-5 l), 1e-10)      (section 4.2)
+
+l being S_W's largest eigenvalue, has the posteriors p_i = softmax_c(x'S^-1 g_c
+- 1/2 g_c'S^-1 g_c + log pi_c): with all eigenvectors kept, their product is S^-1 and
+nothing needs to be decomposed. Then ConfMix makes the classes harder to tell,
+
+    x_i <- q_i x_i + (1 - q_i) o_y,   q_i = softmax(p_i)_y               (equation 9)
+
+o_y the mean of the other classes' means, and SFDA is the mean posterior of the true
+class under a second discriminant with the same a.
+
+Cost: twice 2 N D^2 + 2 N D C + O(D^3). Range: (0, 1). Higher is better. As in published
+code l comes of three steps of power iteration and the posterior is not its logarithm.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import scipy.linalg
+
+from rankckpt_jax.measures import discriminant
+from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.statistics import Statistics
+
+_POWER_STEPS = 3
+_LEAST_SHRINKAGE = 1e-10
+
+
+@register("sfda")
+def sfda(
+    features: jax.Array,
+    labels: jax.Array,
+    num_classes: int,
+    statistics: Statistics,
+) -> Result:
+    """SFDA of features [N, D] and labels [N]."""
+    del features
+    classes = np.asarray(labels)
+    within = statistics.within / len(classes)
+    shrinkage = max(np.exp(-5 * _largest_eigenvalue(within)), _LEAST_SHRINKAGE)
+    x = statistics.centred
+    first = discriminant.true_class(x, classes, *_discriminant(statistics, shrinkage))
+    means = statistics.class_means + statistics.rest
+    others = (means.sum(axis=0) - means) / (num_classes - 1)
+    keep = first.softened[:, None].astype(x.dtype)
+    mixed = keep * x + (1 - keep) * others.astype(x.dtype)[classes]
+    second = Statistics(mixed, classes, num_classes)
+    found = discriminant.true_class(
+        second.centred, classes, *_discriminant(second, shrinkage)
+    )
+    return Result(float(np.mean(found.posterior)), {"shrinkage": float(shrinkage)})
+
+
+def _discriminant(
+    statistics: Statistics, shrinkage: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [C, D] and offsets [C] for features as `statistics.centred`."""
+    count = len(statistics.labels)
+    within = (1 - shrinkage) * statistics.within / count
+    size = len(within)
+    ridge = shrinkage * np.trace(statistics.within) / count / size
+    # Constant features leave nothing to invert: all classes are alike then.
+    within.flat[:: size + 1] += max(ridge, np.finfo(float).tiny ** 0.5)
+    means = statistics.class_means + statistics.rest
+    weights = scipy.linalg.solve(within, means.T, assume_a="pos").T
+    offsets = np.log(statistics.counts / count) - np.sum(weights * means, axis=1) / 2
+    return weights, offsets
+
+
+def _largest_eigenvalue(matrix: np.ndarray) -> float:
+    """By the power iteration of published code, which stops after three steps."""
+    x = matrix.sum(axis=1)
+    y = x
+    for _ in range(_POWER_STEPS):
+        y = _unit(matrix @ x)
+        x = _unit(matrix @ y)
+    return float(x @ matrix @ y)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vector)
+    return vector / length if length > 0 else vector

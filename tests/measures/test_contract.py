@@ -1,0 +1,272 @@
+"""What every registered measure must hold to, found by walking the registry."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rankckpt_jax import measures
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures import registry
+
+FACTS = {"name": "a", "num_parameters": 1000, "source_accuracy": 70.0}
+# Scores that no image decides.
+CONSTANT = ("num_parameters", "feature_dim", "source_accuracy", "static")
+# Random starts or splits follow the order of the images.
+BY_ORDER = ("nleep", "linear", "mutual_information")
+RANGES = {
+    "nleep": (-np.inf, 0),
+    "leep": (-np.inf, 0),
+    "nce": (-np.inf, 0),
+    "h_score": (0, 3),
+    "regularized_h_score": (0, 3),
+    "gbc": (-12, 0),
+    "parc": (-100, 100),
+    "rsa": (-1, 1),
+    "sfda": (0, 1),
+    "lda": (0, 1),
+    "knn": (0, 1),
+    "linear": (0, 1),
+    "mutual_information": (-np.inf, np.log(4)),
+    "pactran": (-np.inf, 0),
+}
+NAMES = [name for name in measures.names() if name != "static"]
+FROM_IMAGES = [name for name in NAMES if name not in CONSTANT]
+
+
+def drawn(separation=1.0, n=240, d=12, classes=4, seed=0):
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    means = random.normal(size=(classes, d))
+    features = separation * means[labels] + random.normal(size=(n, d))
+    logits = random.normal(size=(n, 6))
+    logits[:, :classes] += 1.5 * separation * np.eye(classes)[labels]
+    return features.astype(np.float32), labels, logits.astype(np.float32)
+
+
+def score(name, features, labels, logits, **options):
+    found = measures.compute(name, features, labels, logits, facts=FACTS, **options)
+    return found.score
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_score_is_finite_repeatable_and_in_its_range(name):
+    found = score(name, *drawn())
+    assert type(found) is float
+    assert found == score(name, *drawn())
+    low, high = RANGES.get(name, (-np.inf, np.inf))
+    assert low <= found <= high
+
+
+@pytest.mark.parametrize("name", FROM_IMAGES)
+def test_coding_of_labels_and_kind_of_array_do_not_matter(name):
+    features, labels, logits = drawn()
+    # As many steps between the codes as there were: ties keep their order.
+    coded = 7 * labels - 3
+    found = score(name, jnp.asarray(features), jnp.asarray(coded), jnp.asarray(logits))
+    assert found == pytest.approx(score(name, features, labels, logits), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in FROM_IMAGES if n not in BY_ORDER])
+def test_order_of_images_and_names_of_classes_do_not_matter(name):
+    features, labels, logits = drawn()
+    order = np.random.default_rng(1).permutation(len(labels))
+    renamed = np.array([2, 0, 3, 1])[labels]
+    expected = score(name, features, labels, logits)
+    found = score(name, features[order], labels[order], logits[order])
+    assert found == pytest.approx(expected, rel=1e-4)
+    # Energy does not see them, the others count each alike.
+    assert score(name, features, renamed, logits) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted({*FROM_IMAGES} - {"energy", "ncti"}))
+def test_better_separated_classes_score_higher(name):
+    found = [score(name, *drawn(separation)) for separation in (0.1, 0.6, 2.0)]
+    assert found == sorted(found)
+    assert found[0] < found[-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_documentation_has_its_parts(name):
+    documentation = sys.modules[registry._REGISTRY[name].__module__].__doc__
+    for part in ("Cost", "igher"):
+        assert part in documentation
+
+
+CASES = {
+    "fewer images than dimensions": lambda: drawn(n=40, d=60),
+    "one dimension": lambda: drawn(d=1),
+    "a class with one image": lambda: one_image_class(),
+    "a constant column": lambda: with_column(3.0),
+    "duplicated images": lambda: tuple(np.repeat(a, 2, axis=0) for a in drawn(n=120)),
+    "constant features": lambda: (np.ones((240, 5), np.float32), *drawn()[1:]),
+    "one source class": lambda: (*drawn()[:2], drawn()[2][:, :1]),
+}
+
+
+def one_image_class():
+    features, labels, logits = drawn(n=241)
+    labels[-1] = 4
+    return features, labels, logits
+
+
+def with_column(value):
+    features, labels, logits = drawn()
+    features[:, 0] = value
+    return features, labels, logits
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_defined_or_refused(case):
+    features, labels, logits = CASES[case]()
+    # Five components a class would be more than some cases have images.
+    for name in FROM_IMAGES:
+        options = {"components_per_class": 1} if name == "nleep" else {}
+        try:
+            found = score(name, features, labels, logits, **options)
+        except InputError as error:
+            assert len(error.what) > 10, name
+        else:
+            assert np.isfinite(found), name
+
+
+def test_no_classifier_no_score():
+    features, labels, _ = drawn()
+    for name in filter(measures.requires_logits, measures.names()):
+        with pytest.raises(InputError, match="needs the checkpoint's own classifier"):
+            measures.compute(name, features, labels)
+
+
+@pytest.mark.slow
+def test_many_source_classes_and_images():
+    features, labels, _ = drawn(n=300, d=8)
+    logits = np.random.default_rng(0).normal(size=(300, 100_000)).astype(np.float32)
+    for name in filter(measures.requires_logits, measures.names()):
+        assert np.isfinite(score(name, features, labels, logits))
+    features, labels, logits = drawn(n=300_000, d=8)
+    for name in FROM_IMAGES:
+        options = {"num_steps": 5} if name in ("linear", "pactran") else {}
+        assert np.isfinite(score(name, features, labels, logits, **options)), name
+
+
+def test_all_at_once_is_each_alone():
+    features, labels, logits = drawn()
+    names = ["h_score", "logme", "sfda", "nce", "source_accuracy"]
+    found = measures.compute_all(features, labels, logits, names=names)
+    assert list(found) == names
+    for name in names[:-1]:
+        assert found[name].score == score(name, features, labels, logits)
+        assert found[name].details["seconds"] >= 0
+    assert np.isnan(found["source_accuracy"].score)
+    assert "not known" in found["source_accuracy"].warning
+
+
+def test_bootstrap_gives_the_spread_over_images():
+    features, labels, logits = drawn(separation=0.5)
+    small = measures.compute("h_score", features, labels, num_bootstrap=8)
+    assert len(small.details["bootstrap_scores"]) == 8
+    large = measures.compute(
+        "h_score",
+        *(np.concatenate([drawn(0.5, seed=s)[i] for s in range(9)]) for i in (0, 1)),
+        num_bootstrap=8,
+    )
+    assert 0 < large.details["spread"] < small.details["spread"]
+
+
+@pytest.mark.parametrize("name", ["etran", "ncti"])
+def test_scores_relative_to_a_pool(name):
+    assert measures.is_relative(name)
+    assert not measures.is_relative("nleep")
+    terms = [
+        measures.compute(name, *drawn(s, seed=3)).details["terms"]
+        for s in (0.1, 0.5, 1.0, 2.0)
+    ]
+    scores = measures.combine(name, terms)
+    assert scores == sorted(scores)
+    assert measures.combine(name, terms[:1]) == [0.0]
+
+
+def test_etran_is_its_formula():
+    pool = [{"energy": e, "lda": d} for e, d in ((1.0, 0.5), (3.0, 0.4), (2.0, 0.9))]
+    found = measures.combine("etran", pool)
+    np.testing.assert_allclose(found, [0.17, 0.15, 0.075 + 0.85])
+
+
+def test_static_list(tmp_path):
+    file = tmp_path / "scores.csv"
+    file.write_text("name,score\na,0.25\nb,high\n")
+    features, labels, _ = drawn()
+    options = {"csv_file": str(file)}
+    assert score("static", features, labels, None, **options) == 0.25
+    for name in ("b", "c"):
+        with pytest.raises(InputError, match=f"no score for {name}"):
+            measures.compute(
+                "static", features, labels, facts={"name": name}, **options
+            )
+
+
+def test_knn_is_scikit_learns():
+    from sklearn.model_selection import LeaveOneOut, cross_val_score
+    from sklearn.neighbors import KNeighborsClassifier
+
+    features, labels, _ = drawn(separation=0.5, n=60)
+    expected = cross_val_score(
+        KNeighborsClassifier(1), features, labels, cv=LeaveOneOut()
+    ).mean()
+    assert measures.compute("knn", features, labels).score == pytest.approx(expected)
+    votes = measures.compute("knn", features, labels, k=5).score
+    five = cross_val_score(
+        KNeighborsClassifier(5), features, labels, cv=LeaveOneOut()
+    ).mean()
+    # Ties between classes are broken otherwise there.
+    assert votes == pytest.approx(five, abs=0.1)
+    with pytest.raises(InputError, match="more than k images"):
+        measures.compute("knn", features, labels, k=60)
+
+
+def test_rsa_is_spearmans_correlation():
+    import scipy.stats
+
+    features, labels, _ = drawn(n=80)
+    features = features.round(1)  # With ties.
+    lower = np.tril_indices(80, -1)
+    expected = scipy.stats.spearmanr(
+        (1 - np.corrcoef(features))[lower],
+        (1 - np.corrcoef(np.eye(4)[labels]))[lower],
+    ).statistic
+    assert measures.compute("rsa", features, labels).score == pytest.approx(
+        expected, abs=1e-4
+    )
+    fewer = measures.compute("rsa", features, labels, max_images=50)
+    assert fewer.details["num_images"] == 50
+
+
+def test_logistic_regression_is_scikit_learns():
+    from sklearn.linear_model import LogisticRegression
+
+    from rankckpt_jax.measures import logistic
+
+    features, labels, _ = drawn(separation=0.5)
+    found = logistic.fit(
+        jnp.asarray(features),
+        jnp.asarray(labels),
+        jnp.ones(len(labels)),
+        jnp.asarray([1e-2, 1e-1]),
+        4,
+    )
+    for i, ridge in enumerate((1e-2, 1e-1)):
+        reference = LogisticRegression(C=1 / (ridge * len(labels)), max_iter=1000)
+        expected = reference.fit(features, labels).predict_proba(features)
+        model = jax.tree.map(lambda leaf, i=i: leaf[i], found)
+        posterior = jax.nn.softmax(logistic.logits(model, features), axis=1)
+        np.testing.assert_allclose(posterior, expected, atol=2e-3)
+
+
+def test_information_in_noise_is_about_nothing():
+    features, labels, logits = drawn(separation=0.0)
+    found = score("mutual_information", features, labels, logits)
+    assert abs(found) < 0.1
+    separated = score("mutual_information", *drawn(separation=4.0))
+    assert separated > 0.8 * np.log(4)
