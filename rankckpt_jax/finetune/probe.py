@@ -92,7 +92,8 @@ def headless(backbone: backbone_lib.Backbone) -> backbone_lib.Backbone:
         backbone,
         variables={"params": {}, "batch_stats": {}},
         apply=Given(),
-        # 0 to 255 onto itself: features are not to be scaled.
+        # 0 to 255 onto itself, less nothing in any dimension: features are not to be
+        # scaled.
         input_range=(0.0, 255.0),
-        input_mean=(0.0, 0.0, 0.0),
+        input_mean=(0.0,),  # type: ignore[arg-type]
     )
