@@ -5,6 +5,7 @@ A field is set on the command line with `--config.FIELD=VALUE`, as in
 """
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -43,6 +44,9 @@ def get_config() -> ml_collections.ConfigDict:
     # signature, output, image_size or input_range may be named after "#":
     # DIR#output=pre_logits&input_range=-1:1. Several may be given, separated by commas.
     config.checkpoints = ""
+    # Architectures to rank from a random initialisation too, separated by commas: a
+    # control that shows what pre-training is worth, such as mobilenet_v1_050.
+    config.from_scratch = ""
     # Side of the square images in pixels; 0 for each checkpoint's own: the one in its
     # folder's name (mobilenet_v1_0.25_128), else its architecture's default.
     config.image_size = 0
@@ -89,21 +93,52 @@ def get_config() -> ml_collections.ConfigDict:
     # Independent random starts; the score is their mean, and their spread is shown.
     options.nleep.num_restarts = 1
 
-    # Fine-tuning; see rankckpt_jax/finetune.py.
+    # Fine-tuning; see rankckpt_jax/finetune/recipes.py, which explains every field.
     config.finetune = finetune = ml_collections.ConfigDict()
-    finetune.learning_rate = 0.01
-    finetune.num_steps = 1000
+    # vtab_1k (1000 steps), vtab_full (VTAB's grid), neucrab (the benchmark's grid) or
+    # quick (cosine, two rates, a few hundred steps, chosen on val).
+    finetune.recipe = "vtab_1k"
+    # What follows overrules the recipe where it is set. One value or several, of which
+    # every pair is tried: --config.finetune.learning_rate=0.1,0.01
+    finetune.learning_rate = placeholder(object)
+    finetune.num_steps = placeholder(object)
     # Global batch, over all devices of all processes.
-    finetune.batch_size = 64
-    finetune.momentum = 0.9
-    # Shares of the steps at which the rate is multiplied by decay_factor.
-    finetune.decay_at = (0.3, 0.6, 0.9)
-    finetune.decay_factor = 0.1
-    finetune.warmup_steps = 0
+    finetune.batch_size = placeholder(int)
+    # val or test: which accuracy chooses among several settings.
+    finetune.select_by = placeholder(str)
+    # train or trainval: whether val is trained on too, once the setting is chosen.
+    finetune.train_on = placeholder(str)
+    # Settings that are tried at the same time; faster for small networks.
+    finetune.cells_at_once = placeholder(int)
+    finetune.momentum = placeholder(float)
+    # piecewise, cosine or constant.
+    finetune.schedule = placeholder(str)
+    # Shares of the steps at which a piecewise rate is multiplied by decay_factor.
+    finetune.decay_at = placeholder(tuple)
+    finetune.decay_factor = placeholder(float)
+    # Share of the steps over which the rate rises to its full value.
+    finetune.warmup = placeholder(float)
+    finetune.weight_decay = placeholder(float)
+    finetune.label_smoothing = placeholder(float)
+    # Largest norm of the gradient; 0 for any.
+    finetune.clip_norm = placeholder(float)
+    # Smallest share of an image that a random resized crop keeps; 0 for no cropping.
+    finetune.random_crop = placeholder(float)
+    finetune.random_flip = placeholder(bool)
+    # float32 or bfloat16, in which weights stay float32.
+    finetune.dtype = placeholder(str)
+    # Parts of a batch that go through a device one after the other.
+    finetune.accumulate = placeholder(int)
+    # Train the head alone: a linear probe.
+    finetune.frozen = placeholder(bool)
     # Decay of batch norm's moving averages; 0 for the architecture's own, which for
     # TF-Slim's is 0.9997: right for thousands of steps, not for hundreds.
-    finetune.batch_norm_decay = 0.0
+    finetune.batch_norm_decay = placeholder(float)
+    # How often accuracy is measured on the way.
+    finetune.evaluations = placeholder(int)
+    # Share of the steps after which the accuracy of early stopping is taken.
+    finetune.early_stop = placeholder(float)
     # Steps between saves of the training state.
-    finetune.save_every = 200
+    finetune.save_every = placeholder(int)
 
     return config

@@ -38,8 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Follows the workdir, also one given on the command line.
     config.checkpoints = config.get_oneway_ref("workdir") + "/pretrained"
 
+    config.finetune.recipe = "quick"
     config.finetune.num_steps = 100
     config.finetune.batch_size = 32
     config.finetune.learning_rate = 0.03
-    config.finetune.batch_norm_decay = 0.9
     return config

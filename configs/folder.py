@@ -19,7 +19,5 @@ from rankckpt_jax.configs import default
 def get_config() -> ml_collections.ConfigDict:
     """Returns a configuration that lacks only the two paths."""
     config = default.get_config()
-    # A short run, for which the moving averages have to follow quickly.
-    config.finetune.num_steps = 300
-    config.finetune.batch_norm_decay = 0.9
+    config.finetune.recipe = "quick"
     return config

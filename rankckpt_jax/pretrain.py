@@ -93,8 +93,15 @@ def pool(
 def from_scratch(
     architecture: str, image_size: int, seed: int
 ) -> backbone_lib.Backbone:
-    """A backbone at its random initialisation."""
+    """A backbone at its random initialisation.
+
+    Args:
+      architecture: A name that `models.create` knows.
+      image_size: Side of the square images, in pixels; 0 for the architecture's own.
+      seed: Decides the weights.
+    """
     module = models.create(architecture)
+    image_size = image_size or models.default_image_size(architecture)
     image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
     variables: Any = jax.jit(module.init)(jax.random.key(seed), image)
     return backbone_lib.create(

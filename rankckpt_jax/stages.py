@@ -14,9 +14,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import math
 import platform
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ from rankckpt_jax import (
     features,
     finetune,
     measures,
+    models,
     parallel,
     pretrain,
     report,
@@ -42,6 +43,9 @@ from rankckpt_jax.ranking import Ranking, Row, rank
 
 STAGES = ("pretrain", "extract", "score", "finetune", "report")
 
+Load = Callable[[], backbone_lib.Backbone]
+"""Reads, or makes, one checkpoint of the pool."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +58,7 @@ class Run:
       stages: Names of the stages to run.
       measures: Names of the measures, the one that orders the ranking first.
       task: The task.
+      sweep: How checkpoints are fine-tuned.
       directory: `workdir/TASK`.
       cache: Decoded images.
     """
@@ -62,6 +67,7 @@ class Run:
     stages: tuple[str, ...]
     measures: tuple[str, ...]
     task: tasks.Task
+    sweep: finetune.Sweep
     directory: epath.Path
     cache: pipeline.ImageCache
 
@@ -84,22 +90,30 @@ def run(config: Any) -> Ranking:
     stages = _names(config.stages, STAGES, "config.stages")
     chosen = _names(config.measures, measures.names(), "config.measures")
     _check(config)
+    sweep = finetune.sweep(config.finetune, config.seed)
     task = tasks.load(config.task)
     this = Run(
         config,
         stages,
         chosen,
         task,
+        sweep,
         epath.Path(config.workdir).expanduser() / _safe(task.name),
         pipeline.ImageCache(config.image_cache_gigabytes),
     )
     _log.info("%s on %s", task.description, parallel.describe_devices())
+    if "finetune" in stages:
+        finetune.check(task, sweep)
     if "pretrain" in stages:
         _pretrain(this)
     found = checkpoints.find(config.checkpoints, _storage(config))
+    pool: list[tuple[str, Load]] = [
+        (name, functools.partial(_load, config, name, path)) for name, path in found
+    ]
+    pool += _controls(config)
     rows = []
-    for position, (name, path) in enumerate(found, start=1):
-        rows.append(_row(this, name, path, f"[{position}/{len(found)}] {name}"))
+    for position, (name, load) in enumerate(pool, start=1):
+        rows.append(_row(this, name, load, f"[{position}/{len(pool)}] {name}"))
     ranking = rank(
         task.name,
         this.measures,
@@ -138,24 +152,41 @@ def _pretrain(this: Run) -> None:
     _log.info("pre-trained pool: %s", "made" if made else "found, nothing to compute")
 
 
-def _row(this: Run, name: str, path: Any, title: str) -> Row:
+def _load(config: Any, name: str, path: str) -> backbone_lib.Backbone:
+    return checkpoints.load(
+        path,
+        name=name,
+        image_size=config.image_size,
+        use_moving_averages=config.use_moving_averages,
+        storage=_storage(config),
+        cache=epath.Path(config.workdir).expanduser() / "converted",
+    )
+
+
+def _controls(config: Any) -> list[tuple[str, Load]]:
+    """Random initialisations: what pre-training is worth shows beside them."""
+    names = [name.strip() for name in config.from_scratch.split(",") if name.strip()]
+    return [
+        (
+            f"{name}_from_scratch",
+            functools.partial(
+                pretrain.from_scratch, name, config.image_size, config.seed
+            ),
+        )
+        for name in names
+    ]
+
+
+def _row(this: Run, name: str, load: Load, title: str) -> Row:
     """Takes one checkpoint through the stages; what goes wrong becomes the row."""
     try:
-        return _measured(this, name, path, title)
+        return _measured(this, name, load(), title)
     except InputError as error:
         _log.error("%s failed: %s", title, error)
         return Row(name, failure=error.what)
 
 
-def _measured(this: Run, name: str, path: Any, title: str) -> Row:
-    backbone = checkpoints.load(
-        path,
-        name=name,
-        image_size=this.config.image_size,
-        use_moving_averages=this.config.use_moving_averages,
-        storage=_storage(this.config),
-        cache=epath.Path(this.config.workdir).expanduser() / "converted",
-    )
+def _measured(this: Run, name: str, backbone: backbone_lib.Backbone, title: str) -> Row:
     directory = this.directory / name
     row = Row(
         name,
@@ -275,7 +306,7 @@ def _with_accuracy(
         directory / "finetune",
         backbone,
         this.task,
-        finetune.recipe(this.config.finetune, this.config.seed),
+        this.sweep,
         preprocess=this.config.preprocess,
         cache=this.cache,
         description=f"{title}: fine-tuning",
@@ -284,13 +315,17 @@ def _with_accuracy(
     if outcome is None:
         return row
     _tell(title, "fine-tuning", computed, outcome.seconds)
-    if outcome.diverged_at >= 0:
+    diverged = sum(run.diverged_at >= 0 for run in outcome.runs)
+    if outcome.accuracy is None:
         text = f"fine-tuning diverged at step {outcome.diverged_at}"
+    elif diverged:
+        text = f"{diverged} of {len(outcome.runs)} runs of fine-tuning diverged"
+    else:
+        text = ""
+    if text:
         row = dataclasses.replace(row, warnings={**row.warnings, "accuracy": text})
     return dataclasses.replace(
-        row,
-        accuracy=None if math.isnan(outcome.accuracy) else outcome.accuracy,
-        finetune_seconds=outcome.seconds,
+        row, accuracy=outcome.accuracy, finetune_seconds=outcome.seconds
     )
 
 
@@ -322,12 +357,15 @@ def _check(config: Any) -> None:
             expected="one of " + ", ".join(preprocess_lib.names()),
         )
     features.compute_dtype(config.dtype)
-    for field in ("batch_size", "finetune.batch_size", "finetune.num_steps"):
-        value = functools.reduce(lambda node, key: node[key], field.split("."), config)
-        if value < 1:
-            raise InputError(
-                "A count must be at least 1", where=f"config.{field}", found=str(value)
-            )
+    for name in config.from_scratch.split(","):
+        if name.strip():
+            models.get(name.strip())
+    if config.batch_size < 1:
+        raise InputError(
+            "A count must be at least 1",
+            where="config.batch_size",
+            found=str(config.batch_size),
+        )
     if not config.checkpoints:
         raise InputError(
             "The config names no checkpoints",

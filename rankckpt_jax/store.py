@@ -2,7 +2,7 @@
 
     workdir/TASK/CHECKPOINT/features/SPLIT/   manifest.json and one .npy per array
     workdir/TASK/CHECKPOINT/scores/MEASURE.json
-    workdir/TASK/CHECKPOINT/finetune/         result.json; Orbax's steps while running
+    workdir/TASK/CHECKPOINT/finetune/         result.json; see `finetune.grid`
     workdir/TASK/ranking.csv, report.html
 
 Each result carries its *request*: the inputs that decide its value. A result is

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Any
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -168,6 +170,52 @@ def training_batches(
     stream = stream.batch(batch_size, drop_remainder=True)
     for batch in _numpy(split, stream.take(last_step - first_step)):
         yield _padded(batch["image"], batch["label"], batch["index"], batch_size)
+
+
+Item = TypeVar("Item")
+
+
+def ahead(items: Iterable[Item], count: int = 2) -> Iterator[Item]:
+    """Yields the items, made in a thread of their own up to `count` ahead.
+
+    Gathering a batch out of host memory takes milliseconds that an accelerator would
+    spend waiting. What the items' iterator raises is raised here, in its turn.
+    """
+    made: queue.Queue[Any] = queue.Queue(count)
+    enough = threading.Event()
+    end = object()
+
+    def put(value: Any) -> None:
+        while not enough.is_set():
+            try:
+                made.put(value, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def make() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if enough.is_set():
+                    return
+            put((end, None))
+        except BaseException as error:  # Raised anew where the items are taken.
+            put((end, error))
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = made.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        enough.set()
+        thread.join()
 
 
 def _shuffled_rows(num_examples: int, positions: np.ndarray, seed: int) -> np.ndarray:

@@ -47,12 +47,15 @@ class Split:
         int64}, one pass over every `process_count`-th example from `process_index`
         on, in order or, with a seed, shuffled before the division, after skipping
         `skip` of this process's examples. `index` is the position in the split.
+      subset: `subset(name, rows)` is the split of the examples at these positions; None
+        where examples cannot be picked out, as in a stream.
     """
 
     name: str
     num_examples: int
     fingerprint: str
     examples: Examples
+    subset: Callable[[str, np.ndarray], Split] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +65,8 @@ class Task:
     Attributes:
       name: Used as the directory's name in the store.
       class_names: Class of each label; labels are positions in it.
-      splits: By name: "train" and "test", and "val" where there is one.
+      splits: By name: "train" and "test"; where there is one, "val", and "trainval",
+        the images of both "train" and "val".
       description: One line that says where the images and the splits come from.
     """
 
@@ -161,9 +165,12 @@ def from_folder(path: str, name: str = "") -> Task:
         split: _folder_split(root, split, by_class, classes)
         for split, by_class in files.items()
     }
-    return Task(
-        name or root.resolve().name, classes, splits, _describe(origin, classes, splits)
-    )
+    described = _describe(origin, classes, splits)
+    if "val" in files:
+        train, val = files["train"], files["val"]
+        both = {name: train[name] + val.get(name, []) for name in train}
+        splits["trainval"] = _folder_split(root, "trainval", both, classes)
+    return Task(name or root.resolve().name, classes, splits, described)
 
 
 def from_tfds(
@@ -208,7 +215,11 @@ def from_tfds(
     origin = f"TFDS {builder.info.full_name}, " + ", ".join(
         f"{role} = {expression}" for role, expression in splits.items()
     )
-    return Task(name or builder.name, classes, built, _describe(origin, classes, built))
+    described = _describe(origin, classes, built)
+    if "val" in splits:
+        both = f"{splits['train']}+{splits['val']}"
+        built["trainval"] = _tfds_split(builder, "trainval", both)
+    return Task(name or builder.name, classes, built, described)
 
 
 def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Task:
@@ -285,8 +296,39 @@ def array_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
     def labels_of(i: Any) -> Any:
         return tensorflow().gather(labels, i)
 
+    def subset(name: str, rows: np.ndarray) -> Split:
+        return array_split(name, images[rows], labels[rows])
+
     fingerprint = store.digest(images.tobytes(), labels.tobytes())
-    return Split(name, len(labels), fingerprint, examples)
+    return Split(name, len(labels), fingerprint, examples, subset)
+
+
+def hold_out(split: Split) -> tuple[Split, Split]:
+    """Divides a split for want of one to compare settings on.
+
+    A tenth of the examples, as in VTAB's own divisions, drawn at random and the same
+    in every run.
+
+    Returns:
+      (the others, the tenth), named after the split: "train_kept", "train_held".
+
+    Raises:
+      InputError: The split is a stream, of which nothing can be picked.
+    """
+    if split.subset is None:
+        raise InputError(
+            "There are no validation images to choose a setting by",
+            where="config.task.val",
+            mend="name some: --config.task.train='train[:90%]' "
+            "--config.task.val='train[90%:]'; or choose by test accuracy: "
+            "--config.finetune.select_by=test",
+        )
+    order = np.random.default_rng(0).permutation(split.num_examples)
+    count = math.ceil(split.num_examples / 10)
+    held, kept = np.sort(order[:count]), np.sort(order[count:])
+    return split.subset(f"{split.name}_kept", kept), split.subset(
+        f"{split.name}_held", held
+    )
 
 
 def _order(num_examples: int, seed: int | None) -> np.ndarray:
@@ -336,6 +378,12 @@ def _folder_split(
 ) -> Split:
     label_of = {class_name: label for label, class_name in enumerate(classes)}
     pairs = [(f, label_of[c]) for c, files in by_class.items() for f in files]
+    return _files_split(root, name, pairs)
+
+
+def _files_split(
+    root: pathlib.Path, name: str, pairs: Sequence[tuple[pathlib.Path, int]]
+) -> Split:
     paths = np.asarray([str(file) for file, _ in pairs], dtype=object)
     labels = np.asarray([label for _, label in pairs], np.int32)
     described = [
@@ -357,7 +405,10 @@ def _folder_split(
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
-    return Split(name, len(labels), store.digest(*described), examples)
+    def subset(name: str, rows: np.ndarray) -> Split:
+        return _files_split(root, name, [pairs[row] for row in rows])
+
+    return Split(name, len(labels), store.digest(*described), examples, subset)
 
 
 def _tfds_split(builder: Any, name: str, expression: str) -> Split:

@@ -1,7 +1,7 @@
 """The networks of `rankckpt_jax.models` once more, in plain TensorFlow operations.
 
-What extraction is measured against. Written for inference alone, from the same tables
-where there are tables, and run on the same weights, so that the two can be compared.
+What extraction and training are measured against. Written from the same tables where
+there are tables, and run on the same weights, so that the two can be compared.
 """
 
 import functools
@@ -16,22 +16,72 @@ def extractor(name, variables):
     tf = tensorflow()
     twin = _Twin(tf, variables)
     module = models.create(name)
-    forward = {
-        "Inception": _inception,
-        "MobileNetV1": _mobilenet_v1,
-        "MobileNetV2": _mobilenet_v2,
-        "MobileNetV3": _mobilenet_v3,
-        "ResNet": _resnet,
-    }[type(module).__name__]
+    forward = _FORWARD[type(module).__name__]
     return tf.function(lambda images: forward(twin, module, images))
 
 
-class _Twin:
-    """Layers by their scope; weights are constants, for TensorFlow to fold."""
+class Trainer:
+    """Trains a network as VTAB does: TF1's momentum, a dense head, batch moments.
 
-    def __init__(self, tf, variables):
+    Attributes:
+      params: {"backbone", "head"}, nested dictionaries of `tf.Variable`.
+      batch_stats: Moving averages, likewise.
+    """
+
+    def __init__(self, name, variables, head, momentum=0.9, decay=None):
+        self.tf = tf = tensorflow()
+        self.module = models.create(name)
+        self.forward = _FORWARD[type(self.module).__name__]
+        params = {"backbone": variables["params"], "head": head}
+        self.params = tf.nest.map_structure(tf.Variable, params)
+        self.batch_stats = tf.nest.map_structure(
+            lambda value: tf.Variable(value, trainable=False), variables["batch_stats"]
+        )
+        self.decay = self.module.decay if decay is None else decay
+        self.rate = tf.Variable(0.0, trainable=False)
+        self.optimizer = tf.compat.v1.train.MomentumOptimizer(self.rate, momentum)
+        self.compiled = tf.function(self._step)
+
+    def step(self, images, labels, rate):
+        """Takes a step; returns (loss, gradients as `params`)."""
+        self.rate.assign(rate)
+        return self.compiled(images, labels)
+
+    def _step(self, images, labels):
+        tf = self.tf
+        variables = {
+            "params": self.params["backbone"],
+            "batch_stats": self.batch_stats,
+        }
+        with tf.GradientTape() as tape:
+            twin = _Twin(tf, variables, decay=self.decay)
+            features = self.forward(twin, self.module, images)
+            head = self.params["head"]
+            logits = features @ head["kernel"] + head["bias"]
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            )
+        flat = tf.nest.flatten(self.params)
+        gradients = tape.gradient(loss, flat)
+        self.optimizer.apply_gradients(zip(gradients, flat, strict=True))
+        for variable, value in twin.moved:
+            variable.assign(value)
+        return loss, tf.nest.pack_sequence_as(self.params, gradients)
+
+
+class _Twin:
+    """Layers by their scope.
+
+    For inference weights are constants, for TensorFlow to fold. With a `decay` it is
+    training: weights are variables, batch norm takes the batch's moments, and `moved`
+    gathers (moving average, its new value).
+    """
+
+    def __init__(self, tf, variables, decay=None):
         self.tf = tf
         self.variables = variables
+        self.decay = decay
+        self.moved = []
 
     def get(self, collection, scope, leaf):
         node = self.variables[collection]
@@ -39,21 +89,23 @@ class _Twin:
             if part not in node:
                 return None
             node = node[part]
-        return self.tf.constant(node)
+        return node if self.decay is not None else self.tf.constant(node)
 
     def batch_norm(self, x, scope, epsilon):
         tf, get = self.tf, functools.partial(self.get, scope=scope)
         bias = get("params", leaf="bias")
         scale = get("params", leaf="scale")
-        y, *_ = tf.compat.v1.nn.fused_batch_norm(
-            x,
-            tf.ones_like(bias) if scale is None else scale,
-            bias,
-            get("batch_stats", leaf="mean"),
-            get("batch_stats", leaf="var"),
-            epsilon=epsilon,
-            is_training=False,
-        )
+        scale = tf.ones_like(bias) if scale is None else scale
+        moving = get("batch_stats", leaf="mean"), get("batch_stats", leaf="var")
+        if self.decay is None:
+            y, *_ = tf.compat.v1.nn.fused_batch_norm(
+                x, scale, bias, *moving, epsilon=epsilon, is_training=False
+            )
+            return y
+        y, *moments = tf.compat.v1.nn.fused_batch_norm(x, scale, bias, epsilon=epsilon)
+        for average, moment in zip(moving, moments, strict=True):
+            new = self.decay * average + (1 - self.decay) * moment
+            self.moved.append((average, new))
         return y
 
     def conv(self, x, scope, stride=1, padding="SAME", act="relu", epsilon=1e-3):
@@ -192,3 +244,12 @@ def _resnet(twin, module, x):
             stride = 2 if j == units and i < len(module.units) else 1
             x = unit(x, f"block{i}/unit_{j}/bottleneck_v{module.version}", stride)
     return twin.mean(x if first else tf.nn.relu(norm(x, "postnorm")))
+
+
+_FORWARD = {
+    "Inception": _inception,
+    "MobileNetV1": _mobilenet_v1,
+    "MobileNetV2": _mobilenet_v2,
+    "MobileNetV3": _mobilenet_v3,
+    "ResNet": _resnet,
+}

@@ -52,6 +52,36 @@ def test_a_folder_without_test_images_holds_some_out_for_good(image_folder):
     assert not held & kept
 
 
+def test_train_and_val_are_also_one_split(image_folder):
+    shutil.copytree(image_folder / "test", image_folder / "val")
+    splits = tasks.from_folder(str(image_folder)).splits
+    both = {e["image"].tobytes(): e["label"] for e in read(splits["trainval"])}
+    for name in ("train", "val"):
+        for example in read(splits[name]):
+            assert both[example["image"].tobytes()] == example["label"]
+    assert splits["trainval"].num_examples == 24 + 12
+
+
+def test_a_tenth_is_held_out_of_a_split_for_good(image_folder):
+    split = tasks.from_folder(str(image_folder)).splits["train"]
+    kept, held = tasks.hold_out(split)
+    assert (kept.name, held.name) == ("train_kept", "train_held")
+    assert (kept.num_examples, held.num_examples) == (21, 3)
+    parts = [[e["image"].tobytes() for e in read(part)] for part in (kept, held)]
+    assert sorted(parts[0] + parts[1]) == sorted(
+        e["image"].tobytes() for e in read(split)
+    )
+    assert [e["index"] for e in read(held)] == [0, 1, 2]
+    assert tasks.hold_out(split)[1].fingerprint == held.fingerprint
+    images = (
+        np.zeros((10, 2, 2, 3), np.uint8)
+        + np.arange(10, dtype=np.uint8)[:, None, None, None]
+    )
+    _, held = tasks.hold_out(tasks.array_split("train", images, np.arange(10)))
+    [example] = read(held)
+    assert (example["image"] == example["label"]).all()
+
+
 def test_val_stands_in_for_a_missing_test(image_folder):
     (image_folder / "test").rename(image_folder / "val")
     task = tasks.from_folder(str(image_folder))
@@ -141,7 +171,7 @@ def test_tfds_is_read_by_name_and_split(tfds_folder):
     )
     assert task.name == "tiny_images" and task.class_names == ("even", "odd")
     sizes = {name: split.num_examples for name, split in task.splits.items()}
-    assert sizes == {"train": 8, "val": 4, "test": 6}
+    assert sizes == {"train": 8, "val": 4, "test": 6, "trainval": 12}
     examples = read(task.splits["train"])
     assert [e["index"] for e in examples] == list(range(8))
     assert all(e["image"].shape == (4, 4, 3) for e in examples)
@@ -151,6 +181,9 @@ def test_tfds_is_read_by_name_and_split(tfds_folder):
     assert set.union(*parts) == set(range(8)) and not parts[0] & parts[1]
     # The first eight training images and the next four are different images.
     assert task.splits["train"].fingerprint != task.splits["val"].fingerprint
+    # Of a stream nothing can be picked.
+    with pytest.raises(InputError, match="config.task.val"):
+        tasks.hold_out(task.splits["train"])
 
 
 def test_an_unknown_tfds_name_is_refused(tmp_path):
