@@ -78,8 +78,11 @@ def get_config() -> ml_collections.ConfigDict:
     # Memory for decoded images that several checkpoints share, in GB, per process.
     config.image_cache_gigabytes = 4.0
 
-    # The measures, separated by commas. The first one orders the ranking.
+    # The measures, separated by commas, or all. The first one orders the ranking.
     config.measures = "nleep,leep,h_score"
+    # Resamples of the images over which the spread of each score is taken; each costs
+    # as much as the score. 0 for none.
+    config.num_bootstrap = 0
     # Options of single measures, by the measure's name.
     config.measure_options = options = ml_collections.ConfigDict()
     options.nleep = ml_collections.ConfigDict()

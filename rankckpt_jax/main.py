@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
     # Imported late, so that --help answers at once.
     from rankckpt_jax import stages
 
+    _configure_logging()
     try:
         ranking = stages.run(_CONFIG.value)
     except InputError as error:
@@ -57,17 +58,20 @@ def main(argv: list[str]) -> int:
 
 def run() -> None:
     """Entry point of the console script `rankckpt`."""
-    absl_logging.set_verbosity(absl_logging.INFO)
-    absl_logging.use_absl_handler()
-    handler = absl_logging.get_absl_handler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    # Of other packages only what they warn of: Orbax and JAX tell every small step.
-    handler.addFilter(
-        lambda record: (
-            record.name.startswith("rankckpt_jax") or record.levelno >= logging.WARNING
-        )
-    )
     app.run(main, flags_parser=_parse)
+
+
+def _configure_logging() -> None:
+    """Times before our lines, and of other packages only what they warn of.
+
+    Orbax and JAX tell every small step. A plain handler in the place of absl's is one
+    that progress bars know how to write around.
+    """
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logging.getLogger("rankckpt_jax").setLevel(logging.INFO)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.getLogger().handlers = [handler]
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -27,6 +27,7 @@ class Row:
       spreads: By measure, the standard deviation of the score over repetitions.
       warnings: By measure or topic, one sentence that a reader should know.
       score_seconds: By measure, the time to compute it from features.
+      terms: By measure that is relative to the pool, what its score is made of.
       accuracy: Test accuracy after fine-tuning, in [0, 1].
       extract_seconds: The time to extract the features that all measures share.
       finetune_seconds: The time of fine-tuning, with its search for settings.
@@ -43,6 +44,7 @@ class Row:
     spreads: Mapping[str, float] = dataclasses.field(default_factory=dict)
     warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     score_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    terms: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     accuracy: float | None = None
     extract_seconds: float | None = None
     finetune_seconds: float | None = None

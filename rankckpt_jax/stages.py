@@ -88,7 +88,7 @@ def run(config: Any) -> Ranking:
     """
     started = time.monotonic()
     stages = _names(config.stages, STAGES, "config.stages")
-    chosen = _names(config.measures, measures.names(), "config.measures")
+    chosen = _measures(config)
     _check(config)
     sweep = finetune.sweep(config.finetune, config.seed)
     task = tasks.load(config.task)
@@ -114,6 +114,7 @@ def run(config: Any) -> Ranking:
     rows = []
     for position, (name, load) in enumerate(pool, start=1):
         rows.append(_row(this, name, load, f"[{position}/{len(pool)}] {name}"))
+    rows = _relative_to_pool(rows, this.measures)
     ranking = rank(
         task.name,
         this.measures,
@@ -227,9 +228,15 @@ def _with_scores(
             row, failure="no features yet: run the stage `extract`"
         )
     _tell(title, "features", computed, extracted.seconds)
-    scores, spreads, warnings, seconds = {}, {}, {}, {}
+    facts = {"name": row.checkpoint, "num_parameters": row.num_parameters}
+    inputs = functools.cache(
+        lambda: measures.prepare(
+            extracted.features, extracted.labels, extracted.logits, facts
+        )
+    )
+    scores, spreads, warnings, seconds, terms = {}, {}, {}, {}, {}
     for measure in this.measures:
-        result = _score(this, directory, measure, extracted, title)
+        result = _score(this, directory, measure, extracted.checksum, inputs, title)
         if result is None:
             continue
         seconds[measure] = result["seconds"]
@@ -238,6 +245,8 @@ def _with_scores(
             scores[measure] = result["score"]
         if (spread := result["details"].get("spread")) is not None:
             spreads[measure] = spread
+        if measures.is_relative(measure) and "terms" in result["details"]:
+            terms[measure] = result["details"]["terms"]
     return dataclasses.replace(
         row,
         extract_seconds=extracted.seconds,
@@ -245,14 +254,29 @@ def _with_scores(
         spreads=spreads,
         warnings={name: text for name, text in warnings.items() if text},
         score_seconds=seconds,
+        terms=terms,
     )
+
+
+def _relative_to_pool(rows: list[Row], names: tuple[str, ...]) -> list[Row]:
+    """Puts the scores of measures that are relative to the pool in place."""
+    for name in filter(measures.is_relative, names):
+        known = [i for i, row in enumerate(rows) if name in row.terms]
+        if not known:
+            continue
+        combined = measures.combine(name, [rows[i].terms[name] for i in known])
+        for i, score in zip(known, combined, strict=True):
+            scores = {**rows[i].scores, name: float(score)}
+            rows[i] = dataclasses.replace(rows[i], scores=scores)
+    return rows
 
 
 def _score(
     this: Run,
     directory: epath.Path,
     measure: str,
-    extracted: features.Features,
+    checksum: str,
+    inputs: Callable[[], measures.Inputs],
     title: str,
 ) -> dict[str, Any] | None:
     """Returns the stored or computed result; None where there is none to be had."""
@@ -261,7 +285,8 @@ def _score(
         "measure": measure,
         "options": dict(options),
         "seed": this.config.seed,
-        "features": extracted.checksum,
+        "num_bootstrap": this.config.num_bootstrap,
+        "features": checksum,
         "version": rankckpt_jax.__version__,
     }
     place = directory / "scores" / f"{measure}.json"
@@ -273,12 +298,11 @@ def _score(
     start = time.monotonic()
     outcome: dict[str, Any]
     try:
-        result = measures.compute(
+        result = measures.compute_prepared(
             measure,
-            extracted.features,
-            extracted.labels,
-            logits=extracted.logits,
-            seed=this.config.seed,
+            inputs(),
+            this.config.seed,
+            this.config.num_bootstrap,
             **options,
         )
         outcome = {
@@ -324,6 +348,21 @@ def _with_accuracy(
         text = ""
     if text:
         row = dataclasses.replace(row, warnings={**row.warnings, "accuracy": text})
+    if (
+        "early_stopping" in this.measures
+        and outcome.early_stop_accuracy is not None
+        and not row.failure
+    ):
+        # The one measure that fine-tuning itself makes.
+        row = dataclasses.replace(
+            row,
+            scores={**row.scores, "early_stopping": outcome.early_stop_accuracy},
+            warnings={
+                name: text
+                for name, text in row.warnings.items()
+                if name != "early_stopping"
+            },
+        )
     return dataclasses.replace(
         row, accuracy=outcome.accuracy, finetune_seconds=outcome.seconds
     )
@@ -332,6 +371,13 @@ def _with_accuracy(
 def _tell(title: str, what: str, computed: bool, seconds: float) -> None:
     how = f"computed in {seconds:.1f} s" if computed else "found, nothing to compute"
     _log.info("%s: %s %s", title, what, how)
+
+
+def _measures(config: Any) -> tuple[str, ...]:
+    """The measures that the config names; `all` leaves out what needs a file."""
+    if config.measures.strip() == "all":
+        return tuple(name for name in measures.names() if name != "static")
+    return _names(config.measures, measures.names(), "config.measures")
 
 
 def _names(given: str, known: tuple[str, ...], field: str) -> tuple[str, ...]:

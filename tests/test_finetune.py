@@ -311,7 +311,9 @@ def test_a_grid_is_chosen_on_val_and_trained_again_on_all(backbone, task, tmp_pa
     metrics = place / "metrics" / "lr0.1_steps40.csv"
     header, *lines = metrics.read_text().splitlines()
     assert header == "step,loss,learning_rate,images_per_second,accuracy"
-    assert [line.split(",")[0] for line in lines] == ["4", "20", "40"]
+    written = [int(line.split(",")[0]) for line in lines]
+    assert written == sorted(written)  # And between, where a step takes long.
+    assert {4, 20, 40} <= set(written)
     assert list((place / "metrics" / "lr0.1_steps40").glob("events.out.tfevents.*"))
 
 

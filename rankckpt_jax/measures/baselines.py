@@ -1,14 +1,16 @@
-"""What any measure must beat: facts of a checkpoint that need no image.
+"""What any measure must beat: facts of a checkpoint that its features do not tell.
 
     num_parameters   log10 of the trainable parameters without the classifier
     feature_dim      D
+    early_stopping   accuracy after a share of the fine-tuning's steps (Li et al. 2021,
+                     section 4; the stage `finetune` records it)
     source_accuracy  top-1 on the images it was trained on, where its entry knows it
     static           a score by the checkpoint's name from a CSV file: a ranking made
                      elsewhere, such as that on another task
 
-They do not depend on the task. Cost: none. Higher is taken to mean better. Li et al.
-(2021) have none of them in their tables; a ranking copied from another task is hard to
-beat on VTAB's published accuracies.
+All but early stopping are free and do not depend on the task. Cost: none here. Higher
+is taken to mean better. Li et al. (2021) have none of them in their tables; a ranking
+copied from another task is hard to beat on VTAB's published accuracies.
 """
 
 from __future__ import annotations
@@ -39,6 +41,15 @@ def feature_dim(features: jax.Array, labels: jax.Array, num_classes: int) -> Res
     """D, the width of the features [N, D]."""
     del labels, num_classes
     return Result(float(features.shape[1]))
+
+
+@register("early_stopping")
+def early_stopping(
+    features: jax.Array, labels: jax.Array, num_classes: int, facts: Mapping[str, Any]
+) -> Result:
+    """Accuracy of a fine-tuning that was stopped early, in [0, 1]."""
+    del features, labels, num_classes
+    return Result(float(_known(facts, "early_stop_accuracy")))
 
 
 @register("source_accuracy")

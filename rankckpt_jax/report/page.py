@@ -96,6 +96,7 @@ def to_html(ranking: Ranking) -> str:
             (markupsafe.Markup(svg), name, caption)
             for svg, name, caption in _scatters(ranking)
         ],
+        ranks=_rank_map(ranking),
         evaluation=_evaluation_table(ranking),
         explanations=[(heading, text) for heading, _, text in _EXPLANATIONS],
         cost=_cost(ranking),
@@ -105,6 +106,45 @@ def to_html(ranking: Ranking) -> str:
         warnings=sentences.grouped_warnings(ranking),
         provenance=list(_flatten(ranking.provenance)),
     )
+
+
+def _rank_map(ranking: Ranking) -> dict[str, Any] | None:
+    """Each checkpoint's place by every measure and by accuracy, with a shade in 0..100.
+
+    None where one measure is all there is: the ranking itself says the same then.
+    """
+    rows = ranking.ranked
+    columns = {
+        printable(measure): [row.score(measure) for row in rows]
+        for measure in ranking.measures
+    }
+    accuracies = [row.fine_tuned() for row in rows]
+    if any(accuracy is not None for accuracy in accuracies):
+        columns["fine-tuned"] = accuracies
+    if len(columns) < 2 or len(rows) < 2:
+        return None
+    places = {name: _places(values) for name, values in columns.items()}
+    return {
+        "headings": list(columns),
+        "rows": [
+            (printable(row.checkpoint), [place[i] for place in places.values()])
+            for i, row in enumerate(rows)
+        ],
+    }
+
+
+def _places(values: Sequence[float | None]) -> list[tuple[int | str, int]]:
+    """(place from 1, shade: 100 for the first, 0 for the last) of each value."""
+    known = [value for value in values if value is not None]
+    steps = max(len(known) - 1, 1)
+    places: list[tuple[int | str, int]] = []
+    for value in values:
+        if value is None:
+            places.append((_NONE, 0))
+            continue
+        place = 1 + sum(other > value for other in known)
+        places.append((place, round(100 * (1 - (place - 1) / steps))))
+    return places
 
 
 def _headline(ranking: Ranking) -> tuple[str, str, str]:

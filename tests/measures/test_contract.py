@@ -11,9 +11,15 @@ from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import registry
 
-FACTS = {"name": "a", "num_parameters": 1000, "source_accuracy": 70.0}
+FACTS = {
+    "name": "a",
+    "num_parameters": 1000,
+    "source_accuracy": 70.0,
+    "early_stop_accuracy": 0.5,
+}
 # Scores that no image decides.
 CONSTANT = ("num_parameters", "feature_dim", "source_accuracy", "static")
+CONSTANT += ("early_stopping",)
 # Random starts or splits follow the order of the images.
 BY_ORDER = ("nleep", "linear", "mutual_information")
 RANGES = {
