@@ -38,6 +38,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Follows the workdir, also one given on the command line.
     config.checkpoints = config.get_oneway_ref("workdir") + "/pretrained"
 
+    # So small a task is noisy: the mean over several starts, and their spread.
+    config.measure_options.nleep.num_restarts = 5
+
     config.finetune.recipe = "quick"
     config.finetune.num_steps = 100
     config.finetune.batch_size = 32
