@@ -104,7 +104,7 @@ def avg_pool(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Ar
         return _reduce_window(values, 0.0, jax.lax.add, size, stride, padding)
 
     count = total(jnp.ones((1, *x.shape[1:3], 1), jnp.float32))
-    return (total(x.astype(jnp.float32)) / count).astype(x.dtype)
+    return (total(x.astype(at_least_float32(x))) / count).astype(x.dtype)
 
 
 def global_pool(x: jax.Array) -> jax.Array:
@@ -114,15 +114,20 @@ def global_pool(x: jax.Array) -> jax.Array:
     map has at the default image size, or smaller where the map is. Up to that image
     size this is the same; for larger images theirs would give several vectors.
     """
-    x = x.astype(jnp.float32)
+    x = x.astype(at_least_float32(x))
     if jax.default_backend() == "cpu":
         # As a matrix product, since XLA draws the last layers into a plain mean and
         # then takes longer over that than over any other layer.
         batch, height, width, channels = x.shape
         pixels = x.reshape(batch, height * width, channels)
-        share = jnp.full((batch, height * width), 1 / (height * width), jnp.float32)
+        share = jnp.full((batch, height * width), 1 / (height * width), x.dtype)
         return jnp.einsum("bnc,bn->bc", pixels, share, precision=_precision(x.dtype))
     return jnp.mean(x, axis=(1, 2))
+
+
+def at_least_float32(x: jax.Array) -> Any:
+    """The dtype in which sums over many pixels of `x` are taken."""
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _general(
@@ -207,7 +212,7 @@ def _output_size(x: jax.Array, window: Sequence[int], stride: int) -> tuple[int,
 
 
 def _precision(dtype: Any) -> jax.lax.Precision:
-    full = jnp.dtype(dtype) == jnp.float32
+    full = jnp.dtype(dtype).itemsize >= 4
     return jax.lax.Precision.HIGHEST if full else jax.lax.Precision.DEFAULT
 
 

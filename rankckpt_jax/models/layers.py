@@ -92,7 +92,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", zeros, width)
         scale = self.param("scale", ones, width) if style.use_scale else 1.0
         if train:
-            mean, var, count = self._moments(x.astype(jnp.float32))
+            mean, var, count = self._moments(x.astype(convolution.at_least_float32(x)))
             if not self.is_initializing():
                 unbiased = var * (count / max(count - 1, 1))
                 keep, move = style.decay, 1 - style.decay

@@ -6,6 +6,8 @@ there are tables, and run on the same weights, so that the two can be compared.
 
 import functools
 
+import numpy as np
+
 from rankckpt_jax import models
 from rankckpt_jax.lazy_tensorflow import tensorflow
 from rankckpt_jax.models import inception, mobilenet_v1, mobilenet_v2, mobilenet_v3
@@ -38,9 +40,9 @@ class Trainer:
             lambda value: tf.Variable(value, trainable=False), variables["batch_stats"]
         )
         self.decay = self.module.decay if decay is None else decay
-        self.rate = tf.Variable(0.0, trainable=False)
+        self.rate = tf.Variable(np.zeros((), head["bias"].dtype), trainable=False)
         self.optimizer = tf.compat.v1.train.MomentumOptimizer(self.rate, momentum)
-        self.compiled = tf.function(self._step)
+        self.compiled = tf.function(self._step, reduce_retracing=True)
 
     def step(self, images, labels, rate):
         """Takes a step; returns (loss, gradients as `params`)."""
@@ -102,7 +104,14 @@ class _Twin:
                 x, scale, bias, *moving, epsilon=epsilon, is_training=False
             )
             return y
-        y, *moments = tf.compat.v1.nn.fused_batch_norm(x, scale, bias, epsilon=epsilon)
+        if x.dtype == tf.float32:
+            fused = tf.compat.v1.nn.fused_batch_norm
+            y, *moments = fused(x, scale, bias, epsilon=epsilon)
+        else:  # The fused kernel has no float64.
+            mean, var = tf.nn.moments(x, [0, 1, 2])
+            y = tf.nn.batch_normalization(x, mean, var, bias, scale, epsilon)
+            count = tf.cast(tf.size(x) / tf.size(mean), x.dtype)
+            moments = mean, var * count / (count - 1)
         for average, moment in zip(moving, moments, strict=True):
             new = self.decay * average + (1 - self.decay) * moment
             self.moved.append((average, new))

@@ -271,7 +271,7 @@ def test_resnet_50_v2_as_graph_and_as_native_network(tmp_path, network, architec
     _close(output.features, features, 1e-3)
 
 
-def test_a_graph_is_extracted_from_and_fine_tuned(small):
+def test_a_graph_is_extracted_from_and_fine_tuned(small, tmp_path):
     """What the other rooms do to a backbone, they do to one that is a graph."""
     random = np.random.default_rng(0)
 
@@ -292,5 +292,5 @@ def test_a_graph_is_extracted_from_and_fine_tuned(small):
     recipe = finetune.Recipe(
         learning_rate=0.05, num_steps=30, batch_size=8, batch_norm_decay=0.8
     )
-    outcome = finetune.finetune(backbone, task, recipe, **settings)
+    outcome, _ = finetune.get(tmp_path / "finetune", backbone, task, recipe, **settings)
     assert outcome.accuracy > 0.9
