@@ -68,7 +68,7 @@ def test_says_what_matters(realistic):
     ):
         assert expected in reader.text
     assert len(reader.named("svg")) == 3
-    assert len(reader.named("table")) == 4
+    assert len(reader.named("table")) == 5
 
 
 def test_asks_for_nothing_from_outside(realistic):
@@ -115,7 +115,8 @@ def test_degenerate_rankings_render(degenerate):
     assert not re.search(r"\b(nan|inf|None)\b", reader.text)
     for attributes in reader.named("td") + reader.named("th"):
         assert attributes.get("data-value") not in ("nan", "inf", "None")
-    shares = re.findall(r"width:([^%]*)%", " ".join(map(str, reader.elements)))
+    styles = " ".join(map(str, reader.elements))
+    shares = re.findall(r"'(?:width|--shade):([^%']*)%", styles)
     assert all(0 <= float(share) <= 100 for share in shares)
 
 
