@@ -104,9 +104,7 @@ def unfold(
         before = np.sqrt(flat[*stats, "var"] + epsilon)
         after = np.sqrt(variance + epsilon)
         offset = scale * (mean - flat[*stats, "mean"]) / before
-        flat[*params, "scale"] = np.float32(
-            scale * np.sqrt(variance + epsilon) / before
-        )
+        flat[*params, "scale"] = np.float32(scale * after / before)
         flat[*params, "bias"] = np.float32(bias + offset)
         flat[*stats, "mean"] = np.float32(mean)
         flat[*stats, "var"] = np.float32(variance)
