@@ -24,15 +24,33 @@ def bar(description: str, total: int, unit: str) -> Iterator[tqdm.tqdm]:
       A tqdm bar; call its `update(n)`. Nothing is written where standard error is
       not a terminal, and log lines do not break the bar where it is one.
     """
+    shown = sys.stderr.isatty()
     with (
         tqdm.tqdm(
             desc=description,
             total=total,
             unit=f" {unit}",
-            disable=not sys.stderr.isatty(),
+            disable=not shown,
             dynamic_ncols=True,
             leave=False,
         ) as progress,
-        tqdm.contrib.logging.logging_redirect_tqdm([logging.getLogger()]),
+        _lines_above_bars() if shown else contextlib.nullcontext(),
     ):
         yield progress
+
+
+@contextlib.contextmanager
+def _lines_above_bars() -> Iterator[None]:
+    """Log lines that do not break a bar, of the records that were let through before.
+
+    tqdm's handler takes the place of the one on the terminal, without its filters.
+    """
+    root = logging.getLogger()
+    filters = [rule for handler in root.handlers for rule in handler.filters]
+    before = list(root.handlers)
+    with tqdm.contrib.logging.logging_redirect_tqdm([root]):
+        for handler in root.handlers:
+            if handler not in before:
+                for rule in filters:
+                    handler.addFilter(rule)
+        yield

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +26,11 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.tasks import Split, Task
-from rankckpt_jax.finetune import loop, metrics, probe, recipes, saves
+from rankckpt_jax.finetune import loop, metrics, probe, recipes, saves, unfold
 from rankckpt_jax.finetune import step as step_lib
 from rankckpt_jax.finetune.recipes import Recipe, Sweep
+
+_log = logging.getLogger(__name__)
 
 # Fields of a recipe that do not change what a run comes to.
 _NO_PART = ("save_every",)
@@ -203,6 +206,9 @@ def get(
         "preprocess": preprocess,
         "jpeg_decoder": preprocess_lib.JPEG_DECODER,
     }
+    folded = not sweep.recipe.frozen and unfold.is_folded(backbone)
+    if folded:
+        shared["batch_norm"] = "unfolded"
     wanted = {
         **shared,
         **_fields(sweep.recipe),
@@ -219,6 +225,12 @@ def get(
         return _outcome(found.result), False
     if not compute:
         return None, False
+    if folded:
+        text = "%s: batch norm was folded away; its moments are measured anew"
+        _log.info(text, description)
+        backbone = unfold.unfold(
+            backbone, splits.train, preprocess=preprocess, cache=cache
+        )
     if sweep.recipe.frozen:
         cache = probe.FeatureCache(
             backbone,

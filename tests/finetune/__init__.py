@@ -1,0 +1,18 @@
+"""Fine-tuning; what its tests have in common."""
+
+from rankckpt_jax import finetune
+from rankckpt_jax.data import pipeline
+
+RECIPE = finetune.Recipe(
+    learning_rate=0.02,
+    num_steps=12,
+    batch_size=8,
+    batch_norm_decay=0.8,
+    evaluations=2,
+    save_every=4,
+)
+
+
+def settings():
+    """The images: VTAB's resizing, and a cache of their own."""
+    return {"preprocess": "vtab", "cache": pipeline.ImageCache(1.0)}
