@@ -11,7 +11,7 @@ checkpoint was trained on. Published code has a variant over the top logits only
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from rankckpt_jax.measures.registry import Result, register
 
@@ -22,4 +22,9 @@ def energy(
 ) -> Result:
     """Mean log-sum-exp of the logits [N, V]."""
     del features, labels, num_classes
-    return Result(float(jnp.mean(jax.nn.logsumexp(logits, axis=1))))
+    each = np.asarray(jax.nn.logsumexp(logits, axis=1), np.float64)
+
+    def score(weights: np.ndarray) -> float:
+        return float(np.average(each, weights=weights))
+
+    return Result(float(np.mean(each)), reweighted=score)

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.measures import lda
@@ -45,7 +44,7 @@ def etran(
     """ETran's two terms for features [N, D], labels [N] and logits [N, V]."""
     del features, num_classes
     terms = {
-        "energy": float(jnp.mean(jax.nn.logsumexp(logits, axis=1))),
+        "energy": statistics.average(np.asarray(jax.nn.logsumexp(logits, axis=1))),
         "lda": lda.posterior(statistics, np.asarray(labels)),
     }
     score = sum(weight * terms[name] for name, weight in _WEIGHTS.items())

@@ -6,7 +6,7 @@ have, where classes are equal in number that with the nearer neighbours:
     kNN = share of the images that take their own class.
 
 Exact, in blocks of rows: no N x N array. Of more than `max_queries` images so many,
-drawn by `seed`, are asked; their neighbours are sought among all.
+drawn (`sampling.subset`), are asked; their neighbours are sought among all.
 
 Cost: 2 N^2 D. Range: [0, 1]. Higher is better. Published code of PARC's authors gives
 per cent, others use cosine similarity.
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import blocks, rsa
+from rankckpt_jax.measures import blocks, sampling
 from rankckpt_jax.measures.registry import Result, register
 from rankckpt_jax.measures.statistics import Statistics
 
@@ -48,8 +48,7 @@ def knn(
             expected=f"1 to {count - 1}",
             found=f"{k}",
         )
-    every = np.arange(count)
-    asked, _ = rsa.subsample(every, every, max_queries, seed)
+    asked = sampling.subset(statistics.labels, max_queries, seed)
     shape = -(-len(asked) // _BLOCK), _BLOCK
     # About the mean the products, whose differences are distances, are smallest.
     found = _neighbour_class(
@@ -60,8 +59,13 @@ def knn(
         num_classes,
     )
     predicted = np.asarray(found).reshape(-1)[: len(asked)]
-    accuracy = float(np.mean(predicted == np.asarray(labels)[asked]))
-    return Result(accuracy, {"num_queries": len(asked)})
+    right = predicted == statistics.labels[asked]
+
+    def score(weights: np.ndarray) -> float:
+        return float(np.average(right, weights=weights[asked]))
+
+    details = {"num_queries": len(asked)}
+    return Result(score(statistics.weights), details, reweighted=score)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))

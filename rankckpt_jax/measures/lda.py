@@ -38,6 +38,8 @@ def lda(
 def posterior(statistics: Statistics, labels: np.ndarray) -> float:
     """The score; ETran reads it too."""
     means = statistics.class_means + statistics.rest
-    offsets = np.log(statistics.counts / len(labels)) - np.sum(means**2, axis=1) / 2
+    offsets = (
+        np.log(statistics.counts / statistics.total) - np.sum(means**2, axis=1) / 2
+    )
     found = discriminant.true_class(statistics.centred, labels, means, offsets)
-    return float(np.mean(found.posterior))
+    return statistics.average(found.posterior)

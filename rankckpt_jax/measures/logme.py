@@ -42,10 +42,10 @@ def logme(
 ) -> Result:
     """LogME of features [N, D] and labels [N]."""
     del features, labels, num_classes
-    count, mean = len(statistics.labels), statistics.mean
+    count, mean = statistics.total, statistics.mean
     values, vectors = symmetric.eigh(statistics.scatter + count * np.outer(mean, mean))
     size = len(values)
-    cutoff = values[-1] * max(count, size) * np.finfo(np.float64).eps
+    cutoff = values[-1] * max(statistics.features.shape) * np.finfo(np.float64).eps
     kept = values > cutoff
     s, vectors = values[kept][:, None], vectors[:, kept]
     counts = statistics.counts

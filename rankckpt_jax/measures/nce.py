@@ -31,19 +31,21 @@ def nce(
 ) -> Result:
     """NCE from the checkpoint's logits [N, V]; `soft` as the module says."""
     del features
-    count = len(labels)
+    details = {"num_source_classes": logits.shape[1]}
     if soft:
         one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=logits.dtype)
         joint = np.asarray(blocks.dot(one_hot, jax.nn.softmax(logits, axis=1)), float)
         ratios = joint / np.maximum(joint.sum(axis=0), np.finfo(float).tiny)
         kept = joint > 0
-        score = np.sum(joint[kept] * np.log(ratios[kept])) / count
-    else:
-        source = np.asarray(jnp.argmax(logits, axis=1))
-        pairs = np.stack([source, np.asarray(labels)])
-        _, which, sizes = np.unique(
-            pairs, axis=1, return_inverse=True, return_counts=True
-        )
-        totals = np.bincount(source)[source]
-        score = np.mean(np.log(sizes[which.reshape(-1)] / totals))
-    return Result(float(score), {"num_source_classes": logits.shape[1]})
+        score = np.sum(joint[kept] * np.log(ratios[kept])) / len(labels)
+        return Result(float(score), details)
+    source = np.asarray(jnp.argmax(logits, axis=1))
+    # The pairs that occur, of which there are at most N, whatever V is.
+    _, pair = np.unique(source * num_classes + np.asarray(labels), return_inverse=True)
+
+    def hard(weights: np.ndarray) -> float:
+        ratios = np.bincount(pair, weights)[pair] / np.bincount(source, weights)[source]
+        drawn = weights > 0
+        return float(weights[drawn] @ np.log(ratios[drawn]) / weights.sum())
+
+    return Result(hard(np.ones(len(labels))), details, reweighted=hard)

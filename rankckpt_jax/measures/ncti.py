@@ -1,87 +1,104 @@
 """NCTI (Wang et al. 2023, ICCV): how near the features are to neural collapse.
 
-N images, C classes; X [N, d] the centred features on their first 64 principal
-components, scaled to unit mean variance, X_c those of class c about their own mean; Z
-the same features whitened by the pooled within-class scatter. Neural collapse has three
-signs:
+N images, C classes; X [N, d] the features on their first 64 principal components. A
+linear discriminant of X with the within-class scatter S_W / N shrunk by
 
-    within-class variability   v = 1/N sum_c |X_c|_*        falls   (their equation 4)
-    spread of all features     s = |Z|_* / sqrt(N)          rises   (their equation 6)
-    nearest class mean         n = mean posterior of y_i    rises   (their equation 7)
+    a = exp(-sum of the 32 largest variances)     (not at all where that is below 1e-10)
 
-with |.|_* the sum of singular values, and NCTI = s' + n' - v', each brought to [0, 1]
-over the checkpoints of a pool. Alone a checkpoint has only its terms; the score is then
-n - v.
+gives C - 1 directions, scaled to unit scatter within classes, and posteriors P [N, C].
+Three terms stand for the three signs of neural collapse:
 
-Cost: 2 N D^2 + O(D^3), shared, and 2 N 64^2. Range: [-1, 2] in a pool. Higher is
-better. Published code differs in how the scatter is shrunk and in constant factors,
-which the pool's scale takes away.
+    seli   nuclear norm of the centred X along the directions     rises
+    ncc    mean posterior P[i, y_i] of the true class             rises
+    vc     log sum_c nuclear norm of the rows of P of class c     falls
+
+and NCTI = seli' + ncc' - vc', each brought to [0, 1] over the checkpoints of a pool.
+Alone a checkpoint has only its terms; the score is then their sum with the same signs,
+which means nothing beside another pool's.
+
+Cost: 2 N D^2 + O(D^3), shared, and N C min(n_c, C). Range: [-1, 2] in a pool. Higher is
+better. The definition is that of the authors' code. It takes scikit-learn's
+discriminant analysis, whose solver without shrinkage divided by N - C until version 1.8
+and divides by N now, as this does: a factor that all of a pool share. The term `vc` is
+not monotone: it also falls where nothing tells classes apart. Ports keep 16 components.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
 import scipy.linalg
+import scipy.special
 
-from rankckpt_jax.measures import discriminant, symmetric
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures import symmetric
 from rankckpt_jax.measures.registry import Result, register, relative
 from rankckpt_jax.measures.statistics import Statistics
 
 _DIMENSIONS = 64
-_SHRINKAGE = 1e-3
+_SUMMED = 32
+_LEAST_SHRINKAGE = 1e-10
+_SIGNS = {"seli": 1, "ncc": 1, "vc": -1}
 
 
 def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
     """Scores of checkpoints from the terms of each."""
-    spread, nearest, variability = (
-        relative([terms[name] for terms in pool])
-        for name in ("spread", "nearest", "variability")
-    )
-    return [s + n - v for s, n, v in zip(spread, nearest, variability, strict=True)]
+    parts = [s * relative([t[name] for t in pool]) for name, s in _SIGNS.items()]
+    return np.sum(parts, axis=0).tolist()
 
 
 @register("ncti", combine=combine)
-def ncti(
-    features: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    statistics: Statistics,
-) -> Result:
-    """NCTI's three terms for features [N, D] and labels [N]."""
-    del features
-    classes, count = np.asarray(labels), len(statistics.labels)
-    reduced = Statistics(
-        statistics.principal(_DIMENSIONS).astype(float), classes, num_classes
-    )
-    within = reduced.within / count
-    size = len(within)
-    ridge = _SHRINKAGE * np.trace(within) / size + np.finfo(float).tiny ** 0.5
-    factor = np.linalg.cholesky(within + ridge * np.eye(size))
+def ncti(statistics: Statistics) -> Result:
+    """NCTI's three terms, and in its details the shrinkage.
 
-    def whitened(x: np.ndarray) -> np.ndarray:
-        return scipy.linalg.solve_triangular(factor, x.T, lower=True).T
-
-    z, means = whitened(reduced.centred), whitened(reduced.class_means)
-    variance = np.trace(reduced.scatter) / (count * size)
-    x = reduced.centred / np.sqrt(variance if variance > 0 else 1)
-    variability = 0.0
-    ends = np.cumsum(reduced.counts).astype(int)
-    for rows in np.split(reduced.by_class, ends[:-1]):
-        variability += _nuclear_norm(x[rows] - x[rows].mean(axis=0))
-    offsets = np.log(reduced.counts / count) - np.sum(means**2, axis=1) / 2
-    nearest = discriminant.true_class(z, classes, means, offsets).posterior
+    Raises:
+      InputError: No two images of a class differ.
+    """
+    count, counts = statistics.total, statistics.counts
+    values = statistics.spectrum[0][::-1][:_DIMENSIONS]
+    kept = min(len(values), statistics.rank)
+    vectors = statistics.spectrum[1][:, ::-1][:, :kept]
+    variances = values[:kept] / count
+    means = statistics.class_means @ vectors
+    between = (counts[:, None] * means).T @ means / count
+    within = np.diag(variances) - between
+    precision = max(statistics.features.shape) * np.finfo(float).eps
+    if not kept or np.trace(within) <= precision * np.sum(variances):
+        raise InputError("ncti needs classes with images that differ")
+    explained = np.sum(values[:_SUMMED]) / (count - 1)
+    shrinkage = max(float(np.exp(-explained)), _LEAST_SHRINKAGE)
+    if shrinkage > _LEAST_SHRINKAGE:
+        # Of as many dimensions as are kept, whether or not anything varies in them.
+        width = min(_DIMENSIONS, *statistics.features.shape)
+        within = _shrunk(within, shrinkage, width)
+        between = _shrunk(np.diag(variances), shrinkage, width) - within
+    scatters, whitening = symmetric.eigh(within)
+    kept_within = scatters > precision * scatters[-1]
+    whitening = whitening[:, kept_within] / np.sqrt(scatters[kept_within])
+    _, turned = symmetric.eigh(whitening.T @ between @ whitening)
+    directions = (whitening @ turned[:, ::-1])[:, : len(counts) - 1]
+    spread, _ = symmetric.eigh(directions.T @ (values[:kept, None] * directions))
+    # W W' is the inverse of the scatter within classes.
+    weights = (means @ whitening) @ whitening.T
+    offsets = np.log(counts / count) - np.sum(means * weights, axis=1) / 2
+    points = statistics.principal(kept)
+    truth = nuclear = 0.0
+    for label, group in enumerate(statistics.groups):
+        posterior = scipy.special.softmax(points[group] @ weights.T + offsets, axis=1)
+        often = statistics.weights[group]
+        truth += float(often @ posterior[:, label])
+        rows = np.sqrt(often)[:, None] * posterior
+        nuclear += float(scipy.linalg.svdvals(rows).sum())
     terms = {
-        "variability": variability / count,
-        "spread": _nuclear_norm(z) / np.sqrt(count),
-        "nearest": float(np.mean(nearest)),
+        "seli": float(np.sum(np.sqrt(np.maximum(spread, 0)))),
+        "ncc": truth / count,
+        "vc": float(np.log(nuclear)),
     }
-    return Result(terms["nearest"] - terms["variability"], {"terms": terms})
+    score = sum(sign * terms[name] for name, sign in _SIGNS.items())
+    return Result(score, {"terms": terms, "shrinkage": shrinkage})
 
 
-def _nuclear_norm(x: np.ndarray) -> float:
-    """Sum of the singular values of x [n, d]."""
-    small = x @ x.T if len(x) < x.shape[1] else x.T @ x
-    return float(np.sum(np.sqrt(np.maximum(symmetric.eigh(small)[0], 0))))
+def _shrunk(scatter: np.ndarray, amount: float, dimensions: int) -> np.ndarray:
+    scale = np.trace(scatter) / dimensions
+    return (1 - amount) * scatter + amount * scale * np.eye(len(scatter))

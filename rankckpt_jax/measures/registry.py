@@ -33,11 +33,16 @@ class Result:
       score: Higher means better transfer.
       details: What it can tell beyond the score; plain numbers, texts and lists.
       warning: One sentence where the score should be read with care; else empty.
+      reweighted: The score as a function of how often each image counts [N], where the
+        measure knows it from what it has computed; for the bootstrap.
     """
 
     score: float
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warning: str = ""
+    reweighted: Callable[[np.ndarray], float] | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
 
     def __float__(self) -> float:
         """The score."""
@@ -195,9 +200,9 @@ def compute(
       seed: Decides random starts.
       facts: What is known of the checkpoint apart from its features: "name",
         "num_parameters", "source_accuracy".
-      num_bootstrap: Resamples of the images, with replacement, over which
-        `details["spread"]` is the score's standard deviation; a measure that reports
-        its spread over random starts keeps that.
+      num_bootstrap: Resamples of the images, with replacement within each class, over
+        which `details["bootstrap_spread"]` is the score's standard deviation; its
+        `spread` then holds both that and what random starts add. 0 for none.
       **options: The measure's own.
 
     Returns:
@@ -276,18 +281,55 @@ def compute_prepared(
         )
     if num_bootstrap < 1:
         return result
-    random = np.random.default_rng(seed)
-    scores = []
-    for _ in range(num_bootstrap):
-        rows = random.integers(0, len(inputs.labels), len(inputs.labels))
-        logits = None if inputs.logits is None else inputs.logits[rows]
-        drawn = prepare(
-            inputs.features[rows], np.asarray(inputs.labels)[rows], logits, inputs.facts
-        )
-        scores.append(_run(measure, drawn, seed, options).score)
+    scores = _bootstrap(measure, inputs, seed, num_bootstrap, options, result)
     spread = float(np.std(scores, ddof=1)) if num_bootstrap > 1 else 0.0
-    details = {"spread": spread, **result.details, "bootstrap_scores": scores}
+    # Images and random starts vary independently of each other.
+    both = float(np.hypot(spread, result.details.get("spread", 0.0)))
+    details = {**result.details, "spread": both, "bootstrap_spread": spread}
+    details["bootstrap_scores"] = scores
     return dataclasses.replace(result, details=details)
+
+
+def _bootstrap(
+    measure: Measure,
+    inputs: Inputs,
+    seed: int,
+    count: int,
+    options: Mapping[str, Any],
+    result: Result,
+) -> list[float]:
+    """Scores of resamples of the images, drawn within each class.
+
+    No class is lost and none changes its size. Where the measure knows its score from
+    multiplicities, or is made of the shared statistics, images are weighted; only of
+    the others are rows copied and the measure computed anew.
+    """
+    asked = inspect.signature(measure).parameters
+    statistics = inputs.statistics
+    groups = statistics.groups
+    random = np.random.default_rng([seed, 1])
+    scores = []
+    for _ in range(count):
+        drawn = np.concatenate([random.choice(group, len(group)) for group in groups])
+        weights = np.bincount(drawn, minlength=len(inputs.labels)).astype(float)
+        if result.reweighted is not None:
+            scores.append(result.reweighted(weights))
+            continue
+        if "statistics" in asked:
+            again = dataclasses.replace(
+                inputs, statistics=statistics.reweighted(weights)
+            )
+        else:
+            rows = np.sort(drawn)
+            logits = None if inputs.logits is None else inputs.logits[rows]
+            again = dataclasses.replace(
+                inputs,
+                features=inputs.features[rows],
+                labels=inputs.labels[rows],
+                logits=logits,
+            )
+        scores.append(_run(measure, again, seed, options).score)
+    return scores
 
 
 def _run(

@@ -34,11 +34,12 @@ def regularized_h_score(
     """Regularised H-score of features [N, D] and labels [N]."""
     del features, labels, num_classes
     values, vectors = statistics.spectrum
-    count, size = len(statistics.labels), len(values)
+    count, size = statistics.total, len(values)
     variances = values / count
     mean = np.mean(variances)
-    norms = np.sum(statistics.centred.astype(np.float64) ** 2, axis=1)
-    noise = (np.sum(norms**2) / count - np.sum(variances**2)) / (size * count)
+    noise = (statistics.average(statistics.squared_norms**2) - np.sum(variances**2)) / (
+        size * count
+    )
     distance = np.sum((variances - mean) ** 2) / size
     shrinkage = float(min(noise, distance) / distance) if distance > 0 else 1.0
     shrunk = (1 - shrinkage) * variances + shrinkage * mean

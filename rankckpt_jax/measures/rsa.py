@@ -8,95 +8,70 @@ two values: 0 within a class, C / (C - 1) between two.
 
 with labels in the place of the paper's second task.
 
-A rank correlation with a two-valued variable needs the ranks of the pairs within
-classes alone: one sort of the N (N - 1) / 2 dissimilarities, and a search for the few.
+A rank correlation with a two-valued variable needs no pair kept: see
+`rank_correlation`. `target` [N, E] takes the features of a network that was trained on
+the task in the place of the labels, as Dwivedi and Roig do.
 
-Cost: 2 N^2 D, and N^2 log N. From more than `max_images` images so many are drawn, by
-`seed`, without replacement. Range: [-1, 1]. Higher is better.
+Cost: N^2 D, and N^2 / 2 counts, in tiles. Of more than `max_images` images, with a
+target more than 2000, so many are drawn (`sampling.subset`). Range: [-1, 1]. Higher is
+better. An image whose features do not vary correlates with none.
 """
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from typing import Any
+
 import numpy as np
+import scipy.stats
 
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures import rank_correlation, sampling
 from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.statistics import Statistics
 
-MAX_IMAGES = 4096
-"""Images whose pairs are taken: 8 million pairs."""
+MAX_IMAGES = 20_000
+"""Images whose pairs are taken: 200 million pairs."""
+
+_MOST_WITH_TARGET = 2000
 
 
 @register("rsa")
 def rsa(
-    features: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
+    statistics: Statistics,
     seed: int,
     max_images: int = MAX_IMAGES,
+    target: Any = None,
 ) -> Result:
-    """RSA of features [N, D] and labels [N]."""
-    del num_classes
-    x, classes = subsample(np.asarray(features), np.asarray(labels), max_images, seed)
-    return Result(similarity(x, classes), {"num_images": len(x)})
-
-
-def subsample(
-    x: np.ndarray, labels: np.ndarray, count: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """At most `count` images, drawn by `seed`, in their order."""
-    if len(x) <= count:
-        return x, labels
-    chosen = np.random.default_rng(seed).permutation(len(x))[:count]
-    chosen.sort()
-    return x[chosen], labels[chosen]
-
-
-def similarity(x: np.ndarray, labels: np.ndarray) -> float:
-    """Spearman's correlation of the dissimilarities of x [N, D] and labels [N].
+    """RSA; `num_images` in its details is how many were compared.
 
     Raises:
-      InputError: One dimension, in which nothing correlates, or no two images of one
-        class, or of two.
+      InputError: The target is not of the same images.
     """
-    if x.shape[1] < 2:
-        raise InputError(
-            "Feature vectors of one dimension have no correlation",
-            expected="D of at least 2",
-            found=f"{x.shape[1]}",
+    labels = statistics.labels
+    most = max_images if target is None else min(max_images, _MOST_WITH_TARGET)
+    rows = sampling.subset(labels, most, seed)
+    features, weights = statistics.features[rows], statistics.weights[rows]
+    if target is None:
+        score = rank_correlation.with_labels(features, labels[rows], weights)
+    else:
+        target = np.asarray(target, np.float64)
+        if target.ndim != 2 or len(target) != len(labels) or target.shape[1] < 2:
+            raise InputError(
+                "The target representation must have a row for each image",
+                expected=f"shape [{len(labels)}, E] with E of at least 2",
+                found=f"shape {list(target.shape)}",
+            )
+        score = _between(features, target[rows], weights)
+    return Result(score, {"num_images": len(rows)})
+
+
+def _between(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> float:
+    """Spearman's correlation of the correlations of one [N, D] and other [N, E]."""
+    upper = np.triu_indices(len(one), 1)
+    often = np.rint(weights[upper[0]] * weights[upper[1]]).astype(int)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ranked = (
+            np.repeat(np.nan_to_num(np.corrcoef(x.astype(float))[upper]), often)
+            for x in (one, other)
         )
-    pairs = np.tril_indices(len(x), -1)
-    dissimilarity = np.asarray(_dissimilarities(jnp.asarray(x)))[pairs]
-    same = labels[pairs[0]] == labels[pairs[1]]
-    share = same.mean()
-    if share in (0, 1):
-        raise InputError(
-            "Pairs within a class and between classes are compared, and one kind "
-            "is missing",
-            expected="at least two images of one class, and two classes",
-        )
-    ordered = np.sort(dissimilarity)
-    count = len(ordered)
-
-    def mean_rank(values: np.ndarray) -> float:
-        before = np.searchsorted(ordered, values, side="left")
-        until = np.searchsorted(ordered, values, side="right")
-        return float(np.mean(before + until + 1) / 2)
-
-    (ends,) = np.nonzero(np.append(np.diff(ordered) > 0, True))
-    ties = np.diff(ends, prepend=-1).astype(float)
-    variance = (count**2 - 1) / 12 - np.sum(ties**3 - ties) / (12 * count)
-    if variance <= 0:
-        return 0.0
-    # Of all ranks the mean is (n + 1) / 2: those between classes follow.
-    gap = ((count + 1) / 2 - mean_rank(dissimilarity[same])) / (1 - share)
-    return float(gap * np.sqrt(share * (1 - share) / variance))
-
-
-@jax.jit
-def _dissimilarities(x: jax.Array) -> jax.Array:
-    centred = x - jnp.mean(x, axis=1, keepdims=True)
-    length = jnp.linalg.norm(centred, axis=1, keepdims=True)
-    unit = jnp.where(length > 0, centred / jnp.where(length > 0, length, 1), 0)
-    return 1 - jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
+        return float(scipy.stats.spearmanr(*ranked).statistic)

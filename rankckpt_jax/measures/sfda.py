@@ -42,7 +42,7 @@ def sfda(
     """SFDA of features [N, D] and labels [N]."""
     del features
     classes = np.asarray(labels)
-    within = statistics.within / len(classes)
+    within = statistics.within / statistics.total
     shrinkage = max(np.exp(-5 * _largest_eigenvalue(within)), _LEAST_SHRINKAGE)
     x = statistics.centred
     first = discriminant.true_class(x, classes, *_discriminant(statistics, shrinkage))
@@ -50,18 +50,20 @@ def sfda(
     others = (means.sum(axis=0) - means) / (num_classes - 1)
     keep = first.softened[:, None].astype(x.dtype)
     mixed = keep * x + (1 - keep) * others.astype(x.dtype)[classes]
-    second = Statistics(mixed, classes, num_classes)
+    second = Statistics(mixed, classes, num_classes, statistics.weights)
     found = discriminant.true_class(
         second.centred, classes, *_discriminant(second, shrinkage)
     )
-    return Result(float(np.mean(found.posterior)), {"shrinkage": float(shrinkage)})
+    # Rounding may leave posteriors of 1 a hair above it.
+    score = min(statistics.average(found.posterior), 1.0)
+    return Result(score, {"shrinkage": float(shrinkage)})
 
 
 def _discriminant(
     statistics: Statistics, shrinkage: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights [C, D] and offsets [C] for features as `statistics.centred`."""
-    count = len(statistics.labels)
+    count = statistics.total
     within = (1 - shrinkage) * statistics.within / count
     size = len(within)
     ridge = shrinkage * np.trace(statistics.within) / count / size

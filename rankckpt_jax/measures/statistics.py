@@ -1,9 +1,9 @@
 """What many measures read of a feature matrix, computed once and shared.
 
-N images, D dimensions, C classes; m the mean of all features, g_c that of class c less
-m, n_c its count:
+N images that count w_i times (once, unless resampled), D dimensions, C classes; m the
+mean of all features, g_c that of class c less m, n_c its count:
 
-    scatter  T = sum_i (x_i - m)(x_i - m)'        within  W = T - sum_c n_c g_c g_c'
+    scatter  T = sum_i w_i (x_i - m)(x_i - m)'    within  W = T - sum_c n_c g_c g_c'
 
 All are float64, whatever the features are: sums over the images on the device (see
 `symmetric`), decompositions on the host. One pass of 2 N D^2 FLOP and one eigenvalue
@@ -19,6 +19,9 @@ import numpy as np
 
 from rankckpt_jax.measures import symmetric
 
+_BLOCK = 4096
+"""Rows that are taken to float64 at once."""
+
 
 class Statistics:
     """Sums over features [N, D] with labels [N], each made when first asked for.
@@ -27,18 +30,61 @@ class Statistics:
       features: [N, D], as given.
       labels: int [N] in 0 ... C-1.
       num_classes: C.
+      weights: float64 [N], how often each image counts; some image of every class does.
     """
 
-    def __init__(self, features: Any, labels: Any, num_classes: int):
+    def __init__(
+        self,
+        features: Any,
+        labels: Any,
+        num_classes: int,
+        weights: np.ndarray | None = None,
+    ):
         """Takes checked features and labels; computes nothing."""
         self.features = np.asarray(features)
         self.labels = np.asarray(labels)
         self.num_classes = num_classes
+        self.weights = np.ones(len(self.labels)) if weights is None else weights
+
+    def reweighted(self, weights: np.ndarray) -> Statistics:
+        """Those of the same images, counted `weights` [N] times; nothing is copied."""
+        made = Statistics(self.features, self.labels, self.num_classes, weights)
+        for shared in ("sizes", "by_class", "_rough_mean", "centred"):
+            made.__dict__[shared] = getattr(self, shared)
+        return made
+
+    @property
+    def total(self) -> float:
+        """Number of images, counted as often as they count."""
+        return float(self.weights.sum())
 
     @functools.cached_property
     def counts(self) -> np.ndarray:
-        """Images of each class: float64 [C]."""
-        return np.bincount(self.labels, minlength=self.num_classes).astype(np.float64)
+        """Images of each class, counted as often as they count: float64 [C]."""
+        return np.bincount(self.labels, self.weights, self.num_classes)
+
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """Rows of each class, each counted once: int [C]."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    def average(self, values: np.ndarray) -> float:
+        """The mean over the images of values [N]."""
+        return float(self.weights @ values / self.total)
+
+    def class_sums(self, rows: np.ndarray) -> np.ndarray:
+        """Sums over each class of rows [N, K], weighted: float64 [C, K]."""
+        sums = np.zeros((self.num_classes, rows.shape[1]))
+        for label, group in enumerate(self.groups):
+            for start in range(0, len(group), _BLOCK):
+                part = group[start : start + _BLOCK]
+                sums[label] += self.weights[part] @ rows[part]
+        return sums
+
+    @property
+    def groups(self) -> list[np.ndarray]:
+        """Rows of each class."""
+        return np.split(self.by_class, np.cumsum(self.sizes)[:-1])
 
     @functools.cached_property
     def by_class(self) -> np.ndarray:
@@ -57,8 +103,8 @@ class Statistics:
 
     @functools.cached_property
     def rest(self) -> np.ndarray:
-        """What rounding left of the mean in `centred`: float64 [D]."""
-        return self.centred.mean(axis=0, dtype=np.float64)
+        """The mean of `centred`, which is rounding unless weighted: float64 [D]."""
+        return self.class_sums(self.centred).sum(axis=0) / self.total
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
@@ -68,16 +114,21 @@ class Statistics:
     @functools.cached_property
     def class_means(self) -> np.ndarray:
         """Means g_c of the classes about m: float64 [C, D]."""
-        starts = np.concatenate([[0], np.cumsum(self.counts)[:-1]]).astype(int)
-        ordered = self.centred[self.by_class]
-        sums = np.add.reduceat(ordered, starts, axis=0, dtype=np.float64)
-        return sums / self.counts[:, None] - self.rest
+        return self.class_sums(self.centred) / self.counts[:, None] - self.rest
+
+    @functools.cached_property
+    def squared_norms(self) -> np.ndarray:
+        """|x_i - m|^2: float64 [N], block by block."""
+        blocks = range(0, len(self.labels), _BLOCK)
+        rows = (self.centred[start : start + _BLOCK] - self.rest for start in blocks)
+        return np.concatenate([np.einsum("ij,ij->i", row, row) for row in rows])
 
     @functools.cached_property
     def scatter(self) -> np.ndarray:
         """T, float64 [D, D]."""
         rest = self.rest
-        return symmetric.gram(self.centred) - len(self.labels) * np.outer(rest, rest)
+        product = symmetric.gram(self.centred, self.weights)
+        return product - self.total * np.outer(rest, rest)
 
     @functools.cached_property
     def within(self) -> np.ndarray:
@@ -99,6 +150,14 @@ class Statistics:
         return int(np.sum(values > values[-1] * shape * np.finfo(np.float64).eps))
 
     def principal(self, count: int) -> np.ndarray:
-        """Features on their first principal components: float64 [N, min(count, D)]."""
+        """Features on their first principal components: float64 [N, min(count, N, D)].
+
+        Block by block, so that no N x D copy in float64 exists.
+        """
+        count = min(count, *self.features.shape)
         vectors = self.spectrum[1][:, ::-1][:, :count]
-        return self.centred @ vectors - self.rest @ vectors
+        found = np.empty((len(self.labels), count))
+        for start in range(0, len(found), _BLOCK):
+            block = self.centred[start : start + _BLOCK] - self.rest
+            found[start : start + _BLOCK] = block @ vectors
+        return found

@@ -31,23 +31,27 @@ def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.linalg.eigh(matrix)
 
 
-def gram(a: np.ndarray) -> np.ndarray:
-    """The product a'a [D, D] of a [N, D], float64."""
+def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The product a' diag(weights) a [D, D] of a [N, D], float64; weights 1 if None."""
+    weights = np.ones(len(a)) if weights is None else weights
     count = math.ceil(len(a) / _BLOCK)
     padded = np.pad(a, ((0, count * _BLOCK - len(a)), (0, 0)))
+    factors = np.pad(weights, (0, len(padded) - len(a))).reshape(count, _BLOCK)
     exact = jax.default_backend() != "tpu"
     with jax.enable_x64(exact or a.dtype == np.float64):
-        sums = _sum_products(padded.reshape(count, _BLOCK, -1))
+        sums = _sum_products(padded.reshape(count, _BLOCK, -1), factors)
         return np.asarray(sums, np.float64)
 
 
 @jax.jit
-def _sum_products(a: jax.Array) -> jax.Array:
+def _sum_products(a: jax.Array, weights: jax.Array) -> jax.Array:
     wide = jnp.zeros(0, float).dtype
 
-    def add(total: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
+    def add(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        block, weight = part
         block = block.astype(wide)
-        return total + blocks.dot(block.T, block), None
+        weighted = block * weight.astype(wide)[:, None]
+        return total + blocks.dot(weighted.T, block), None
 
     start = jnp.zeros((a.shape[2], a.shape[2]), wide)
-    return jax.lax.scan(add, start, a)[0]
+    return jax.lax.scan(add, start, (a, weights))[0]

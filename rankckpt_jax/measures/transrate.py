@@ -15,6 +15,9 @@ classes; grows with D. Higher is better.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +25,9 @@ import numpy as np
 from rankckpt_jax.measures import blocks
 from rankckpt_jax.measures.registry import Result, register
 from rankckpt_jax.measures.statistics import Statistics
+
+_BLOCK = 1024
+"""Rows of a class whose products are formed at once."""
 
 
 @register("transrate")
@@ -34,37 +40,69 @@ def transrate(
 ) -> Result:
     """TransRate of features [N, D] and labels [N]; `eps` is the distortion."""
     del features, labels, num_classes
-    count = len(statistics.labels)
-    whole = np.sum(np.log1p(statistics.spectrum[0] / (count * eps))) / 2
-    counts = statistics.counts.astype(int)
-    starts = np.cumsum(counts) - counts
-    # A gather pads all classes to the largest: one shape for all.
-    offsets = np.arange(counts.max())
-    rows = statistics.by_class[np.minimum(starts[:, None] + offsets, count - 1)]
-    valid = offsets < counts[:, None]
+    whole = np.sum(np.log1p(statistics.spectrum[0] / (statistics.total * eps))) / 2
     exact = jax.default_backend() != "tpu"
     with jax.enable_x64(exact or statistics.centred.dtype == np.float64):
-        rates = np.asarray(
-            _rates(statistics.centred, statistics.rest, rows, valid, counts * eps)
-        )
+        x = jnp.asarray(statistics.centred)
+        found = [
+            _rates(x, statistics.rest, rows, weights, eps)
+            for rows, weights in _of_one_size(statistics)
+        ]
+        rates = np.concatenate([np.asarray(rate) for rate in found])
     rate = whole - float(np.mean(rates))
     return Result(float(rate), {"rate": float(whole)})
 
 
-@jax.jit
-def _rates(
-    x: jax.Array, rest: jax.Array, rows: jax.Array, valid: jax.Array, scale: jax.Array
-) -> jax.Array:
-    """R of each class [C], its rows [C, n] of x [N, D] less `rest` where valid."""
-    wide = jnp.zeros(0, float).dtype
-    tall = rows.shape[1] > x.shape[1]
+def _of_one_size(statistics: Statistics) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows [K, n] of K classes of about one size, and their weights, 0 for padding.
 
-    def one(group: tuple[jax.Array, ...]) -> jax.Array:
-        rows, valid, scale = group
-        z = jnp.where(valid[:, None], x[rows].astype(wide) - rest, 0)
-        product = blocks.dot(z.T, z) if tall else blocks.dot(z, z.T)
-        matrix = jnp.eye(len(product), dtype=wide) + product / scale
+    At most an eighth is padding, and few sizes are compiled for: padded to the largest,
+    one large class would make all the others as costly.
+    """
+    sizes: dict[int, list[np.ndarray]] = {}
+    for group in statistics.groups:
+        step = max(8, 1 << max(len(group).bit_length() - 3, 0))
+        sizes.setdefault(-(-len(group) // step) * step, []).append(group)
+    for size, groups in sorted(sizes.items()):
+        rows = np.zeros((len(groups), size), np.int32)
+        weights = np.zeros((len(groups), size))
+        for i, group in enumerate(groups):
+            rows[i, : len(group)] = group
+            weights[i, : len(group)] = statistics.weights[group]
+        yield rows, weights
+
+
+@functools.partial(jax.jit, static_argnames="eps")
+def _rates(
+    x: jax.Array, rest: jax.Array, rows: jax.Array, weights: jax.Array, eps: float
+) -> jax.Array:
+    """R of K classes [K], their rows [K, n] of x [N, D] less `rest`."""
+    wide, size = jnp.zeros(0, float).dtype, x.shape[1]
+
+    def scaled(chosen: jax.Array, scale: jax.Array) -> jax.Array:
+        return (x[chosen].astype(wide) - rest) * scale[:, None]
+
+    def one(group: tuple[jax.Array, jax.Array]) -> jax.Array:
+        chosen, weight = group
+        scale = jnp.sqrt(weight / (jnp.sum(weight) * eps)).astype(wide)
+        if len(chosen) <= size:
+            z = scaled(chosen, scale)
+            product = blocks.dot(z, z.T)
+        else:
+            # Block by block: a class may have most of the images.
+            padding = -len(chosen) % _BLOCK
+            parts = (
+                jnp.pad(chosen, (0, padding)).reshape(-1, _BLOCK),
+                jnp.pad(scale, (0, padding)).reshape(-1, _BLOCK),
+            )
+
+            def add(total: jax.Array, part: tuple) -> tuple[jax.Array, None]:
+                z = scaled(*part)
+                return total + blocks.dot(z.T, z), None
+
+            product, _ = jax.lax.scan(add, jnp.zeros((size, size), wide), parts)
+        matrix = jnp.eye(len(product), dtype=wide) + product
         factor = jnp.linalg.cholesky(matrix)
         return jnp.sum(jnp.log(jnp.diagonal(factor)))
 
-    return jax.lax.map(one, (rows, valid, scale.astype(wide)))
+    return jax.lax.map(one, (rows, weights))

@@ -1,0 +1,256 @@
+"""The measures' definitions in NumPy, SciPy and scikit-learn, in float64.
+
+Written for plainness, not for speed: a class at a time, covariances and distances in
+full. The tests compare the package with them where no published figure exists, and
+`tests.benchmarks.measures` times them as the peers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import linalg, optimize, special, stats
+from sklearn import covariance, decomposition, discriminant_analysis, neighbors
+
+
+def _one_hot(y: np.ndarray) -> np.ndarray:
+    return (y[:, None] == np.unique(y)).astype(float)
+
+
+def _class_means(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.stack([x[y == c].mean(axis=0) for c in np.unique(y)])
+
+
+def nce(logits: np.ndarray, y: np.ndarray, soft: bool = False) -> float:
+    p = special.softmax(logits, axis=1)
+    if not soft:
+        p = (np.arange(p.shape[1]) == p.argmax(axis=1)[:, None]).astype(float)
+    joint = _one_hot(y).T @ p / len(y)
+    marginal = joint.sum(axis=0)
+    return float(
+        special.xlogy(joint, joint).sum() - special.xlogy(marginal, marginal).sum()
+    )
+
+
+def leep(logits: np.ndarray, y: np.ndarray) -> float:
+    p = special.softmax(logits, axis=1)
+    one_hot = _one_hot(y)
+    joint = one_hot.T @ p
+    conditional = joint / joint.sum(axis=0)
+    return float(np.log(np.sum((p @ conditional.T) * one_hot, axis=1)).mean())
+
+
+def energy(logits: np.ndarray) -> float:
+    return float(special.logsumexp(logits, axis=1).mean())
+
+
+def h_score(x: np.ndarray, y: np.ndarray) -> float:
+    g = _class_means(x, y)[np.unique(y, return_inverse=True)[1]]
+    inverse = np.linalg.pinv(np.cov(x, rowvar=False), rcond=1e-15)
+    return float(np.trace(inverse @ np.cov(g, rowvar=False)))
+
+
+def regularized_h_score(x: np.ndarray, y: np.ndarray) -> float:
+    x = x - x.mean(axis=0)
+    g = _class_means(x, y)[np.unique(y, return_inverse=True)[1]]
+    found = covariance.LedoitWolf().fit(x)
+    between = (1 - found.shrinkage_) * np.cov(g, rowvar=False)
+    inverse = np.linalg.pinv(found.covariance_, rcond=1e-15)
+    return float(np.trace(inverse @ between))
+
+
+def logme(x: np.ndarray, y: np.ndarray) -> float:
+    n, d = x.shape
+    u, s, _ = np.linalg.svd(x, full_matrices=False)
+    sigma = np.zeros(d)
+    sigma[: len(s)] = s**2
+    evidences = []
+    for target in _one_hot(y).T:
+        projected = np.zeros(d)
+        projected[: len(s)] = (u.T @ target) ** 2
+        outside = (target**2).sum() - projected.sum()
+        alpha = beta = 1.0
+        for _ in range(11):
+            t = alpha / beta
+            gamma = (sigma / (sigma + t)).sum()
+            m2 = (sigma * projected / (t + sigma) ** 2).sum()
+            residual = (projected / (1 + sigma / t) ** 2).sum() + outside
+            alpha = gamma / (m2 + 1e-5)
+            beta = (n - gamma) / (residual + 1e-5)
+            if abs(alpha / beta - t) / t <= 1e-3:
+                break
+        evidences.append(
+            d / 2 * np.log(alpha)
+            + n / 2 * np.log(beta)
+            - np.log(alpha + beta * sigma).sum() / 2
+            - beta / 2 * residual
+            - alpha / 2 * m2
+            - n / 2 * np.log(2 * np.pi)
+        )
+    return float(np.mean(evidences) / n)
+
+
+def transrate(x: np.ndarray, y: np.ndarray, eps: float = 1e-4) -> float:
+    x = x - x.mean(axis=0)
+
+    def rate(z: np.ndarray) -> float:
+        n, d = z.shape
+        return np.linalg.slogdet(np.eye(d) + z.T @ z / (n * eps))[1] / 2
+
+    return float(rate(x) - np.mean([rate(x[y == c]) for c in np.unique(y)]))
+
+
+def gbc(x: np.ndarray, y: np.ndarray, kind: str, dimensions: int = 64) -> float:
+    if x.shape[1] > dimensions:
+        count = min(dimensions, *x.shape)
+        x = decomposition.PCA(count, svd_solver="full").fit_transform(x)
+    means = _class_means(x, y)
+    variances = np.stack([x[y == c].var(axis=0) for c in np.unique(y)])
+    variances = np.maximum(variances, 1e-4)
+    if kind == "spherical":
+        # As published: the logarithms below are summed over a single entry.
+        variances = variances.mean(axis=1, keepdims=True)
+    total = 0.0
+    for i in range(len(means)):
+        for j in range(len(means)):
+            if i == j:
+                continue
+            middle = (variances[i] + variances[j]) / 2
+            distance = np.sum((means[i] - means[j]) ** 2 / middle) / 8
+            distance += np.log(middle).sum() / 2
+            distance -= (np.log(variances[i]) + np.log(variances[j])).sum() / 4
+            total += np.exp(-distance)
+    return -float(total)
+
+
+def _within(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    d = x.shape[1]
+    parts = [
+        np.mean(y == c) * np.cov(x[y == c], rowvar=False, bias=True).reshape(d, d)
+        for c in np.unique(y)
+    ]
+    return np.sum(parts, axis=0)
+
+
+def _shrinkage(within: np.ndarray) -> float:
+    x = within.sum(axis=1)
+    for _ in range(3):
+        y = within @ x
+        y /= np.linalg.norm(y)
+        x = within @ y
+        x /= np.linalg.norm(x)
+    return float(max(np.exp(-5 * (x @ within @ y)), 1e-10))
+
+
+def _posterior(x, y, within, shrinkage) -> np.ndarray:
+    d = x.shape[1]
+    shrunk = (1 - shrinkage) * within
+    shrunk += shrinkage * np.trace(within) / d * np.eye(d)
+    means = _class_means(x, y)
+    # With all generalised eigenvectors V of (between, within), V V' is its inverse.
+    total = np.cov(x, rowvar=False, bias=True).reshape(d, d)
+    total = (1 - shrinkage) * total + shrinkage * np.trace(total) / d * np.eye(d)
+    _, v = linalg.eigh(total - shrunk, shrunk)
+    coefficients = means @ v @ v.T
+    priors = np.log([np.mean(y == c) for c in np.unique(y)])
+    offset = priors - np.sum(means * coefficients, axis=1) / 2
+    return special.softmax(x @ coefficients.T + offset, axis=1)
+
+
+def sfda(x: np.ndarray, y: np.ndarray) -> float:
+    x = x.copy()
+    within = _within(x, y)
+    shrinkage = _shrinkage(within)
+    one_hot = _one_hot(y)
+    confidence = special.softmax(_posterior(x, y, within, shrinkage), axis=1)
+    confidence = np.sum(confidence * one_hot, axis=1)
+    means = _class_means(x, y)
+    others = (means.sum(axis=0) - means) / (len(means) - 1)
+    x = confidence[:, None] * x + (1 - confidence[:, None]) * (one_hot @ others)
+    found = _posterior(x, y, _within(x, y), shrinkage)
+    return float(np.sum(found * one_hot) / len(y))
+
+
+def lda(x: np.ndarray, y: np.ndarray, shrunk: bool = False) -> float:
+    if shrunk:
+        within = _within(x, y)
+        found = _posterior(x, y, within, _shrinkage(within))
+    else:
+        means = _class_means(x, y)
+        priors = np.log([np.mean(y == c) for c in np.unique(y)])
+        scores = x @ means.T - np.sum(means**2, axis=1) / 2 + priors
+        found = special.softmax(scores, axis=1)
+    return float(np.sum(found * _one_hot(y)) / len(y))
+
+
+def parc(x: np.ndarray, y: np.ndarray, standardize: bool = True) -> float:
+    if standardize:
+        x = x - x.mean(axis=0)
+        deviation = x.std(axis=0)
+        x = x / np.where(deviation > 0, deviation, 1)
+    upper = np.triu_indices(len(x), 1)
+    first = 1 - np.corrcoef(x)[upper]
+    second = 1 - np.corrcoef(_one_hot(y))[upper]
+    return float(stats.spearmanr(first, np.round(second, 6)).statistic)
+
+
+def ncti_terms(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    pca = decomposition.PCA(min(64, *x.shape), svd_solver="full")
+    x = pca.fit_transform(x)
+    shrinkage = max(np.exp(-pca.explained_variance_[:32].sum()), 1e-10)
+    if shrinkage == 1e-10:
+        model = discriminant_analysis.LinearDiscriminantAnalysis(solver="svd")
+    else:
+        model = discriminant_analysis.LinearDiscriminantAnalysis(
+            solver="eigen", shrinkage=float(shrinkage)
+        )
+    low = model.fit_transform(x, y)
+    posterior = model.predict_proba(x)
+    collapse = sum(np.linalg.norm(posterior[y == c], ord="nuc") for c in np.unique(y))
+    return {
+        "seli": float(np.linalg.norm(low - low.mean(axis=0), ord="nuc")),
+        "ncc": float(np.sum(posterior * _one_hot(y)) / len(y)),
+        "vc": float(np.log(collapse)),
+    }
+
+
+def knn(x: np.ndarray, y: np.ndarray, k: int = 1) -> float:
+    found = neighbors.NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x)
+    votes = y[found.kneighbors(return_distance=False)]
+    right = [
+        # Of labels with as many votes the one that has the nearest neighbour.
+        max(row, key=lambda c, row=row: ((row == c).sum(), -np.argmax(row == c))) == c
+        for row, c in zip(votes, y, strict=True)
+    ]
+    return float(np.mean(right))
+
+
+def pactran(
+    x: np.ndarray, y: np.ndarray, lda_factor: float = 10, variance_factor: float = 100
+) -> float:
+    x = x - x.mean(axis=0)
+    n, d = x.shape
+    one_hot = _one_hot(y)
+    c = one_hot.shape[1]
+    scale = lda_factor * n
+
+    def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        w, b = theta[: d * c].reshape(d, c), theta[d * c :]
+        logs = special.log_softmax(x @ w + b, axis=1)
+        value = -np.sum(one_hot * logs) / n + np.sum(w**2) / (2 * scale)
+        error = (np.exp(logs) - one_hot) / n
+        gradient = np.concatenate([(x.T @ error + w / scale).ravel(), error.sum(0)])
+        return value, gradient
+
+    found = optimize.minimize(
+        loss,
+        np.zeros(d * c + c),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 5000, "maxfun": 20000, "ftol": 1e-15, "gtol": 1e-10},
+    )
+    w, b = found.x[: d * c].reshape(d, c), found.x[d * c :]
+    p = special.softmax(x @ w + b, axis=1)
+    curvature = (p - p**2).sum(axis=1)
+    trace = np.sum((np.sum(x**2, axis=1) + 1) * curvature) + d * c / scale
+    flatness = d * c / (2 * scale) * variance_factor / d
+    return -float(found.fun + flatness * np.log(trace * scale / (d * c) + 1e-10))
