@@ -118,7 +118,7 @@ def test_dense_components_like_those_of_patch_camelyon():
     members = random.integers(0, 10, 20_000)
     scale = np.geomspace(3, 0.1, 70)
     x = (
-        random.normal(size=(10, 70))[members] + random.normal(size=(20_000, 70))
+        0.5 * random.normal(size=(10, 70))[members] + random.normal(size=(20_000, 70))
     ) * scale
     labels = np.where(
         random.random(20_000) < 0.2, random.integers(0, 10, 20_000), members
