@@ -5,16 +5,18 @@ have, where classes are equal in number that with the nearer neighbours:
 
     kNN = share of the images that take their own class.
 
-Exact, in blocks of rows: no N x N array. Of more than `max_queries` images so many,
-drawn (`sampling.subset`), are asked; their neighbours are sought among all.
+Exact, tile by tile: no N x N array. A tile of products of images i and j serves both,
+who ask each other. Of more than `max_queries` images so many, drawn
+(`sampling.subset`), are asked; their neighbours are sought among all.
 
-Cost: 2 N^2 D. Range: [0, 1]. Higher is better. Published code of PARC's authors gives
+Cost: N^2 D. Range: [0, 1]. Higher is better. Published code of PARC's authors gives
 per cent, others use cosine similarity.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,8 @@ from rankckpt_jax.measures import blocks, sampling
 from rankckpt_jax.measures.registry import Result, register
 from rankckpt_jax.measures.statistics import Statistics
 
-_BLOCK = 512
+_TILE = 512
+"""Rows of a tile."""
 
 
 @register("knn")
@@ -49,16 +52,21 @@ def knn(
             found=f"{k}",
         )
     asked = sampling.subset(statistics.labels, max_queries, seed)
-    shape = -(-len(asked) // _BLOCK), _BLOCK
+    others = np.setdiff1d(np.arange(count), asked, assume_unique=True)
+    order = np.concatenate([asked, others])
+    size = min(_TILE, -(-count // 8) * 8)
     # About the mean the products, whose differences are distances, are smallest.
+    x = statistics.centred[order] if len(others) else statistics.centred
     found = _neighbour_class(
-        jnp.asarray(statistics.centred),
-        jnp.asarray(labels),
-        blocks.split(asked, shape),
+        np.pad(x, ((0, -count % size), (0, 0))),
+        np.pad(statistics.labels[order], (0, -count % size)),
+        count,
+        _pairs(-(-len(asked) // size), -(-count // size)),
+        size,
         k,
         num_classes,
     )
-    predicted = np.asarray(found).reshape(-1)[: len(asked)]
+    predicted = np.asarray(found)[: len(asked)]
     right = predicted == statistics.labels[asked]
 
     def score(weights: np.ndarray) -> float:
@@ -68,22 +76,72 @@ def knn(
     return Result(score(statistics.weights), details, reweighted=score)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+def _pairs(asked: int, tiles: int) -> np.ndarray:
+    """Tiles i <= j of which i is asked: int32 [pairs, 2], rising."""
+    return np.array(
+        [(i, j) for i in range(asked) for j in range(i, tiles)], dtype=np.int32
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("size", "k", "num_classes"))
 def _neighbour_class(
-    x: jax.Array, labels: jax.Array, asked: jax.Array, k: int, num_classes: int
+    x: jax.Array,
+    labels: jax.Array,
+    count: int,
+    pairs: jax.Array,
+    size: int,
+    k: int,
+    num_classes: int,
 ) -> jax.Array:
+    """The class that each row's neighbours among the first `count` have: [rows]."""
+    # x_i'x_j - |x_j|^2 / 2 falls as j's distance from i rises.
     half = jnp.sum(x * x, axis=1) / 2
+    half = jnp.where(jnp.arange(len(x)) < count, half, jnp.inf)
+
+    def part(array: jax.Array, tile: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(array, tile * size, size)
+
+    def nearer(best: Any, tile: jax.Array, likeness: jax.Array, other: Any) -> Any:
+        """The best k of rows of `tile`, told of their likeness to those of `other`."""
+        value, label = part(best[0], tile), part(best[1], tile)
+        if k == 1:
+            new, place = blocks.maximum(likeness)
+            # Of equals the first stays.
+            new, found = new[:, None], part(labels, other)[place][:, None]
+            label = jnp.where(new > value, found, label)
+            value = jnp.maximum(new, value)
+        else:
+            new, place = jax.lax.top_k(likeness, min(k, size))
+            both = jnp.concatenate([value, new], axis=1)
+            known = jnp.concatenate([label, part(labels, other)[place]], axis=1)
+            value, place = jax.lax.top_k(both, k)
+            label = jnp.take_along_axis(known, place, axis=1)
+        start = tile * size, 0
+        return (
+            jax.lax.dynamic_update_slice(best[0], value, start),
+            jax.lax.dynamic_update_slice(best[1], label, start),
+        )
+
+    def step(best: Any, pair: jax.Array) -> tuple[Any, None]:
+        i, j = pair
+        product = blocks.dot(part(x, i), part(x, j).T)
+        own = (i == j) & jnp.eye(size, dtype=bool)
+        likeness = jnp.where(own, -jnp.inf, product - part(half, j))
+        best = nearer(best, i, likeness, j)
+        return jax.lax.cond(
+            i == j,
+            lambda best: best,
+            lambda best: nearer(best, j, product.T - part(half, i), i),
+            best,
+        ), None
+
+    best = (
+        jnp.full((len(x), k), -jnp.inf, x.dtype),
+        jnp.zeros((len(x), k), labels.dtype),
+    )
+    _, nearest = jax.lax.scan(step, best, pairs)[0]
     # Nearer neighbours count more, by too little to outvote another.
     weights = 1 + jnp.arange(k, 0, -1) / (4.0 * k * k)
-
-    def one(rows: jax.Array) -> jax.Array:
-        likeness = blocks.dot(x[rows], x.T) - half
-        likeness = likeness.at[jnp.arange(len(rows)), rows].set(-jnp.inf)
-        if k == 1:
-            return labels[jnp.argmax(likeness, axis=1)]
-        nearest = labels[jax.lax.top_k(likeness, k)[1]]
-        votes = jnp.zeros((len(rows), num_classes), x.dtype)
-        place = jnp.arange(len(rows))[:, None]
-        return jnp.argmax(votes.at[place, nearest].add(weights.astype(x.dtype)), axis=1)
-
-    return jax.lax.map(one, asked)
+    votes = jnp.zeros((len(x), num_classes), x.dtype)
+    place = jnp.arange(len(x))[:, None]
+    return jnp.argmax(votes.at[place, nearest].add(weights.astype(x.dtype)), axis=1)

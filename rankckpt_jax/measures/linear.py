@@ -26,8 +26,9 @@ from rankckpt_jax.measures.registry import Result, register
 RIDGES = (1e-1, 1e-2, 1e-3, 1e-4)
 """Ridge strengths r of `logistic`, of which the best on validation is taken."""
 
-_TOLERANCE = 3e-5
-"""Largest entry of the gradient, as `logistic` scales it: below what moves a label."""
+_TOLERANCE = 3e-4
+"""Largest entry of the gradient, as `logistic` scales it; of the gradient itself that
+is less than the 1e-4 at which scikit-learn stops."""
 
 _TRAIN, _VALIDATION, _HELD_OUT = 0, 1, 2
 
@@ -56,9 +57,9 @@ def linear(
     scale = np.where(varies, 1 / np.where(varies, deviation, 1), 0)
     standard = jnp.asarray((x - mean.astype(x.dtype)) * scale.astype(x.dtype))
     found = logistic.fit(
-        standard,
-        np.asarray(labels),
-        learned.astype(float),
+        standard[learned],
+        np.asarray(labels)[learned],
+        np.ones(learned.sum()),
         num_classes,
         np.ones(standard.shape[1]),
         np.array(RIDGES),

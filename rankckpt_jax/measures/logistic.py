@@ -23,6 +23,9 @@ import optax
 from rankckpt_jax.measures import blocks
 from rankckpt_jax.measures.statistics import Statistics
 
+_LOSS_ROUNDING = {"float32": 1e-6, "float64": 1e-14}
+"""A step may raise the loss by this share of it, which is rounding."""
+
 
 class Solution(NamedTuple):
     """Solutions of R ridges.
@@ -127,19 +130,19 @@ def _fit(
 
         # From a unit step down: scaled as it is, nearly every first try is taken. The
         # usual zoom search takes as many evaluations and ten times as long to compile.
-        search = optax.scale_by_backtracking_linesearch(12, store_grad=True)
+        search = optax.scale_by_backtracking_linesearch(
+            12, decrease_factor=0.3, rtol=_LOSS_ROUNDING[dtype.name], store_grad=True
+        )
         solver = optax.lbfgs(memory_size=20, linesearch=search)
-        evaluate = optax.value_and_grad_from_state(loss)
 
         def goes_on(carry: Any) -> jax.Array:
-            _, _, largest, gain, count = carry
+            _, _, _, _, largest, gain, count = carry
             # In float32 the loss stops falling before the gradient is as small.
             moving = (gain > 0) | (count < 2)
             return (count < max_steps) & (largest > tolerance) & moving
 
         def step(carry: Any) -> Any:
-            theta, state, _, _, count = carry
-            value, gradient = evaluate(theta, state=state)
+            theta, state, value, gradient, _, _, count = carry
             # A ridge that is done waits for the others; with a gradient it would make
             # all of them search along a line on which there is nothing to gain.
             active = goes_on(carry)
@@ -148,18 +151,19 @@ def _fit(
                 gradient, state, theta, value=value, grad=gradient, value_fn=loss
             )
             theta = optax.apply_updates(theta, updates)
-            after = optax.tree.get(state, "grad")
+            # What the search has evaluated last is where it went.
+            reached, after = (optax.tree.get(state, key) for key in ("value", "grad"))
             largest = jnp.maximum(*(jnp.max(jnp.abs(g)) for g in after))
-            gain = value - optax.tree.get(state, "value")
-            return theta, state, largest, gain, count + 1
+            return theta, state, reached, after, largest, value - reached, count + 1
 
         size = (len(scale), num_classes)
         theta = (jnp.zeros(size, dtype), jnp.zeros(num_classes, dtype))
         infinite = jnp.asarray(jnp.inf, dtype)
         none = jnp.zeros((), jnp.int32)
-        start = (theta, solver.init(theta), infinite, infinite, none)
-        theta, _, largest, _, count = jax.lax.while_loop(goes_on, step, start)
-        kernel, bias = unscaled(theta)
-        return Solution(kernel, bias, loss(theta), largest, count)
+        first = jax.value_and_grad(loss)(theta)
+        start = (theta, solver.init(theta), *first, infinite, infinite, none)
+        found = jax.lax.while_loop(goes_on, step, start)
+        theta, _, value, _, largest, _, count = found
+        return Solution(*unscaled(theta), value, largest, count)
 
     return jax.vmap(solve)(scales, ridges)

@@ -375,12 +375,17 @@ def _matrix(what: str, array: Any) -> jax.Array:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(jnp.float32)
     array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
-    bad = int(jnp.sum(~jnp.isfinite(array)))
+    bad = int(_count_not_finite(array))
     if bad:
         raise InputError(
             f"{what} must be finite", found=f"{bad} NaN or infinite values"
         )
     return array
+
+
+@jax.jit
+def _count_not_finite(array: jax.Array) -> jax.Array:
+    return jnp.sum(~jnp.isfinite(array))
 
 
 def _labels(labels: Any, num_examples: int) -> tuple[jax.Array, int]:
