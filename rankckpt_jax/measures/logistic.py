@@ -164,6 +164,7 @@ def _fit(
         start = (theta, solver.init(theta), *first, infinite, infinite, none)
         found = jax.lax.while_loop(goes_on, step, start)
         theta, _, value, _, largest, _, count = found
-        return Solution(*unscaled(theta), value, largest, count)
+        kernel, bias = unscaled(theta)
+        return Solution(kernel, bias, value, largest, count)
 
     return jax.vmap(solve)(scales, ridges)
