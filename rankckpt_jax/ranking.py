@@ -21,7 +21,8 @@ class Row:
     Attributes:
       checkpoint: Its name, unique within the task.
       architecture: The network's name, such as `"mobilenet_v1_025"`.
-      group: The set it belongs to, such as NeuCRaB's `"group_i"`.
+      group: The set it belongs to, such as NeuCRaB's `"group_i"`; several with commas
+        between.
       scores: By measure; higher means better transfer. A measure that is absent or not
         finite has no score.
       spreads: By measure, the standard deviation of the score over repetitions.
@@ -29,9 +30,15 @@ class Row:
       score_seconds: By measure, the time to compute it from features.
       terms: By measure that is relative to the pool, what its score is made of.
       accuracy: Test accuracy after fine-tuning, in [0, 1].
+      accuracy_source: Where it is from, if it was not measured here.
+      curve: (step, accuracy) on the way, of the chosen run of fine-tuning.
       extract_seconds: The time to extract the features that all measures share.
       finetune_seconds: The time of fine-tuning, with its search for settings.
+      extract_images: Images that features were extracted from.
+      finetune_images: Images trained on, each time counted, in all runs.
+      multiply_adds: Of one forward pass of one image.
       num_parameters: Weights of the network without its source classifier.
+      source_accuracy: Top-1 where it was pre-trained, in per cent, as published.
       feature_dim: D, the length of one feature vector.
       image_size: Side of the square input, in pixels.
       failure: Why this checkpoint has no scores; empty when it has.
@@ -46,12 +53,23 @@ class Row:
     score_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     terms: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     accuracy: float | None = None
+    accuracy_source: str = ""
+    curve: tuple[tuple[int, float], ...] = ()
     extract_seconds: float | None = None
     finetune_seconds: float | None = None
+    extract_images: int | None = None
+    finetune_images: int | None = None
+    multiply_adds: int | None = None
     num_parameters: int | None = None
+    source_accuracy: float | None = None
     feature_dim: int | None = None
     image_size: int | None = None
     failure: str = ""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The sets it belongs to."""
+        return tuple(name.strip() for name in self.group.split(",") if name.strip())
 
     def score(self, measure: str) -> float | None:
         """The finite score by `measure`, or None: failed, not computed, or NaN."""

@@ -68,7 +68,7 @@ def test_says_what_matters(realistic):
     ):
         assert expected in reader.text
     assert len(reader.named("svg")) == 3
-    assert len(reader.named("table")) == 4
+    assert len(reader.named("table")) == 5
 
 
 def test_asks_for_nothing_from_outside(realistic):
