@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rankckpt_jax import evaluation
+from etils import epath
+
+from rankckpt_jax import evaluation, store
 from rankckpt_jax.errors import InputError
 
 
@@ -143,6 +145,69 @@ class Ranking:
         """The rows that have both a score by `measure` and a fine-tuned accuracy."""
         return _paired(self.rows, measure)
 
+    def append(self, other: "Ranking") -> "Ranking":
+        """Adds the checkpoints of another ranking of the same task, ranked anew.
+
+        A checkpoint of both is taken from `other`. Measures that are relative to the
+        pool are combined over all of it.
+
+        Args:
+          other: Over the same images; that they are is not checked beyond the name.
+
+        Returns:
+          A new ranking, by the measures of both, in this one's order.
+
+        Raises:
+          InputError: It is of another task.
+        """
+        # Only a ranking that is added to needs the measures, and with them JAX.
+        from rankckpt_jax import scoring
+
+        if other.task != self.task:
+            raise InputError(
+                "Rankings of different tasks cannot be put together",
+                expected=self.task,
+                found=other.task,
+            )
+        measures = (
+            *self.measures,
+            *(m for m in other.measures if m not in self.measures),
+        )
+        rows = {row.checkpoint: row for row in (*self.rows, *other.rows)}
+        return rank(
+            self.task,
+            measures,
+            scoring.relative_to_pool(list(rows.values()), measures),
+            task_description=self.task_description,
+            provenance={**other.provenance, **self.provenance},
+        )
+
+    def to_csv(self, path: epath.PathLike | None = None) -> str:
+        """The ranking as comma-separated values; see `report.table`.
+
+        Args:
+          path: A file to write it to as well.
+        """
+        from rankckpt_jax.report import table
+
+        return _written(table.to_csv(self), path)
+
+    def to_html(self, path: epath.PathLike | None = None) -> str:
+        """The ranking as one self-contained page; see `report.page`.
+
+        Args:
+          path: A file to write it to as well.
+        """
+        from rankckpt_jax.report import page
+
+        return _written(page.to_html(self), path)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        from rankckpt_jax.report import notebook
+
+        return notebook.to_html(self)
+
     def __str__(self) -> str:
         """The ranking as a table for a terminal; see `report.terminal`."""
         # The report is built on this module; only a ranking that is printed needs it.
@@ -227,6 +292,13 @@ def rank(
         evaluation={m: _evaluate(_paired(rows, m), m) for m in measures},
         provenance=dict(provenance or {}),
     )
+
+
+def _written(text: str, path: epath.PathLike | None) -> str:
+    """Returns `text`, written to `path` if there is one."""
+    if path is not None:
+        store.write_text_atomically(epath.Path(path).expanduser(), text)
+    return text
 
 
 def _finite(value: float | None) -> float | None:

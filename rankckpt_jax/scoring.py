@@ -69,6 +69,15 @@ def names(
     return found
 
 
+def check(features: Any, labels: Any, logits: Any = None) -> None:
+    """Refuses features that no measure can use; arguments as for `score_row`.
+
+    Raises:
+      InputError: Shapes do not fit, or values are not finite.
+    """
+    measures.prepare(features, labels, logits)
+
+
 def score_row(
     row: Row,
     features: Any,
