@@ -36,6 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
     task.test = "test"
     # Classes of scikit-learn's handwritten digits, which need no download.
     task.digits = ()
+    # Take only so many images of each split, always the same; 0 for all.
+    task.limit = 0
 
     # The pool: a directory or a glob; every checkpoint below it is ranked, be it of
     # TF-Slim, a TF-Hub module, a SavedModel or a Keras file. Also a TF-Hub handle
@@ -44,6 +46,21 @@ def get_config() -> ml_collections.ConfigDict:
     # signature, output, image_size or input_range may be named after "#":
     # DIR#output=pre_logits&input_range=-1:1. Several may be given, separated by commas.
     config.checkpoints = ""
+    # Groups of NeuCRaB to rank instead: group_i, group_ii, group_iii, separated by
+    # commas. They are looked for in the directories of `checkpoints`, then among the
+    # downloads, then fetched; see rankckpt_jax/neucrab.py.
+    config.neucrab = ""
+    # Where a run of NeuCRaB lacks the step that is asked for, rank its nearest step in
+    # place of it; the row says so.
+    config.nearest_step = False
+    # Features made elsewhere, in place of images and checkpoints: .npz files, or
+    # `features/SPLIT` directories of a store, by directory or glob. See
+    # configs/features.py.
+    config.features = ""
+    # Accuracies where a checkpoint has not been fine-tuned here: a CSV file of lines
+    # NAME,ACCURACY, or `published` for those of NeuCRaB's checkpoints that VTAB has
+    # published.
+    config.accuracies = ""
     # Architectures to rank from a random initialisation too, separated by commas: a
     # control that shows what pre-training is worth, such as mobilenet_v1_050.
     config.from_scratch = ""

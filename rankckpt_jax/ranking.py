@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rankckpt_jax import evaluation
+from etils import epath
+
+from rankckpt_jax import evaluation, store
 from rankckpt_jax.errors import InputError
 
 
@@ -21,7 +23,8 @@ class Row:
     Attributes:
       checkpoint: Its name, unique within the task.
       architecture: The network's name, such as `"mobilenet_v1_025"`.
-      group: The set it belongs to, such as NeuCRaB's `"group_i"`.
+      group: The set it belongs to, such as NeuCRaB's `"group_i"`; several with commas
+        between.
       scores: By measure; higher means better transfer. A measure that is absent or not
         finite has no score.
       spreads: By measure, the standard deviation of the score over repetitions.
@@ -29,9 +32,15 @@ class Row:
       score_seconds: By measure, the time to compute it from features.
       terms: By measure that is relative to the pool, what its score is made of.
       accuracy: Test accuracy after fine-tuning, in [0, 1].
+      accuracy_source: Where it is from, if it was not measured here.
+      curve: (step, accuracy) on the way, of the chosen run of fine-tuning.
       extract_seconds: The time to extract the features that all measures share.
       finetune_seconds: The time of fine-tuning, with its search for settings.
+      extract_images: Images that features were extracted from.
+      finetune_images: Images trained on, each time counted, in all runs.
+      multiply_adds: Of one forward pass of one image.
       num_parameters: Weights of the network without its source classifier.
+      source_accuracy: Top-1 where it was pre-trained, in per cent, as published.
       feature_dim: D, the length of one feature vector.
       image_size: Side of the square input, in pixels.
       failure: Why this checkpoint has no scores; empty when it has.
@@ -46,12 +55,23 @@ class Row:
     score_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     terms: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     accuracy: float | None = None
+    accuracy_source: str = ""
+    curve: tuple[tuple[int, float], ...] = ()
     extract_seconds: float | None = None
     finetune_seconds: float | None = None
+    extract_images: int | None = None
+    finetune_images: int | None = None
+    multiply_adds: int | None = None
     num_parameters: int | None = None
+    source_accuracy: float | None = None
     feature_dim: int | None = None
     image_size: int | None = None
     failure: str = ""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The sets it belongs to."""
+        return tuple(name.strip() for name in self.group.split(",") if name.strip())
 
     def score(self, measure: str) -> float | None:
         """The finite score by `measure`, or None: failed, not computed, or NaN."""
@@ -124,6 +144,69 @@ class Ranking:
     def paired(self, measure: str) -> tuple[Row, ...]:
         """The rows that have both a score by `measure` and a fine-tuned accuracy."""
         return _paired(self.rows, measure)
+
+    def append(self, other: "Ranking") -> "Ranking":
+        """Adds the checkpoints of another ranking of the same task, ranked anew.
+
+        A checkpoint of both is taken from `other`. Measures that are relative to the
+        pool are combined over all of it.
+
+        Args:
+          other: Over the same images; that they are is not checked beyond the name.
+
+        Returns:
+          A new ranking, by the measures of both, in this one's order.
+
+        Raises:
+          InputError: It is of another task.
+        """
+        # Only a ranking that is added to needs the measures, and with them JAX.
+        from rankckpt_jax import scoring
+
+        if other.task != self.task:
+            raise InputError(
+                "Rankings of different tasks cannot be put together",
+                expected=self.task,
+                found=other.task,
+            )
+        measures = (
+            *self.measures,
+            *(m for m in other.measures if m not in self.measures),
+        )
+        rows = {row.checkpoint: row for row in (*self.rows, *other.rows)}
+        return rank(
+            self.task,
+            measures,
+            scoring.relative_to_pool(list(rows.values()), measures),
+            task_description=self.task_description,
+            provenance={**other.provenance, **self.provenance},
+        )
+
+    def to_csv(self, path: epath.PathLike | None = None) -> str:
+        """The ranking as comma-separated values; see `report.table`.
+
+        Args:
+          path: A file to write it to as well.
+        """
+        from rankckpt_jax.report import table
+
+        return _written(table.to_csv(self), path)
+
+    def to_html(self, path: epath.PathLike | None = None) -> str:
+        """The ranking as one self-contained page; see `report.page`.
+
+        Args:
+          path: A file to write it to as well.
+        """
+        from rankckpt_jax.report import page
+
+        return _written(page.to_html(self), path)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        from rankckpt_jax.report import notebook
+
+        return notebook.to_html(self)
 
     def __str__(self) -> str:
         """The ranking as a table for a terminal; see `report.terminal`."""
@@ -209,6 +292,13 @@ def rank(
         evaluation={m: _evaluate(_paired(rows, m), m) for m in measures},
         provenance=dict(provenance or {}),
     )
+
+
+def _written(text: str, path: epath.PathLike | None) -> str:
+    """Returns `text`, written to `path` if there is one."""
+    if path is not None:
+        store.write_text_atomically(epath.Path(path).expanduser(), text)
+    return text
 
 
 def _finite(value: float | None) -> float | None:

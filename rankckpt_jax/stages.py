@@ -16,7 +16,7 @@ import functools
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,15 +25,17 @@ from etils import epath
 
 import rankckpt_jax
 from rankckpt_jax import (
-    checkpoints,
+    accuracies,
     features,
     finetune,
-    measures,
     models,
+    neucrab,
     parallel,
+    pool,
+    precomputed,
     pretrain,
     report,
-    store,
+    scoring,
 )
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline, tasks
@@ -42,9 +44,6 @@ from rankckpt_jax.errors import InputError
 from rankckpt_jax.ranking import Ranking, Row, rank
 
 STAGES = ("pretrain", "extract", "score", "finetune", "report")
-
-Load = Callable[[], backbone_lib.Backbone]
-"""Reads, or makes, one checkpoint of the pool."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class Run:
     Attributes:
       config: As `configs/default.py` describes.
       stages: Names of the stages to run.
-      measures: Names of the measures, the one that orders the ranking first.
+      settings: What is scored; the measure that orders the ranking first.
       task: The task.
       sweep: How checkpoints are fine-tuned.
       directory: `workdir/TASK`.
@@ -65,7 +64,7 @@ class Run:
 
     config: Any
     stages: tuple[str, ...]
-    measures: tuple[str, ...]
+    settings: scoring.Settings
     task: tasks.Task
     sweep: finetune.Sweep
     directory: epath.Path
@@ -87,37 +86,35 @@ def run(config: Any) -> Ranking:
         before any long work starts.
     """
     started = time.monotonic()
-    stages = _names(config.stages, STAGES, "config.stages")
-    chosen = _measures(config)
-    _check(config)
+    stages = scoring.names(config.stages, STAGES, "config.stages")
+    chosen = scoring.chosen(config.measures, "config.measures")
+    _check(config, stages)
+    if not config.features:
+        pool.check(config)
     sweep = finetune.sweep(config.finetune, config.seed)
-    task = tasks.load(config.task)
+    task = _precomputed_task(config) if config.features else tasks.load(config.task)
+    known, source = accuracies.known(config.accuracies, task.name)
     this = Run(
         config,
         stages,
-        chosen,
+        scoring.Settings(
+            chosen,
+            config.measure_options.to_dict(),
+            config.seed,
+            config.num_bootstrap,
+        ),
         task,
         sweep,
         epath.Path(config.workdir).expanduser() / _safe(task.name),
         pipeline.ImageCache(config.image_cache_gigabytes),
     )
     _log.info("%s on %s", task.description, parallel.describe_devices())
-    if "finetune" in stages:
-        finetune.check(task, sweep)
-    if "pretrain" in stages:
-        _pretrain(this)
-    found = checkpoints.find(config.checkpoints, _storage(config))
-    pool: list[tuple[str, Load]] = [
-        (name, functools.partial(_load, config, name, path)) for name, path in found
-    ]
-    pool += _controls(config)
-    rows = []
-    for position, (name, load) in enumerate(pool, start=1):
-        rows.append(_row(this, name, load, f"[{position}/{len(pool)}] {name}"))
-    rows = _relative_to_pool(rows, this.measures)
+    rows = _precomputed_rows(this) if config.features else _rows(this)
+    rows = scoring.relative_to_pool(rows, chosen)
+    rows = accuracies.fill_in(rows, known, source)
     ranking = rank(
         task.name,
-        this.measures,
+        chosen,
         rows,
         task_description=task.description,
         provenance=_provenance(this, time.monotonic() - started),
@@ -125,6 +122,38 @@ def run(config: Any) -> Ranking:
     if "report" in stages and parallel.is_main_process():
         report.write(ranking, this.directory)
     return ranking
+
+
+def _rows(this: Run) -> list[Row]:
+    """Takes every checkpoint of the pool through the stages."""
+    if "finetune" in this.stages:
+        finetune.check(this.task, this.sweep)
+    if "pretrain" in this.stages:
+        _pretrain(this)
+    members = pool.members(this.config)
+    return [
+        _row(this, member, f"[{position}/{len(members)}] {member.name}")
+        for position, member in enumerate(members, start=1)
+    ]
+
+
+def _precomputed_task(config: Any) -> tasks.Task:
+    """Stands for a task of which only features are known."""
+    found = precomputed.find(config.features)
+    first = found[0][1]
+    # Of a store, the task is three levels above `features/SPLIT`.
+    folder = first.parent if first.suffix == ".npz" else first.parents[2]
+    name = config.task.name or folder.resolve().name
+    told = f"features of {len(found)} checkpoints, made elsewhere, from {folder}"
+    return tasks.Task(name, (), {}, told)
+
+
+def _precomputed_rows(this: Run) -> list[Row]:
+    found = precomputed.find(this.config.features)
+    return [
+        _precomputed_row(this, name, path, f"[{position}/{len(found)}] {name}")
+        for position, (name, path) in enumerate(found, start=1)
+    ]
 
 
 def _pretrain(this: Run) -> None:
@@ -153,69 +182,83 @@ def _pretrain(this: Run) -> None:
     _log.info("pre-trained pool: %s", "made" if made else "found, nothing to compute")
 
 
-def _load(config: Any, name: str, path: str) -> backbone_lib.Backbone:
-    return checkpoints.load(
-        path,
-        name=name,
-        image_size=config.image_size,
-        use_moving_averages=config.use_moving_averages,
-        storage=_storage(config),
-        cache=epath.Path(config.workdir).expanduser() / "converted",
-    )
-
-
-def _controls(config: Any) -> list[tuple[str, Load]]:
-    """Random initialisations: what pre-training is worth shows beside them."""
-    names = [name.strip() for name in config.from_scratch.split(",") if name.strip()]
-    return [
-        (
-            f"{name}_from_scratch",
-            functools.partial(
-                pretrain.from_scratch, name, config.image_size, config.seed
-            ),
-        )
-        for name in names
-    ]
-
-
-def _row(this: Run, name: str, load: Load, title: str) -> Row:
+def _row(this: Run, member: pool.Member, title: str) -> Row:
     """Takes one checkpoint through the stages; what goes wrong becomes the row."""
     try:
-        return _measured(this, name, load(), title)
+        row = _measured(this, member, title)
     except InputError as error:
         _log.error("%s failed: %s", title, error)
-        return Row(name, failure=error.what)
+        return Row(member.name, group=member.group, failure=str(error))
+    if member.warning:
+        warnings = {**row.warnings, "checkpoint": member.warning}
+        row = dataclasses.replace(row, warnings=warnings)
+    return row
 
 
-def _measured(this: Run, name: str, backbone: backbone_lib.Backbone, title: str) -> Row:
-    directory = this.directory / name
+def _measured(this: Run, member: pool.Member, title: str) -> Row:
+    backbone = member.load()
+    directory = this.directory / member.name
     row = Row(
-        name,
+        member.name,
         architecture=backbone.architecture,
+        group=member.group,
         num_parameters=backbone.num_parameters,
+        multiply_adds=_multiply_adds(backbone.architecture, backbone.image_size),
         feature_dim=backbone.feature_dim,
         image_size=backbone.image_size,
+        source_accuracy=member.facts.get("source_accuracy"),
     )
-    row = _with_scores(this, directory, backbone, row, title)
+    row = _with_scores(this, directory, backbone, member.facts, row, title)
     return _with_accuracy(this, directory, backbone, row, title)
 
 
-def _storage(config: Any) -> checkpoints.download.Storage:
-    return checkpoints.download.storage(config.get("download"))
+@functools.cache
+def _multiply_adds(architecture: str, image_size: int) -> int | None:
+    """Of one image, where the network is one of `models`; graphs are not counted."""
+    if architecture not in models.names():
+        return None
+    return models.multiply_adds(architecture, image_size)
+
+
+def _precomputed_row(this: Run, name: str, path: epath.Path, title: str) -> Row:
+    """The row of features that were made elsewhere."""
+    group = ", ".join(neucrab.groups_of(name))
+    try:
+        found = precomputed.load(path)
+        row = Row(
+            name,
+            architecture=found.architecture,
+            group=group,
+            accuracy=found.accuracy,
+            accuracy_source="" if found.accuracy is None else path.name,
+            extract_seconds=found.seconds,
+            extract_images=len(found.labels),
+            num_parameters=found.num_parameters,
+            feature_dim=found.features.shape[-1],
+            image_size=found.image_size,
+        )
+        return _scored(
+            this, this.directory / name, found, neucrab.facts_of(name), row, title
+        )
+    except InputError as error:
+        _log.error("%s failed: %s", title, error)
+        return Row(name, group=group, failure=str(error))
 
 
 def _with_scores(
     this: Run,
     directory: epath.Path,
     backbone: backbone_lib.Backbone,
+    facts: Mapping[str, Any],
     row: Row,
     title: str,
 ) -> Row:
+    split = this.task.splits["train"]
     extract = functools.partial(
         features.get,
         directory / "features",
         backbone,
-        this.task.splits["train"],
+        split,
         preprocess=this.config.preprocess,
         dtype=features.compute_dtype(this.config.dtype),
         batch_size=this.config.batch_size,
@@ -228,95 +271,32 @@ def _with_scores(
             row, failure="no features yet: run the stage `extract`"
         )
     _tell(title, "features", computed, extracted.seconds)
-    facts = {"name": row.checkpoint, "num_parameters": row.num_parameters}
-    inputs = functools.cache(
-        lambda: measures.prepare(
-            extracted.features, extracted.labels, extracted.logits, facts
-        )
+    row = dataclasses.replace(
+        row, extract_seconds=extracted.seconds, extract_images=split.num_examples
     )
-    scores, spreads, warnings, seconds, terms = {}, {}, {}, {}, {}
-    for measure in this.measures:
-        result = _score(this, directory, measure, extracted.checksum, inputs, title)
-        if result is None:
-            continue
-        seconds[measure] = result["seconds"]
-        warnings[measure] = result["warning"]
-        if result["score"] is not None:
-            scores[measure] = result["score"]
-        if (spread := result["details"].get("spread")) is not None:
-            spreads[measure] = spread
-        if measures.is_relative(measure) and "terms" in result["details"]:
-            terms[measure] = result["details"]["terms"]
-    return dataclasses.replace(
-        row,
-        extract_seconds=extracted.seconds,
-        scores=scores,
-        spreads=spreads,
-        warnings={name: text for name, text in warnings.items() if text},
-        score_seconds=seconds,
-        terms=terms,
-    )
+    return _scored(this, directory, extracted, facts, row, title)
 
 
-def _relative_to_pool(rows: list[Row], names: tuple[str, ...]) -> list[Row]:
-    """Puts the scores of measures that are relative to the pool in place."""
-    for name in filter(measures.is_relative, names):
-        known = [i for i, row in enumerate(rows) if name in row.terms]
-        if not known:
-            continue
-        combined = measures.combine(name, [rows[i].terms[name] for i in known])
-        for i, score in zip(known, combined, strict=True):
-            scores = {**rows[i].scores, name: float(score)}
-            rows[i] = dataclasses.replace(rows[i], scores=scores)
-    return rows
-
-
-def _score(
+def _scored(
     this: Run,
     directory: epath.Path,
-    measure: str,
-    checksum: str,
-    inputs: Callable[[], measures.Inputs],
+    extracted: features.Features | precomputed.Precomputed,
+    facts: Mapping[str, Any],
+    row: Row,
     title: str,
-) -> dict[str, Any] | None:
-    """Returns the stored or computed result; None where there is none to be had."""
-    options = this.config.measure_options.get(measure, {})
-    wanted = {
-        "measure": measure,
-        "options": dict(options),
-        "seed": this.config.seed,
-        "num_bootstrap": this.config.num_bootstrap,
-        "features": checksum,
-        "version": rankckpt_jax.__version__,
-    }
-    place = directory / "scores" / f"{measure}.json"
-    found = store.load_result(place, wanted)
-    if found is not None:
-        return dict(found.result)
-    if "score" not in this.stages:
-        return None
-    start = time.monotonic()
-    outcome: dict[str, Any]
-    try:
-        result = measures.compute_prepared(
-            measure,
-            inputs(),
-            this.config.seed,
-            this.config.num_bootstrap,
-            **options,
-        )
-        outcome = {
-            "score": result.score,
-            "details": dict(result.details),
-            "warning": result.warning,
-        }
-    except InputError as error:
-        # A measure that is not defined here (no logits, say) says so in its cell.
-        outcome = {"score": None, "details": {}, "warning": error.what}
-    outcome["seconds"] = time.monotonic() - start
-    store.save_result(place, wanted, outcome)
-    _tell(title, measure, True, outcome["seconds"])
-    return outcome
+) -> Row:
+    return scoring.score_row(
+        row,
+        extracted.features,
+        extracted.labels,
+        extracted.logits,
+        this.settings,
+        facts=facts,
+        directory=directory / "scores",
+        checksum=extracted.checksum,
+        compute="score" in this.stages,
+        tell=lambda measure, seconds: _tell(title, measure, True, seconds),
+    )
 
 
 def _with_accuracy(
@@ -349,7 +329,7 @@ def _with_accuracy(
     if text:
         row = dataclasses.replace(row, warnings={**row.warnings, "accuracy": text})
     if (
-        "early_stopping" in this.measures
+        "early_stopping" in this.settings.measures
         and outcome.early_stop_accuracy is not None
         and not row.failure
     ):
@@ -364,8 +344,24 @@ def _with_accuracy(
             },
         )
     return dataclasses.replace(
-        row, accuracy=outcome.accuracy, finetune_seconds=outcome.seconds
+        row,
+        accuracy=outcome.accuracy,
+        finetune_seconds=outcome.seconds,
+        finetune_images=outcome.images,
+        curve=_curve(outcome),
     )
+
+
+def _curve(outcome: finetune.Outcome) -> tuple[tuple[int, float], ...]:
+    """Of the run with the chosen settings that was measured most often."""
+    runs = [
+        run
+        for run in outcome.runs
+        if (run.learning_rate, run.num_steps)
+        == (outcome.learning_rate, outcome.num_steps)
+    ]
+    curves = [tuple((int(s), float(a)) for s, a in run.curve) for run in runs]
+    return max(curves, key=len, default=())
 
 
 def _tell(title: str, what: str, computed: bool, seconds: float) -> None:
@@ -373,28 +369,7 @@ def _tell(title: str, what: str, computed: bool, seconds: float) -> None:
     _log.info("%s: %s %s", title, what, how)
 
 
-def _measures(config: Any) -> tuple[str, ...]:
-    """The measures that the config names; `all` leaves out what needs a file."""
-    if config.measures.strip() == "all":
-        return tuple(name for name in measures.names() if name != "static")
-    return _names(config.measures, measures.names(), "config.measures")
-
-
-def _names(given: str, known: tuple[str, ...], field: str) -> tuple[str, ...]:
-    """Splits a comma-separated field and checks each name."""
-    names = tuple(name.strip() for name in given.split(",") if name.strip())
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise InputError(
-            f"Unknown name in {field}" if unknown else f"Nothing named in {field}",
-            where=field,
-            expected="some of " + ", ".join(known) + ", separated by commas",
-            found=", ".join(unknown) or "nothing",
-        )
-    return names
-
-
-def _check(config: Any) -> None:
+def _check(config: Any, stages: tuple[str, ...]) -> None:
     """Refuses what would only fail after long work."""
     if config.preprocess not in preprocess_lib.names():
         raise InputError(
@@ -403,21 +378,18 @@ def _check(config: Any) -> None:
             expected="one of " + ", ".join(preprocess_lib.names()),
         )
     features.compute_dtype(config.dtype)
-    for name in config.from_scratch.split(","):
-        if name.strip():
-            models.get(name.strip())
+    if config.features and {"pretrain", "finetune"} & set(stages):
+        raise InputError(
+            "Features alone cannot be fine-tuned",
+            where="config.stages",
+            expected="score, report",
+            found=", ".join(stages),
+        )
     if config.batch_size < 1:
         raise InputError(
             "A count must be at least 1",
             where="config.batch_size",
             found=str(config.batch_size),
-        )
-    if not config.checkpoints:
-        raise InputError(
-            "The config names no checkpoints",
-            where="config.checkpoints",
-            expected="a directory or glob with checkpoints below it, or hub handles",
-            mend="--config.checkpoints=DIR",
         )
 
 

@@ -115,8 +115,21 @@ def load(directory: epath.Path, request: Mapping[str, Any]) -> Entry | None:
     """
     directory = epath.Path(directory)
     manifest = _read_matching(directory / MANIFEST, request)
-    if manifest is None:
-        return None
+    return None if manifest is None else _read_arrays(directory, manifest)
+
+
+def read(directory: epath.Path) -> tuple[Mapping[str, Any], Entry] | None:
+    """Returns (the request, what `save` stored), whatever the request was.
+
+    None where there is nothing whole; a missing or damaged file is logged by name.
+    """
+    directory = epath.Path(directory)
+    manifest = _read_json(directory / MANIFEST)
+    entry = None if manifest is None else _read_arrays(directory, manifest)
+    return None if manifest is None or entry is None else (manifest["request"], entry)
+
+
+def _read_arrays(directory: epath.Path, manifest: Mapping[str, Any]) -> Entry | None:
     arrays = {}
     for name, described in manifest["arrays"].items():
         path = directory / f"{name}.npy"

@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 # Of a download: a piece that the connection breaks off in is lost.
 _PIECE = 1 << 16
 _TIMEOUTS = (20.0, 60.0)  # Seconds, to connect and between two pieces.
+_PROBE = 5.0  # Seconds that a server has to answer whether it is there.
 _ATTEMPTS = 5
 _PAUSE = 1.0  # Seconds before the second attempt; doubled before each further one.
 
@@ -79,6 +80,17 @@ def storage(settings: Any = None) -> Storage:
         mirrors,
         int(limit * 1e9),
     )
+
+
+def reachable(url: str) -> bool:
+    """Whether a server answers at an address; an answer of any kind will do."""
+    import requests
+
+    try:
+        requests.head(url, timeout=_PROBE, allow_redirects=False).close()
+    except requests.RequestException:
+        return False
+    return True
 
 
 def fetch(

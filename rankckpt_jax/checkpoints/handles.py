@@ -119,25 +119,53 @@ def _resolve_local(path: pathlib.Path, storage: download.Storage) -> pathlib.Pat
     return download.unpack(path, place, limit=storage.limit)
 
 
-def _resolve_remote(spec: str, storage: download.Storage) -> pathlib.Path:
-    handle = spec if "://" in spec else f"https://{spec}"
-    for cached in (handle, f"{handle}?tf-hub-format=compressed"):
-        if storage.hub_cache is None:
-            break
+def _cached(handle: str, storage: download.Storage) -> pathlib.Path | None:
+    """A module's directory in tensorflow_hub's own cache, if it is there."""
+    if storage.hub_cache is None:
+        return None
+    for name in (handle, f"{handle}?tf-hub-format=compressed"):
         # tensorflow_hub names a module's directory so.
-        place = storage.hub_cache / hashlib.sha1(cached.encode()).hexdigest()
+        place = storage.hub_cache / hashlib.sha1(name.encode()).hexdigest()
         if place.is_dir() and any(place.iterdir()):
             return place
-    urls = _urls(handle, storage.mirrors)
+    return None
+
+
+def _resolve_remote(spec: str, storage: download.Storage) -> pathlib.Path:
+    handle = spec if "://" in spec else f"https://{spec}"
+    if (cached := _cached(handle, storage)) is not None:
+        return cached
+    urls = addresses(handle, storage.mirrors)
+    archive, place = destination(handle, storage)
+    if archive == place:
+        return download.fetch(urls, place, title=handle)
+    return download.fetch_unpacked(
+        urls, archive, place, limit=storage.limit, title=handle
+    )
+
+
+def destination(
+    spec: str, storage: download.Storage
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where a remote file is downloaded to, and where it is unpacked; one for a file.
+
+    Whoever has no network puts the file at the first by hand.
+    """
+    handle = spec if "://" in spec else f"https://{spec}"
     path, host = _path(handle), urlsplit(handle).netloc.replace(":", "_")
     base = storage.directory / host / path
     ending = next((end for end in ARCHIVES if path.endswith(end)), "")
     if not ending and re.search(r"\.(keras|h5|hdf5)$", path):
-        return download.fetch(urls, base, title=handle)
+        return base, base
     archive = base if ending else base.with_name(f"{base.name}.tar.gz")
-    place = base.with_name(_stem(base.name)) if ending else base
-    return download.fetch_unpacked(
-        urls, archive, place, limit=storage.limit, title=handle
+    return archive, base.with_name(_stem(base.name)) if ending else base
+
+
+def is_here(spec: str, storage: download.Storage) -> bool:
+    """Whether a remote file needs no network: it is downloaded or put there by hand."""
+    handle = spec if "://" in spec else f"https://{spec}"
+    return _cached(handle, storage) is not None or any(
+        place.exists() for place in destination(handle, storage)
     )
 
 
@@ -170,7 +198,7 @@ def _copy(source: epath.Path, target: pathlib.Path) -> None:
         _copy(child, target / child.name)
 
 
-def _urls(handle: str, mirrors: tuple[str, ...]) -> list[str]:
+def addresses(handle: str, mirrors: tuple[str, ...]) -> list[str]:
     """Addresses that may have what a handle names, the likeliest first."""
     path, parts = _path(handle), urlsplit(handle)
     is_file = path.endswith(ARCHIVES) or re.search(r"\.(keras|h5|hdf5)$", path)

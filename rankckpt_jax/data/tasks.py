@@ -91,17 +91,19 @@ def load(config: Any) -> Task:
     Raises:
       InputError: None of the three is set, or what they name cannot be used.
     """
+    limit = config.get("limit", 0)
     if config.path:
-        return from_folder(config.path, name=config.name)
+        return _limited(from_folder(config.path, name=config.name), limit)
     if config.tfds:
         return from_tfds(
             config.tfds,
             {name: config[name] for name in ("train", "val", "test") if config[name]},
             data_dir=config.data_dir or None,
             name=config.name,
+            limit=limit,
         )
     if config.digits:
-        return from_digits(config.digits, name=config.name)
+        return _limited(from_digits(config.digits, name=config.name), limit)
     raise InputError(
         "The config names no images",
         where="config.task",
@@ -178,6 +180,7 @@ def from_tfds(
     splits: Mapping[str, str],
     data_dir: str | None = None,
     name: str = "",
+    limit: int = 0,
 ) -> Task:
     """Takes images from TensorFlow Datasets.
 
@@ -186,6 +189,7 @@ def from_tfds(
       splits: TFDS split expressions: {"train": "train", "test": "test"}.
       data_dir: Where TFDS keeps data sets; its own default if None.
       name: The task's name; by default the data set's.
+      limit: Only the first so many images of each split; 0 for all.
 
     Raises:
       InputError: The data set is neither prepared on this machine nor to be had.
@@ -209,7 +213,7 @@ def from_tfds(
         ) from error
     classes = tuple(builder.info.features["label"].names)
     built = {
-        role: _tfds_split(builder, role, expression)
+        role: _tfds_split(builder, role, expression, limit)
         for role, expression in splits.items()
     }
     origin = f"TFDS {builder.info.full_name}, " + ", ".join(
@@ -218,7 +222,7 @@ def from_tfds(
     described = _describe(origin, classes, built)
     if "val" in splits:
         both = f"{splits['train']}+{splits['val']}"
-        built["trainval"] = _tfds_split(builder, "trainval", both)
+        built["trainval"] = _tfds_split(builder, "trainval", both, limit)
     return Task(name or builder.name, classes, built, described)
 
 
@@ -331,6 +335,19 @@ def hold_out(split: Split) -> tuple[Split, Split]:
     )
 
 
+def _limited(task: Task, limit: int) -> Task:
+    """The task with at most `limit` images of each split; 0 for all."""
+    if not limit:
+        return task
+    splits = {}
+    for name, split in task.splits.items():
+        assert split.subset is not None  # Folders and arrays can be picked from.
+        order = np.random.default_rng(0).permutation(split.num_examples)
+        splits[name] = split.subset(name, np.sort(order[:limit]))
+    described = f"{task.description}, of which at most {limit} a split are taken"
+    return dataclasses.replace(task, splits=splits, description=described)
+
+
 def _order(num_examples: int, seed: int | None) -> np.ndarray:
     if seed is None:
         return np.arange(num_examples)
@@ -411,10 +428,11 @@ def _files_split(
     return Split(name, len(labels), store.digest(*described), examples, subset)
 
 
-def _tfds_split(builder: Any, name: str, expression: str) -> Split:
+def _tfds_split(builder: Any, name: str, expression: str, limit: int) -> Split:
     import tensorflow_datasets as tfds
 
     num_examples = builder.info.splits[expression].num_examples
+    num_examples = min(num_examples, limit or num_examples)
     fingerprint = store.digest(builder.info.full_name, expression, str(num_examples))
 
     def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
@@ -424,7 +442,8 @@ def _tfds_split(builder: Any, name: str, expression: str) -> Split:
             split=expression,
             decoders={"image": tfds.decode.SkipDecoding()},
             shuffle_files=False,
-        ).enumerate()
+        )
+        dataset = dataset.take(num_examples).enumerate()
         if seed is not None:
             buffer = min(num_examples, 16_384)
             dataset = dataset.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)

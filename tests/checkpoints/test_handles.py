@@ -58,7 +58,7 @@ def _archive(path, folder):
     ],
 )
 def test_addresses_of_a_handle(handle, mirrors, expected):
-    assert handles._urls(handle, mirrors) == expected
+    assert handles.addresses(handle, mirrors) == expected
 
 
 def test_a_handle_is_fetched_unpacked_and_kept(server, tmp_path):
@@ -88,7 +88,7 @@ def test_without_a_network_a_handle_says_what_to_put_where(
     tmp_path, storage, monkeypatch
 ):
     monkeypatch.setattr(
-        handles, "_urls", lambda handle, mirrors: ["http://127.0.0.1:9/vtab/net/1"]
+        handles, "addresses", lambda handle, mirrors: ["http://127.0.0.1:9/vtab/net/1"]
     )
     monkeypatch.setattr(download, "_PAUSE", 0.0)
     with pytest.raises(InputError) as raised:

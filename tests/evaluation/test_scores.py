@@ -203,3 +203,19 @@ def test_beyond_chance():
     assert not evaluation.beyond_chance(0.6, 6)
     assert not evaluation.beyond_chance(1.0, 4)
     assert not evaluation.beyond_chance(math.nan, 20)
+
+
+def test_mean_over_tasks_leaves_out_what_is_undefined():
+    tasks = {
+        "one": evaluation.score_ranking([1, 2, 3], [0.1, 0.3, 0.2]),
+        "two": evaluation.score_ranking([1, 1, 1], [0.1, 0.3, 0.2]),
+    }
+    mean = evaluation.mean_over_tasks(tasks)
+    assert mean["kendall"] == tasks["one"]["kendall"]
+    assert mean["recall@1"] == pytest.approx((0 + 1 / 3) / 2)
+    assert evaluation.mean_over_tasks({}) == {}
+
+
+def test_ties_are_counted():
+    assert evaluation.num_tied([0.1, 0.2, 0.2, 0.1, 0.3]) == 4
+    assert evaluation.num_tied([]) == 0

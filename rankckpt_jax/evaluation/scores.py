@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.evaluation import batch
 
 Values = Mapping[str, float] | Sequence[float] | np.ndarray | Any
 """Numbers by name, or a one-dimensional list, NumPy or JAX array of them."""
-
-DEPTHS = (1, 3)
-"""The k of Recall@k and Rel@k."""
 
 
 def score_ranking(scores: Values, accuracies: Values) -> dict[str, float]:
@@ -75,9 +73,9 @@ def score_ranking(scores: Values, accuracies: Values) -> dict[str, float]:
     # Imported here: it takes a second, which a program that only shows help lacks.
     import scipy.stats
 
-    s, a = _align(scores, accuracies)
-    result = {f"recall@{k}": _recall(s, a, k) for k in DEPTHS}
-    result |= {f"rel@{k}": _rel(s, a, k) for k in DEPTHS}
+    s, a = align(scores, accuracies)
+    tops = batch.tops(s[None], a[None])
+    result = {name: float(values[0]) for name, values in tops.items()}
     correlations: dict[str, Callable[..., Any]] = {
         "pearson": scipy.stats.pearsonr,
         "kendall": scipy.stats.kendalltau,
@@ -89,66 +87,44 @@ def score_ranking(scores: Values, accuracies: Values) -> dict[str, float]:
     return result
 
 
-def random_ranking(accuracies: Values) -> dict[str, float]:
-    """What a measure that knows nothing gets on average, to hold a measure against.
+def mean_over_tasks(
+    evaluations: Mapping[str, Mapping[str, float]],
+) -> dict[str, float]:
+    """Averages what `score_ranking` says of several tasks, as the paper does.
 
-    Recall@k and Rel@k are those of drawing k checkpoints at random, which is how
-    `score_ranking` treats a tie between all of them. Every correlation is 0 on average.
-
-    Args:
-      accuracies: [n] finite accuracies, or a mapping from checkpoint name to accuracy.
-
-    Returns:
-      A dict with the keys of `score_ranking`. The correlations are NaN where those of
-      every measure are: for constant accuracies or n < 2.
-
-    Raises:
-      InputError: If an accuracy is missing or not finite.
-    """
-    a, _ = _align(accuracies, accuracies)
-    drawn = score_ranking(np.zeros_like(a), a)
-    # A perfect measure tells where a correlation is defined at all.
-    perfect = score_ranking(a, a)
-    correlations = {name: 0.0 * perfect[name] for name in drawn if "@" not in name}
-    return drawn | correlations
-
-
-def kendall_null_deviation(n: int) -> float:
-    """The standard deviation of Kendall's tau over random orders without ties.
-
-    sqrt(2 (2n + 5) / (9 n (n - 1))) for n checkpoints (Kendall, "A New Measure of Rank
-    Correlation", 1938); its mean is 0. For the 16, 12 and 13 checkpoints of NeuCRaB's
-    groups it is 0.185, 0.221 and 0.210: taus that differ by less tell little.
+    Recall@k of single tasks is 0 or 1; the paper's figures are means over its four.
 
     Args:
-      n: The number of checkpoints compared, >= 0.
+      evaluations: By task, what `score_ranking` returned.
 
     Returns:
-      The standard deviation, in (0, 1]; NaN for n < 2, where there is no tau.
+      A dict with the same keys: the mean over the tasks where a value is defined, NaN
+      where it is in none.
     """
-    if n < 2:
-        return math.nan
-    return math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
+    keys = next(iter(evaluations.values()), {}).keys()
+    result = {}
+    for key in keys:
+        known = [e[key] for e in evaluations.values() if not math.isnan(e[key])]
+        result[key] = sum(known) / len(known) if known else math.nan
+    return result
 
 
-def beyond_chance(tau: float, n: int) -> bool:
-    """Whether Kendall's tau is further from 0 than random orders plausibly reach.
+def num_tied(values: Values) -> int:
+    """How many of the values are shared by another: ties that hide an order.
 
-    The rule is |tau| > 2 `kendall_null_deviation(n)`, about 5 % of random orders. It
-    leans on a normal distribution, so below five checkpoints, where even a perfect
-    order comes about by chance in one of 24 cases or more, nothing counts as beyond.
+    Example:
+      >>> num_tied([0.5, 0.7, 0.7, 0.1])
+      2
 
     Args:
-      tau: Kendall's tau in [-1, 1]; NaN is never beyond chance.
-      n: The number of checkpoints compared.
-
-    Returns:
-      True where chance alone is an unlikely explanation.
+      values: [n] finite scores or accuracies.
     """
-    return n >= 5 and abs(tau) > 2 * kendall_null_deviation(n)
+    vector, _ = align(values, values)
+    _, counts = np.unique(vector, return_counts=True)
+    return int(counts[counts > 1].sum())
 
 
-def _align(scores: Values, accuracies: Values) -> tuple[np.ndarray, np.ndarray]:
+def align(scores: Values, accuracies: Values) -> tuple[np.ndarray, np.ndarray]:
     """Brings both inputs to float64 arrays [n] in one order; refuses what is unfit."""
     if isinstance(scores, Mapping) and isinstance(accuracies, Mapping):
         if scores.keys() != accuracies.keys():
@@ -200,42 +176,6 @@ def _vector(values: Any, what: str) -> np.ndarray:
             mend="leave out the checkpoints without a usable value",
         )
     return vector
-
-
-def _cut(s: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Splits at place k: masks of the surely chosen and the tied, and open places."""
-    threshold = np.sort(s)[::-1][k - 1]
-    chosen = s > threshold
-    return chosen, s == threshold, k - int(chosen.sum())
-
-
-def _recall(s: np.ndarray, a: np.ndarray, k: int) -> float:
-    """Recall@k: the chance that T_k holds a checkpoint of the highest accuracy."""
-    if not len(s):
-        return math.nan
-    chosen, tied, places = _cut(s, min(k, len(s)))
-    best = a == a.max()
-    if (chosen & best).any():
-        return 1.0
-    # Of the comb(t, m) ways to fill the m open places, these hold no best checkpoint.
-    t, others = int(tied.sum()), int((tied & ~best).sum())
-    return 1.0 - math.comb(others, places) / math.comb(t, places)
-
-
-def _rel(s: np.ndarray, a: np.ndarray, k: int) -> float:
-    """Rel@k: the mean best accuracy within T_k, as a share of the best of all."""
-    if not len(s) or a.max() <= 0:
-        return math.nan
-    chosen, tied, places = _cut(s, min(k, len(s)))
-    base = a[chosen].max(initial=-np.inf)
-    # The j-th best (from 0) of the t tied is the best of the m drawn in
-    # comb(t - j - 1, m - 1) of comb(t, m) cases: the other m - 1 come from below it.
-    t, ways = int(tied.sum()), math.comb(int(tied.sum()), places)
-    mean_best = sum(
-        math.comb(t - j - 1, places - 1) / ways * max(base, value)
-        for j, value in enumerate(np.sort(a[tied])[::-1])
-    )
-    return float(mean_best / a.max())
 
 
 def _correlate(correlation: Callable[..., Any], s: np.ndarray, a: np.ndarray) -> float:

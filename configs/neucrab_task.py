@@ -1,0 +1,71 @@
+"""What the configs of NeuCRaB's four tasks have in common.
+
+Each takes arguments after a colon, as in `--config=configs/caltech.py:group_ii,1k`:
+
+    group_i, group_ii, group_iii   only these groups; all three by default
+    1k                             VTAB-1k: 800 training and 200 validation images
+    smoke                          a few images and steps: does everything work here?
+"""
+
+import ml_collections
+
+from rankckpt_jax import neucrab
+from rankckpt_jax.configs import default
+from rankckpt_jax.errors import InputError
+
+ARGUMENTS = (*neucrab.GROUPS, "1k", "smoke")
+"""What may stand after the colon, separated by commas."""
+
+
+def get_config(task_name: str, argument: str = "") -> ml_collections.ConfigDict:
+    """Returns the benchmark's configuration on one task.
+
+    Args:
+      task_name: A key of `neucrab.TASKS`.
+      argument: Some of ARGUMENTS, separated by commas.
+
+    Raises:
+      InputError: An argument is none of these.
+    """
+    given = [name.strip() for name in (argument or "").split(",") if name.strip()]
+    if unknown := [name for name in given if name not in ARGUMENTS]:
+        raise InputError(
+            "Unknown argument of a config",
+            where=f"configs/{task_name}.py:{argument}",
+            expected="some of " + ", ".join(ARGUMENTS) + ", separated by commas",
+            found=", ".join(unknown),
+        )
+    few = "1k" in given
+    data = neucrab.TASKS[task_name]
+
+    config = default.get_config()
+    groups = [name for name in neucrab.GROUPS if name in given] or neucrab.GROUPS
+    config.neucrab = ",".join(groups)
+    config.stages = "extract,score,report"
+    # All measures but those whose own fitting takes longer than extraction.
+    config.measures = (
+        "nleep,leep,nce,h_score,regularized_h_score,logme,transrate,gbc,sfda,lda,knn,"
+        "etran,ncti,energy,source_accuracy,num_parameters,feature_dim"
+    )
+
+    config.task.name = f"{task_name}_1k" if few else task_name
+    config.task.tfds = data.tfds
+    for role, expression in (data.few if few else data.splits).items():
+        config.task[role] = expression
+    # Until checkpoints are fine-tuned here, those that VTAB published count.
+    config.accuracies = "published"
+    config.finetune.recipe = "vtab_1k" if few else "neucrab"
+
+    if "smoke" in given:
+        config.task.name += "_smoke"
+        config.task.limit = 64
+        config.stages = "extract,score,finetune,report"
+        config.measures = "nleep,h_score,logme,num_parameters"
+        config.measure_options.nleep.components_per_class = 1
+        config.accuracies = ""
+        config.batch_size = 16
+        config.finetune.recipe = "quick"
+        config.finetune.num_steps = 2
+        config.finetune.learning_rate = 0.01
+        config.finetune.batch_size = 8
+    return config

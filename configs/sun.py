@@ -1,0 +1,38 @@
+"""NeuCRaB on Sun397: 41 checkpoints of three groups.
+
+    python -m rankckpt_jax.main --config=configs/sun.py
+    python -m rankckpt_jax.main --config=configs/sun.py:group_i,1k
+
+After the colon may stand, separated by commas: group_i, group_ii, group_iii (all three
+by default), 1k (VTAB-1k's images), smoke (does everything work here?). The 800 training
+images of `1k` hold only 309 of the 397 classes.
+
+The images are VTAB's Sun397, 397 classes: 76,128 training, 10,875 validation and 21,750
+test images. They come from TFDS, or from a folder: --config.task.path=DIR. Checkpoints
+are downloaded; without network the run lists which files to put where and goes on with
+those that are there. A directory that holds rank_ckpt/ and vtab/NAME/ is named by
+--config.checkpoints=DIR.
+
+Expected cost, counted and not measured:
+
+- Ranking: 40 files x 76,128 images, about 2e16 FLOP: ten minutes of one data centre GPU
+  (at 40 TFLOP/s, as below), more where decoding cannot follow. NLEEP fits 1985
+  components to each.
+- Fine-tuning, added by --config.stages=extract,score,finetune,report: 4 rates x (5000 +
+  10,000) steps x 512 images, about 2.5e19 FLOP for all files: 180 hours of one data
+  centre GPU, or a pod. `:1k` takes a five-hundredth.
+
+Published by VTAB of fourteen checkpoints of Group I, and used until checkpoints are
+fine-tuned here: 70.75 % at best (Sup-100%), 34.55 % with 1000 images
+(Sup-Exemplar-100%); from scratch 52.71 and 5.02 %. The paper's own figures could not be
+recovered.
+"""
+
+import ml_collections
+
+from rankckpt_jax.configs import neucrab_task
+
+
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+    """Returns the configuration; `argument` is what stands after the colon."""
+    return neucrab_task.get_config("sun", argument)

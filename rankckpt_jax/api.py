@@ -1,0 +1,196 @@
+"""The Python interface: a ranking in three lines.
+
+    from rankckpt_jax import rank
+    ranking = rank(data="path/to/images", checkpoints="path/to/checkpoints")
+    print(ranking)
+
+`rank_features` does the same with features that come from another framework.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rankckpt_jax import ranking as ranking_lib
+from rankckpt_jax import scoring
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.ranking import Ranking, Row
+
+Features = tuple[Any, Any] | tuple[Any, Any, Any] | Mapping[str, Any]
+"""(features, labels), (features, labels, logits), or a mapping with these names."""
+
+
+def rank(
+    data: str | pathlib.Path,
+    checkpoints: str | pathlib.Path | Sequence[str | pathlib.Path],
+    *,
+    measures: str | Sequence[str] = "nleep,leep,h_score",
+    finetune: bool = False,
+    image_size: int = 0,
+    workdir: str | pathlib.Path = "runs",
+    seed: int = 0,
+    fields: Mapping[str, Any] | None = None,
+) -> Ranking:
+    """Ranks checkpoints by how well they should transfer to a task's images.
+
+    Features, scores and accuracies are kept in `workdir`, and what is there already is
+    not computed again; `ranking.csv` and `report.html` are written there too.
+
+        ranking = rank("photos", "checkpoints")
+        ranking.best.checkpoint, ranking.best.scores
+        ranking.to_html("ranking.html")
+
+    Args:
+      data: A folder that holds `train/CLASS/*.jpg`, or a TFDS data set with its version
+        ("caltech101:3.*.*").
+      checkpoints: Directories, globs, files or handles; see `config.checkpoints` in
+        configs/default.py.
+      measures: Names, or "all". The first one orders the ranking.
+      finetune: Whether to fine-tune every checkpoint too, to see how good the ranking
+        is. Takes far longer.
+      image_size: Side of the images in pixels; 0 for each checkpoint's own.
+      workdir: Where results are kept; a directory or bucket.
+      seed: Decides random starts and the order of images.
+      fields: Any other field of configs/default.py, by its dotted name:
+        `{"finetune.num_steps": 100}`.
+
+    Returns:
+      The ranking; `print` shows it as a table. A checkpoint that failed has a row that
+      says why.
+
+    Raises:
+      InputError: The images, the whole pool or an option cannot be used.
+    """
+    # Imported here: fine-tuning, networks and their libraries take seconds.
+    from rankckpt_jax import stages
+    from rankckpt_jax.configs import folder
+
+    config = folder.get_config()
+    name = str(data)
+    if ":" in name and "://" not in name and not pathlib.Path(name).exists():
+        config.task.tfds = name
+    else:
+        config.task.path = name
+    several = isinstance(checkpoints, Sequence) and not isinstance(checkpoints, str)
+    config.checkpoints = (
+        ",".join(map(str, checkpoints)) if several else str(checkpoints)  # type: ignore
+    )
+    config.measures = measures if isinstance(measures, str) else ",".join(measures)
+    if finetune:
+        config.stages = "extract,score,finetune,report"
+    config.image_size = image_size
+    config.workdir = str(workdir)
+    config.seed = seed
+    try:
+        config.update_from_flattened_dict(dict(fields or {}))
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            "A field of the configuration cannot be set",
+            where="fields",
+            expected="names and types of configs/default.py",
+            found=str(error).strip("'\""),
+        ) from error
+    return stages.run(config)
+
+
+def rank_features(
+    features: Mapping[str, Features],
+    *,
+    measures: str | Sequence[str] = "nleep,h_score",
+    accuracies: Mapping[str, float] | None = None,
+    task: str = "features",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    num_bootstrap: int = 0,
+    seed: int = 0,
+) -> Ranking:
+    """Ranks checkpoints by features that were made elsewhere, in any framework.
+
+    Example:
+      >>> import numpy as np
+      >>> rng = np.random.default_rng(0)
+      >>> labels = np.arange(90) % 3
+      >>> means = rng.normal(size=(3, 4))
+      >>> def net(separation):
+      ...     return separation * means[labels] + rng.normal(size=(90, 4)), labels
+      >>> pool = {"weak": net(0.1), "strong": net(3.0)}
+      >>> ranking = rank_features(pool, measures="lda", task="shapes")
+      >>> ranking.best.checkpoint
+      'strong'
+      >>> ranking.positions
+      (1, 2)
+
+    Args:
+      features: By checkpoint, (features [N, D], labels [N]) or (features, labels,
+        logits [N, V]) or a mapping with these names: NumPy or JAX arrays, or tensors
+        of PyTorch. N may differ between checkpoints; the task should not.
+      measures: Names, or "all". The first one orders the ranking.
+      accuracies: By checkpoint, in [0, 1], after fine-tuning, where known.
+      task: What the ranking is called.
+      options: Of single measures: `{"nleep": {"energy": 0.9}}`.
+      num_bootstrap: Resamples of the images over which each score's spread is taken.
+      seed: Decides random starts.
+
+    Returns:
+      The ranking. Nothing is written; see `Ranking.to_csv` and `Ranking.to_html`.
+
+    Raises:
+      InputError: A measure is unknown. Features that cannot be used become a row that
+        says why.
+    """
+    settings = scoring.Settings(
+        scoring.chosen(measures), options or {}, seed, num_bootstrap
+    )
+    rows = []
+    for name, given in features.items():
+        row = Row(name, accuracy=(accuracies or {}).get(name))
+        try:
+            x, y, logits = _parts(name, given)
+            row = dataclasses.replace(
+                row,
+                feature_dim=x.shape[-1] if x.ndim else None,
+                extract_images=len(y) if y.ndim else None,
+            )
+            # Once for all measures, so that what is wrong is said once.
+            scoring.check(x, y, logits)
+            rows.append(scoring.score_row(row, x, y, logits, settings))
+        except InputError as error:
+            rows.append(dataclasses.replace(row, failure=str(error)))
+    rows = scoring.relative_to_pool(rows, settings.measures)
+    provenance = {"measures": settings.measures, "options": options or {}, "seed": seed}
+    return ranking_lib.rank(
+        task,
+        settings.measures,
+        rows,
+        task_description=f"features of {len(rows)} checkpoints",
+        provenance=provenance,
+    )
+
+
+def _parts(name: str, given: Features) -> tuple[np.ndarray, np.ndarray, Any]:
+    if isinstance(given, Mapping):
+        parts = [given.get(key) for key in ("features", "labels", "logits")]
+    else:
+        parts = [*given, None][:3]
+    if len(parts) < 3 or parts[0] is None or parts[1] is None:
+        raise InputError(
+            "Features and labels are both needed",
+            where=name,
+            expected="(features, labels), (features, labels, logits) or a mapping",
+        )
+    x, y, logits = (None if part is None else _array(part) for part in parts)
+    assert x is not None and y is not None
+    return x, y, logits
+
+
+def _array(values: Any) -> np.ndarray:
+    """NumPy's array of anything array-like, also a PyTorch tensor on any device."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if str(getattr(values, "dtype", "")) == "torch.bfloat16":
+            values = values.float()
+    return np.asarray(values)

@@ -1,0 +1,133 @@
+"""The scores of many rankings at once, for resampling.
+
+Everything takes B rankings of n checkpoints: scores s [B, n] and accuracies a [B, n],
+float64, finite. Definitions are those of `scores.score_ranking`, which calls SciPy for
+the correlations of a single ranking; a thousand of them one by one would take a second
+for each measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+DEPTHS = (1, 3)
+"""The k of Recall@k and Rel@k."""
+
+METRICS = ("recall@1", "recall@3", "rel@1", "rel@3", "pearson", "kendall", "spearman")
+"""What `evaluate` computes; the weighted Kendall is not among it."""
+
+_BLOCK_ELEMENTS = 1 << 22
+"""Elements of a block's [B, n, n] array of pairs: 32 MB."""
+
+
+def evaluate(s: np.ndarray, a: np.ndarray) -> dict[str, np.ndarray]:
+    """All of METRICS, each float64 [B], NaN where undefined."""
+    return tops(s, a) | {
+        "pearson": pearson(s, a),
+        "kendall": kendall(s, a),
+        "spearman": spearman(s, a),
+    }
+
+
+def tops(s: np.ndarray, a: np.ndarray) -> dict[str, np.ndarray]:
+    """Recall@k and Rel@k for k of DEPTHS, each float64 [B]."""
+    parts = {k: _top(s, a, k) for k in DEPTHS}
+    return {f"recall@{k}": part[0] for k, part in parts.items()} | {
+        f"rel@{k}": part[1] for k, part in parts.items()
+    }
+
+
+def _top(s: np.ndarray, a: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(Recall@k, Rel@k), the mean over all ways to break ties of the scores.
+
+    Of the t checkpoints that tie at place k, m are drawn: comb(t, m) ways. The j-th
+    best of them (from 0) is the best of those drawn in comb(t - j - 1, m - 1) ways:
+    the other m - 1 come from below it. comb(u, m) ways hold none of the best of all,
+    where u of the t are not.
+    """
+    # Imported here: it takes a while, which a program that only shows help lacks.
+    from scipy.special import comb
+
+    size, n = s.shape
+    if not n:
+        return np.full(size, np.nan), np.full(size, np.nan)
+    k = min(k, n)
+    order = np.lexsort((-a, -s), axis=-1)
+    s = np.take_along_axis(s, order, axis=1)
+    a = np.take_along_axis(a, order, axis=1)
+    threshold = s[:, k - 1 : k]
+    chosen, tied = s > threshold, s == threshold
+    c, t = chosen.sum(1), tied.sum(1)
+    m = k - c
+    highest = a.max(1)
+    best = a == highest[:, None]
+    ways = comb(t, m)
+    none_of_best = comb((tied & ~best).sum(1), m) / ways
+    recall = np.where((chosen & best).any(1), 1.0, 1.0 - none_of_best)
+    base = np.where(chosen, a, -np.inf).max(1, keepdims=True)
+    j = np.arange(n) - c[:, None]
+    share = comb(t[:, None] - j - 1, m[:, None] - 1) / ways[:, None]
+    share = np.where(tied, share, 0.0)
+    mean_best = (share * np.where(tied, np.maximum(base, a), 0.0)).sum(1)
+    positive = highest > 0
+    rel = np.where(positive, mean_best / np.where(positive, highest, 1.0), np.nan)
+    return recall, rel
+
+
+def pearson(s: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Pearson's r, [B]."""
+    return _defined(s, a, _pearson)
+
+
+def spearman(s: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Spearman's rho, [B]: Pearson's r of the ranks, ties given their mean rank."""
+    from scipy.stats import rankdata
+
+    return _defined(
+        s, a, lambda s, a: _pearson(rankdata(s, axis=1), rankdata(a, axis=1))
+    )
+
+
+def kendall(s: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b, [B]: the cosine of the signs of all pairs' differences."""
+    rows = max(1, _BLOCK_ELEMENTS // max(1, s.shape[1] ** 2))
+    starts = range(0, len(s), rows)
+    parts = [_defined(s[i : i + rows], a[i : i + rows], _kendall) for i in starts]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _pearson(s: np.ndarray, a: np.ndarray) -> np.ndarray:
+    s = s - s.mean(1, keepdims=True)
+    a = a - a.mean(1, keepdims=True)
+    # Scaled first: scores may be as large as numbers of parameters.
+    s = s / np.abs(s).max(1, keepdims=True)
+    a = a / np.abs(a).max(1, keepdims=True)
+    norms = np.sqrt((s * s).sum(1) * (a * a).sum(1))
+    return np.clip((s * a).sum(1) / norms, -1.0, 1.0)
+
+
+def _kendall(s: np.ndarray, a: np.ndarray) -> np.ndarray:
+    # Whole numbers up to n^2, which float32 holds exactly.
+    pairs_s = np.sign(s[:, :, None] - s[:, None, :]).astype(np.float32)
+    pairs_a = np.sign(a[:, :, None] - a[:, None, :]).astype(np.float32)
+    agree = np.einsum("bij,bij->b", pairs_s, pairs_a, dtype=np.float64)
+    untied_s = np.einsum("bij,bij->b", pairs_s, pairs_s, dtype=np.float64)
+    untied_a = np.einsum("bij,bij->b", pairs_a, pairs_a, dtype=np.float64)
+    return agree / np.sqrt(untied_s * untied_a)
+
+
+def _defined(
+    s: np.ndarray,
+    a: np.ndarray,
+    correlation: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Applies a correlation to the rankings where neither side is constant."""
+    result = np.full(len(s), np.nan)
+    if s.shape[1] < 2:
+        return result
+    varied = (np.ptp(s, axis=1) > 0) & (np.ptp(a, axis=1) > 0)
+    if varied.any():
+        result[varied] = correlation(s[varied], a[varied])
+    return result

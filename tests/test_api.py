@@ -1,0 +1,127 @@
+"""The Python interface."""
+
+import numpy as np
+import pytest
+
+import rankckpt_jax
+from rankckpt_jax import rank, rank_features
+from rankckpt_jax.errors import InputError
+
+
+@pytest.fixture
+def nets():
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    means = rng.normal(size=(3, 6))
+    return {
+        f"net{i}": (s * means[labels] + rng.normal(size=(60, 6)), labels)
+        for i, s in enumerate((0.1, 1.0, 4.0))
+    }
+
+
+def test_three_lines(image_folder, pool, tmp_path):
+    ranking = rank(
+        data=image_folder,
+        checkpoints=pool,
+        measures=["h_score", "num_parameters"],
+        image_size=32,
+        workdir=tmp_path,
+        fields={"batch_size": 8},
+    )
+    assert ranking.best.checkpoint in ("first", "second")
+    assert "h_score" in str(ranking)
+    assert ranking.provenance["config"]["batch_size"] == 8
+    assert (tmp_path / "images" / "report.html").exists()
+    with pytest.raises(InputError, match="fields"):
+        rank(image_folder, pool, fields={"no.such": 1})
+
+
+def test_features_from_anywhere_are_ranked(nets, tmp_path):
+    accuracies = {"net0": 0.3, "net1": 0.6, "net2": 0.9}
+    ranking = rank_features(nets, measures="h_score,etran", accuracies=accuracies)
+    assert [row.checkpoint for row in ranking.rows] == ["net2", "net1", "net0"]
+    assert ranking.evaluation["h_score"]["kendall"] == pytest.approx(1)
+    assert "classifier" in ranking.rows[0].warnings["etran"]
+    text = ranking.to_csv(tmp_path / "r.csv")
+    assert (tmp_path / "r.csv").read_text() == text and text.startswith("rank,")
+    assert ranking.to_html(tmp_path / "r.html").startswith("<!doctype html>")
+    assert (tmp_path / "r.html").exists()
+
+
+class _Tensor:
+    """What PyTorch's tensors offer of NumPy's interface."""
+
+    dtype = "torch.float32"
+
+    def __init__(self, values):
+        self.values = values
+
+    def detach(self):
+        return self
+
+    def cpu(self):
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+
+def test_tensors_and_mappings_are_taken(nets):
+    features, labels = nets["net2"]
+    logits = features[:, :4]
+    ranking = rank_features(
+        {
+            "tuple": (features, labels, logits),
+            "tensors": {"features": _Tensor(features), "labels": labels.tolist()},
+        },
+        measures="h_score,leep",
+    )
+    first, second = ranking.rows
+    assert first.scores["h_score"] == pytest.approx(second.scores["h_score"])
+    assert [row.checkpoint for row in ranking.rows if "leep" in row.scores] == ["tuple"]
+
+
+def test_bad_features_are_a_row(nets):
+    nets["nan"] = (np.full((60, 6), np.nan), nets["net0"][1])
+    nets["short"] = (np.zeros((5, 2)), np.arange(4))
+    nets["alone"] = (np.zeros((5, 2)),)
+    ranking = rank_features(nets, measures="h_score")
+    assert {row.checkpoint for row in ranking.failed} == {"nan", "short", "alone"}
+    with pytest.raises(InputError, match="h_scores"):
+        rank_features(nets, measures="h_scores")
+
+
+def test_appending_ranks_anew_with_relative_measures(nets):
+    given = {name: (*value, value[0][:, :4]) for name, value in nets.items()}
+    whole = rank_features(given, measures="etran,h_score")
+    parts = [
+        rank_features({name: given[name]}, measures=measures)
+        for name, measures in (
+            ("net0", "etran"),
+            ("net1", "etran,h_score"),
+            ("net2", "etran,h_score"),
+        )
+    ]
+    joined = parts[0].append(parts[1]).append(parts[2])
+    assert joined.measures == ("etran", "h_score")
+    assert [r.scores["etran"] for r in joined.rows] == pytest.approx(
+        [r.scores["etran"] for r in whole.rows]
+    )
+    replaced = joined.append(rank_features({"net0": given["net2"]}, measures="etran"))
+    assert len(replaced.rows) == 3
+    with pytest.raises(InputError, match="different tasks"):
+        joined.append(rank_features(nets, measures="etran", task="other"))
+
+
+def test_a_notebook_shows_it_escaped(nets):
+    nets["<b>"] = nets.pop("net0")
+    nets["bad"] = (np.zeros((5, 2)), np.arange(4))
+    shown = rank_features(nets, measures="h_score")._repr_html_()
+    assert "<b>" not in shown and "&lt;b&gt;" in shown
+    assert "failed:" in shown and shown.count("<tr>") == 5
+
+
+def test_the_package_offers_it_without_importing_it():
+    assert {"rank", "rank_features"} <= set(dir(rankckpt_jax))
+    with pytest.raises(AttributeError):
+        rankckpt_jax.no_such_thing  # noqa: B018
