@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.workdir = "runs"
     # Decides the random starts of measures and the order of images in fine-tuning.
     config.seed = 0
-    # What to do, of: pretrain, extract, score, finetune, report.
+    # What to do, of: pretrain, extract, score, ablate, finetune, report.
     config.stages = "extract,score,report"
 
     # The images. The first of path, tfds and digits that is set is taken.

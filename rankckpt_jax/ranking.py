@@ -6,14 +6,20 @@ evaluates each measure. `str(ranking)` is the numbered table for a terminal, and
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
 from rankckpt_jax import evaluation, store
 from rankckpt_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from rankckpt_jax import ablation as ablation_lib
+    from rankckpt_jax import assessment as assessment_lib
+    from rankckpt_jax import views as views_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +113,10 @@ class Ranking:
         failures.
       evaluation: For every measure `evaluation.score_ranking` over `paired(measure)`.
       provenance: What made this ranking: configuration, versions, device.
+      num_test: Images that accuracies were measured on, where they are known.
+      views: What the features of some of the checkpoints look like.
+      samples: Some images as the networks see them.
+      ablations: How the ranking depends on options of the measure.
     """
 
     task: str
@@ -115,6 +125,17 @@ class Ranking:
     rows: tuple[Row, ...]
     evaluation: Mapping[str, Mapping[str, float]]
     provenance: Mapping[str, Any]
+    num_test: int | None = None
+    views: tuple["views_lib.View", ...] = ()
+    samples: tuple["views_lib.Sample", ...] = ()
+    ablations: tuple["ablation_lib.Ablation", ...] = ()
+
+    @functools.cached_property
+    def assessment(self) -> "assessment_lib.Assessment":
+        """How sure one can be of the evaluation; computed when first asked for."""
+        from rankckpt_jax import assessment
+
+        return assessment.assess(self)
 
     @property
     def best(self) -> Row | None:

@@ -3,6 +3,7 @@
     pretrain  a pool of checkpoints, where the config asks for one
     extract   images -> features, once per checkpoint
     score     features -> scores
+    ablate    features -> scores by NLEEP over its options, for a plot
     finetune  images -> test accuracy, per checkpoint
     report    scores and accuracies -> ranking.csv, report.html, a printed ranking
 
@@ -25,6 +26,7 @@ from etils import epath
 
 import rankckpt_jax
 from rankckpt_jax import (
+    ablation,
     accuracies,
     features,
     finetune,
@@ -36,6 +38,7 @@ from rankckpt_jax import (
     pretrain,
     report,
     scoring,
+    views,
 )
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline, tasks
@@ -43,7 +46,7 @@ from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.ranking import Ranking, Row, rank
 
-STAGES = ("pretrain", "extract", "score", "finetune", "report")
+STAGES = ("pretrain", "extract", "score", "ablate", "finetune", "report")
 
 _log = logging.getLogger(__name__)
 
@@ -119,9 +122,95 @@ def run(config: Any) -> Ranking:
         task_description=task.description,
         provenance=_provenance(this, time.monotonic() - started),
     )
+    ranking = dataclasses.replace(ranking, ablations=_ablations(this, ranking))
     if "report" in stages and parallel.is_main_process():
-        report.write(ranking, this.directory)
+        report.write(_illustrated(this, ranking), this.directory)
     return ranking
+
+
+def _stored(this: Run, name: str) -> features.Features | precomputed.Precomputed | None:
+    """A checkpoint's features of the training images, wherever they are kept."""
+    if this.config.features:
+        path = dict(precomputed.find(this.config.features))[name]
+    else:
+        path = this.directory / name / "features" / "train"
+    try:
+        return precomputed.load(path)
+    except InputError as error:
+        _log.warning("%s", error)
+        return None
+
+
+def _ablations(this: Run, ranking: Ranking) -> tuple[ablation.Ablation, ...]:
+    """Scores every point of the grid that is not stored; without the stage, none."""
+    if ablation.MEASURE not in this.settings.measures:
+        return ()
+    points: dict[tuple[str, float], dict[str, float]] = {}
+    compute = "ablate" in this.stages
+    rows = [row for row in ranking.rows if not row.failure]
+    for row in rows if compute else _with_ablations(this, rows):
+        found = _stored(this, row.checkpoint)
+        if found is None:
+            continue
+        for option, values in ablation.GRID.items():
+            for value in values:
+                directory = this.directory / row.checkpoint / "scores"
+                scored = scoring.score_row(
+                    Row(row.checkpoint),
+                    found.features,
+                    found.labels,
+                    None,
+                    ablation.settings(this.settings, option, value),
+                    directory=ablation.place(directory, option, value),
+                    checksum=found.checksum,
+                    compute=compute,
+                    tell=functools.partial(_tell_point, row.checkpoint, option, value),
+                )
+                if (score := scored.score(ablation.MEASURE)) is not None:
+                    points.setdefault((option, value), {})[row.checkpoint] = score
+    return ablation.evaluate(points, rows, this.settings)
+
+
+def _with_ablations(this: Run, rows: list[Row]) -> list[Row]:
+    return [
+        row
+        for row in rows
+        if (this.directory / row.checkpoint / "scores" / "ablation").exists()
+    ]
+
+
+def _tell_point(
+    name: str, option: str, value: float, measure: str, seconds: float
+) -> None:
+    _tell(f"{name}, {option} {value:g}", measure, True, seconds)
+
+
+def _illustrated(this: Run, ranking: Ranking) -> Ranking:
+    """Adds what the page shows of features and images."""
+    ranked = [row.checkpoint for row in ranking.ranked]
+    shown = list(dict.fromkeys(ranked[:2] + ranked[2:][-2:]))
+    looked = []
+    for name in shown:
+        found = _stored(this, name)
+        if found is not None:
+            looked.append(
+                views.of(name, found.features, found.labels, this.task.class_names)
+            )
+    samples: tuple[views.Sample, ...] = ()
+    test = this.task.splits.get("test")
+    if ranking.best is not None and ranking.best.image_size and this.task.splits:
+        samples = views.samples(
+            this.task.splits["train"],
+            this.task.class_names,
+            size=ranking.best.image_size,
+            preprocess=this.config.preprocess,
+        )
+    return dataclasses.replace(
+        ranking,
+        views=tuple(looked),
+        samples=samples,
+        num_test=None if test is None else test.num_examples,
+    )
 
 
 def _rows(this: Run) -> list[Row]:

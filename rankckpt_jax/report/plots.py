@@ -1,36 +1,18 @@
 """Plots as inline SVG that takes its fonts and colours from the page around it."""
 
-import io
-import re
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
+from rankckpt_jax.ablation import TITLES, Ablation
 from rankckpt_jax.ranking import Ranking, Row
+from rankckpt_jax.report import svg
 from rankckpt_jax.report.text import format_percent, format_scores, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SVG = "http://www.w3.org/2000/svg"
-_XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
-
-# Matplotlib draws in these stand-ins, and the SVG gets the page's variables instead:
-# so one drawing follows light, dark and print.
-_INK, _MUTED, _LINE = "#010101", "#020202", "#030303"
-_ACCENT, _PAGE = "#040404", "#050505"
-_VARIABLES = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _LINE: "var(--line)",
-    _ACCENT: "var(--accent)",
-    _PAGE: "var(--page)",
-}
-
-_SIZE = (4.6, 3.6)
-"""Inches, at 72 dots each: the page scales the drawing to its column."""
+    from rankckpt_jax.views import View
 
 _LABEL_LENGTH = 26
 _MOST_NAMED = 15
@@ -65,54 +47,39 @@ def scatter(ranking: Ranking, measure: str) -> str:
       Its colours are the variables `--ink`, `--muted`, `--line`, `--accent` and
       `--page`.
     """
-    # Imported here: it takes a second, and only the report needs it.
-    import matplotlib
-    from matplotlib.figure import Figure
-
     rows = ranking.paired(measure)
     scores = [row.scores[measure] for row in rows]
     accuracies = [row.fine_tuned() or 0.0 for row in rows]
-    # A fixed salt gives the same bytes for the same ranking.
-    text_as_text = matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "rankckpt_jax"}
-    )
-    with text_as_text, warnings.catch_warnings():
-        # Names may need letters that Matplotlib's font lacks; the browser draws them.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure = Figure(figsize=_SIZE, dpi=72, layout="constrained")
-        axes = figure.add_subplot()
-        _style(axes, scores)
-        axes.set_xlabel(f"{printable(measure)} score", labelpad=7, parse_math=False)
-        axes.set_ylabel("fine-tuned accuracy", labelpad=7)
-        for i, row in enumerate(rows):
+
+    def paint(figure: "Figure", axes: "Axes") -> None:
+        svg.name_axes(axes, f"{printable(measure)} score", "fine-tuned accuracy")
+        _format_scores_axis(axes, scores)
+        spreads = [row.spread(measure) or 0.0 for row in rows]
+        if any(spreads):
+            axes.errorbar(
+                scores, accuracies, xerr=spreads, fmt="none", color=svg.MUTED, zorder=1
+            )
+        for i in range(len(rows)):
             filled = accuracies[i] == max(accuracies)
-            spread = row.spread(measure)
-            if spread:
-                axes.errorbar(
-                    scores[i], accuracies[i], xerr=spread, color=_MUTED, zorder=1
-                )
             axes.plot(
                 scores[i],
                 accuracies[i],
                 "o",
                 gid=f"point{i}",
                 markersize=7,
-                markeredgecolor=_ACCENT,
-                markerfacecolor=_ACCENT if filled else _PAGE,
+                markeredgecolor=svg.ACCENT,
+                markerfacecolor=svg.ACCENT if filled else svg.PAGE,
                 markeredgewidth=1.5,
                 clip_on=False,
             )
-        # Margins must not suggest accuracies that cannot be.
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(low, 0.0), min(high, 1.0))
+        svg.percent(axes)
         _label(
             figure,
             axes,
             list(zip(scores, accuracies, strict=True)),
             _names(ranking, rows),
         )
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
+
     texts = format_scores(scores)
     hints = {
         f"point{i}": f"{printable(row.checkpoint)}\n"
@@ -123,25 +90,167 @@ def scatter(ranking: Ranking, measure: str) -> str:
         f"Fine-tuned accuracy against {printable(measure)} score "
         f"of {len(rows)} checkpoints"
     )
-    prefix = f"plot{ranking.measures.index(measure)}"
-    return _inline(file.getvalue(), prefix, label, hints)
+    return svg.draw(paint, f"plot{ranking.measures.index(measure)}", label, hints)
 
 
-def _style(axes: "Axes", scores: Sequence[float]) -> None:
-    """Draws quiet axes: two spines, a faint grid, few ticks, percent upwards."""
+def curves(ranking: Ranking) -> str:
+    """Draws accuracy over the steps of fine-tuning, a line for each checkpoint.
+
+    The best checkpoint's line and that of the one ranked first are drawn heavier; the
+    others tell their names on hover.
+
+    Args:
+      ranking: The ranking, with at least one row that has a curve.
+    """
+    rows = [row for row in ranking.rows if len(row.curve) > 1]
+    ends = [row.curve[-1][1] for row in rows]
+    best = rows[max(range(len(rows)), key=ends.__getitem__)]
+
+    def paint(figure: "Figure", axes: "Axes") -> None:
+        svg.name_axes(axes, "steps of fine-tuning", "accuracy")
+        for i, row in enumerate(rows):
+            steps, accuracies = zip(*row.curve, strict=True)
+            heavy = row is best or row is ranking.best
+            axes.plot(
+                steps,
+                accuracies,
+                marker="o" if len(steps) < 12 else "",
+                gid=f"line{i}",
+                color=svg.ACCENT if heavy else svg.MUTED,
+                alpha=1 if heavy else 0.6,
+                linewidth=2.4 if heavy else 1.2,
+                linestyle="--" if heavy and row is not best else "-",
+                markersize=3.5,
+                zorder=3 if heavy else 2,
+            )
+        svg.percent(axes)
+
+    hints = {
+        f"line{i}": f"{printable(row.checkpoint)}\n"
+        f"{format_percent(row.curve[-1][1])} after {row.curve[-1][0]} steps"
+        for i, row in enumerate(rows)
+    }
+    label = f"Accuracy over the steps of fine-tuning of {len(rows)} checkpoints"
+    return svg.draw(paint, "curves", label, hints, (7.2, 3.8))
+
+
+def spectrum(ranking: Ranking) -> str:
+    """Draws the share of the variance in the first principal components.
+
+    Args:
+      ranking: The ranking, with at least one view.
+    """
+
+    def paint(figure: "Figure", axes: "Axes") -> None:
+        svg.name_axes(axes, "principal components", "share of the variance")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        axes.axhline(0.8, color=svg.MUTED, linewidth=1, linestyle=":")
+        for i, view in enumerate(ranking.views):
+            axes.plot(
+                range(1, len(view.cumulative) + 1),
+                view.cumulative,
+                gid=f"spectrum{i}",
+                color=svg.CLASSES[i % len(svg.CLASSES)],
+                linestyle=("-", "--", "-.", ":")[i % 4],
+                linewidth=2,
+                label=_cut(printable(view.checkpoint)),
+            )
+        axes.set_ylim(0, 1)
+        svg.percent(axes)
+        axes.legend(frameon=False, fontsize=9.5, labelcolor=svg.INK, loc="lower right")
+
+    hints = {
+        f"spectrum{i}": f"{printable(view.checkpoint)}\n"
+        f"80% of the variance in {view.dimensions} of {len(view.cumulative)} components"
+        for i, view in enumerate(ranking.views)
+    }
+    label = "Share of the variance in the first principal components"
+    return svg.draw(paint, "spectrum", label, hints, (7.2, 3.8))
+
+
+def separation(view: "View", number: int) -> str:
+    """Draws images of a few classes in the plane where their means differ most.
+
+    Args:
+      view: Of one checkpoint.
+      number: Unique on the page.
+    """
+    markers = "osD^vP"
+
+    def paint(figure: "Figure", axes: "Axes") -> None:
+        axes.tick_params(labelbottom=False, labelleft=False)
+        for i in range(len(view.classes)):
+            points = [
+                p for p, c in zip(view.points, view.labels, strict=True) if c == i
+            ]
+            x, y = zip(*points, strict=True)
+            axes.plot(
+                x,
+                y,
+                markers[i % len(markers)],
+                gid=f"class{i}",
+                color=svg.CLASSES[i % len(svg.CLASSES)],
+                markersize=5,
+                alpha=0.75,
+                markeredgewidth=0,
+                linestyle="none",
+            )
+
+    hints = {f"class{i}": printable(name) for i, name in enumerate(view.classes)}
+    label = (
+        f"Features of {printable(view.checkpoint)}, "
+        f"images of {len(view.classes)} classes"
+    )
+    return svg.draw(paint, f"separation{number}", label, hints, (3.6, 3.0))
+
+
+def ablation(found: Ablation) -> str:
+    """Draws what an option of NLEEP does to its agreement.
+
+    Args:
+      found: The option and its points.
+    """
+    title = TITLES[found.option]
+    shown = {
+        "kendall": ("Kendall", svg.ACCENT, "-o"),
+        "pearson": ("Pearson", svg.MUTED, "--s"),
+    }
+
+    def paint(figure: "Figure", axes: "Axes") -> None:
+        svg.name_axes(axes, title, "correlation")
+        for name, (legend, colour, style) in shown.items():
+            axes.plot(
+                found.values,
+                [point[name] for point in found.evaluations],
+                style,
+                gid=name,
+                color=colour,
+                markersize=5,
+                linewidth=2,
+                label=legend,
+            )
+        axes.axvline(found.default, color=svg.LINE, linewidth=6, alpha=0.6, zorder=0)
+        axes.set_xticks(found.values)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(-1.02, min(low, high - 0.1)), min(1.02, high))
+        axes.legend(frameon=False, fontsize=9.5, labelcolor=svg.INK)
+
+    hints = {
+        name: "\n".join(
+            f"{value:g}: {legend} {point[name]:.2f}"
+            for value, point in zip(found.values, found.evaluations, strict=True)
+        )
+        for name, (legend, _, _) in shown.items()
+    }
+    label = f"Agreement of NLEEP by {title}"
+    return svg.draw(paint, f"ablation-{found.option}", label, hints)
+
+
+def _format_scores_axis(axes: "Axes", scores: Sequence[float]) -> None:
     from matplotlib import ticker
 
-    axes.margins(0.1)
-    axes.grid(color=_LINE, linewidth=0.7, alpha=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_LINE)
-    axes.tick_params(length=0, labelcolor=_MUTED, labelsize=10, pad=6)
-    for label in axes.xaxis.label, axes.yaxis.label:
-        label.set(color=_MUTED, fontsize=10.5)
-    axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
-    axes.yaxis.set_major_formatter(lambda y, _: f"{round(100 * y, 6):g}%")
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     if max(map(abs, scores)) >= 1e4:
         axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     else:
@@ -159,9 +268,7 @@ def _names(ranking: Ranking, rows: Sequence[Row]) -> list[tuple[str, str]]:
     names = []
     for row, head in zip(rows, heads, strict=True):
         name = printable(head if unique else row.checkpoint)
-        if len(name) > _LABEL_LENGTH:
-            half = (_LABEL_LENGTH - 1) // 2
-            name = f"{name[:half]}…{name[-half:]}"
+        name = _cut(name)
         position = positions[id(row)]
         names.append(
             (
@@ -170,6 +277,14 @@ def _names(ranking: Ranking, rows: Sequence[Row]) -> list[tuple[str, str]]:
             )
         )
     return names
+
+
+def _cut(name: str) -> str:
+    """A long name without its middle."""
+    if len(name) <= _LABEL_LENGTH:
+        return name
+    half = (_LABEL_LENGTH - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
 
 
 def _label(
@@ -204,7 +319,7 @@ def _label(
                 textcoords="offset points",
                 ha=ha,
                 va=va,
-                color=_INK,
+                color=svg.INK,
                 fontsize=10,
                 parse_math=False,
             )
@@ -215,53 +330,3 @@ def _label(
                 taken.append(box)
                 break
             text.remove()
-
-
-def _inline(svg: str, prefix: str, label: str, hints: dict[str, str]) -> str:
-    """Turns Matplotlib's SVG file into an element for a page with several of them.
-
-    Args:
-      svg: The file's text.
-      prefix: Put before every id, which a page must not hold twice.
-      label: What a screen reader says of the drawing.
-      hints: Text to show on hover, by id of an element.
-
-    Returns:
-      The `<svg>` element.
-    """
-    root = ElementTree.fromstring(svg)
-    for parent in root.iter():
-        for child in list(parent):
-            # Metadata, and a style sheet that would apply to the whole page.
-            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.removeprefix(f"{{{_SVG}}}")
-        if _XLINK_HREF in element.attrib:
-            element.set("href", element.attrib.pop(_XLINK_HREF))
-        for key, value in element.attrib.items():
-            element.set(key, _rewrite(key, value, prefix))
-        hint = hints.get(element.get("id", "").removeprefix(f"{prefix}-"))
-        if hint:
-            title = ElementTree.Element("title")
-            title.text = hint
-            element.insert(0, title)
-    for name in "width", "height", "version":
-        root.attrib.pop(name, None)
-    root.set("role", "img")
-    root.set("aria-label", label)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _rewrite(key: str, value: str, prefix: str) -> str:
-    """Rewrites one attribute: own ids, the page's font and colours."""
-    if key == "id":
-        return f"{prefix}-{value}"
-    if key == "href":
-        return value.replace("#", f"#{prefix}-")
-    value = value.replace("url(#", f"url(#{prefix}-")
-    if key == "style":
-        value = re.sub(r"font-family: [^;]*;?", "", value)
-        for colour, variable in _VARIABLES.items():
-            value = value.replace(colour, variable)
-    return value

@@ -25,6 +25,70 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
   });
 }
 
+// Shows only the checkpoints whose name or architecture has all the words typed, and that
+// stand in the group chosen; in the ranking and in the map of ranks alike.
+const search = document.querySelector("[data-filter]");
+if (search) {
+  const group = document.querySelector("[data-filter-group]");
+  const count = document.querySelector("[data-filter-count]");
+  const ranking = document.querySelectorAll("table.ranking tbody tr");
+  const about = new Map();
+  for (const row of ranking) {
+    about.set(row.querySelector(".name").dataset.value, row.dataset.name.toLowerCase());
+  }
+  const apply = () => {
+    const words = search.value.toLowerCase().split(/\s+/);
+    const chosen = group ? group.value : "";
+    const fits = (row) => {
+      const text = about.get(row.dataset.name) || row.dataset.name.toLowerCase();
+      const inGroup = !chosen || row.dataset.groups.split(" ").includes(chosen);
+      return inGroup && words.every((word) => text.includes(word));
+    };
+    for (const row of document.querySelectorAll("tr[data-name]")) row.hidden = !fits(row);
+    const shown = Array.from(ranking).filter((row) => !row.hidden).length;
+    count.textContent = shown === ranking.length ? "" : `${shown} of ${ranking.length}`;
+  };
+  search.addEventListener("input", apply);
+  if (group) group.addEventListener("change", apply);
+  // Without a script there is nothing to type for.
+  search.closest(".filter").hidden = false;
+}
+
+// Names what the pointer is at in a plot, at once and beside it; the same checkpoint is
+// set apart in every plot. Without a script the browser's own hint shows the same.
+const hint = document.getElementById("hint");
+const named = new Map();
+for (const title of document.querySelectorAll("svg title")) {
+  const mark = title.parentNode;
+  mark.dataset.hint = title.textContent;
+  mark.setAttribute("aria-label", title.textContent);
+  title.remove();
+  const name = mark.dataset.hint.split("\n")[0];
+  if (!named.has(name)) named.set(name, []);
+  named.get(name).push(mark);
+}
+let aimed = null;
+const aim = (mark) => {
+  if (mark === aimed) return;
+  const same = (one) => (one ? named.get(one.dataset.hint.split("\n")[0]) : []);
+  for (const other of same(aimed)) other.classList.remove("aimed");
+  for (const other of same(mark)) other.classList.add("aimed");
+  aimed = mark;
+  hint.hidden = !mark;
+  if (mark) hint.textContent = mark.dataset.hint;
+};
+document.addEventListener("pointermove", (event) => {
+  const mark = event.target.closest ? event.target.closest("[data-hint]") : null;
+  aim(mark);
+  if (!mark) return;
+  const edge = document.documentElement.clientWidth - hint.offsetWidth - 8;
+  hint.style.left = `${Math.max(8, Math.min(event.pageX + 14, edge + scrollX))}px`;
+  hint.style.top = `${event.pageY + 16}px`;
+});
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape") aim(null);
+});
+
 // Paper cannot be unfolded.
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details")) details.open = true;

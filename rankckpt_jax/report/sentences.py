@@ -79,12 +79,13 @@ def conclusions(ranking: Ranking) -> tuple[str, ...]:
       ranking: The ranking.
 
     Returns:
-      None to three sentences of plain text, names made printable.
+      None to six sentences of plain text, names made printable.
     """
     if len(ranking.ranked) < 2:
         return ()
     sentences = [_agreement(ranking)]
-    sentences += _better_measure(ranking) + _narrow_lead(ranking)
+    for more in (_range, _better_measure, _better_baseline, _certainty, _narrow_lead):
+        sentences += more(ranking)
     return tuple(sentences)
 
 
@@ -151,9 +152,56 @@ def _better_measure(ranking: Ranking) -> list[str]:
     measure = max(better, key=better.__getitem__)
     n = len(ranking.paired(measure))
     sentence = f"{printable(measure)} agrees better (tau {better[measure]:.2f})"
-    if better[measure] - first <= 2 * evaluation.kendall_null_deviation(n):
+    versus = ranking.assessment.measures[measure].versus_first
+    if versus is None or not versus.p_value <= 0.05:
         sentence += f", but over {n} checkpoints that difference may be chance"
     return [f"{sentence}."]
+
+
+def _range(ranking: Ranking) -> list[str]:
+    """Says how far the tau would move with other checkpoints."""
+    measured = ranking.assessment.measures.get(ranking.measures[0])
+    # Resampling fewer says little.
+    if measured is None or len(ranking.paired(ranking.measures[0])) < 8:
+        return []
+    low, high = measured.intervals["kendall"]
+    if math.isnan(low):
+        return []
+    return [
+        f"With other checkpoints of the kind tau would lie between {low:.2f} and "
+        f"{high:.2f} in 95 of 100 cases."
+    ]
+
+
+def _better_baseline(ranking: Ranking) -> list[str]:
+    """Names what ranks as well without looking at an image, if anything does."""
+    tau = ranking.evaluation[ranking.measures[0]]["kendall"]
+    as_well = {
+        name: baseline
+        for name, baseline in ranking.assessment.baselines.items()
+        if baseline.n >= 5 and baseline.scores["kendall"] >= tau
+    }
+    if not as_well:
+        return []
+    name = max(as_well, key=lambda name: as_well[name].scores["kendall"])
+    return [
+        f"The {name} alone, without looking at an image, orders the "
+        f"{as_well[name].n} checkpoints no worse "
+        f"(tau {as_well[name].scores['kendall']:.2f})."
+    ]
+
+
+def _certainty(ranking: Ranking) -> list[str]:
+    """Says how likely the first is to be truly the best."""
+    measured = ranking.assessment.measures.get(ranking.measures[0])
+    best = ranking.best
+    if measured is None or best is None or not ranking.num_test:
+        return []
+    return [
+        f"Given the noise of the scores and of {ranking.num_test:,} test images, the "
+        "checkpoint ranked first is truly the best of these with probability "
+        f"{100 * measured.probability_best:.0f}%."
+    ]
 
 
 def _narrow_lead(ranking: Ranking) -> list[str]:

@@ -92,7 +92,7 @@ def _ranking_lines(ranking: Ranking) -> str:
 
 
 def _evaluation_lines(ranking: Ranking) -> str:
-    """The table of measures, closed by what a random order gets on average."""
+    """The table of measures and baselines, closed by what a random order gets."""
     names = ("recall@1", "rel@1", "recall@3", "rel@3", "pearson", "kendall")
 
     def line(name: str, n: int, scores: Mapping[str, float]) -> list[str]:
@@ -103,6 +103,8 @@ def _evaluation_lines(ranking: Ranking) -> str:
     lines = [["measure", "n", *names]]
     for measure, scores in ranking.evaluation.items():
         lines.append(line(printable(measure), len(ranking.paired(measure)), scores))
+    for name, baseline in ranking.assessment.baselines.items():
+        lines.append(line(f"({name})", baseline.n, baseline.scores))
     pairs = ranking.paired(ranking.measures[0])
     chance = evaluation.random_ranking([row.fine_tuned() for row in pairs])
     lines.append(line("(random order)", len(pairs), chance))

@@ -115,8 +115,7 @@ def test_degenerate_rankings_render(degenerate):
     assert not re.search(r"\b(nan|inf|None)\b", reader.text)
     for attributes in reader.named("td") + reader.named("th"):
         assert attributes.get("data-value") not in ("nan", "inf", "None")
-    styles = " ".join(map(str, reader.elements))
-    shares = re.findall(r"'(?:width|--shade):([^%']*)%", styles)
+    shares = re.findall(r"\bwidth:([^% ]*)%", " ".join(map(str, reader.elements)))
     assert all(0 <= float(share) <= 100 for share in shares)
 
 
