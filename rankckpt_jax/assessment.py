@@ -22,6 +22,9 @@ BASELINES: Mapping[str, Callable[[Row], float | None]] = {
 }
 """What ranks checkpoints without looking at an image; a measure must do better."""
 
+ALL = "all"
+"""Stands for a group where checkpoints are in none."""
+
 _SAMPLES = 1000
 
 
@@ -156,16 +159,23 @@ def _groups(
     }
 
 
+def pairs_within(
+    rows: Sequence[Row], group: str, measure: str
+) -> list[tuple[float, float]]:
+    """(score, accuracy) of the checkpoints of a group; ALL are those in none."""
+    return [
+        (score, accuracy)
+        for row in rows
+        if (group in row.groups or (group == ALL and not row.groups))
+        and (score := row.score(measure)) is not None
+        and (accuracy := row.fine_tuned()) is not None
+    ]
+
+
 def within(
     rows: Sequence[Row], group: str, measure: str
 ) -> tuple[int, dict[str, float]]:
     """(pairs, what `score_ranking` says) of a measure within one group."""
-    pairs = [
-        (score, accuracy)
-        for row in rows
-        if group in row.groups
-        and (score := row.score(measure)) is not None
-        and (accuracy := row.fine_tuned()) is not None
-    ]
+    pairs = pairs_within(rows, group, measure)
     scores = evaluation.score_ranking([s for s, _ in pairs], [a for _, a in pairs])
     return len(pairs), scores if pairs else dict.fromkeys(scores, math.nan)

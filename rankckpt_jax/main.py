@@ -4,6 +4,7 @@ r"""Ranks pre-trained checkpoints for an image classification task.
     python -m rankckpt_jax.main --config=configs/folder.py \
         --config.task.path=DIR --config.checkpoints=DIR_OR_GLOB    your own
     python -m rankckpt_jax.main --config=... --config.stages=report   the page again
+    python -m rankckpt_jax.main --list=measures          or checkpoints, networks, tasks
 
 Exit codes: 0, all went well; 1, some checkpoints failed and their rows say why; 2, the
 input cannot be used. Every field of a config is explained in configs/default.py.
@@ -33,6 +34,12 @@ _CONFIG = config_flags.DEFINE_config_file(
     str(_configs() / "demo.py"),
     "A file of configs/, or your own; by default the demo.",
 )
+_LIST = flags.DEFINE_enum(
+    "list",
+    None,
+    ["checkpoints", "measures", "networks", "tasks"],
+    "Print what there is to choose from, and stop.",
+)
 _DEBUG = flags.DEFINE_bool("debug", False, "Show a traceback where input is refused.")
 
 
@@ -42,6 +49,11 @@ def main(argv: list[str]) -> int:
         print(f"Unexpected argument: {argv[1]!r}; see --help", file=sys.stderr)
         return 2
     # Imported late, so that --help answers at once.
+    if _LIST.value:
+        from rankckpt_jax import listing
+
+        print(listing.LISTS[_LIST.value]())
+        return 0
     from rankckpt_jax import stages
 
     _configure_logging()

@@ -24,6 +24,8 @@ import dataclasses
 import types
 from collections.abc import Iterable, Mapping
 
+from rankckpt_jax.report.text import printable
+
 ARCHIVE = "http://storage.googleapis.com/gresearch/rank_ckpt/rank_ckpt.zip"
 """The authors' archive; the paths of TF-Slim entries are below `rank_ckpt/` in it."""
 
@@ -359,6 +361,13 @@ def entries(groups: Iterable[str] = tuple(GROUPS)) -> tuple[Checkpoint, ...]:
     """
     wanted = set(groups)
     return tuple(entry for entry in CHECKPOINTS if entry.group in wanted)
+
+
+def title(group: str) -> str:
+    """How people call a group, of NeuCRaB or any other."""
+    if group in GROUPS:
+        return f"Group {group.removeprefix('group_').upper()}: {GROUPS[group]}"
+    return "All checkpoints" if group == "all" else printable(group)
 
 
 def groups_of(name: str) -> tuple[str, ...]:

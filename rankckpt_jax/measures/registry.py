@@ -98,6 +98,16 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_REGISTRY, key=lambda name: (name != "nleep", name)))
 
 
+def about(name: str) -> str:
+    """What the measure `name` is, in one line: the first of its file, or its own."""
+    measure = _find(name)
+    module = inspect.getmodule(measure)
+    # Files that hold several measures say of each what it is.
+    alone = module is not None and module.__name__.rpartition(".")[2] == name
+    text = (inspect.getdoc(module) if alone else "") or inspect.getdoc(measure) or ""
+    return text.partition("\n")[0]
+
+
 def requires_logits(name: str) -> bool:
     """Whether the measure `name` reads the checkpoint's own classifier.
 

@@ -131,13 +131,7 @@ def ranking_table(ranking: Ranking) -> dict[str, Any]:
 def _groups_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """(name, title) of the groups that the rows stand in, if they are several."""
     names = sorted({group for row in rows for group in row.groups})
-    return [(printable(n), _title(n)) for n in names] if len(names) > 1 else []
-
-
-def _title(group: str) -> str:
-    told = neucrab.GROUPS.get(group)
-    name = {"group_i": "Group I", "group_ii": "Group II", "group_iii": "Group III"}
-    return f"{name[group]}: {told}" if told else printable(group)
+    return [(printable(n), neucrab.title(n)) for n in names] if len(names) > 1 else []
 
 
 def _column(
@@ -177,7 +171,7 @@ def _column(
 def _about(row: Row) -> str:
     """What kind of checkpoint it is, in one line."""
     parts = [printable(row.architecture)]
-    parts += [_title(group).partition(":")[0] for group in row.groups]
+    parts += [neucrab.title(group).partition(":")[0] for group in row.groups]
     if row.image_size is not None:
         parts.append(f"{row.image_size} px")
     if row.num_parameters is not None:
@@ -347,7 +341,7 @@ def _group_tables(ranking: Ranking, keys: Sequence[str]) -> list[dict[str, Any]]
     headings = [heading for heading, key, _ in METRICS if key in shown]
     return [
         {
-            "title": _title(group),
+            "title": neucrab.title(group),
             "headings": headings,
             "rows": [
                 (printable(measure), n, [_cell(s[k], decimal(s[k])) for k in shown])

@@ -3,7 +3,8 @@
 import csv
 import io
 
-from rankckpt_jax.ranking import Ranking
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.ranking import Ranking, Row, rank
 from rankckpt_jax.report.text import one_line, printable
 
 _FORMULA_STARTS = tuple("=+-@\t\r＝＋－＠")
@@ -34,10 +35,10 @@ def to_csv(ranking: Ranking) -> str:
     header += ["num_parameters", "feature_dim", "image_size", "warnings", "failure"]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([_text(name) for name in header])
+    writer.writerow([text_cell(name) for name in header])
     for position, row in zip(ranking.positions, ranking.rows, strict=True):
         cells = [_number(position)]
-        cells += map(_text, (row.checkpoint, row.architecture, row.group))
+        cells += map(text_cell, (row.checkpoint, row.architecture, row.group))
         for measure in ranking.measures:
             for values in row.scores, row.spreads, row.score_seconds:
                 cells.append(_number(values.get(measure)))
@@ -53,12 +54,64 @@ def to_csv(ranking: Ranking) -> str:
             ),
         )
         notes = (f"{topic}: {note}" for topic, note in row.warnings.items())
-        cells += _text("; ".join(notes)), _text(one_line(row.failure))
+        cells += text_cell("; ".join(notes)), text_cell(one_line(row.failure))
         writer.writerow(cells)
     return file.getvalue()
 
 
-def _text(value: str) -> str:
+def from_csv(text: str, task: str, where: str = "") -> Ranking:
+    """Reads back what `to_csv` wrote, without what it leaves out.
+
+    Args:
+      text: Of the file.
+      task: The task's name.
+      where: The file, for an error.
+
+    Raises:
+      InputError: It is not such a file.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    header = list(reader.fieldnames or ())
+    measures = [name for name in header if f"{name}_spread" in header]
+    if not measures or not {"checkpoint", "accuracy", "group"} <= set(header):
+        raise InputError(
+            "Not a ranking",
+            where=where,
+            expected="the columns checkpoint, group, accuracy and those of measures",
+            found=", ".join(header) or "nothing",
+        )
+
+    def numbers(line: dict[str, str], suffix: str) -> dict[str, float]:
+        known = {name: line[name + suffix] for name in measures}
+        return {name: float(value) for name, value in known.items() if value}
+
+    try:
+        rows = [
+            Row(
+                _read(line["checkpoint"]),
+                architecture=_read(line["architecture"]),
+                group=_read(line["group"]),
+                scores=numbers(line, ""),
+                spreads=numbers(line, "_spread"),
+                score_seconds=numbers(line, "_seconds"),
+                accuracy=float(line["accuracy"]) if line["accuracy"] else None,
+                failure=_read(line["failure"]),
+            )
+            for line in reader
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            "A line of a ranking cannot be read", where=where, found=str(error)
+        ) from error
+    return rank(task, [_read(name) for name in measures], rows)
+
+
+def _read(cell: str) -> str:
+    safe = cell.startswith("'") and cell[1:].startswith(_FORMULA_STARTS)
+    return cell[1:] if safe else cell
+
+
+def text_cell(value: str) -> str:
     """One line of text that no spreadsheet takes for a formula."""
     line = printable(value)
     # The original counts too: a leading tab is a formula start that printable strips.

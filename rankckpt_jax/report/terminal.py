@@ -88,7 +88,7 @@ def _ranking_lines(ranking: Ranking) -> str:
         else:
             cells += [column[i] for column in values.values()]
         lines.append(cells)
-    return _align(lines, left=range(1, len(texts)), tails=tails)
+    return align(lines, left=range(1, len(texts)), tails=tails)
 
 
 def _evaluation_lines(ranking: Ranking) -> str:
@@ -108,10 +108,10 @@ def _evaluation_lines(ranking: Ranking) -> str:
     pairs = ranking.paired(ranking.measures[0])
     chance = evaluation.random_ranking([row.fine_tuned() for row in pairs])
     lines.append(line("(random order)", len(pairs), chance))
-    return _align(lines, left=[0])
+    return align(lines, left=[0])
 
 
-def _align(
+def align(
     lines: Sequence[Sequence[str]],
     left: Iterable[int],
     tails: Mapping[int, str] | None = None,

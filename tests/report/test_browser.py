@@ -1,0 +1,98 @@
+"""The page in a real browser: it sorts, filters, tells names, and asks for nothing."""
+
+import shutil
+
+import pytest
+
+from rankckpt_jax.ranking import Row, rank
+from rankckpt_jax.report import page
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), "")
+        try:
+            opened = driver.chromium.launch(
+                executable_path=path or None, args=["--no-sandbox"]
+            )
+        except playwright.Error as error:
+            pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """A page of 41 checkpoints and 20 measures."""
+    measures = [f"measure{i}" for i in range(20)]
+    rows = [
+        Row(
+            f"net{i:02}",
+            architecture="resnet_v1_50" if i % 2 else "inception_v3",
+            group="group_ii" if i < 20 else "group_iii",
+            scores={m: float((i * (j + 3)) % 41) for j, m in enumerate(measures)},
+            accuracy=0.5 + i / 100,
+            curve=tuple((s, 0.4 + i / 100 + s / 1e5) for s in range(0, 1001, 100)),
+            extract_seconds=3.0,
+            finetune_seconds=300.0,
+        )
+        for i in range(41)
+    ]
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page.to_html(rank("simulated", measures, rows)))
+    return path
+
+
+def test_it_sorts_filters_and_tells_names_without_a_request(browser, big):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    tab = context.new_page()
+    said, asked = [], []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(big.as_uri())
+
+    def names():
+        shown = "table.ranking tbody tr:not([hidden]) .name"
+        cells = tab.locator(shown).all()
+        return [cell.get_attribute("data-value") for cell in cells]
+
+    assert len(names()) == 41
+    heading = tab.locator("table.ranking thead button", has_text="Fine-tuned")
+    heading.click()
+    assert names()[0] == "net40"
+    # The keyboard does the same.
+    heading.press("Enter")
+    assert names()[0] == "net00"
+    tab.locator("[data-filter]").fill("resnet")
+    assert names() == [f"net{i:02}" for i in range(1, 41, 2)]
+    tab.locator("[data-filter-group]").select_option("group_iii")
+    assert names() == [f"net{i:02}" for i in range(21, 41, 2)]
+    assert "10" in tab.locator("[data-filter-count]").inner_text()
+    point = tab.locator("figure svg [data-hint]").first
+    point.hover()
+    hint = tab.locator("#hint").inner_text()
+    assert hint and hint == point.get_attribute("data-hint")
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [big.as_uri()]
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_in_light_and_dark(browser, big, scheme):
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, color_scheme=scheme
+    )
+    tab = context.new_page()
+    tab.goto(big.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    background, ink = (
+        tab.evaluate(f"getComputedStyle(document.body).{key}")
+        for key in ("backgroundColor", "color")
+    )
+    dark = sum(map(int, background[4:-1].split(",")[:3])) < 300
+    assert dark == (scheme == "dark") and background != ink
+    context.close()
