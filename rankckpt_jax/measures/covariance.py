@@ -24,11 +24,13 @@ float64 that floor lies far below 1e-6 and the result is scikit-learn's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rankckpt_jax.measures import blocks
 
@@ -41,6 +43,9 @@ _INVERSE_BLOCK = 32
 """Rows that `inverse_cholesky` eliminates at once; half of it for small matrices."""
 
 _MANY_BLOCKS = 4
+
+_CACHED_ELEMENTS = 1 << 20
+"""Elements of the matrices that a CPU works on at once: its cache holds the steps'."""
 
 
 class Parameters(NamedTuple):
@@ -116,6 +121,31 @@ def _factorise(
     moments: jax.Array, real: jax.Array, ridge: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Covariances [..., D', D'] with their ridge, and their precision_cholesky."""
+    if moments.ndim == 3:
+        factorise = functools.partial(_factorise_together, real=real, ridge=ridge)
+        return _by_chunks(factorise, moments)
+    return _factorise_together(moments, real, ridge)
+
+
+def _by_chunks(function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """`function` of arrays [K, D', D'], a cacheful of them at a time on a CPU."""
+    count, size, _ = arrays[0].shape
+    together = max(1, _CACHED_ELEMENTS // size**2)
+    if jax.default_backend() != "cpu" or count <= together:
+        return function(*arrays)
+
+    def chunk(index: jax.Array) -> Any:
+        return function(*(array[index] for array in arrays))
+
+    # The last chunk is filled with the last matrix.
+    index = np.minimum(np.arange(-(-count // together) * together), count - 1)
+    done = jax.lax.map(chunk, index.reshape(-1, together))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], done)
+
+
+def _factorise_together(
+    moments: jax.Array, real: jax.Array, ridge: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     eps = jnp.finfo(moments.dtype).eps
     identity = jnp.eye(moments.shape[-1], dtype=moments.dtype)
     largest = jnp.max(jnp.diagonal(moments, axis1=-2, axis2=-1), axis=-1)
@@ -164,13 +194,16 @@ def refine(
     """
     p = mixture.precision_cholesky
     real = jnp.arange(p.shape[-1]) < dimensions
-    ridges = jnp.where(real, ridge, 1)[:, None] * p
-    product = gram(p) + blocks.dot(jnp.swapaxes(p, 1, 2), ridges)
-    inverse = jnp.swapaxes(inverse_cholesky(product), 1, 2)
-    # A ratio of ridges below rounding is more than one pass can undo.
-    better = blocks.dot(p, inverse)
-    failed = jnp.isnan(better[:, -1:, -1:])
-    return mixture._replace(precision_cholesky=jnp.where(failed, p, better))
+
+    def refined(p: jax.Array, sums: jax.Array) -> jax.Array:
+        ridges = jnp.where(real, ridge, 1)[:, None] * p
+        product = sums + blocks.dot(jnp.swapaxes(p, 1, 2), ridges)
+        inverse = jnp.swapaxes(inverse_cholesky(product), 1, 2)
+        # A ratio of ridges below rounding is more than one pass can undo.
+        better = blocks.dot(p, inverse)
+        return jnp.where(jnp.isnan(better[:, -1:, -1:]), p, better)
+
+    return mixture._replace(precision_cholesky=_by_chunks(refined, p, gram(p)))
 
 
 def inverse_cholesky(matrices: jax.Array) -> jax.Array:
@@ -185,23 +218,32 @@ def inverse_cholesky(matrices: jax.Array) -> jax.Array:
     """
     shape = matrices.shape
     size = shape[-1]
-    m = matrices.reshape(-1, size, size)
     # D' is a multiple of the smaller one.
     width = (
         _INVERSE_BLOCK if size > _MANY_BLOCKS * _INVERSE_BLOCK else _INVERSE_BLOCK // 2
     )
+    return _eliminate(matrices.reshape(-1, size, size), width).reshape(shape)
+
+
+def _eliminate(m: jax.Array, width: int) -> jax.Array:
+    """`inverse_cholesky` of [K, D', D'] by blocks of `width` rows."""
+    size = m.shape[-1]
     rows = []
     for i in range(0, size, width):
         end = min(i + width, size)
         head = m[:, : end - i]
-        corner = _small_inverse_cholesky(head[:, :, i:end])
+        corner = head[:, :, i:end]
+        if width > _INVERSE_BLOCK // 2:
+            corner = _eliminate(corner, width // 2)
+        else:
+            corner = _small_inverse_cholesky(corner)
         before = blocks.dot(corner, head[:, :, :i])
         after = blocks.dot(corner, head[:, :, end:])
         row = jnp.concatenate([before, corner, after], axis=2)
         rows.append(row.at[:, :, end:].set(0))
         below = m[:, end - i :].at[:, :, i:end].set(0)
         m = below - blocks.dot(jnp.swapaxes(after, 1, 2), row)
-    return jnp.concatenate(rows, axis=1).reshape(shape)
+    return jnp.concatenate(rows, axis=1)
 
 
 def _small_inverse_cholesky(matrices: jax.Array) -> jax.Array:

@@ -63,13 +63,11 @@ def fit(x: Any, energy: float = 0.8) -> PCA:
     mean = x.mean(axis=0, dtype=np.float64).astype(x.dtype)
     centred = x - mean
     wide = len(x) < x.shape[1]
-    values, vectors = symmetric.eigh(symmetric.gram(centred.T if wide else centred))
-    values = np.maximum(values[::-1], 0)
-    total = values.sum()
-    explained = values / total if total > 0 else np.zeros_like(values)
-    count = int(np.searchsorted(np.cumsum(explained), energy, side="right")) + 1
-    count = min(count, len(values)) if total > 0 else 1
-    vectors = vectors[:, ::-1][:, :count].T
+    values, vectors = symmetric.leading(
+        symmetric.gram(centred.T if wide else centred),
+        lambda values: _count(_shares(values), energy),
+    )
+    explained, vectors = _shares(values), vectors[:, ::-1].T
     if wide:
         # In float64 a block of columns at a time, for the same reason as above.
         columns = range(0, x.shape[1], _BLOCK)
@@ -81,6 +79,20 @@ def fit(x: Any, energy: float = 0.8) -> PCA:
     signs = np.where(vectors[np.arange(len(vectors)), largest] < 0, -1, 1)
     components = (signs[:, None] * vectors).astype(x.dtype)
     return PCA(jnp.asarray(mean), jnp.asarray(components), explained)
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    """Shares of the variance, falling, from eigenvalues that rise; zeros of zeros."""
+    values = np.maximum(values[::-1], 0)
+    total = values.sum()
+    return values / total if total > 0 else np.zeros_like(values)
+
+
+def _count(explained: np.ndarray, energy: float) -> int:
+    if not explained.any():
+        return 1
+    count = int(np.searchsorted(np.cumsum(explained), energy, side="right")) + 1
+    return min(count, len(explained))
 
 
 def transform(pca: PCA, x: Any) -> jax.Array:

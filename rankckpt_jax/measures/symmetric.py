@@ -10,10 +10,12 @@ beside the products' 2 N D^2 FLOP and are done on the host.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 import threadpoolctl
 
 from rankckpt_jax.measures import blocks
@@ -32,6 +34,49 @@ def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # one thread is never far from the best.
     with threadpoolctl.threadpool_limits(1):
         return np.linalg.eigh(matrix)
+
+
+def leading(
+    matrix: np.ndarray, choose: Callable[[np.ndarray], int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """All eigenvalues and the eigenvectors of the greatest.
+
+    The eigenvalues are known once the matrix is tridiagonal, which is the smaller part
+    of the work; only the vectors that are asked for are then made.
+
+    Args:
+      matrix: Symmetric, float64 [D, D].
+      choose: From the eigenvalues [D], rising, how many vectors to make.
+
+    Returns:
+      The eigenvalues [D], rising, and the vectors [D, count] in columns, in the same
+      order: the last belongs to the greatest.
+    """
+    size = len(matrix)
+    if size < 3:
+        values, vectors = eigh(matrix)
+        return values, vectors[:, size - choose(values) :]
+    lapack = scipy.linalg.lapack
+    with threadpoolctl.threadpool_limits(1):
+        lwork, _ = lapack.dsytrd_lwork(size, lower=1)
+        # A symmetric matrix is its own transpose: no copy for Fortran's order.
+        reflectors, diagonal, beside, tau, _ = lapack.dsytrd(
+            matrix.T, lower=1, lwork=int(lwork)
+        )
+        values = scipy.linalg.eigvalsh_tridiagonal(diagonal, beside)
+        count = choose(values)
+        _, turned = scipy.linalg.eigh_tridiagonal(
+            diagonal,
+            beside,
+            select="i",
+            select_range=(size - count, size - 1),
+            lapack_driver="stemr",
+        )
+        # The reflectors of rows 1 and on lie as a QR decomposition's would.
+        q, rest = reflectors[1:, :-1], np.asfortranarray(turned[1:])
+        _, work, _ = lapack.dormqr("L", "N", q, tau, rest, -1)
+        rest, _, _ = lapack.dormqr("L", "N", q, tau, rest, int(work[0]))
+    return values, np.concatenate([turned[:1], rest])
 
 
 def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

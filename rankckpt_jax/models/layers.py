@@ -10,6 +10,7 @@ where the caller makes it mutable.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -92,35 +93,95 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", zeros, width)
         scale = self.param("scale", ones, width) if style.use_scale else 1.0
         if train:
-            mean, var, count = self._moments(x.astype(convolution.at_least_float32(x)))
+            scale = jnp.broadcast_to(scale, bias.shape)
+            y, mean, var = _normalise(
+                x.astype(convolution.at_least_float32(x)),
+                scale,
+                bias,
+                style.epsilon,
+                style.axis_name,
+            )
             if not self.is_initializing():
+                count = x.size // x.shape[-1] * _num_mapped(style.axis_name)
                 unbiased = var * (count / max(count - 1, 1))
                 keep, move = style.decay, 1 - style.decay
                 moving_mean.value = keep * moving_mean.value + move * mean
                 moving_var.value = keep * moving_var.value + move * unbiased
-        else:
-            mean, var = moving_mean.value, moving_var.value
-        factor = scale * jax.lax.rsqrt(var + style.epsilon)
-        offset = bias - mean * factor
-        if not train:
-            # Once for each channel; XLA's CPU backend would compute them anew for each
-            # pixel.
-            factor, offset = jax.lax.optimization_barrier((factor, offset))
+            return y.astype(style.dtype)
+        factor = scale * jax.lax.rsqrt(moving_var.value + style.epsilon)
+        offset = bias - moving_mean.value * factor
+        # Once for each channel; XLA's CPU backend would compute them anew for each
+        # pixel.
+        factor, offset = jax.lax.optimization_barrier((factor, offset))
         return (x * factor + offset).astype(style.dtype)
 
-    def _moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        axes = tuple(range(x.ndim - 1))
-        axis_name = self.style.axis_name
-        count = x.size // x.shape[-1]
-        mean = jnp.mean(x, axes)
-        if axis_name is not None:
-            mean = jax.lax.pmean(mean, axis_name)
-            count *= jax.lax.axis_size(axis_name)
-        # Two passes: E[x^2] - E[x]^2 would lose the variance of a far-off mean.
-        var = jnp.mean(jnp.square(x - mean), axes)
-        if axis_name is not None:
-            var = jax.lax.pmean(var, axis_name)
-        return mean, var, count
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalise(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    axis_name: str | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Batch norm by the batch's own moments, and these: y [..., C], m, v [C].
+
+    With z = (x - m) / sqrt(v + epsilon) and h the gradient with respect to y, that with
+    respect to x is
+
+        scale / sqrt(v + epsilon) (h - mean(h) - z mean(h z)),
+
+    two passes over x and h; deriving the forward pass step by step takes twice as many.
+    The moments are for the moving averages: no gradient goes through them.
+    """
+    return _normalise_forward(x, scale, bias, epsilon, axis_name)[0]
+
+
+def _normalise_forward(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    axis_name: str | None,
+) -> tuple[Any, Any]:
+    mean = _mean(x, axis_name)
+    # Two passes: E[x^2] - E[x]^2 would lose the variance of a far-off mean.
+    var = _mean(jnp.square(x - mean), axis_name)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    factor = scale * inverse
+    y = x * factor + (bias - mean * factor)
+    return (y, mean, var), (x, mean, inverse, scale)
+
+
+def _normalise_backward(
+    epsilon: float, axis_name: str | None, kept: Any, gradients: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    del epsilon
+    x, mean, inverse, scale = kept
+    h = gradients[0]
+    axes = tuple(range(x.ndim - 1))
+    # Those of this device's share of the loss.
+    d_bias = jnp.sum(h, axes)
+    d_scale = jnp.sum(h * (x - mean), axes) * inverse
+    count = x.size // x.shape[-1] * _num_mapped(axis_name)
+    of_all = (d_bias / count, d_scale * inverse / count)
+    if axis_name is not None:
+        of_all = jax.lax.psum(of_all, axis_name)
+    d_x = scale * inverse * (h - of_all[0] - (x - mean) * of_all[1])
+    return d_x, d_scale, d_bias
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """Over all axes but the last and over all devices: [C]."""
+    mean = jnp.mean(x, tuple(range(x.ndim - 1)))
+    return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+
+
+def _num_mapped(axis_name: str | None) -> int:
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
 class Conv(nn.Module):
