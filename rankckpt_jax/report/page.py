@@ -17,7 +17,12 @@ from rankckpt_jax import evaluation
 from rankckpt_jax.ranking import Ranking
 from rankckpt_jax.report import sections, sentences
 from rankckpt_jax.report.cells import decimal, known
-from rankckpt_jax.report.text import format_percent, format_seconds, printable
+from rankckpt_jax.report.text import (
+    format_certainty,
+    format_percent,
+    format_seconds,
+    printable,
+)
 
 
 def to_html(ranking: Ranking) -> str:
@@ -124,7 +129,7 @@ def _facts(ranking: Ranking) -> list[tuple[str, str, str]]:
         kept = format_percent(scores["rel@1"])
         facts.append(("Best accuracy kept", kept, "by the first in the ranking"))
     if measured is not None and ranking.num_test:
-        value = f"{100 * measured.probability_best:.0f}%"
+        value = format_certainty(measured.probability_best)
         facts.append(("First is truly best", value, "probability, given all noise"))
     seconds = known(row.ranking_seconds(first) for row in ranking.ranked)
     if seconds:

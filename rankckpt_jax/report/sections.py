@@ -25,6 +25,7 @@ from rankckpt_jax.report.cells import (
     sort_key,
 )
 from rankckpt_jax.report.text import (
+    format_certainty,
     format_percent,
     format_scores,
     format_seconds,
@@ -321,7 +322,7 @@ def _sure_cells(measured: Measured | None) -> list[dict[str, Any]]:
     versus = measured.versus_first
     return [
         _cell(chance, probability(chance)),
-        _cell(first, NONE if math.isnan(first) else f"{100 * first:.0f}%"),
+        _cell(first, NONE if math.isnan(first) else format_certainty(first)),
         _cell(measured.tied, str(measured.tied)),
         _cell(None, NONE)
         if versus is None

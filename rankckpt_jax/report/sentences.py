@@ -7,6 +7,7 @@ from rankckpt_jax import evaluation
 from rankckpt_jax.ranking import Ranking
 from rankckpt_jax.report.text import (
     count,
+    format_certainty,
     format_percent,
     format_points,
     ordinal,
@@ -200,7 +201,7 @@ def _certainty(ranking: Ranking) -> list[str]:
     return [
         f"Given the noise of the scores and of {ranking.num_test:,} test images, the "
         "checkpoint ranked first is truly the best of these with probability "
-        f"{100 * measured.probability_best:.0f}%."
+        f"{format_certainty(measured.probability_best)}."
     ]
 
 

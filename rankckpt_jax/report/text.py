@@ -70,6 +70,18 @@ def format_percent(accuracy: float) -> str:
     return f"{100 * accuracy:.1f}%"
 
 
+def format_certainty(probability: float) -> str:
+    """Writes an estimated probability, never as certain as its sample makes it.
+
+    Example:
+      >>> [format_certainty(p) for p in (0.0, 0.423, 0.999, 1.0)]
+      ['<1%', '42%', '>99%', '>99%']
+    """
+    if probability < 0.01:
+        return "<1%"
+    return ">99%" if probability > 0.99 else f"{100 * probability:.0f}%"
+
+
 def format_points(difference: float) -> str:
     """Writes a difference of accuracies in [0, 1] as percentage points."""
     points = 100 * difference
