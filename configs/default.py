@@ -17,6 +17,19 @@ def get_config() -> ml_collections.ConfigDict:
     config.workdir = "runs"
     # Decides the random starts of measures and the order of images in fine-tuning.
     config.seed = 0
+    # Run several jobs on one workdir, each of which takes the checkpoints that no other
+    # works on.
+    config.shard_checkpoints = False
+    # Several processes that run as one, with all their devices. On Cloud TPU, GKE,
+    # Slurm and one host nothing is to be set; elsewhere all three, on each process.
+    config.distributed = distributed = ml_collections.ConfigDict()
+    # HOST:PORT of process 0, reachable from all.
+    distributed.coordinator = ""
+    distributed.num_processes = placeholder(int)
+    # From 0.
+    distributed.process_id = placeholder(int)
+    # A process that has not met the others by then ends with a message.
+    distributed.timeout_seconds = 300
     # What to do, of: pretrain, extract, score, ablate, finetune, report.
     config.stages = "extract,score,report"
 

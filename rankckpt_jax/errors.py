@@ -1,4 +1,4 @@
-"""The one kind of error that a user is meant to read."""
+"""What a run ends with where it cannot go on: an error to read, or a later time."""
 
 
 class InputError(ValueError):
@@ -35,6 +35,13 @@ class InputError(ValueError):
     def __reduce__(self):
         """Survives copying between processes, which the default would not."""
         return _rebuild, (type(self), self.what, str(self))
+
+
+class Interrupted(Exception):
+    """A run ended early because it was asked to, having saved its state.
+
+    Started again, it goes on from there.
+    """
 
 
 def _rebuild(cls: type[InputError], what: str, message: str) -> InputError:

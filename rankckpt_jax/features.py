@@ -10,12 +10,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -24,7 +24,7 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.tasks import Split
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, Interrupted
 from rankckpt_jax.models import layers
 
 NUM_TRACES: collections.Counter[Any] = collections.Counter()
@@ -133,7 +133,8 @@ def get(
       none and they are not to be computed.
 
     Raises:
-      InputError: The backbone's features are not finite.
+      InputError: The backbone's features are not finite, or equal for all images.
+      Interrupted: This run has been told to end.
     """
     place = epath.Path(directory) / split.name
     wanted = request(backbone, split, preprocess, dtype)
@@ -142,26 +143,27 @@ def get(
         return None, False
     if found is None:
         start = time.monotonic()
-        arrays = extract(
-            backbone,
-            split,
-            preprocess=preprocess,
-            dtype=dtype,
-            batch_size=batch_size,
-            cache=cache,
-            description=description,
+        arrays = parallel.together(
+            lambda: extract(
+                backbone,
+                split,
+                preprocess=preprocess,
+                dtype=dtype,
+                batch_size=batch_size,
+                cache=cache,
+                description=description,
+            )
         )
         facts = _facts(arrays["features"], backbone)
         facts["seconds"] = time.monotonic() - start
-        store.save(place, wanted, facts, arrays)
-        loaded = store.Entry(arrays, facts)
+        loaded = store.save(place, wanted, facts, arrays)
     else:
         loaded = found
     features = Features(
         features=loaded.arrays["features"],
         labels=loaded.arrays["labels"],
         logits=loaded.arrays.get("logits"),
-        checksum=store.checksum(place) or "",
+        checksum=loaded.checksum,
         seconds=float(loaded.result["seconds"]),
     )
     return features, found is None
@@ -217,6 +219,8 @@ def extract(
                 part["logits"] = logits[real]
             rows.append(part)
             shown.update(batch_size)
+            if parallel.should_stop():
+                raise Interrupted(f"{description}: stopped, as asked")
     joined = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
     order = np.argsort(joined.pop("index"), kind="stable")
     return {name: array[order] for name, array in joined.items()}
@@ -251,17 +255,43 @@ def _facts(
     features: np.ndarray, backbone: backbone_lib.Backbone
 ) -> dict[str, float | int]:
     """Mean and spread of the features, having refused those that cannot be ranked."""
-    if not np.isfinite(features).all():
+    exact = features.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mine = {
+            "count": len(features),
+            "broken": int((~np.isfinite(features)).sum()),
+            "sum": float(exact.sum()),
+            "squares": float(np.square(exact).sum()),
+            "largest": float(np.abs(exact).max(initial=0)),
+            # Of the rows of this process; equal rows give equal ones.
+            "first": store.digest(features[:1].tobytes()),
+            "equal": bool((features == features[:1]).all()),
+        }
+    shares = [share for share in parallel.gather(mine) if share["count"]]
+    if broken := sum(share["broken"] for share in shares):
         raise InputError(
             "The checkpoint's features are not finite",
             where=backbone.source,
-            found=f"{int((~np.isfinite(features)).sum())} NaN or infinite values",
+            found=f"{broken} NaN or infinite values",
             mend="check that its weights are finite and that its input range "
             f"{backbone.input_range} is what it was trained with",
         )
+    count = sum(share["count"] for share in shares)
+    same = len({share["first"] for share in shares}) == 1
+    if count > 1 and same and all(share["equal"] for share in shares):
+        raise InputError(
+            "The checkpoint has the same features for every image",
+            where=backbone.source,
+            found=f"{count} equal rows",
+            mend="check its weights and its input range, "
+            f"{backbone.input_range}; a layer without any output leaves nothing else",
+        )
+    size = count * features.shape[1]
+    mean = sum(share["sum"] for share in shares) / size
+    variance = sum(share["squares"] for share in shares) / size - mean**2
     return {
-        "count": len(features),
-        "mean": float(features.mean(dtype=np.float64)),
-        "standard_deviation": float(features.std(dtype=np.float64)),
-        "largest": float(jnp.abs(features).max()),
+        "count": count,
+        "mean": mean,
+        "standard_deviation": math.sqrt(max(variance, 0)),
+        "largest": max(share["largest"] for share in shares),
     }

@@ -7,11 +7,14 @@ r"""Ranks pre-trained checkpoints for an image classification task.
     python -m rankckpt_jax.main --list=measures          or checkpoints, networks, tasks
 
 Exit codes: 0, all went well; 1, some checkpoints failed and their rows say why; 2, the
-input cannot be used. Every field of a config is explained in configs/default.py.
+input cannot be used; 75, the run was told to end (SIGTERM), or one of its processes was
+lost: started again, it goes on. Every field of a config is explained in
+configs/default.py.
 """
 
 import importlib.util
 import logging
+import os
 import pathlib
 import sys
 
@@ -19,7 +22,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, Interrupted
 
 
 def _configs() -> pathlib.Path:
@@ -54,17 +57,37 @@ def main(argv: list[str]) -> int:
 
         print(listing.LISTS[_LIST.value]())
         return 0
-    from rankckpt_jax import stages
+    from rankckpt_jax import parallel, stages
 
     _configure_logging()
     try:
+        if not _CONFIG.value.shard_checkpoints:
+            parallel.join(**_CONFIG.value.distributed)
+        if not parallel.is_main_process():
+            logging.getLogger("rankckpt_jax").setLevel(logging.ERROR)
         ranking = stages.run(_CONFIG.value)
     except InputError as error:
         if _DEBUG.value:
             raise
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    print(ranking)
+    except Interrupted as interrupted:
+        print(f"{interrupted}. Started again, the run goes on.", file=sys.stderr)
+        return parallel.EXIT_AGAIN
+    except Exception as error:
+        if not parallel.is_loss_of_a_process(error):
+            raise
+        print(
+            f"Error: another process of this run is gone\n  found: {error}\n"
+            "  to mend: look for its own message, and start all processes again; "
+            "the run goes on where it was",
+            file=sys.stderr,
+            flush=True,
+        )
+        # An orderly end would wait for the one that is gone.
+        os._exit(parallel.EXIT_AGAIN)
+    if parallel.is_main_process():
+        print(ranking)
     return 1 if any(row.failure for row in ranking.rows) else 0
 
 

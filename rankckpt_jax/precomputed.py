@@ -173,7 +173,7 @@ def _load_stored(path: epath.Path) -> Precomputed:
         entry.arrays["features"],
         entry.arrays["labels"],
         entry.arrays.get("logits"),
-        store.checksum(path) or "",
+        entry.checksum,
         seconds=entry.result.get("seconds"),
         architecture=str(request.get("architecture", "")),
         image_size=request.get("image_size"),

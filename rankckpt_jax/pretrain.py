@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from rankckpt_jax import checkpoints, finetune, models, store
+from rankckpt_jax import checkpoints, finetune, models, parallel, store
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data.tasks import Task
@@ -76,6 +76,7 @@ def pool(
             cache=cache,
             first_step=first,
             last_step=stage,
+            should_stop=lambda step: parallel.should_stop(),
             description=f"pre-training {architecture} to step {stage}",
         )
         if diverged_at >= 0:
@@ -84,9 +85,11 @@ def pool(
                 "config.pretrain.learning_rate may mend it"
             )
         first = stage
-        _save(architecture, state, directory / f"step_{stage}" / "model.ckpt")
+        if parallel.is_main_process():
+            _save(architecture, state, directory / f"step_{stage}" / "model.ckpt")
         _log.info("pre-trained to step %d, loss %.3f", stage, loss)
     store.save_result(place, wanted, {})
+    parallel.barrier("a pool is made")
     return True
 
 

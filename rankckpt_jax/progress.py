@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import tqdm
 import tqdm.contrib.logging
 
+from rankckpt_jax import parallel
+
 
 @contextlib.contextmanager
 def bar(description: str, total: int, unit: str) -> Iterator[tqdm.tqdm]:
@@ -22,9 +24,10 @@ def bar(description: str, total: int, unit: str) -> Iterator[tqdm.tqdm]:
 
     Yields:
       A tqdm bar; call its `update(n)`. Nothing is written where standard error is
-      not a terminal, and log lines do not break the bar where it is one.
+      not a terminal or by another process than the main one, and log lines do not
+      break the bar.
     """
-    shown = sys.stderr.isatty()
+    shown = sys.stderr.isatty() and parallel.is_main_process()
     with (
         tqdm.tqdm(
             desc=description,

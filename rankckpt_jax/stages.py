@@ -12,12 +12,14 @@ A checkpoint that fails becomes a row that says why, and the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import json
 import logging
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +30,8 @@ import rankckpt_jax
 from rankckpt_jax import (
     ablation,
     accuracies,
+    claims,
+    division,
     features,
     finetune,
     models,
@@ -38,12 +42,13 @@ from rankckpt_jax import (
     pretrain,
     report,
     scoring,
+    store,
     views,
 )
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.data import preprocess as preprocess_lib
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, Interrupted
 from rankckpt_jax.ranking import Ranking, Row, rank
 
 STAGES = ("pretrain", "extract", "score", "ablate", "finetune", "report")
@@ -85,9 +90,15 @@ def run(config: Any) -> Ranking:
       before in the same workdir.
 
     Raises:
-      InputError: The config, the images or the whole pool cannot be used; raised
-        before any long work starts.
+      InputError: The config, the images or the whole pool cannot be used, or another
+        run is at work in the same directory; raised before any long work starts.
+      Interrupted: The run has been told to end (SIGTERM); what was computed is kept.
     """
+    with parallel.stopping_when_told(), contextlib.ExitStack() as claimed:
+        return _run(config, claimed)
+
+
+def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
     started = time.monotonic()
     stages = scoring.names(config.stages, STAGES, "config.stages")
     chosen = scoring.chosen(config.measures, "config.measures")
@@ -111,8 +122,11 @@ def run(config: Any) -> Ranking:
         epath.Path(config.workdir).expanduser() / _safe(task.name),
         pipeline.ImageCache(config.image_cache_gigabytes),
     )
+    store.check(this.directory)
+    if set(stages) != {"report"}:
+        parallel.together(functools.partial(_claim, this, claimed))
     _log.info("%s on %s", task.description, parallel.describe_devices())
-    rows = _precomputed_rows(this) if config.features else _rows(this)
+    rows = _rows(this)
     rows = scoring.relative_to_pool(rows, chosen)
     rows = accuracies.fill_in(rows, known, source)
     ranking = rank(
@@ -213,17 +227,53 @@ def _illustrated(this: Run, ranking: Ranking) -> Ranking:
     )
 
 
+def _claim(this: Run, claimed: contextlib.ExitStack) -> None:
+    """Keeps other runs from working here, until `claimed` is closed."""
+    if parallel.is_main_process():
+        shared = this.config.shard_checkpoints
+        claimed.enter_context(claims.sole(this.directory, shared=shared))
+
+
 def _rows(this: Run) -> list[Row]:
     """Takes every checkpoint of the pool through the stages."""
+    makers = _precomputed_makers(this) if this.config.features else _makers(this)
+    if this.config.shard_checkpoints:
+        version = json.dumps(this.config.to_dict(), sort_keys=True, default=str)
+        return division.rows(this.directory, makers, store.digest(version))
+    rows = []
+    for name, make in makers.items():
+        if parallel.should_stop():
+            raise Interrupted(f"stopped before {name}, as asked")
+        rows.append(make())
+    return rows
+
+
+def _makers(this: Run) -> dict[str, Callable[[], Row]]:
     if "finetune" in this.stages:
         finetune.check(this.task, this.sweep)
     if "pretrain" in this.stages:
-        _pretrain(this)
+        with _pretraining(this):
+            _pretrain(this)
     members = pool.members(this.config)
-    return [
-        _row(this, member, f"[{position}/{len(members)}] {member.name}")
+    return {
+        member.name: functools.partial(
+            _row, this, member, f"[{position}/{len(members)}] {member.name}"
+        )
         for position, member in enumerate(members, start=1)
-    ]
+    }
+
+
+@contextlib.contextmanager
+def _pretraining(this: Run) -> Iterator[None]:
+    """One job at a time makes the pool."""
+    while this.config.shard_checkpoints:
+        try:
+            with claims.held(this.directory, "pretrain"):
+                yield
+            return
+        except claims.Taken:
+            time.sleep(1.0)
+    yield
 
 
 def _precomputed_task(config: Any) -> tasks.Task:
@@ -237,12 +287,14 @@ def _precomputed_task(config: Any) -> tasks.Task:
     return tasks.Task(name, (), {}, told)
 
 
-def _precomputed_rows(this: Run) -> list[Row]:
+def _precomputed_makers(this: Run) -> dict[str, Callable[[], Row]]:
     found = precomputed.find(this.config.features)
-    return [
-        _precomputed_row(this, name, path, f"[{position}/{len(found)}] {name}")
+    return {
+        name: functools.partial(
+            _precomputed_row, this, name, path, f"[{position}/{len(found)}] {name}"
+        )
         for position, (name, path) in enumerate(found, start=1)
-    ]
+    }
 
 
 def _pretrain(this: Run) -> None:
@@ -404,6 +456,7 @@ def _with_accuracy(
         cache=this.cache,
         description=f"{title}: fine-tuning",
         compute="finetune" in this.stages,
+        should_stop=lambda step: parallel.should_stop(),
     )
     if outcome is None:
         return row

@@ -11,6 +11,11 @@ otherwise it is made again and the log says which field differed. Files are writ
 under a temporary name and renamed, and a manifest is written after the arrays it
 describes, so a killed run leaves either a whole result or none. Every path is an
 `epath.Path`, so a local directory and a `gs://` bucket behave alike.
+
+Several processes use one store, which all of them see. What is in it is decided by
+process 0 for all; process 0 alone writes results and manifests; arrays whose rows are
+divided among the processes are written as one file for each process. `save`, `load`,
+`save_result` and `load_result` are called by all processes, in the same order.
 """
 
 from __future__ import annotations
@@ -20,11 +25,15 @@ import hashlib
 import io
 import json
 import logging
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
+
+from rankckpt_jax import parallel
+from rankckpt_jax.errors import InputError
 
 MANIFEST = "manifest.json"
 
@@ -38,10 +47,51 @@ class Entry:
     Attributes:
       arrays: The stored arrays by name; empty for a JSON result.
       result: What the producer recorded beside its request: a JSON-able mapping.
+      checksum: Identity of the arrays, which later stages record; empty without any.
     """
 
     arrays: Mapping[str, np.ndarray]
     result: Mapping[str, Any]
+    checksum: str = ""
+
+
+def check(directory: epath.Path) -> None:
+    """Refuses a directory that cannot be written, or that not all processes see.
+
+    Raises:
+      InputError: It is such.
+    """
+    directory = epath.Path(directory)
+    probe = directory / f".probe-{parallel.agree(uuid.uuid4().hex)}"
+
+    def write() -> None:
+        if not parallel.is_main_process():
+            return
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            probe.write_text("")
+        except OSError as error:
+            raise InputError(
+                "The work directory cannot be written",
+                where=str(directory),
+                expected="a directory that this user may write, with room left",
+                found=error.strerror or str(error),
+                mend="name another with --config.workdir",
+            ) from error
+
+    parallel.together(write)
+    seen = parallel.gather(probe.exists())
+    if parallel.is_main_process():
+        probe.unlink(missing_ok=True)
+    if not all(seen):
+        blind = [str(process) for process, sees in enumerate(seen) if not sees]
+        raise InputError(
+            "The processes do not see one work directory",
+            where=str(directory),
+            expected="a bucket (gs://...) or a file system that all hosts share",
+            found="another or nothing in process " + ", ".join(blind),
+            mend="name another with --config.workdir",
+        )
 
 
 def write_bytes_atomically(path: epath.Path, data: bytes) -> None:
@@ -79,8 +129,11 @@ def save(
     request: Mapping[str, Any],
     result: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
-) -> None:
+) -> Entry:
     """Stores arrays under `directory`, and last their manifest.
+
+    With several processes each gives its own rows: process p of n has rows p, p + n,
+    p + 2 n and so on of every array.
 
     Args:
       directory: Where; made if it is not there. The old manifest goes first, so
@@ -88,24 +141,46 @@ def save(
       request: JSON-able inputs that decide the arrays' values.
       result: JSON-able facts about them (seconds, counts).
       arrays: Arrays of any shape and a plain dtype; written as `.npy`, no pickle.
+
+    Returns:
+      What `load` would: the whole arrays, and process 0's result.
     """
     directory = epath.Path(directory)
-    (directory / MANIFEST).unlink(missing_ok=True)
+    process, count = parallel.process_index(), parallel.process_count()
+    if parallel.is_main_process():
+        (directory / MANIFEST).unlink(missing_ok=True)
+    parallel.barrier("a manifest is gone")
     described = {}
     for name, array in arrays.items():
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         data = buffer.getvalue()
-        write_bytes_atomically(directory / f"{name}.npy", data)
+        file = f"{name}.npy" if count == 1 else f"{name}.{process}-of-{count}.npy"
+        write_bytes_atomically(directory / file, data)
         described[name] = {
-            "shape": list(array.shape),
-            "dtype": str(array.dtype),
+            "file": file,
+            "rows": len(array),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
-    _write_json(
-        directory / MANIFEST,
-        {"request": dict(request), "result": dict(result), "arrays": described},
-    )
+    everyone = parallel.gather(described)
+    manifest = {
+        "request": dict(request),
+        "result": parallel.agree(dict(result)),
+        "arrays": {name: [part[name] for part in everyone] for name in arrays},
+    }
+    if parallel.is_main_process():
+        _write_json(directory / MANIFEST, manifest)
+        kept = {part["file"] for parts in manifest["arrays"].values() for part in parts}
+        for path in directory.glob("*.npy"):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+    parallel.barrier("a manifest is written")
+    if count == 1:
+        return Entry(arrays, manifest["result"], _identity(manifest))
+    entry = _read_arrays(directory, manifest)
+    if entry is None:
+        raise OSError(f"{directory} was written by all processes and cannot be read")
+    return entry
 
 
 def load(directory: epath.Path, request: Mapping[str, Any]) -> Entry | None:
@@ -114,8 +189,9 @@ def load(directory: epath.Path, request: Mapping[str, Any]) -> Entry | None:
     A difference in the request, a missing or damaged file: each is logged by name.
     """
     directory = epath.Path(directory)
-    manifest = _read_matching(directory / MANIFEST, request)
-    return None if manifest is None else _read_arrays(directory, manifest)
+    manifest = _agreed(directory / MANIFEST, request)
+    entry = None if manifest is None else _read_arrays(directory, manifest)
+    return entry if all(parallel.gather(entry is not None)) else None
 
 
 def read(directory: epath.Path) -> tuple[Mapping[str, Any], Entry] | None:
@@ -130,30 +206,49 @@ def read(directory: epath.Path) -> tuple[Mapping[str, Any], Entry] | None:
 
 
 def _read_arrays(directory: epath.Path, manifest: Mapping[str, Any]) -> Entry | None:
-    arrays = {}
-    for name, described in manifest["arrays"].items():
-        path = directory / f"{name}.npy"
-        if not path.exists():
-            _log.warning("%s is missing: making it again", path)
-            return None
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != described["sha256"]:
-            _log.warning("%s does not match its checksum: making it again", path)
-            return None
-        arrays[name] = np.load(io.BytesIO(data), allow_pickle=False)
-    return Entry(arrays, manifest["result"])
-
-
-def checksum(directory: epath.Path) -> str | None:
-    """Returns one digest of the arrays stored in `directory`; None if there are none.
-
-    Reads the manifest only: this is the identity that later stages record, not a
-    check of the files, which `load` makes.
-    """
-    manifest = _read_json(epath.Path(directory) / MANIFEST)
-    if manifest is None:
+    try:
+        return _checked_arrays(directory, manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        # Written by another version, say.
+        _log.warning("%s cannot be read (%r): making it again", directory, error)
         return None
-    arrays = sorted((k, v["sha256"]) for k, v in manifest["arrays"].items())
+
+
+def _checked_arrays(directory: epath.Path, manifest: Mapping[str, Any]) -> Entry | None:
+    arrays = {}
+    for name, parts in manifest["arrays"].items():
+        loaded = []
+        for part in parts:
+            # A manifest is not to lead out of its directory.
+            path = directory / part["file"].replace("/", "_")
+            if not path.exists():
+                _log.warning("%s is missing: making it again", path)
+                return None
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != part["sha256"]:
+                _log.warning("%s does not match its checksum: making it again", path)
+                return None
+            loaded.append(np.load(io.BytesIO(data), allow_pickle=False))
+        arrays[name] = _interleaved(loaded)
+    return Entry(arrays, manifest["result"], _identity(manifest))
+
+
+def _interleaved(parts: list[np.ndarray]) -> np.ndarray:
+    """Row r of the whole is a row of part r % n."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = sum(len(part) for part in parts)
+    whole = np.empty((rows, *parts[0].shape[1:]), parts[0].dtype)
+    for i, part in enumerate(parts):
+        whole[i :: len(parts)] = part
+    return whole
+
+
+def _identity(manifest: Mapping[str, Any]) -> str:
+    arrays = sorted(
+        (name, *(part["sha256"] for part in parts))
+        for name, parts in manifest["arrays"].items()
+    )
     return digest(json.dumps(arrays))
 
 
@@ -161,13 +256,19 @@ def save_result(
     path: epath.Path, request: Mapping[str, Any], result: Mapping[str, Any]
 ) -> None:
     """Stores a JSON result and its request in one file."""
-    _write_json(path, {"request": dict(request), "result": dict(result)})
+    if parallel.is_main_process():
+        _write_json(path, {"request": dict(request), "result": dict(result)})
 
 
 def load_result(path: epath.Path, request: Mapping[str, Any]) -> Entry | None:
     """Returns the stored result for this request, or None where it must be made."""
-    stored = _read_matching(epath.Path(path), request)
+    stored = _agreed(epath.Path(path), request)
     return None if stored is None else Entry({}, stored["result"])
+
+
+def _agreed(path: epath.Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    found = _read_matching(path, request) if parallel.is_main_process() else None
+    return parallel.agree(found)
 
 
 def _write_json(path: epath.Path, value: Mapping[str, Any]) -> None:

@@ -56,16 +56,17 @@ def test_a_killed_write_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path)
 def test_arrays_without_a_manifest_are_not_a_result(place):
     (place / store.MANIFEST).unlink()
     assert store.load(place, {"range": [0, 1], "size": 64}) is None
-    assert store.checksum(place) is None
+    assert store.read(place) is None
 
 
 def test_the_checksum_names_the_arrays_and_not_the_request(place, tmp_path):
     other = epath.Path(tmp_path) / "other"
     arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.arange(4)}
-    store.save(other, {"size": 1}, {}, arrays)
-    assert store.checksum(other) == store.checksum(place)
-    store.save(other, {"size": 1}, {}, {**arrays, "b": np.arange(1, 5)})
-    assert store.checksum(other) != store.checksum(place)
+    expected = store.load(place, {"range": [0, 1], "size": 64}).checksum
+    assert store.save(other, {"size": 1}, {}, arrays).checksum == expected
+    assert store.load(other, {"size": 1}).checksum == expected
+    changed = store.save(other, {"size": 1}, {}, {**arrays, "b": np.arange(1, 5)})
+    assert changed.checksum != expected
 
 
 def test_a_json_result_round_trips(tmp_path):

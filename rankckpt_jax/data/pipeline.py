@@ -51,29 +51,37 @@ class ImageCache:
     def __init__(self, gigabytes: float):
         """Makes an empty cache that holds at most `gigabytes` (1e9 bytes)."""
         self._budget = gigabytes * 1e9
-        self._held: dict[tuple[str, int, str], tuple[np.ndarray, np.ndarray]] = {}
+        self._held: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
 
     def get(
-        self, split: Split, size: int, preprocess: str
+        self,
+        split: Split,
+        size: int,
+        preprocess: str,
+        process: int = 0,
+        count: int = 1,
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Returns the whole split decoded, or None where it is above the budget.
+        """Returns a split decoded, or None where it is above the budget.
 
         Args:
           split: Its images in all processes' shares.
           size: Side of the square images.
           preprocess: See `preprocess.resize`.
+          process: Which share of the examples to return, in their order: that which
+            begins with this one
+          count: and takes each so many-th; by default all.
 
         Returns:
           (images float32 [N, S, S, 3] in [0, 255], labels int32 [N]).
         """
-        key = (split.fingerprint, size, preprocess)
+        key = (split.fingerprint, size, preprocess, process, count)
         if key not in self._held:
-            needed = _num_bytes(split, size)
+            needed = _num_bytes(split, size) // count
             if needed > self._budget:
                 return None
             while self._held and needed + self._used() > self._budget:
                 self._held.pop(next(iter(self._held)))
-            self._held[key] = _decode_all(split, size, preprocess)
+            self._held[key] = _decode(split, size, preprocess, process, count)
         self._held[key] = self._held.pop(key)  # The most recently used stands last.
         return self._held[key]
 
@@ -101,13 +109,13 @@ def batches(
     """
     process, count = parallel.process_index(), parallel.process_count()
     steps = num_steps(split.num_examples, batch_size)
-    held = cache.get(split, size, preprocess)
+    held = cache.get(split, size, preprocess, process, count)
     if held is not None:
         images, labels = held
         share = np.arange(split.num_examples)[process::count]
         for step in range(steps):
-            rows = share[step * batch_size : (step + 1) * batch_size]
-            yield _padded(images[rows], labels[rows], rows, batch_size)
+            part = slice(step * batch_size, (step + 1) * batch_size)
+            yield _padded(images[part], labels[part], share[part], batch_size)
         return
     stream = _resized(split, size, preprocess, None, process, count, 0)
     iterator = _numpy(split, stream.batch(batch_size))
@@ -270,15 +278,17 @@ def _numpy(split: Split, dataset: Any) -> Iterator[Any]:
         ) from error
 
 
-def _decode_all(
-    split: Split, size: int, preprocess: str
+def _decode(
+    split: Split, size: int, preprocess: str, process: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    images = np.empty((split.num_examples, size, size, 3), np.float32)
-    labels = np.empty(split.num_examples, np.int32)
-    stream = _resized(split, size, preprocess, None, 0, 1, 0).batch(64)
+    share = len(range(process, split.num_examples, count))
+    images = np.empty((share, size, size, 3), np.float32)
+    labels = np.empty(share, np.int32)
+    stream = _resized(split, size, preprocess, None, process, count, 0).batch(64)
     for batch in _numpy(split, stream):
-        images[batch["index"]] = batch["image"]
-        labels[batch["index"]] = batch["label"]
+        rows = batch["index"] // count
+        images[rows] = batch["image"]
+        labels[rows] = batch["label"]
     return images, labels
 
 

@@ -8,13 +8,12 @@ the store.
 """
 
 from rankckpt_jax.finetune.grid import Outcome, Run, check, get
-from rankckpt_jax.finetune.loop import Interrupted, Trained, evaluate, train
+from rankckpt_jax.finetune.loop import Trained, evaluate, train
 from rankckpt_jax.finetune.recipes import SWEEPS, Recipe, Sweep, schedule, single, sweep
 from rankckpt_jax.finetune.step import State, initial_state
 
 __all__ = [
     "SWEEPS",
-    "Interrupted",
     "Outcome",
     "Recipe",
     "Run",

@@ -190,7 +190,7 @@ def get(
 
     Raises:
       InputError: The sweep does not suit the task or the devices.
-      loop.Interrupted: `should_stop` said so; the state is saved.
+      Interrupted: `should_stop` said so; the state is saved.
     """
     if isinstance(sweep, Recipe):
         sweep = recipes.single(sweep)

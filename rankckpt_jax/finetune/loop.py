@@ -15,6 +15,7 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.tasks import Split
+from rankckpt_jax.errors import Interrupted
 from rankckpt_jax.finetune import metrics, recipes
 from rankckpt_jax.finetune import step as step_lib
 from rankckpt_jax.finetune.recipes import Recipe
@@ -31,10 +32,6 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 Watch = Callable[[int, np.ndarray, float], None]
 """Called as `watch(step, losses [cells, steps since the last call], images/s)`."""
-
-
-class Interrupted(Exception):
-    """A run ended early because it was asked to, having saved its state."""
 
 
 class Trained(NamedTuple):

@@ -69,9 +69,14 @@ class FeatureCache(pipeline.ImageCache):
         self._features: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def get(
-        self, split: Split, size: int, preprocess: str
+        self,
+        split: Split,
+        size: int,
+        preprocess: str,
+        process: int = 0,
+        count: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (features float32 [N, D], labels int32 [N]) of the whole split."""
+        """Returns (features float32 [N, D], labels int32 [N]) in place of images."""
         if split.fingerprint not in self._features:
             if parallel.process_count() > 1:
                 raise InputError(
@@ -83,7 +88,8 @@ class FeatureCache(pipeline.ImageCache):
                 self._backbone, split, preprocess=preprocess, **self._extract
             )
             self._features[split.fingerprint] = found["features"], found["labels"]
-        return self._features[split.fingerprint]
+        whole, labels = self._features[split.fingerprint]
+        return whole[process::count], labels[process::count]
 
 
 def headless(backbone: backbone_lib.Backbone) -> backbone_lib.Backbone:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from rankckpt_jax import finetune
+from rankckpt_jax import errors, finetune
 from rankckpt_jax.finetune import augment
 from tests.finetune import RECIPE, settings
 
@@ -64,7 +64,7 @@ def test_a_stopped_run_goes_on_with_the_same_augmentation(backbone, task, tmp_pa
     for name, stop in (("whole", 0), ("stopped", 7)):
         place = epath.Path(tmp_path) / name
         if stop:
-            with pytest.raises(finetune.Interrupted):
+            with pytest.raises(errors.Interrupted):
                 finetune.get(
                     place,
                     backbone,

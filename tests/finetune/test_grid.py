@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from rankckpt_jax import features, finetune
+from rankckpt_jax import errors, features, finetune
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.finetune import loop, step
 from tests.finetune import RECIPE, settings
@@ -244,7 +244,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(backbone, task, tmp
         epath.Path(tmp_path) / "whole", backbone, task, recipe, **settings()
     )
     place = epath.Path(tmp_path) / "stopped"
-    with pytest.raises(finetune.Interrupted):
+    with pytest.raises(errors.Interrupted):
         finetune.get(
             place, backbone, task, recipe, should_stop=lambda n: n == 7, **settings()
         )
