@@ -91,7 +91,7 @@ def _claim(directory: epath.Path, name: str, waited_for: set[str]) -> Iterator[b
 
 
 def _now(directory: epath.Path) -> float:
-    """The store's own time, in seconds."""
+    """The store's own time, in whole seconds."""
     probe = directory / f".clock-{uuid.uuid4().hex}"
     store.write_text_atomically(probe, "")
     now = probe.stat().mtime
@@ -102,7 +102,10 @@ def _now(directory: epath.Path) -> float:
 def _made_meanwhile(
     place: epath.Path, wanted: Mapping[str, Any], started: float
 ) -> Row | None:
-    """A row written since this job began; older ones may be of other files."""
+    """A row written since the second this job began; older ones may be of other files.
+
+    That one second is harmless: jobs that are started together belong together.
+    """
     if not place.exists() or place.stat().mtime < started:
         return None
     found = store.load_result(place, wanted)

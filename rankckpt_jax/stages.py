@@ -68,6 +68,8 @@ class Run:
       sweep: How checkpoints are fine-tuned.
       directory: `workdir/TASK`.
       cache: Decoded images.
+      members: The pool; empty where it is still to be made, or only its features are
+        known.
     """
 
     config: Any
@@ -77,6 +79,7 @@ class Run:
     sweep: finetune.Sweep
     directory: epath.Path
     cache: pipeline.ImageCache
+    members: tuple[pool.Member, ...]
 
 
 def run(config: Any) -> Ranking:
@@ -121,6 +124,7 @@ def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
         sweep,
         epath.Path(config.workdir).expanduser() / _safe(task.name),
         pipeline.ImageCache(config.image_cache_gigabytes),
+        () if config.features or "pretrain" in stages else tuple(pool.members(config)),
     )
     store.check(this.directory)
     if set(stages) != {"report"}:
@@ -254,7 +258,7 @@ def _makers(this: Run) -> dict[str, Callable[[], Row]]:
     if "pretrain" in this.stages:
         with _pretraining(this):
             _pretrain(this)
-    members = pool.members(this.config)
+    members = this.members or pool.members(this.config)
     return {
         member.name: functools.partial(
             _row, this, member, f"[{position}/{len(members)}] {member.name}"
@@ -298,13 +302,7 @@ def _precomputed_makers(this: Run) -> dict[str, Callable[[], Row]]:
 
 
 def _pretrain(this: Run) -> None:
-    settings = this.config.get("pretrain")
-    if settings is None:
-        raise InputError(
-            "The stage `pretrain` has no settings",
-            where="config.pretrain",
-            mend="leave `pretrain` out of config.stages, or start from configs/demo.py",
-        )
+    settings = this.config.pretrain
     made = pretrain.pool(
         epath.Path(this.config.checkpoints),
         tasks.from_digits(settings.digits, drawings=settings.drawings),
@@ -526,6 +524,12 @@ def _check(config: Any, stages: tuple[str, ...]) -> None:
             where="config.stages",
             expected="score, report",
             found=", ".join(stages),
+        )
+    if "pretrain" in stages and config.get("pretrain") is None:
+        raise InputError(
+            "The stage `pretrain` has no settings",
+            where="config.pretrain",
+            mend="leave `pretrain` out of config.stages, or start from configs/demo.py",
         )
     if config.batch_size < 1:
         raise InputError(

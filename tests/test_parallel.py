@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 
@@ -75,3 +76,66 @@ def test_any_number_of_devices_gives_the_same_loss_curve(tmp_path):
         for name in ("stats", "head"):
             scale = np.abs(one[name]).max()
             np.testing.assert_allclose(several[name], one[name], atol=2e-3 * scale)
+
+
+MAPPED = """
+import sys, numpy as np
+from rankckpt_jax import parallel
+file, parallel.MAPPING, coordinator, count, process = sys.argv[1:]
+if coordinator:
+    parallel.join(coordinator, int(count), int(process))
+from rankckpt_jax import finetune, measures, pretrain
+from rankckpt_jax.data import pipeline, tasks
+images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+split = tasks.array_split("train", images, np.arange(16) % 2)
+backbone = pretrain.from_scratch("mobilenet_v1_025", 64, seed=0)
+cache = pipeline.ImageCache(1.0)
+recipe = finetune.Recipe(0.001, num_steps=3, batch_size=8, batch_norm_decay=0.9)
+curve = []
+state, _, _ = finetune.train(
+    backbone, finetune.initial_state(backbone, 2), split, recipe, preprocess="vtab",
+    cache=cache, watch=lambda step, losses, rate: curve.extend(losses[0]))
+random = np.random.default_rng(1)
+points, labels = random.normal(size=(120, 12)), np.arange(120) % 3
+points[:, 0] += 3 * labels
+nleep = measures.compute("nleep", points, labels, components_per_class=2)
+if parallel.is_main_process():
+    np.savez(file, loss=curve, head=np.asarray(state.params["head"]["kernel"]),
+             nleep=nleep.score)
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("processes", "devices"), [pytest.param(1, 2, marks=pytest.mark.slow), (2, 1)]
+)
+def test_shard_map_gives_what_pmap_gives(processes, devices, tmp_path):
+    """The same programs over the same devices; sums may be ordered otherwise."""
+    found = {}
+    for mapping in ("pmap", "shard_map"):
+        file = str(tmp_path / f"{mapping}.npz")
+        coordinator = ""
+        if processes > 1:
+            with socket.socket() as bound:
+                bound.bind(("localhost", 0))
+                coordinator = f"localhost:{bound.getsockname()[1]}"
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        given = [sys.executable, "-c", MAPPED, file, mapping, coordinator]
+        running = [
+            subprocess.Popen(
+                [*given, str(processes), str(process)],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for process in range(processes)
+        ]
+        told = [process.communicate(timeout=300)[1] for process in running]
+        assert not any(process.returncode for process in running), told
+        found[mapping] = dict(np.load(file))
+    for name, value in found["pmap"].items():
+        scale = np.abs(value).max()
+        np.testing.assert_allclose(
+            found["shard_map"][name], value, rtol=0, atol=1e-5 * scale, err_msg=name
+        )
