@@ -248,3 +248,146 @@ def test_two_runs_do_not_meet_in_one_directory(image_folder, pool, tmp_path):
 def test_local_pod_refuses_what_makes_no_sense():
     done = run(pod(processes=0))
     assert done.returncode == 2 and "at least 1" in done.stderr
+
+
+GCLOUD = """#!/usr/bin/env bash
+# Stands for gcloud: one worker, a folder of this machine, on which commands really run.
+cd "$(dirname "$0")" || exit
+printf '%s\\n' "$*" | head -1 >> calls
+case "$*" in
+  *queued-resources\\ describe*) [ -e state ] && cat state ;;
+  *queued-resources\\ create*) echo ACTIVE > state; mkdir -p worker/rankckpt/venv/bin
+    cp python worker/rankckpt/venv/bin/python ;;
+  *queued-resources\\ delete*) rm -rf state worker ;;
+  *tpu-vm\\ scp*) cp "$5" worker/ ;;
+  *tpu-vm\\ ssh*)
+    [ "$(cat state)" = ACTIVE ] || exit 255
+    for argument; do case $argument in --command=*) command=${argument#*=} ;; esac; done
+    cd worker && HOME=$PWD PATH="$PWD/..:$PATH" bash -c "$command" ;;
+esac
+"""
+
+PYTHON = """#!/usr/bin/env bash
+# Stands for the run: told to end by the first code, taken away with its machine by the
+# second.
+folder=$(cd "$(dirname "$0")/../../../.." && pwd)
+printf '<%s>' "$@" >> "$folder/runs"; echo >> "$folder/runs"
+read -r code < "$folder/codes"; sed -i 1d "$folder/codes"
+echo "the log of a run that ends with $code"
+if [ "$code" = gone ]; then echo SUSPENDED > "$folder/state"; exit 0; fi
+exit "$code"
+"""
+
+
+def executable(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def tpu_vm(folder, *given):
+    script = str(ROOT / "launch" / "tpu_vm.sh")
+    path = f"{folder}:{os.environ['PATH']}"
+    command = [script, "--name", "rank", "--zone", "us-west4-a", *given]
+    return run(command, PATH=path)
+
+
+WORKDIR = "--config.workdir=gs://bucket/with space"
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    executable(tmp_path / "gcloud", GCLOUD)
+    executable(tmp_path / "python", PYTHON)
+    executable(tmp_path / "uv", "#!/usr/bin/env bash\n")
+    return tmp_path
+
+
+def test_a_slice_is_made_used_again_after_preemptions_and_taken_down(cloud):
+    (cloud / "codes").write_text("75\ngone\n1\n")
+    done = tpu_vm(cloud, "--spot", "--wait", "0", "--", "--config=x.py", WORKDIR)
+    # The last run's own code.
+    assert done.returncode == 1, done.stderr
+    runs = (cloud / "runs").read_text().splitlines()
+    assert runs == 3 * [f"<-m><rankckpt_jax.main><--config=x.py><{WORKDIR}>"]
+    assert "the log of a run that ends with 1" in done.stdout
+    calls = (cloud / "calls").read_text()
+    assert calls.count("queued-resources create") == 2 and "--spot" in calls
+    assert calls.count("queued-resources delete") == 2
+    assert not (cloud / "state").exists()
+
+
+def test_a_slice_that_keeps_being_interrupted_is_given_up(cloud):
+    (cloud / "codes").write_text("75\n75\n75\n")
+    given = "--attempts", "2", "--wait", "0", "--keep", "--", WORKDIR
+    done = tpu_vm(cloud, *given)
+    assert done.returncode == parallel.EXIT_AGAIN
+    assert len((cloud / "runs").read_text().splitlines()) == 2
+    assert (cloud / "state").exists()
+
+
+def test_a_dry_run_shows_every_command_and_runs_none(cloud):
+    done = tpu_vm(cloud, "--spot", "--dry-run", "--", "--config=x.py", WORKDIR)
+    assert done.returncode == 0, done.stderr
+    assert not (cloud / "calls").exists()
+    order = ["describe", "create", "archive", "scp", "venv", "main", "cat", "delete"]
+    told = done.stdout + done.stderr
+    for word in order:
+        assert word in told
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "--config.workdir=gs://"),
+        (["--", "--config.workdir=runs"], "--config.workdir=gs://"),
+        (["--type", "v99-8", "--", WORKDIR], "--version"),
+        (["--attempts", "no", "--", WORKDIR], "--attempts"),
+        (["--colour"], "--colour"),
+    ],
+)
+def test_a_slice_is_not_made_for_bad_options(cloud, given, said):
+    done = tpu_vm(cloud, *given)
+    assert done.returncode == 2 and said in done.stderr
+    assert not (cloud / "calls").exists()
+
+
+@pytest.mark.parametrize("code", [0, 1, parallel.EXIT_AGAIN])
+def test_slurm_queues_again_what_was_interrupted(tmp_path, code):
+    executable(tmp_path / "srun", f'#!/usr/bin/env bash\necho "$@"\nexit {code}\n')
+    executable(tmp_path / "scontrol", '#!/usr/bin/env bash\necho "queued: $@"\n')
+    done = run(
+        ["bash", str(ROOT / "launch" / "slurm.sbatch"), WORKDIR],
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        RANKCKPT_PYTHON=sys.executable,
+        SLURM_JOB_ID="12",
+    )
+    assert done.returncode == code
+    assert f"-m rankckpt_jax.main {WORKDIR}" in done.stdout
+    assert ("queued: requeue 12" in done.stdout) == (code == parallel.EXIT_AGAIN)
+
+
+def test_scripts_pass_shellcheck():
+    scripts = [ROOT / ".ci/run", *sorted((ROOT / "launch").glob("*.s[hb]*"))]
+    assert len(scripts) == 3
+    tool = pathlib.Path(sys.executable).parent / "shellcheck"
+    done = run([str(tool), *map(str, scripts)])
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    """All cells but those that want Colab's TPU and install the package there."""
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(ROOT / "launch" / "colab_tpu.ipynb", as_version=4)
+    notebook.cells = [
+        cell for cell in notebook.cells if "colab" not in cell.metadata.get("tags", [])
+    ]
+    nbclient.NotebookClient(
+        notebook, timeout=1500, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pages = [output.data.get("text/html", "") for output in outputs if "data" in output]
+    assert any("&lt;html" in page and "<iframe" in page for page in pages)
+    assert any("<table" in page and "nleep" in page for page in pages)

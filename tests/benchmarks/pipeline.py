@@ -1,0 +1,150 @@
+"""The share of extraction's time that is spent waiting for images.
+
+    python -m tests.benchmarks.pipeline                  # 1, 2 and all threads
+    python -m tests.benchmarks.pipeline --images=512 --threads 1 2 resnet_v1_50
+
+JPEG files of 500 x 375 pixels (ImageNet's usual size) are drawn, written, and read by
+the same pipeline as a run's, whose decoding is given so many threads; no image is kept
+between passes. `decode` is the cost of an image in one thread when nothing else runs;
+`alone` the pipeline's rate without a network; `network` the rate of extraction with
+images at hand; `extract` that of both together; `waiting` the share of that time in
+which the network's loop stood still for want of a batch. Where the CPU is the device
+too, both want the same cores, so `extract` cannot reach the lesser of the two; on an
+accelerator it should.
+"""
+
+import argparse
+import itertools
+import os
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+from PIL import Image
+
+from rankckpt_jax import features, pretrain
+from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.lazy_tensorflow import tensorflow
+
+PREPROCESS = "vtab"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=["mobilenet_v2", "resnet_v1_50"])
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--size", type=int, default=224)
+    every = os.cpu_count() or 1
+    parser.add_argument(
+        "--threads", type=int, nargs="*", default=sorted({1, min(2, every), every})
+    )
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        split = draw(pathlib.Path(folder), args.images)
+        seconds = decode_seconds(split, args.size)
+        print(f"{jax.default_backend()}, {every} host threads, {args.images} images")
+        print(f"decode and resize: {1e3 * seconds:.2f} ms an image in one thread")
+        print(f"{'network':14} {'threads':>7} {'alone':>8} {'network':>8} ", end="")
+        print(f"{'extract':>8} {'waiting':>8}")
+        for name in args.names:
+            backbone = pretrain.from_scratch(name, args.size, seed=0)
+            network = rate(backbone, split, args.batch, pipeline.ImageCache(64.0))[0]
+            for threads in args.threads:
+                limited = with_threads(split, threads)
+                alone = split.num_examples / input_seconds(limited, args)
+                both, waiting = rate(
+                    backbone, limited, args.batch, pipeline.ImageCache(0)
+                )
+                print(
+                    f"{name:14} {threads:7} {alone:8.1f} {network:8.1f} {both:8.1f} "
+                    f"{waiting:8.1%}",
+                    flush=True,
+                )
+
+
+def draw(folder, count):
+    """A split of JPEG files with smooth shapes and some noise, as photographs have."""
+    random = np.random.default_rng(0)
+    for i in range(count):
+        small = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        smooth = np.asarray(small.resize((500, 375), Image.Resampling.BICUBIC), float)
+        pixels = np.clip(smooth + random.normal(0, 8, smooth.shape), 0, 255)
+        place = folder / "train" / f"class{i % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.jpg", quality=90)
+    return tasks.from_folder(folder).splits["train"]
+
+
+class Limited:
+    """A split whose examples are read by so many threads."""
+
+    def __init__(self, split, threads):
+        self._split, self._threads = split, threads
+
+    def __getattr__(self, name):
+        return getattr(self._split, name)
+
+    def examples(self, *given):
+        options = tensorflow().data.Options()
+        options.threading.private_threadpool_size = self._threads
+        return self._split.examples(*given).with_options(options)
+
+
+def with_threads(split, threads):
+    return Limited(split, threads)
+
+
+def decode_seconds(split, size):
+    """Seconds an image to decode and resize, one after another."""
+    limited = with_threads(split, 1)
+    args = argparse.Namespace(size=size, batch=32)
+    return min(input_seconds(limited, args) for _ in range(3)) / split.num_examples
+
+
+def input_seconds(split, args):
+    begun = time.perf_counter()
+    for _ in read(split, args.size, args.batch, pipeline.ImageCache(0)):
+        pass
+    return time.perf_counter() - begun
+
+
+def read(split, size, batch, cache):
+    return pipeline.batches(
+        split, size=size, preprocess=PREPROCESS, batch_size=batch, cache=cache
+    )
+
+
+def rate(backbone, split, batch, cache):
+    """Images a second of `features.extract`, and the share of waiting; the second pass
+    counts, when all is compiled and, if `cache` has room, decoded."""
+    original, waited = pipeline.batches, 0.0
+
+    def timed(*given, **options):
+        nonlocal waited
+        batches = original(*given, **options)
+        for _ in itertools.count():
+            begun = time.perf_counter()
+            item = next(batches, None)
+            waited += time.perf_counter() - begun
+            if item is None:
+                return
+            yield item
+
+    pipeline.batches = timed
+    try:
+        for _ in range(2):
+            waited, begun = 0.0, time.perf_counter()
+            features.extract(
+                backbone, split, preprocess=PREPROCESS, batch_size=batch, cache=cache
+            )
+            seconds = time.perf_counter() - begun
+    finally:
+        pipeline.batches = original
+    return split.num_examples / seconds, waited / seconds
+
+
+if __name__ == "__main__":
+    main()
