@@ -160,7 +160,7 @@ def rank_features(
             rows.append(scoring.score_row(row, x, y, logits, settings))
         except InputError as error:
             rows.append(dataclasses.replace(row, failure=str(error)))
-    rows = scoring.relative_to_pool(rows, settings.measures)
+    rows = scoring.warn_of_twins(scoring.relative_to_pool(rows, settings.measures))
     provenance = {"measures": settings.measures, "options": options or {}, "seed": seed}
     return ranking_lib.rank(
         task,

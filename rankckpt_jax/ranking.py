@@ -49,6 +49,7 @@ class Row:
       source_accuracy: Top-1 where it was pre-trained, in per cent, as published.
       feature_dim: D, the length of one feature vector.
       image_size: Side of the square input, in pixels.
+      fingerprint: Of the features; equal ones are of equal weights under two names.
       failure: Why this checkpoint has no scores; empty when it has.
     """
 
@@ -72,6 +73,7 @@ class Row:
     source_accuracy: float | None = None
     feature_dim: int | None = None
     image_size: int | None = None
+    fingerprint: str = ""
     failure: str = ""
 
     @property

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 import rankckpt_jax
@@ -151,7 +152,30 @@ def score_row(
         warnings=warnings,
         score_seconds=seconds,
         terms=terms,
+        fingerprint=_fingerprint(features),
     )
+
+
+def _fingerprint(features: Any) -> str:
+    """Of the shape and, as hashing all would take seconds, some hundred rows."""
+    array = np.asarray(features)
+    rows = array[:: max(1, len(array) // 256)]
+    return store.digest(str((array.shape, array.dtype)), rows.tobytes())
+
+
+def warn_of_twins(rows: Sequence[Row]) -> list[Row]:
+    """Adds a warning to rows whose features equal, bit for bit, an earlier row's."""
+    first: dict[str, str] = {}
+    warned = []
+    for row in rows:
+        if row.fingerprint and not row.failure:
+            name = first.setdefault(row.fingerprint, row.checkpoint)
+            if name != row.checkpoint:
+                said = f"its features equal those of {name}: one network, two names?"
+                warnings = {**row.warnings, "features": said}
+                row = dataclasses.replace(row, warnings=warnings)
+        warned.append(row)
+    return warned
 
 
 def relative_to_pool(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:

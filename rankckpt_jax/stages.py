@@ -131,7 +131,7 @@ def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
         parallel.together(functools.partial(_claim, this, claimed))
     _log.info("%s on %s", task.description, parallel.describe_devices())
     rows = _rows(this)
-    rows = scoring.relative_to_pool(rows, chosen)
+    rows = scoring.warn_of_twins(scoring.relative_to_pool(rows, chosen))
     rows = accuracies.fill_in(rows, known, source)
     ranking = rank(
         task.name,

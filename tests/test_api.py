@@ -125,3 +125,14 @@ def test_the_package_offers_it_without_importing_it():
     assert {"rank", "rank_features"} <= set(dir(rankckpt_jax))
     with pytest.raises(AttributeError):
         rankckpt_jax.no_such_thing  # noqa: B018
+
+
+def test_equal_features_under_two_names_are_reported(nets):
+    features, labels = nets["net1"]
+    nets["net3"] = features.copy(), labels
+    nets["net4"] = features + 1e-9, labels
+    ranking = rank_features(nets, measures="h_score")
+    told = {row.checkpoint: row.warnings.get("features", "") for row in ranking.rows}
+    assert "equal those of net1" in told.pop("net3")
+    assert not any(told.values())
+    assert "features of net3" in str(ranking)

@@ -16,6 +16,8 @@ Cost: 2 N D^2 + O(D^3), shared, and C^2 64. Range: [-C (C - 1), 0]. Higher is be
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 
@@ -28,7 +30,7 @@ COVARIANCES = ("spherical", "diagonal")
 _FLOOR = 1e-4
 
 
-@register("gbc")
+@register("gbc", bounds=(-math.inf, 0.0))
 def gbc(
     features: jax.Array,
     labels: jax.Array,

@@ -16,6 +16,8 @@ another quantity.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 
@@ -23,7 +25,7 @@ from rankckpt_jax.measures.registry import Result, register
 from rankckpt_jax.measures.statistics import Statistics
 
 
-@register("h_score")
+@register("h_score", bounds=(0.0, math.inf))
 def h_score(
     features: jax.Array,
     labels: jax.Array,

@@ -31,7 +31,7 @@ _TILE = 512
 """Rows of a tile."""
 
 
-@register("knn")
+@register("knn", bounds=(0.0, 1.0))
 def knn(
     features: jax.Array,
     labels: jax.Array,

@@ -23,7 +23,7 @@ from rankckpt_jax.measures.registry import Result, register
 from rankckpt_jax.measures.statistics import Statistics
 
 
-@register("lda")
+@register("lda", bounds=(0.0, 1.0))
 def lda(
     features: jax.Array,
     labels: jax.Array,

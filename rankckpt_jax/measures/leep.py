@@ -11,13 +11,15 @@ Cost: 4 N V C FLOP. Range: at most 0. Higher is better.
 
 from __future__ import annotations
 
+import math
+
 import jax
 
 from rankckpt_jax.measures import prediction
 from rankckpt_jax.measures.registry import Result, register
 
 
-@register("leep", needs_logits=True)
+@register("leep", needs_logits=True, bounds=(-math.inf, 0.0))
 def leep(
     features: jax.Array,
     labels: jax.Array,

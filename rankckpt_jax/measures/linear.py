@@ -33,7 +33,7 @@ is less than the 1e-4 at which scikit-learn stops."""
 _TRAIN, _VALIDATION, _HELD_OUT = 0, 1, 2
 
 
-@register("linear")
+@register("linear", bounds=(0.0, 1.0))
 def linear(
     features: jax.Array,
     labels: jax.Array,

@@ -13,6 +13,8 @@ Cost: O(N V). Range: [-log C, 0], in nats. Higher is better.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 
@@ -20,7 +22,7 @@ from rankckpt_jax.measures import blocks
 from rankckpt_jax.measures.registry import Result, register
 
 
-@register("nce", needs_logits=True)
+@register("nce", needs_logits=True, bounds=(-math.inf, 0.0))
 def nce(
     features: jax.Array,
     labels: jax.Array,

@@ -30,6 +30,9 @@ Cost: PCA, K dependent steps of k-means++, and EM; see those files.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,7 +46,12 @@ VARIANTS = ("paper", "stable_transfer", "sfda", "pactran", "spherical")
 _PACTRAN_IMAGES = 8000
 
 
-@register("nleep")
+def _bounds(options: Mapping[str, Any]) -> tuple[float, float]:
+    """A mean of logarithms of probabilities; of probabilities in one variant."""
+    return (0.0, 1.0) if options.get("variant") == "sfda" else (-math.inf, 0.0)
+
+
+@register("nleep", bounds=_bounds)
 def nleep(
     features: jax.Array,
     labels: jax.Array,

@@ -22,7 +22,7 @@ from rankckpt_jax.measures.registry import Result, register
 from rankckpt_jax.measures.statistics import Statistics
 
 
-@register("parc")
+@register("parc", bounds=(-100.0, 100.0))
 def parc(
     statistics: Statistics,
     seed: int,

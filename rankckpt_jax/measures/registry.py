@@ -54,6 +54,9 @@ Measure = Callable[..., Result]
 Combine = Callable[[Sequence[Mapping[str, float]]], list[float]]
 """Scores of a pool's checkpoints from the terms of each."""
 
+Bounds = tuple[float, float]
+"""The least and the greatest score that a measure's definition allows."""
+
 _GIVEN = (
     "features",
     "labels",
@@ -66,10 +69,19 @@ _GIVEN = (
 _REGISTRY: dict[str, Measure] = {}
 _NEED_LOGITS: set[str] = set()
 _COMBINE: dict[str, Combine] = {}
+_BOUNDS: dict[str, Bounds | Callable[[Mapping[str, Any]], Bounds]] = {}
+
+# How far rounding in float32 may carry a score beyond its bounds, relative to their
+# size where that is above 1.
+_ROUNDING = 1e-3
 
 
 def register(
-    name: str, *, needs_logits: bool = False, combine: Combine | None = None
+    name: str,
+    *,
+    needs_logits: bool = False,
+    combine: Combine | None = None,
+    bounds: Bounds | Callable[[Mapping[str, Any]], Bounds] = (-math.inf, math.inf),
 ) -> Callable[[Measure], Measure]:
     """Adds the decorated function as the measure `name`.
 
@@ -78,6 +90,8 @@ def register(
       needs_logits: Whether it reads the checkpoint's own classifier.
       combine: For a measure that is relative to a pool: makes the scores of a pool's
         checkpoints of the `details["terms"]` of each.
+      bounds: Scores outside are a defect and are refused; a function of the options
+        where they decide it.
     """
 
     def add(measure: Measure) -> Measure:
@@ -88,6 +102,7 @@ def register(
             _NEED_LOGITS.add(name)
         if combine is not None:
             _COMBINE[name] = combine
+        _BOUNDS[name] = bounds
         return measure
 
     return add
@@ -261,6 +276,19 @@ def compute_all(
     return found
 
 
+def _check_bounds(name: str, score: float, options: Mapping[str, Any]) -> None:
+    bounds = _BOUNDS[name]
+    low, high = bounds(options) if callable(bounds) else bounds
+    room = [_ROUNDING * max(1.0, abs(bound)) for bound in (low, high)]
+    if not low - room[0] <= score <= high + room[1]:
+        raise InputError(
+            f"{name} came out outside its possible range",
+            expected=f"from {low:g} to {high:g}",
+            found=f"{score:g}",
+            mend="this is a defect of the measure: please report it, with the features",
+        )
+
+
 def compute_prepared(
     name: str,
     inputs: Inputs,
@@ -289,6 +317,7 @@ def compute_prepared(
             found=f"a score of {result.score}",
             mend="look for constant features, or classes with a single image",
         )
+    _check_bounds(name, result.score, options)
     if num_bootstrap < 1:
         return result
     scores = _bootstrap(measure, inputs, seed, num_bootstrap, options, result)

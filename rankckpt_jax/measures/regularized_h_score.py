@@ -17,6 +17,8 @@ implementation is known to differ.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 
@@ -24,7 +26,7 @@ from rankckpt_jax.measures.registry import Result, register
 from rankckpt_jax.measures.statistics import Statistics
 
 
-@register("regularized_h_score")
+@register("regularized_h_score", bounds=(0.0, math.inf))
 def regularized_h_score(
     features: jax.Array,
     labels: jax.Array,

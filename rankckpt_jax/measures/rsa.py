@@ -35,7 +35,7 @@ MAX_IMAGES = 20_000
 _MOST_WITH_TARGET = 2000
 
 
-@register("rsa")
+@register("rsa", bounds=(-1.0, 1.0))
 def rsa(
     statistics: Statistics,
     seed: int,

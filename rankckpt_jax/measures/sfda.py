@@ -32,7 +32,7 @@ _POWER_STEPS = 3
 _LEAST_SHRINKAGE = 1e-10
 
 
-@register("sfda")
+@register("sfda", bounds=(0.0, 1.0))
 def sfda(
     features: jax.Array,
     labels: jax.Array,

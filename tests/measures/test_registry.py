@@ -6,6 +6,7 @@ import pytest
 
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures import registry
 
 
 def test_names_are_known_and_nleep_is_the_first():
@@ -61,3 +62,30 @@ def test_no_logits_no_leep():
 def test_bad_input_is_one_clear_message(features, labels, message):
     with pytest.raises(InputError, match=message):
         measures.compute("h_score", features, labels)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "score", "fits"),
+    [
+        ((0.0, 1.0), 1.0004, True),
+        ((0.0, 1.0), 1.2, False),
+        ((0.0, 1.0), -0.1, False),
+        ((-np.inf, 0.0), -1e9, True),
+        (lambda options: (0.0, options["most"]), 2.0, True),
+        (lambda options: (0.0, options["most"]), 3.0, False),
+    ],
+)
+def test_a_score_outside_its_range_is_refused(small, monkeypatch, bounds, score, fits):
+    for name in ("_REGISTRY", "_BOUNDS", "_COMBINE"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+
+    @measures.register("wrong", bounds=bounds)
+    def wrong(features, labels, num_classes, most=0.0):
+        return measures.Result(score)
+
+    if fits:
+        found = measures.compute("wrong", small.features, small.labels, most=2.0)
+        assert found.score == score
+    else:
+        with pytest.raises(InputError, match="outside its possible range"):
+            measures.compute("wrong", small.features, small.labels, most=2.0)
