@@ -12,11 +12,14 @@ lost: started again, it goes on. Every field of a config is explained in
 configs/default.py.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
 import pathlib
+import re
 import sys
+from collections.abc import Iterator
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -32,11 +35,64 @@ def _configs() -> pathlib.Path:
     return pathlib.Path(next(iter(spec.submodule_search_locations)))
 
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(_configs() / "demo.py"),
-    "A file of configs/, or your own; by default the demo.",
-)
+def _refused(error: Exception, argv: list[str]) -> InputError:
+    """What is wrong with the flags, in our words."""
+    _, ours, text = str(error).rpartition("rankckpt_jax.errors.InputError: ")
+    if ours:
+        lines = [line.strip() for line in text.strip().splitlines()]
+        parts = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
+        mend = parts.pop("to mend", "")
+        return InputError(lines[0], **parts, mend=mend)
+    last = str(error).strip().splitlines()[-1].strip()
+    if isinstance(error, AttributeError):
+        # ml_collections: "'mesures'\nDid you mean "measures" instead of "mesures"?"
+        key = str(error).strip("\"'").split("'")[0].split("\\")[0]
+        given = [a for a in argv if key in a.partition("=")[0].split(".")]
+        near = re.search(r'Did you mean "(\w+)"', str(error))
+        return InputError(
+            "The config has no such field",
+            where=given[0] if given else key,
+            mend=(f"did you mean {near[1]!r}? " if near else "")
+            + "configs/default.py explains every field",
+        )
+    config = [a.partition("=")[2] for a in argv if a.startswith("--config=")]
+    named = f"--config={config[-1]}" if config else ""
+    if isinstance(error, OSError):
+        return InputError(
+            "The config cannot be read",
+            where=named,
+            expected="a Python file with get_config()",
+            found=last,
+            mend="name a file of configs/, such as configs/folder.py, or your own",
+        )
+    if "Traceback" in str(error) or "get_config" in str(error):
+        return InputError("The config failed to load", where=named, found=last)
+    return InputError(
+        "A flag cannot be used",
+        found=str(error).splitlines()[0],
+        mend="see --help, and configs/default.py for the fields of a config",
+    )
+
+
+@contextlib.contextmanager
+def _refusing(argv: list[str]) -> Iterator[None]:
+    """One message and exit code 2 for flags that cannot be used, and no traceback."""
+    try:
+        yield
+    except (flags.Error, AttributeError, OSError) as error:
+        if "--debug" in argv:
+            raise
+        print(f"Error: {_refused(error, argv)}", file=sys.stderr)
+        sys.exit(2)
+
+
+# It loads the default with what the command line sets at once.
+with _refusing(sys.argv):
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config",
+        str(_configs() / "demo.py"),
+        "A file of configs/, or your own; by default the demo.",
+    )
 _LIST = flags.DEFINE_enum(
     "list",
     None,
@@ -121,6 +177,13 @@ def _parse(argv: list[str]) -> list[str]:
                 value = str(candidate) + (config_argument and f":{config_argument}")
                 argument = f"{flag}={value}"
         resolved.append(argument)
+    with _refusing(resolved):
+        # absl's own parser would show a traceback for some of what is refused here.
+        if not {"--help", "--helpfull", "--helpshort", "-h"} & set(resolved):
+            left = flags.FLAGS(resolved)
+            # A file that is not there is told only to whom asks for the value.
+            assert _CONFIG.value is not None
+            return left
     return app.parse_flags_with_usage(resolved)
 
 

@@ -45,10 +45,25 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path):
     assert str(tmp_path / "none") in done.stderr
 
 
-def test_an_unknown_field_is_refused():
-    done = run("--config=configs/folder.py", "--config.chekpoints=x")
-    assert done.returncode != 0
-    assert "chekpoints" in done.stderr
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--config=configs/folder.py", "--config.chekpoints=x"], "'checkpoints'"),
+        (["--config.mesures=nleep"], "'measures'"),
+        (["--config.task.pth=x"], "'path'"),
+        (["--config.zzz=1"], "no such field"),
+        (["--config.batch_size=many"], "--config.batch_size=many"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        (["--config=configs/demo.py:more"], "get_config()"),
+        (["--config=configs/caltech.py:grop_i"], "group_iii"),
+        (["--confg=x"], "Did you mean: config"),
+    ],
+)
+def test_flags_that_cannot_be_used_are_one_message(given, said):
+    done = run(*given)
+    assert done.returncode == 2
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") < 6
 
 
 def test_a_failed_checkpoint_shows_in_the_exit_code(image_folder, pool, tmp_path):
