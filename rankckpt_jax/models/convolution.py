@@ -13,11 +13,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rankckpt_jax.errors import InputError
 
 Padding = str | Sequence[tuple[int, int]]
 """TensorFlow's "SAME" or "VALID", or pads ((top, bottom), (left, right))."""
+
+Pads = tuple[tuple[int, int], ...]
+"""((top, bottom), (left, right))."""
 
 # Pixels and channels of a window that is gathered rather than convolved: 3x3 of RGB.
 _FEW = 27
@@ -27,6 +31,11 @@ _FEW = 27
 # maps XLA's routine keeps the cores as busy.
 _WINOGRAD_CHANNELS = 32
 _WINOGRAD_SIDE = 24
+
+# Of a kernel's gradient on a CPU: pixels of the images that are worked on together, and
+# most channels at which the pixels of a window are first put side by side.
+_PIXELS_AT_ONCE = 4096
+_FEW_CHANNELS = 64
 
 
 def conv(
@@ -39,28 +48,12 @@ def conv(
     """
     _check(x, kernel.shape[:2], padding)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
-    window, channels = kernel.shape[:2], kernel.shape[2]
+    window = kernel.shape[:2]
     if window == (1, 1) and isinstance(padding, str):
         return _product(x[:, ::stride, ::stride], kernel)
     if jax.default_backend() != "cpu":
         return _general(x, kernel, stride, padding)
-    # What follows is as fast as TensorFlow on a CPU, where XLA's routine alone is up to
-    # five times slower: it is made for many channels, and for padded images.
-    if math.prod(window) * channels <= _FEW:
-        pixels = [image for _, image in _windows(x, window, stride, padding)]
-        return _product(jnp.concatenate(pixels, axis=-1), kernel)
-    if (
-        window == (3, 3)
-        and stride == 1
-        and channels >= _WINOGRAD_CHANNELS
-        and min(x.shape[1:3]) >= _WINOGRAD_SIDE
-    ):
-        return _winograd(x, kernel, tuple(_pads(x, window, stride, padding)))
-    if padding == "VALID":
-        height, width = _output_size(x, window, stride)
-        y = _general(x, kernel, stride, ((0, 1), (0, 1)))
-        return y[:, :height, :width]
-    return _general(x, kernel, stride, padding)
+    return _on_cpu(x, kernel, stride, tuple(_pads(x, window, stride, padding)))
 
 
 def depthwise_conv(
@@ -75,10 +68,8 @@ def depthwise_conv(
     x = x.astype(dtype)
     kernel = kernel.astype(dtype).reshape(height, width, 1, channels * multiplier)
     if jax.default_backend() == "cpu" and multiplier == 1:
-        # 15 to 35 times as fast; see `_windows`.
-        shifted = _windows(x, (height, width), stride, padding)
-        products = (pixels * kernel[row, col, 0] for (row, col), pixels in shifted)
-        return functools.reduce(jnp.add, products)
+        pads = tuple(_pads(x, (height, width), stride, padding))
+        return _depthwise_on_cpu(x, kernel, stride, pads)
     return _general(x, kernel, stride, padding, groups=channels)
 
 
@@ -87,8 +78,7 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Ar
     size = (window, window)
     _check(x, size, padding)
     if jax.default_backend() == "cpu":
-        shifted = _windows(x, size, stride, padding, fill=-jnp.inf)
-        return functools.reduce(jnp.maximum, (pixels for _, pixels in shifted))
+        return _max_pool_on_cpu(x, size, stride, tuple(_pads(x, size, stride, padding)))
     return _reduce_window(x, -jnp.inf, jax.lax.max, size, stride, padding)
 
 
@@ -99,8 +89,8 @@ def avg_pool(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Ar
 
     def total(values: jax.Array) -> jax.Array:
         if jax.default_backend() == "cpu":
-            shifted = _windows(values, size, stride, padding)
-            return functools.reduce(jnp.add, (pixels for _, pixels in shifted))
+            pads = tuple(_pads(values, size, stride, padding))
+            return _total_on_cpu(values, size, stride, pads)
         return _reduce_window(values, 0.0, jax.lax.add, size, stride, padding)
 
     count = total(jnp.ones((1, *x.shape[1:3], 1), jnp.float32))
@@ -144,10 +134,263 @@ def _general(
     )
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _winograd(
-    x: jax.Array, kernel: jax.Array, pads: tuple[tuple[int, int], ...]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _on_cpu(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    """A convolution as fast as TensorFlow's on a CPU.
+
+    XLA's own routine alone is up to five times slower there: it is made for many
+    channels and for padded images, and its gradients go through transposed copies of
+    whole batches.
+    """
+    window, channels = kernel.shape[:2], kernel.shape[2]
+    if math.prod(window) * channels <= _FEW:
+        pixels = [image for _, image in _windows(x, window, stride, pads)]
+        return _product(jnp.concatenate(pixels, axis=-1), kernel)
+    if (
+        window == (3, 3)
+        and stride == 1
+        and channels >= _WINOGRAD_CHANNELS
+        and min(x.shape[1:3]) >= _WINOGRAD_SIDE
+    ):
+        return _winograd(x, kernel, pads)
+    if not any(itertools.chain(*pads)):
+        height, width = _output_size(x, window, stride)
+        y = _general(x, kernel, stride, ((0, 1), (0, 1)))
+        return y[:, :height, :width]
+    return _general(x, kernel, stride, pads)
+
+
+def _on_cpu_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
+) -> tuple[jax.Array, Any]:
+    return _on_cpu(x, kernel, stride, pads), (x, kernel)
+
+
+def _on_cpu_backward(
+    stride: int, pads: Pads, kept: Any, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    d_kernel = _kernel_gradient(x, gradient, kernel.shape[:2], stride, pads)
+    if stride == 1:
+        # Again a convolution, with the kernel turned round and its channels exchanged.
+        turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+        opposite = _opposite(kernel.shape[:2], pads)
+        if min(itertools.chain(*opposite)) >= 0:
+            return _on_cpu(gradient, turned, 1, opposite), d_kernel
+    (d_x,) = jax.linear_transpose(lambda x: _general(x, kernel, stride, pads), x)(
+        gradient
+    )
+    return d_x, d_kernel
+
+
+_on_cpu.defvjp(_on_cpu_forward, _on_cpu_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise_on_cpu(
+    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
 ) -> jax.Array:
+    return _depthwise(x, kernel, stride, pads)
+
+
+def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+    """Convolves [B, H, W, C] with [h, w, 1, C], each channel apart.
+
+    15 to 35 times as fast as XLA's own routine; see `_windows`.
+    """
+    shifted = _windows(x, kernel.shape[:2], stride, pads)
+    products = (pixels * kernel[row, col, 0] for (row, col), pixels in shifted)
+    return functools.reduce(jnp.add, products)
+
+
+def _depthwise_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, pads: Pads
+) -> tuple[jax.Array, Any]:
+    return _depthwise(x, kernel, stride, pads), (x, kernel)
+
+
+def _depthwise_backward(
+    stride: int, pads: Pads, kept: Any, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+
+    def of_image(image: jax.Array) -> jax.Array:
+        return _depthwise(image, kernel, stride, pads)
+
+    def of_part(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        shifted = _windows(x, kernel.shape[:2], stride, pads)
+        sums = [jnp.sum(pixels * gradient, axis=(0, 1, 2)) for _, pixels in shifted]
+        return jnp.stack(sums)
+
+    (d_x,) = jax.linear_transpose(of_image, x)(gradient)
+    return d_x, _sum_over_parts(of_part, x, gradient).reshape(kernel.shape)
+
+
+_depthwise_on_cpu.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _total_on_cpu(
+    x: jax.Array, window: tuple[int, int], stride: int, pads: Pads
+) -> jax.Array:
+    """Sum of each window."""
+    return _total(x, window, stride, pads)
+
+
+def _total(x: jax.Array, window: tuple[int, int], stride: int, pads: Pads) -> jax.Array:
+    shifted = _windows(x, window, stride, pads)
+    return functools.reduce(jnp.add, (pixels for _, pixels in shifted))
+
+
+def _total_forward(
+    x: jax.Array, window: tuple[int, int], stride: int, pads: Pads
+) -> tuple[jax.Array, jax.Array]:
+    return _total(x, window, stride, pads), x
+
+
+def _total_backward(
+    window: tuple[int, int], stride: int, pads: Pads, x: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array]:
+    if stride == 1:
+        # Again a sum over windows, of an image that is padded once, not nine times.
+        return (_total(gradient, window, 1, _opposite(window, pads)),)
+    of_image = functools.partial(_total, window=window, stride=stride, pads=pads)
+    return tuple(jax.linear_transpose(of_image, x)(gradient))
+
+
+_total_on_cpu.defvjp(_total_forward, _total_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool_on_cpu(
+    x: jax.Array, window: tuple[int, int], stride: int, pads: Pads
+) -> jax.Array:
+    return _largest(x, window, stride, pads)
+
+
+def _largest(
+    x: jax.Array, window: tuple[int, int], stride: int, pads: Pads
+) -> jax.Array:
+    shifted = _windows(x, window, stride, pads, fill=-jnp.inf)
+    return functools.reduce(jnp.maximum, (pixels for _, pixels in shifted))
+
+
+def _max_pool_forward(
+    x: jax.Array, window: tuple[int, int], stride: int, pads: Pads
+) -> tuple[jax.Array, jax.Array]:
+    return _largest(x, window, stride, pads), x
+
+
+def _max_pool_backward(
+    window: tuple[int, int], stride: int, pads: Pads, x: jax.Array, gradient: jax.Array
+) -> tuple[jax.Array]:
+    """Gives each window's gradient to its largest pixel, or in equal parts to several.
+
+    Pixel r of an axis lies in the windows floor(r / stride) - m for small m, whose
+    values are compared with it where they are spread out. As JAX derives it, all
+    windows' selections are padded to the image's size first: four times as slow.
+    """
+    if stride == 1:
+        _, pull_back = jax.vjp(lambda x: _largest(x, window, stride, pads), x)
+        return pull_back(gradient)
+    y = _largest(x, window, stride, pads)
+    shifted = _windows(x, window, stride, pads, fill=-jnp.inf)
+    shares = functools.reduce(
+        jnp.add, ((pixels == y).astype(x.dtype) for _, pixels in shifted)
+    )
+    gradient = gradient / shares
+    starts = [before for before, _ in pads]
+    # Of each pixel's row, or column: which of its windows' elements it is.
+    place = [
+        np.arange(start, start + n) % stride
+        for start, n in zip(starts, x.shape[1:3], strict=True)
+    ]
+
+    def spread(values: jax.Array, later: tuple[int, int], fill: float) -> jax.Array:
+        """The value of each pixel's window, counted back from the last it is in."""
+        edges = [(0, 0, 0)] * 4
+        for axis, (start, back) in enumerate(zip(starts, later, strict=True), start=1):
+            needed = -(-(start + x.shape[axis]) // stride)
+            edges[axis] = (back, needed - values.shape[axis] - back, 0)
+        values = jax.lax.pad(values, jnp.asarray(fill, values.dtype), edges)
+        for axis in (1, 2):
+            values = jnp.repeat(values, stride, axis)
+        return jax.lax.dynamic_slice(
+            values, (0, *starts, 0), (*x.shape[:3], values.shape[3])
+        )
+
+    total = jnp.zeros_like(x)
+    for later in itertools.product(*(range(-(-size // stride)) for size in window)):
+        rows, columns = (
+            at + stride * back < size
+            for at, back, size in zip(place, later, window, strict=True)
+        )
+        hit = x == spread(y, later, jnp.inf)
+        if not (rows.all() and columns.all()):
+            hit &= (rows[:, None] & columns)[None, :, :, None]
+        total += jnp.where(hit, spread(gradient, later, 0.0), 0)
+    return (total,)
+
+
+_max_pool_on_cpu.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _kernel_gradient(
+    x: jax.Array,
+    gradient: jax.Array,
+    window: tuple[int, int],
+    stride: int,
+    pads: Pads,
+) -> jax.Array:
+    """The gradient [h, w, C, D] of a kernel, some images at a time.
+
+    It is a matrix product for each element of the window, over all pixels of all
+    images. The matrices are first transposed, which takes longer than the product
+    unless they fit into a core's cache.
+    """
+    channels, channels_out = x.shape[3], gradient.shape[3]
+
+    def of_part(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        images = [image for _, image in _windows(x, window, stride, pads)]
+        if channels <= _FEW_CHANNELS:
+            images = [jnp.concatenate(images, axis=-1)]
+        rows = gradient.reshape(-1, channels_out)
+        products = [
+            jnp.dot(image.reshape(len(rows), -1).T, rows, precision=_precision(x.dtype))
+            for image in images
+        ]
+        return jnp.concatenate(products)
+
+    total = _sum_over_parts(of_part, x, gradient)
+    return total.reshape(*window, channels, channels_out)
+
+
+def _sum_over_parts(
+    of_part: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    gradient: jax.Array,
+) -> jax.Array:
+    """Sums `of_part(some images of x, the same of gradient)` over a batch."""
+    batch, height, width, _ = gradient.shape
+    at_once = max(n for n in range(1, batch + 1) if _fits(n, batch, height * width))
+    if at_once == batch:
+        return of_part(x, gradient)
+
+    def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        return total + of_part(*part), None
+
+    parts = tuple(a.reshape(-1, at_once, *a.shape[1:]) for a in (x, gradient))
+    shape = jax.eval_shape(of_part, *(part[0] for part in parts))
+    total, _ = jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), parts)
+    return total
+
+
+def _fits(count: int, batch: int, pixels: int) -> bool:
+    """Whether a batch divides into groups of `count` images that a cache holds."""
+    return count == 1 or (batch % count == 0 and count * pixels <= _PIXELS_AT_ONCE)
+
+
+def _winograd(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     """A 3x3 convolution of stride 1 by F(2x2, 3x3) (Lavin and Gray, CVPR 2016).
 
     Each 2x2 tile of the output takes 16 products of a 4x4 tile of the input where the
@@ -187,18 +430,6 @@ def _winograd(
     return y[:, :rows, :columns]
 
 
-@_winograd.defjvp
-def _winograd_jvp(
-    pads: tuple[tuple[int, int], ...],
-    primals: tuple[jax.Array, jax.Array],
-    tangents: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, jax.Array]:
-    # XLA transposes a convolution better than the slices above.
-    (x, kernel), (dx, dkernel) = primals, tangents
-    change = _general(dx, kernel, 1, pads) + _general(x, dkernel, 1, pads)
-    return _winograd(x, kernel, pads), change
-
-
 @jax.custom_vjp
 def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The matrix product that a convolution is once its windows are rows."""
@@ -217,11 +448,19 @@ def _product_backward(kept: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Ar
     matrix = kernel.reshape(-1, kernel.shape[-1])
     precision = _precision(x.dtype)
     d_x = jnp.einsum("bhwd,cd->bhwc", gradient, matrix, precision=precision)
-    d_matrix = jnp.einsum("bhwc,bhwd->cd", x, gradient, precision=precision)
-    return d_x, d_matrix.reshape(kernel.shape)
+    d_kernel = _kernel_gradient(x, gradient, (1, 1), 1, ((0, 0), (0, 0)))
+    return d_x, d_kernel.reshape(kernel.shape)
 
 
 _product.defvjp(_product_forward, _product_backward)
+
+
+def _opposite(window: Sequence[int], pads: Pads) -> Pads:
+    """With which the windows of a result, at stride 1, are those of its image."""
+    return tuple(
+        (size - 1 - before, size - 1 - after)
+        for size, (before, after) in zip(window, pads, strict=True)
+    )
 
 
 def _output_size(x: jax.Array, window: Sequence[int], stride: int) -> tuple[int, int]:
