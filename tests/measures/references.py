@@ -216,12 +216,17 @@ def ncti_terms(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     }
 
 
+def _votes(its: np.ndarray) -> tuple[int, int]:
+    """How many of the neighbours, and how near: less the sum of their places."""
+    return int(its.sum()), -int(np.flatnonzero(its).sum())
+
+
 def knn(x: np.ndarray, y: np.ndarray, k: int = 1) -> float:
     found = neighbors.NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x)
     votes = y[found.kneighbors(return_distance=False)]
     right = [
-        # Of labels with as many votes the one that has the nearest neighbour.
-        max(row, key=lambda c, row=row: ((row == c).sum(), -np.argmax(row == c))) == c
+        # Of labels with as many votes the one whose voters are nearer.
+        max(np.unique(row), key=lambda c, row=row: _votes(row == c)) == c
         for row, c in zip(votes, y, strict=True)
     ]
     return float(np.mean(right))
