@@ -18,7 +18,7 @@ Expected cost, counted and not measured:
   GPU (at 40 TFLOP/s, as below), more where decoding cannot follow. Not for a laptop;
   `:1k` is.
 - Fine-tuning, added by --config.stages=extract,score,finetune,report: 4 rates x (5000 +
-  10,000) steps x 512 images, about 2.5e19 FLOP for all files: 180 hours of one data
+  10,000) steps x 512 images, about 2.4e19 FLOP for all files: 170 hours of one data
   centre GPU, or a pod. `:1k` takes a five-hundredth.
 
 Published by VTAB of fourteen checkpoints of Group I, and used until checkpoints are

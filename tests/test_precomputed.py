@@ -1,5 +1,7 @@
 """Features from elsewhere: what is read, what is refused, and that nothing is run."""
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -118,3 +120,24 @@ def test_two_of_one_name_are_refused(folder, tmp_path):
     (tmp_path / "other" / "net0.npz").write_bytes((folder / "net0.npz").read_bytes())
     with pytest.raises(InputError, match="net0"):
         precomputed.find(f"{folder},{tmp_path / 'other'}")
+
+
+def test_all_measures_reach_the_table_the_file_and_the_page(folder, tmp_path):
+    from rankckpt_jax import measures
+
+    ranking = run(folder, tmp_path / "runs", measures="all")
+    # A static list needs its file.
+    assert set(ranking.measures) == set(measures.names()) - {"static"}
+    (row,) = [row for row in ranking.rows if row.checkpoint == "net2"]
+    unknown = {"source_accuracy", "early_stopping"}
+    assert set(row.scores) == set(ranking.measures) - unknown
+    text = (tmp_path / "runs/mine/ranking.csv").read_text()
+    header, *lines = csv.reader(text.splitlines())
+    page = (tmp_path / "runs/mine/report.html").read_text()
+    _, _, rank_map = page.partition('<table class="ranks">')
+    for measure in ranking.measures:
+        assert f"<span>{measure}</span>" in rank_map
+        assert measure in header and measure in str(ranking)
+        if measure not in unknown:
+            (line,) = [line for line in lines if line[1] == "net2"]
+            assert float(line[header.index(f"{measure}_seconds")]) >= 0

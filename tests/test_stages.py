@@ -50,7 +50,16 @@ def test_everything_is_written_and_nothing_is_done_twice(
     place = tmp_path / "images"
     with (place / "ranking.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 3
-    assert "first" in (place / "report.html").read_text()
+    page = (place / "report.html").read_text()
+    assert "first" in page
+    for heading in (
+        *("Ranks by measure", "Fine-tuning on the way", "Images through a network"),
+        *("Operations", "What the features look like", "Provenance"),
+        "Images as the network sees them",
+    ):
+        assert heading in page
+    assert page.count('src="data:image/jpeg;base64,') == 8
+    assert "config.image_size" in page and "versions" in page
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".partial")]
 
     monkeypatch.setattr(features, "extract", lambda *a, **k: pytest.fail("extracted"))

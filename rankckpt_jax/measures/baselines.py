@@ -8,9 +8,11 @@
     static           a score by the checkpoint's name from a CSV file: a ranking made
                      elsewhere, such as that on another task
 
-All but early stopping are free and do not depend on the task. Cost: none here. Higher
-is taken to mean better. Li et al. (2021) have none of them in their tables; a ranking
-copied from another task is hard to beat on VTAB's published accuracies.
+All but early stopping are free and do not depend on the task. Cost: none here. Range:
+at least 0; `early_stopping` [0, 1], `source_accuracy` [0, 100], `static` whatever its
+file says. Higher is taken to mean better. Of these Li et al. (2021) publish early
+stopping alone; a ranking copied from another task is hard to beat on VTAB's published
+accuracies. No image decides them: a resample has the same score.
 """
 
 from __future__ import annotations
@@ -33,14 +35,14 @@ def num_parameters(
 ) -> Result:
     """log10 of the checkpoint's number of parameters."""
     del features, labels, num_classes
-    return Result(float(np.log10(_known(facts, "num_parameters"))))
+    return _certain(float(np.log10(_known(facts, "num_parameters"))))
 
 
 @register("feature_dim")
 def feature_dim(features: jax.Array, labels: jax.Array, num_classes: int) -> Result:
     """D, the width of the features [N, D]."""
     del labels, num_classes
-    return Result(float(features.shape[1]))
+    return _certain(float(features.shape[1]))
 
 
 @register("early_stopping")
@@ -49,7 +51,7 @@ def early_stopping(
 ) -> Result:
     """Accuracy of a fine-tuning that was stopped early, in [0, 1]."""
     del features, labels, num_classes
-    return Result(float(_known(facts, "early_stop_accuracy")))
+    return _certain(float(_known(facts, "early_stop_accuracy")))
 
 
 @register("source_accuracy")
@@ -58,7 +60,7 @@ def source_accuracy(
 ) -> Result:
     """Top-1 accuracy where the checkpoint was trained, in per cent."""
     del features, labels, num_classes
-    return Result(float(_known(facts, "source_accuracy")))
+    return _certain(float(_known(facts, "source_accuracy")))
 
 
 @register("static")
@@ -83,7 +85,7 @@ def static(
         raise InputError("Cannot read a static list", where=csv_file) from error
     scores = {row[0]: row[1] for row in rows if len(row) >= 2}
     try:
-        return Result(float(scores[name]))
+        return _certain(float(scores[name]))
     except (KeyError, ValueError):
         raise InputError(
             f"The static list has no score for {name}",
@@ -91,6 +93,11 @@ def static(
             expected=f'a line "{name},SCORE"',
             found=scores.get(name, "no such line"),
         ) from None
+
+
+def _certain(score: float) -> Result:
+    """A score that stays what it is however often each image counts."""
+    return Result(score, reweighted=lambda weights: score)
 
 
 def _known(facts: Mapping[str, Any], name: str) -> Any:

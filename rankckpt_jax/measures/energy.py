@@ -4,8 +4,8 @@ N images, V source classes, z_i the source classifier's logits: the mean free en
 
     E = 1/N sum_i log sum_v exp z_iv                            (their equation 4)
 
-Cost: N V. Range: unbounded; higher means that the images look more like those that the
-checkpoint was trained on. Published code has a variant over the top logits only.
+Cost: O(N V). Range: unbounded; higher means that the images look more like those that
+the checkpoint was trained on. Published code has a variant over the top logits only.
 """
 
 from __future__ import annotations

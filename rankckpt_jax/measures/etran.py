@@ -6,8 +6,9 @@ E' the energy and L' the LDA posterior (see those files), each brought to [0, 1]
 the checkpoints of a pool. Alone a checkpoint has only its two terms; its score is then
 their sum with the same weights, which means nothing beside another pool's.
 
-Cost: theirs. Range: [0, 1] in a pool. Higher is better. The regression term of the
-paper is for detection and is left out.
+Cost: theirs, N V + 2 N D C. Range: [0, 1] in a pool. Higher is better. The two
+terms are those of the authors' code. The published sum has also a regression term,
+which is for detection and is left out.
 """
 
 from __future__ import annotations

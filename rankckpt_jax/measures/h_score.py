@@ -10,8 +10,8 @@ With the scatter T = V diag(l) V' and class means g_c about the mean (`statistic
 
 Cost: 2 N D^2 + O(D^3), shared. Range: [0, min(C - 1, D)]. Higher is better. Both
 covariances divide by N - 1 in the reference implementations, so the factor cancels.
-Google's stable_transfer multiplies the two matrices element by element, which is
-another quantity.
+Of published code Google's stable_transfer multiplies the two matrices element by
+element, which is another quantity.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ P(c | v) = J[c, v] / sum_c J[c, v] (their equations 1 and 2; see `prediction`), 
 
     LEEP = 1/N sum_i log sum_v P(y_i | v) A[i, v]              (their equation 3)
 
-Cost: 4 N V C FLOP. Range: at most 0. Higher is better.
+Cost: 4 N V C FLOP. Range: at most 0. Higher is better. No published implementation
+is known to differ.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 
 import jax
+import numpy as np
 
 from rankckpt_jax.measures import prediction
 from rankckpt_jax.measures.registry import Result, register
@@ -30,4 +32,9 @@ def leep(
     del features
     probabilities = jax.nn.softmax(logits, axis=-1)
     found = prediction.likelihood(probabilities, labels, num_classes)
-    return Result(found.log, {"num_source_classes": logits.shape[1]})
+
+    def score(weights: np.ndarray) -> float:
+        return prediction.likelihood(probabilities, labels, num_classes, weights).log
+
+    details = {"num_source_classes": logits.shape[1]}
+    return Result(found.log, details, reweighted=score)

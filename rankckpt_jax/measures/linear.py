@@ -10,7 +10,8 @@ Classes of fewer than three images are learned from and not asked. Which images 
 out is decided by `seed`.
 
 Cost: about 6 N D C FLOP for each of at most 100 steps and each ridge. Range: [0, 1].
-Higher is better. The paper does not say its optimizer or its split; both are ours.
+Higher is better. The paper does not say its optimizer or its split, and no code of it
+is published; both are ours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Mutual information of features and labels, by MINE (Belghazi et al. 2018, ICML).
 
-N images, C classes. For any critic T(x, y) the Donsker-Varadhan bound is
+N images, C classes. For any critic T(x, y) the Donsker-Varadhan bound (their theorem 1,
+and definition 3.1 with sample means) is
 
     I(X; Y) >= 1/N sum_i T(x_i, y_i) - log 1/N sum_i sum_c pi_c exp T(x_i, c)
 
@@ -17,8 +18,9 @@ both ways round and over the restarts. A critic's last layer starts at zero, whe
 bound is 0.
 
 Cost: 2 N D^2, shared, and 6 N (64 + C) 128 FLOP for each step of four critics. Range:
-at most log C, in nats; near 0 or below for noise. Higher is better. The paper names the
-measure and not its critic; this one is ours.
+at most log C, in nats; near 0 or below for noise. Higher is better. Li et al. (2021)
+name the measure and not their critic; this one is ours. Published critics draw the
+product of the marginals by shuffling the labels, and measure on what they learned from.
 """
 
 from __future__ import annotations
@@ -86,13 +88,13 @@ def mutual_information(
     x = (x / np.sqrt(variance) if variance > 0 else x)[rows]
     # A decomposition leaves the signs open; the third moments decide them.
     x = x * np.where(np.sum(x**3, axis=0) < 0, -1, 1)
-    part = _parts(labels, seed)
+    part = parts(labels, seed)
     critics = np.asarray(
         _critics(
             jnp.asarray(x, features.dtype),
             jnp.asarray(labels),
             jnp.asarray(part),
-            jax.random.split(jax.random.key(seed), num_restarts),
+            starts(x.shape[1], features.dtype, seed, num_restarts),
             num_classes,
             num_steps,
         ),
@@ -121,7 +123,7 @@ def mutual_information(
     )
 
 
-def _parts(labels: np.ndarray, seed: int) -> np.ndarray:
+def parts(labels: np.ndarray, seed: int) -> np.ndarray:
     """The half, 0 or 1, of each image; 2 more where it decides when to stop: [N]."""
     part = np.zeros(len(labels), np.int32)
     start = 0
@@ -131,6 +133,14 @@ def _parts(labels: np.ndarray, seed: int) -> np.ndarray:
         start += len(group)
         part[group] = place % 2 + 2 * (place // 2 % _VALIDATION == 0)
     return part
+
+
+def starts(dimensions: int, dtype: Any, seed: int, count: int) -> jax.Array:
+    """The hidden layers with which critics start: [count, min(D, 64), 128]."""
+    shape = min(dimensions, _DIMENSIONS), _HIDDEN
+    normal = jax.nn.initializers.he_normal()
+    keys = jax.random.split(jax.random.key(seed), count)
+    return jnp.stack([normal(key, shape, dtype) for key in keys])
 
 
 def _bound(critic: np.ndarray, labels: np.ndarray, often: np.ndarray) -> float:
@@ -147,11 +157,11 @@ def _critics(
     x: jax.Array,
     labels: jax.Array,
     part: jax.Array,
-    keys: jax.Array,
+    hidden: jax.Array,
     num_classes: int,
     num_steps: int,
 ) -> jax.Array:
-    """T of all images by a critic of each restart and half: [restarts, 2, N, C]."""
+    """T of all images by a critic of each start and half: [restarts, 2, N, C]."""
     optimizer = optax.adamw(_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     truth = jax.nn.one_hot(labels, num_classes, dtype=x.dtype)
 
@@ -166,13 +176,12 @@ def _critics(
         rows = jax.nn.logsumexp(values + logs, axis=1)
         return joint - jax.nn.logsumexp(rows, b=weight)
 
-    def learn(key: jax.Array, half: jax.Array) -> jax.Array:
+    def learn(hidden: jax.Array, half: jax.Array) -> jax.Array:
         own = part % 2 == half
         learned = (own & (part < 2)).astype(x.dtype)
         stopping = (own & (part >= 2)).astype(x.dtype)
-        shape = (x.shape[1], _HIDDEN)
         params = {
-            "hidden": jax.nn.initializers.he_normal()(key, shape, x.dtype),
+            "hidden": hidden,
             "bias": jnp.zeros(_HIDDEN, x.dtype),
             "output": jnp.zeros((_HIDDEN, num_classes), x.dtype),
         }
@@ -196,4 +205,5 @@ def _critics(
         state = params, optimizer.init(params), worst, params
         return critic(jax.lax.fori_loop(0, num_steps, step, state)[3])
 
-    return jax.vmap(lambda key: jax.vmap(lambda h: learn(key, h))(jnp.arange(2)))(keys)
+    halves = jnp.arange(2)
+    return jax.vmap(lambda start: jax.vmap(lambda h: learn(start, h))(halves))(hidden)

@@ -35,11 +35,16 @@ def nce(
     details = {"num_source_classes": logits.shape[1]}
     if soft:
         one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=logits.dtype)
-        joint = np.asarray(blocks.dot(one_hot, jax.nn.softmax(logits, axis=1)), float)
-        ratios = joint / np.maximum(joint.sum(axis=0), np.finfo(float).tiny)
-        kept = joint > 0
-        score = np.sum(joint[kept] * np.log(ratios[kept])) / len(labels)
-        return Result(float(score), details)
+        probabilities = jax.nn.softmax(logits, axis=1)
+
+        def shared(weights: np.ndarray) -> float:
+            members = one_hot * weights.astype(one_hot.dtype)
+            joint = np.asarray(blocks.dot(members, probabilities), float)
+            ratios = joint / np.maximum(joint.sum(axis=0), np.finfo(float).tiny)
+            kept = joint > 0
+            return float(np.sum(joint[kept] * np.log(ratios[kept])) / weights.sum())
+
+        return Result(shared(np.ones(len(labels))), details, reweighted=shared)
     source = np.asarray(jax.jit(blocks.maximum)(logits)[1])
     # The pairs that occur, of which there are at most N, whatever V is.
     _, pair = np.unique(source * num_classes + np.asarray(labels), return_inverse=True)

@@ -20,7 +20,8 @@ Cost: 2 N D^2 + O(D^3), shared, and N C min(n_c, C). Range: [-1, 2] in a pool. H
 better. The definition is that of the authors' code. It takes scikit-learn's
 discriminant analysis, whose solver without shrinkage divided by N - C until version 1.8
 and divides by N now, as this does: a factor that all of a pool share. The term `vc` is
-not monotone: it also falls where nothing tells classes apart. Ports keep 16 components.
+not monotone: it also falls where nothing tells classes apart. Published
+ports keep 16 components.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ N images, D dimensions, C target classes:
     2. a Gaussian mixture with K = 5 C components on the N x d projections;
     3. A[i, v], the posterior of component v for image i;
     4. NLEEP = 1/N sum_i log sum_v P(y_i | v) A[i, v], with P from A and the labels as
-       in LEEP (`prediction`).
+       in LEEP, equations 1 to 3 of Nguyen et al. 2020 (`prediction`).
 
 Unlike LEEP it needs no classifier in the checkpoint. Range: at most 0; higher is
 better. Only differences between checkpoints of one task carry meaning: with 5 C
@@ -24,7 +24,9 @@ fitted and scored on the same images. Published variants, by name:
     spherical (Awesome-Model-Transferability) spherical covariances, ridge 1e-5, K
               lowered by C until below N
 
-Cost: PCA, K dependent steps of k-means++, and EM; see those files.
+Cost: PCA 2 N D^2 + O(D^3); K dependent steps of k-means++, N K d in all; an iteration
+of dense EM N K d^2 and K d^3 with full covariances, N K d with others, where K = 5 C;
+in the regime above only N d^2 for the pairs that are not zero. See those files.
 """
 
 from __future__ import annotations

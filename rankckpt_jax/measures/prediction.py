@@ -46,11 +46,17 @@ class Likelihood:
 
 
 def likelihood(
-    assignments: jax.Array, labels: jax.Array, num_classes: int
+    assignments: jax.Array,
+    labels: jax.Array,
+    num_classes: int,
+    weights: np.ndarray | None = None,
 ) -> Likelihood:
-    """From A [N, V] and labels [N] in 0 ... C-1."""
-    sums = _likelihood(assignments, labels, num_classes)
-    return Likelihood(*(float(total) / len(labels) for total in sums))
+    """From A [N, V], labels [N] in 0 ... C-1 and multiplicities [N], 1 unless given."""
+    if weights is None:
+        weights = np.ones(len(labels))
+    often = jnp.asarray(weights, assignments.dtype)
+    sums = _likelihood(assignments, labels, often, num_classes)
+    return Likelihood(*(float(total) / float(weights.sum()) for total in sums))
 
 
 def of_mixture(
@@ -79,15 +85,16 @@ def of_mixture(
     return Likelihood(*(float(np.asarray(total)) / count for total in sums))
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnums=3)
 def _likelihood(
-    assignments: jax.Array, labels: jax.Array, num_classes: int
+    assignments: jax.Array, labels: jax.Array, weights: jax.Array, num_classes: int
 ) -> tuple[jax.Array, ...]:
     one_hot = jax.nn.one_hot(labels, num_classes, dtype=assignments.dtype)
-    conditional = _conditional(blocks.dot(one_hot.T, assignments))
+    members = weights[:, None] * one_hot
+    conditional = _conditional(blocks.dot(members.T, assignments))
     predicted = jnp.sum(conditional[labels] * assignments, axis=1)
     entropy = -jnp.sum(jax.scipy.special.xlogy(assignments, assignments), axis=1)
-    return _sums(predicted, entropy, jnp.ones_like(entropy), num_classes)
+    return _sums(predicted, entropy, weights, num_classes)
 
 
 @functools.lru_cache(maxsize=64)
@@ -154,11 +161,11 @@ def _conditional(joint: jax.Array) -> jax.Array:
 
 
 def _sums(
-    predicted: jax.Array, entropy: jax.Array, mask: jax.Array, num_classes: int
+    predicted: jax.Array, entropy: jax.Array, often: jax.Array, num_classes: int
 ) -> tuple[jax.Array, ...]:
-    """Sums over the points that are not padding, in the order of Likelihood."""
+    """Sums over points that count `often` times, padding 0; in Likelihood's order."""
     positive = jnp.where(predicted > 0, predicted, 1 / num_classes)
     log = jnp.log(jnp.minimum(positive, 1))
     floored = jnp.log(predicted + PACTRAN_FLOOR)
     each = (log, predicted, floored, entropy)
-    return tuple(jnp.sum(jnp.where(mask > 0, values, 0)) for values in each)
+    return tuple(jnp.sum(jnp.where(often > 0, often * v, 0)) for v in each)

@@ -14,7 +14,8 @@ the task in the place of the labels, as Dwivedi and Roig do.
 
 Cost: N^2 D, and N^2 / 2 counts, in tiles. Of more than `max_images` images, with a
 target more than 2000, so many are drawn (`sampling.subset`). Range: [-1, 1]. Higher is
-better. An image whose features do not vary correlates with none.
+better. An image whose features do not vary correlates with none. The published measure
+compares two networks, which is `target`; labels in its place are PARC's authors' use.
 """
 
 from __future__ import annotations

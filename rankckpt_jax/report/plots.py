@@ -78,6 +78,7 @@ def scatter(ranking: Ranking, measure: str) -> str:
             axes,
             list(zip(scores, accuracies, strict=True)),
             _names(ranking, rows),
+            spreads,
         )
 
     texts = format_scores(scores)
@@ -292,8 +293,9 @@ def _label(
     axes: "Axes",
     points: Sequence[tuple[float, float]],
     names: Sequence[tuple[str, str]],
+    spreads: Sequence[float],
 ) -> None:
-    """Labels points, the best first, each where it covers no point or other label.
+    """Labels points, the best first, where they cover no point, bar or other label.
 
     Greedy: a label takes the first of `_PLACES` that is free; if its name fits nowhere,
     its rank may; else the point stays without a label.
@@ -307,6 +309,10 @@ def _label(
     renderer = FigureCanvasAgg(figure).get_renderer()
     dots = axes.transData.transform(points)
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
+    for (x, y), spread in zip(points, spreads, strict=True):
+        if spread:
+            ends = axes.transData.transform([(x - spread, y), (x + spread, y)])
+            taken.append(Bbox([ends[0] - (0, 1), ends[1] + (0, 1)]))
     room = axes.get_window_extent(renderer)
     right = figure.bbox.x1
     for i in sorted(range(len(points)), key=lambda i: -points[i][1]):

@@ -77,17 +77,39 @@ const aim = (mark) => {
   hint.hidden = !mark;
   if (mark) hint.textContent = mark.dataset.hint;
 };
+const place = (x, y) => {
+  const edge = document.documentElement.clientWidth - hint.offsetWidth - 8;
+  hint.style.left = `${Math.max(8, Math.min(x + 14, edge + scrollX))}px`;
+  hint.style.top = `${y + 16}px`;
+};
 document.addEventListener("pointermove", (event) => {
   const mark = event.target.closest ? event.target.closest("[data-hint]") : null;
   aim(mark);
-  if (!mark) return;
-  const edge = document.documentElement.clientWidth - hint.offsetWidth - 8;
-  hint.style.left = `${Math.max(8, Math.min(event.pageX + 14, edge + scrollX))}px`;
-  hint.style.top = `${event.pageY + 16}px`;
+  if (mark) place(event.pageX, event.pageY);
 });
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") aim(null);
 });
+
+// The arrow keys go from mark to mark of the plot that has the focus, from left to right.
+for (const plot of document.querySelectorAll("figure svg")) {
+  const marks = Array.from(plot.querySelectorAll("[data-hint]"));
+  if (!marks.length) continue;
+  const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+  const left = (mark) => mark.getBoundingClientRect().left;
+  plot.tabIndex = 0;
+  plot.addEventListener("keydown", (event) => {
+    const step = steps[event.key];
+    if (!step) return;
+    event.preventDefault();
+    marks.sort((a, b) => left(a) - left(b));
+    const start = marks.includes(aimed) ? marks.indexOf(aimed) : step > 0 ? -1 : 0;
+    aim(marks[(start + step + marks.length) % marks.length]);
+    const box = aimed.getBoundingClientRect();
+    place(box.right + scrollX, box.bottom + scrollY);
+  });
+  plot.addEventListener("blur", () => aim(null));
+}
 
 // Paper cannot be unfolded.
 addEventListener("beforeprint", () => {

@@ -3,6 +3,8 @@ import shutil
 import numpy as np
 import pytest
 
+from rankckpt_jax import neucrab
+from rankckpt_jax.configs import neucrab_task
 from rankckpt_jax.data import tasks
 from rankckpt_jax.errors import InputError
 
@@ -184,6 +186,64 @@ def test_tfds_is_read_by_name_and_split(tfds_folder):
     # Of a stream nothing can be picked.
     with pytest.raises(InputError, match="config.task.val"):
         tasks.hold_out(task.splits["train"])
+
+
+# Of TFDS's own splits: what its metadata says of the versions that the configs ask for.
+_SIZES = {
+    "caltech": {"train": 3060, "test": 6084},
+    "flowers": {"train": 1020, "validation": 1020, "test": 6149},
+    "camelyon": {"train": 262_144, "validation": 32_768, "test": 32_768},
+    "sun": {"train": 76_128, "validation": 10_875, "test": 21_750},
+}
+
+
+@pytest.fixture(params=_SIZES)
+def mocked(request, tmp_path):
+    """A task of NeuCRaB whose builder has its metadata and TFDS's made-up images."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import ShardedFileTemplate, SplitInfo, splits
+
+    builder = tfds.builder(neucrab.TASKS[request.param].tfds, data_dir=tmp_path)
+    infos = [
+        SplitInfo(
+            name=split,
+            shard_lengths=[size],
+            num_bytes=0,
+            filename_template=ShardedFileTemplate(
+                data_dir=builder.data_path,
+                dataset_name=builder.name,
+                split=split,
+                filetype_suffix="tfrecord",
+            ),
+        )
+        for split, size in _SIZES[request.param].items()
+    ]
+    builder.info.set_splits(splits.SplitDict(infos))
+    builder.data_path.mkdir(parents=True)
+    builder.info.write_to_directory(builder.data_path)
+    with tfds.testing.mock_data(num_examples=8, data_dir=str(tmp_path)):
+        yield request.param, str(tmp_path)
+
+
+def test_the_benchmarks_tasks_are_read_from_their_tfds_builders(mocked):
+    name, folder = mocked
+    data = neucrab.TASKS[name]
+    for argument, splits in (("", data.counts), ("1k", {"train": 800, "val": 200})):
+        config = neucrab_task.get_config(name, argument).task
+        config.data_dir = folder
+        task = tasks.load(config)
+        assert len(task.class_names) == data.num_classes
+        sizes = {role: split.num_examples for role, split in task.splits.items()}
+        assert sizes["test"] == data.counts["test"]
+        assert sizes["trainval"] == splits["train"] + splits["val"]
+        assert sizes == {**sizes, **splits}
+        for split in task.splits.values():
+            examples = read(split)
+            assert len(examples) == 8
+            for example in examples:
+                assert example["image"].dtype == np.uint8
+                assert example["image"].ndim == 3 and example["image"].shape[2] == 3
+                assert 0 <= example["label"] < data.num_classes
 
 
 def test_an_unknown_tfds_name_is_refused(tmp_path):

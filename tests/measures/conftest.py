@@ -31,7 +31,7 @@ def small() -> Task:
     file = pathlib.Path(__file__).parents[1] / "golden" / "measures" / "small.json"
     expected = json.loads(file.read_text())
     assert features.sum() == pytest.approx(expected["features_sum"], abs=1e-8)
-    return Task(features, labels, logits, expected["scores"])
+    return Task(features, labels, logits, {**expected["scores"], **expected["options"]})
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import registry
+from tests.measures import references
 
 FACTS = {
     "name": "a",
@@ -104,21 +105,60 @@ def test_better_separated_classes_score_higher(name):
     assert found[0] < found[-1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FROM_IMAGES)
+def test_kind_of_number_does_not_matter(name):
+    features, labels, logits = drawn()
+    # Values that every one of the types holds exactly.
+    features, logits = (a.astype(jnp.bfloat16).astype(np.float32) for a in drawn()[::2])
+    expected = score(name, features, labels, logits)
+    for dtype in (jnp.bfloat16, np.float64):
+        found = score(
+            name, features.astype(dtype), labels.astype(np.uint8), logits.astype(dtype)
+        )
+        assert found == expected
+
+
+@pytest.mark.parametrize("name", measures.names())
 def test_documentation_has_its_parts(name):
-    documentation = sys.modules[registry._REGISTRY[name].__module__].__doc__
-    for part in ("Cost", "igher"):
-        assert part in documentation
+    told = sys.modules[registry._REGISTRY[name].__module__].__doc__
+    told = " ".join(told.split())
+    for part in ("Cost:", "Range:", "igher", "ublished"):
+        assert part in told, part
+    # Where in its paper the formula stands, or what else it was taken from.
+    places = ("equation", "section", "definition", "authors' code", "Published code")
+    assert any(place in told for place in places)
+    assert name in CONSTANT or "= " in told
 
 
 CASES = {
     "fewer images than dimensions": lambda: drawn(n=40, d=60),
     "one dimension": lambda: drawn(d=1),
     "a class with one image": lambda: one_image_class(),
+    "classes with one image only": lambda: (
+        drawn()[0][:8],
+        np.arange(8),
+        drawn()[2][:8],
+    ),
     "a constant column": lambda: with_column(3.0),
     "duplicated images": lambda: tuple(np.repeat(a, 2, axis=0) for a in drawn(n=120)),
     "constant features": lambda: (np.ones((240, 5), np.float32), *drawn()[1:]),
     "one source class": lambda: (*drawn()[:2], drawn()[2][:, :1]),
+}
+# Which measures are not defined for a case, and what they say; all others are.
+REFUSED = {
+    "one dimension": {"parc": "at least two features", "rsa": "at least two features"},
+    "classes with one image only": {
+        "linear": "No class has images enough",
+        "mutual_information": "learned on one half and measured on the other",
+        "ncti": "classes with images that differ",
+        "parc": "pairs of images of one class",
+        "rsa": "pairs of images of one class",
+    },
+    "constant features": {
+        "ncti": "classes with images that differ",
+        "parc": "No image's features vary",
+        "rsa": "No image's features vary",
+    },
 }
 
 
@@ -137,15 +177,23 @@ def with_column(value):
 @pytest.mark.parametrize("case", CASES)
 def test_defined_or_refused(case):
     features, labels, logits = CASES[case]()
-    # Five components a class would be more than some cases have images.
+    refused = REFUSED.get(case, {})
     for name in FROM_IMAGES:
+        # Five components a class would be more than some cases have images.
         options = {"components_per_class": 1} if name == "nleep" else {}
-        try:
-            found = score(name, features, labels, logits, **options)
-        except InputError as error:
-            assert len(error.what) > 10, name
+        if name in refused:
+            with pytest.raises(InputError, match=refused[name]):
+                score(name, features, labels, logits, **options)
         else:
+            found = score(name, features, labels, logits, **options)
             assert np.isfinite(found), name
+
+
+def test_many_source_classes():
+    features, labels, _ = drawn(n=60)
+    logits = np.random.default_rng(0).normal(size=(60, 100_000)).astype(np.float32)
+    for name in filter(measures.requires_logits, measures.names()):
+        assert np.isfinite(score(name, features, labels, logits)), name
 
 
 def test_no_classifier_no_score():
@@ -156,11 +204,8 @@ def test_no_classifier_no_score():
 
 
 @pytest.mark.slow
-def test_many_source_classes_and_images():
-    features, labels, _ = drawn(n=300, d=8)
-    logits = np.random.default_rng(0).normal(size=(300, 100_000)).astype(np.float32)
-    for name in filter(measures.requires_logits, measures.names()):
-        assert np.isfinite(score(name, features, labels, logits))
+def test_many_images():
+    # N x N single bytes would be 90 GB.
     features, labels, logits = drawn(n=300_000, d=8)
     for name in FROM_IMAGES:
         options = {"num_steps": 5} if name in ("linear", "pactran") else {}
@@ -179,13 +224,33 @@ def test_all_at_once_is_each_alone():
     assert "not known" in found["source_accuracy"].warning
 
 
-@pytest.mark.parametrize("name", [n for n in FROM_IMAGES if n != "nleep"])
+@pytest.mark.parametrize("name", FROM_IMAGES)
 def test_bootstrap_leaves_the_score_and_gives_its_spread(name):
     found = measures.compute(name, *drawn(0.5), facts=FACTS, num_bootstrap=4)
     assert found.score == score(name, *drawn(0.5))
     assert len(found.details["bootstrap_scores"]) == 4
     assert np.isfinite(found.details["bootstrap_scores"]).all()
     assert found.details["spread"] >= found.details["bootstrap_spread"] > 0
+
+
+@pytest.mark.parametrize("name", [n for n in CONSTANT if n != "static"])
+def test_scores_that_no_image_decides_are_certain(name):
+    found = measures.compute(name, *drawn(), facts=FACTS, num_bootstrap=4)
+    assert found.details["bootstrap_scores"] == [found.score] * 4
+    assert found.details["spread"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("leep", {}), ("nce", {}), ("nce", {"soft": True})]
+)
+def test_a_reweighted_image_is_as_many_copies(name, options):
+    features, labels, logits = drawn()
+    weights = np.random.default_rng(0).integers(0, 4, len(labels)).astype(float)
+    rows = np.repeat(np.arange(len(labels)), weights.astype(int))
+    result = measures.compute(name, features, labels, logits, **options)
+    copied = score(name, features[rows], labels[rows], logits[rows], **options)
+    assert result.reweighted(weights) == pytest.approx(copied, rel=1e-5)
+    assert result.reweighted(np.ones(240)) == pytest.approx(result.score, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["h_score", "nce", "lda", "energy", "knn"])
@@ -283,6 +348,22 @@ def test_knn_is_scikit_learns():
     assert votes == pytest.approx(five, abs=0.1)
     with pytest.raises(InputError, match="more than k images"):
         measures.compute("knn", features, labels, k=60)
+
+
+def test_pairs_of_several_tiles():
+    features, labels, _ = drawn(separation=0.5, n=1300, d=5)
+    x = features.astype(float)
+    for k in (1, 5):
+        expected = references.knn(x, labels, k)
+        found = measures.compute("knn", features, labels, k=k)
+        # Where the places add up alike too, rounding decides.
+        assert found.score == pytest.approx(expected, abs=1e-3 if k == 1 else 4e-3)
+    expected = references.parc(x, labels)
+    found = measures.compute("parc", features, labels)
+    assert found.score == pytest.approx(100 * expected, rel=1e-3)
+    some = measures.compute("knn", features, labels, max_queries=600)
+    assert some.details["num_queries"] == 600
+    assert some.score == pytest.approx(references.knn(x, labels), abs=0.06)
 
 
 def test_rsa_is_spearmans_correlation():

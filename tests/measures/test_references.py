@@ -30,31 +30,32 @@ EXACT = ("leep", "nce", "h_score", "regularized_h_score", "logme", "transrate")
 EXACT += ("gbc", "sfda", "lda", "parc")
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_drawn_classes(small, name):
-    found = measures.compute(name, small.features, small.labels, logits=small.logits)
-    assert found.score == pytest.approx(small.expected[name], rel=1e-4)
+# What is expected, the measure, its options.
+DRAWN = [(name, name, {}) for name in EXACT]
+DRAWN += [
+    ("nce_soft", "nce", {"soft": True}),
+    ("gbc_diagonal", "gbc", {"covariance": "diagonal", "dimensions": 0}),
+]
+
+
+@pytest.mark.parametrize(("key", "name", "options"), DRAWN)
+def test_drawn_classes(small, key, name, options):
+    found = measures.compute(
+        name, small.features, small.labels, small.logits, **options
+    )
+    assert found.score == pytest.approx(small.expected[key], rel=1e-4)
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("name", EXACT)
-def test_drawn_classes_in_double_precision(small, name):
-    found = measures.compute(name, small.features, small.labels, logits=small.logits)
+@pytest.mark.parametrize(("key", "name", "options"), DRAWN)
+def test_drawn_classes_in_double_precision(small, key, name, options):
+    found = measures.compute(
+        name, small.features, small.labels, small.logits, **options
+    )
     # The references are given to ten digits, LogME to eight; PARC's ranks are those of
     # values in 2^16 bins.
     tolerance = 1e-6 if name == "parc" else 1e-8
-    assert found.score == pytest.approx(small.expected[name], rel=tolerance, abs=5e-9)
-
-
-def test_options_of_published_code(small):
-    found = measures.compute(
-        "nce", small.features, small.labels, small.logits, soft=True
-    )
-    assert found.score == pytest.approx(-1.2124548399, rel=1e-4)
-    found = measures.compute(
-        "gbc", small.features, small.labels, covariance="diagonal", dimensions=0
-    )
-    assert found.score == pytest.approx(-1.1528189711, rel=1e-4)
+    assert found.score == pytest.approx(small.expected[key], rel=tolerance, abs=5e-9)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +190,18 @@ def test_mutual_information_is_below_the_truth():
     found = measures.compute("mutual_information", x, labels)
     assert truth - 0.1 < found.score < truth
     assert found.details["spread"] < 0.05
+
+
+def test_mutual_information_learns_as_numpy_does(small):
+    x, labels = small.features, small.labels
+    with jax.enable_x64(True):
+        found = measures.compute("mutual_information", x, labels)
+        expected = references.mutual_information(x, labels)
+    assert found.score == pytest.approx(expected, rel=1e-8)
+    x = x.astype(np.float32)
+    found = measures.compute("mutual_information", x, labels)
+    expected = references.mutual_information(x, labels)
+    assert found.score == pytest.approx(expected, rel=1e-4)
 
 
 def test_classes_of_very_different_sizes():

@@ -81,6 +81,51 @@ def test_it_sorts_filters_and_tells_names_without_a_request(browser, big):
     context.close()
 
 
+def test_arrow_keys_go_through_the_points_of_a_plot(browser, big):
+    tab = browser.new_page()
+    tab.goto(big.as_uri())
+    tab.locator("figure svg").first.focus()
+    hint, told = tab.locator("#hint"), []
+    for _ in range(41):
+        tab.keyboard.press("ArrowRight")
+        told.append(hint.inner_text().splitlines()[0])
+    # Every checkpoint once, and then from the start.
+    assert sorted(told) == [f"net{i:02}" for i in range(41)]
+    tab.keyboard.press("ArrowRight")
+    assert hint.inner_text().splitlines()[0] == told[0]
+    tab.keyboard.press("ArrowLeft")
+    assert hint.inner_text().splitlines()[0] == told[-1]
+    tab.keyboard.press("Escape")
+    assert hint.is_hidden()
+    tab.close()
+
+
+def test_it_opens_in_under_a_second(browser, big):
+    tab = browser.new_page()
+    loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+    times = []
+    for _ in range(5):
+        tab.goto(big.as_uri())
+        times.append(tab.evaluate(loaded))
+    # The quickest: on a busy machine any one may wait for others.
+    assert 0 < min(times) < 1000
+    tab.close()
+
+
+def test_paper_has_everything_unfolded_and_nothing_to_press(browser, big):
+    tab = browser.new_page()
+    tab.goto(big.as_uri())
+    folded = tab.locator("details:not([open])")
+    assert folded.count() > 0
+    assert tab.pdf().startswith(b"%PDF")
+    assert folded.count() == 0
+    tab.emulate_media(media="print", color_scheme="dark")
+    assert tab.locator(".filter").is_hidden()
+    background = "getComputedStyle(document.body).backgroundColor"
+    assert tab.evaluate(background) == "rgb(255, 255, 255)"
+    tab.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_in_light_and_dark(browser, big, scheme):
     context = browser.new_context(

@@ -72,6 +72,27 @@ def test_labels_do_not_overlap_and_crowds_get_ranks():
     assert sum(text.startswith("#") for text in texts) > 20
 
 
+def test_labels_do_not_stand_on_the_bars_of_spreads():
+    rows = [
+        Row(f"net{i}", scores={"nleep": i}, spreads={"nleep": 0.8}, accuracy=0.5)
+        for i in range(3)
+    ]
+    svg = plots.scatter(rank("t", ["nleep"], rows), "nleep")
+    root = ElementTree.fromstring(svg)
+    heights = {
+        group.get("id").partition("-")[2]: float(use.get("y"))
+        for group in root.iter("g")
+        if "point" in (group.get("id") or "")
+        for use in group.iter("use")
+    }
+    assert heights, svg
+    for text in root.iter("text"):
+        if "".join(text.itertext()).startswith("net"):
+            place = text.get("transform") or f"({text.get('x')} {text.get('y')})"
+            y = float(re.findall(r"[\d.]+", place)[1])
+            assert abs(y - next(iter(heights.values()))) > 4
+
+
 def test_letters_beyond_the_font_do_not_warn():
     rows = [Row(f"名前{i}", scores={"nleep": i}, accuracy=0.1 * i) for i in range(3)]
     assert "名前2" in plots.scatter(rank("t", ["nleep"], rows), "nleep")
