@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, suggest
 from rankckpt_jax.lazy_tensorflow import tensorflow
 
 JPEG_DECODER = "libjpeg INTEGER_ACCURATE"
@@ -24,6 +24,13 @@ to 0.2; the accurate one agrees with other decoders.
 """
 
 
+MAX_MEGAPIXELS = 64
+"""Images of more are not decoded: each would take 3 bytes a pixel in every thread.
+
+A file of a few kilobytes can unfold to gigabytes; no network here sees so much of it.
+"""
+
+
 def decode(data: Any) -> Any:
     """Decodes one encoded image.
 
@@ -31,16 +38,62 @@ def decode(data: Any) -> Any:
       data: Scalar string tensor: a JPEG, PNG, BMP or GIF (first frame) file.
 
     Returns:
-      uint8 [height, width, 3], sRGB in [0, 255]; grey is repeated, alpha dropped.
+      uint8 [height, width, 3], sRGB in [0, 255]; grey is repeated, alpha dropped, 16
+      bits are cut to 8.
+
+    Raises:
+      tf.errors.InvalidArgumentError: When it runs: the file is damaged, of another
+        format, or larger than MAX_MEGAPIXELS.
     """
     tf = tensorflow()
-    image = tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
+    small = tf.debugging.Assert(
+        _num_pixels(data) <= MAX_MEGAPIXELS * 1_000_000,
+        [f"an image of more than {MAX_MEGAPIXELS} megapixels"],
     )
+    with tf.control_dependencies([small] if small is not None else []):
+        image = tf.cond(
+            tf.io.is_jpeg(data),
+            lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
+            lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
+        )
     image.set_shape([None, None, 3])
     return image
+
+
+def _num_pixels(data: Any) -> Any:
+    """Width times height as the file's head tells them; int64 scalar."""
+    tf = tensorflow()
+    # What is cut short reads as no pixels at all, and then fails to be decoded.
+    head = tf.strings.join([tf.strings.substr(data, 0, 26), b"\0" * 26])
+
+    def numbers(start: int, kind: Any, little_endian: bool) -> Any:
+        part = tf.strings.substr(head, start, 2 * kind.size)
+        found = tf.io.decode_raw(part, kind, little_endian=little_endian)
+        return tf.abs(tf.cast(found, tf.int64))
+
+    def other() -> Any:
+        known = tf.debugging.Assert(
+            tf.constant(False), ["not a JPEG, PNG, GIF or BMP file"]
+        )
+        with tf.control_dependencies([known] if known is not None else []):
+            return tf.zeros(2, tf.int64)
+
+    def begins(text: bytes) -> Any:
+        return tf.equal(tf.strings.substr(head, 0, len(text)), text)
+
+    sides = tf.case(
+        [
+            (
+                tf.io.is_jpeg(data),
+                lambda: tf.cast(tf.io.extract_jpeg_shape(data)[:2], tf.int64),
+            ),
+            (begins(b"\x89PNG"), lambda: numbers(16, tf.int32, False)),
+            (begins(b"GIF8"), lambda: numbers(6, tf.uint16, True)),
+            (begins(b"BM"), lambda: numbers(18, tf.int32, True)),
+        ],
+        default=other,
+    )
+    return tf.reduce_prod(sides)
 
 
 def _vtab(image: Any, size: int) -> Any:
@@ -104,6 +157,8 @@ def resize(image: Any, size: int, preprocess: str) -> Any:
             f"Unknown preprocessing {preprocess!r}",
             where="config.preprocess",
             expected=", ".join(names()),
+            found=str(preprocess),
+            mend=suggest(preprocess, names()),
         )
     tf = tensorflow()
     image = tf.cast(_PREPROCESSES[preprocess](image, size), tf.float32)
