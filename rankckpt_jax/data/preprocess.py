@@ -7,6 +7,7 @@ in [0, 255] (`resize`). On the device, in JAX, per batch: to the network's own r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -45,23 +46,42 @@ def decode(data: Any) -> Any:
       tf.errors.InvalidArgumentError: When it runs: the file is damaged, of another
         format, or larger than MAX_MEGAPIXELS.
     """
+    return _decoder()(data)
+
+
+@functools.cache
+def _decoder() -> Callable[[Any], Any]:
+    """`decode`, traced once: a split's images are mapped over anew in every epoch."""
     tf = tensorflow()
-    small = tf.debugging.Assert(
-        _num_pixels(data) <= MAX_MEGAPIXELS * 1_000_000,
-        [f"an image of more than {MAX_MEGAPIXELS} megapixels"],
-    )
-    with tf.control_dependencies([small] if small is not None else []):
-        image = tf.cond(
-            tf.io.is_jpeg(data),
+    return tf.function(_decode, input_signature=[tf.TensorSpec([], tf.string)])
+
+
+def _decode(data: Any) -> Any:
+    tf = tensorflow()
+
+    def small(sides: Any, decoded: Callable[[], Any]) -> Any:
+        pixels = tf.reduce_prod(tf.cast(sides, tf.int64))
+        limit = f"an image of more than {MAX_MEGAPIXELS} megapixels"
+        with _asserted(pixels <= MAX_MEGAPIXELS * 1_000_000, limit):
+            return decoded()
+
+    image = tf.cond(
+        tf.io.is_jpeg(data),
+        lambda: small(
+            tf.io.extract_jpeg_shape(data)[:2],
             lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
+        ),
+        lambda: small(
+            _sides(data),
             lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
-        )
+        ),
+    )
     image.set_shape([None, None, 3])
     return image
 
 
-def _num_pixels(data: Any) -> Any:
-    """Width times height as the file's head tells them; int64 scalar."""
+def _sides(data: Any) -> Any:
+    """Width and height as the head of a PNG, GIF or BMP file tells them; int64 [2]."""
     tf = tensorflow()
     # What is cut short reads as no pixels at all, and then fails to be decoded.
     head = tf.strings.join([tf.strings.substr(data, 0, 26), b"\0" * 26])
@@ -72,28 +92,28 @@ def _num_pixels(data: Any) -> Any:
         return tf.abs(tf.cast(found, tf.int64))
 
     def other() -> Any:
-        known = tf.debugging.Assert(
-            tf.constant(False), ["not a JPEG, PNG, GIF or BMP file"]
-        )
-        with tf.control_dependencies([known] if known is not None else []):
+        with _asserted(tf.constant(False), "not a JPEG, PNG, GIF or BMP file"):
             return tf.zeros(2, tf.int64)
 
     def begins(text: bytes) -> Any:
         return tf.equal(tf.strings.substr(head, 0, len(text)), text)
 
-    sides = tf.case(
+    return tf.case(
         [
-            (
-                tf.io.is_jpeg(data),
-                lambda: tf.cast(tf.io.extract_jpeg_shape(data)[:2], tf.int64),
-            ),
             (begins(b"\x89PNG"), lambda: numbers(16, tf.int32, False)),
             (begins(b"GIF8"), lambda: numbers(6, tf.uint16, True)),
             (begins(b"BM"), lambda: numbers(18, tf.int32, True)),
         ],
         default=other,
     )
-    return tf.reduce_prod(sides)
+
+
+def _asserted(condition: Any, otherwise: str) -> Any:
+    """A context whose operations run only where the condition holds."""
+    tf = tensorflow()
+    assertion = tf.debugging.Assert(condition, [otherwise])
+    # None where operations run at once: it has been raised already, or is well.
+    return tf.control_dependencies([] if assertion is None else [assertion])
 
 
 def _vtab(image: Any, size: int) -> Any:
