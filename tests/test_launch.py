@@ -121,7 +121,7 @@ def test_processes_leave_out_the_same_images(image_folder, pool, tmp_path):
     one = run(alone(*options(*given, tmp_path / "one")))
     assert one.returncode == 0, one.stderr
     for done in (one, two):
-        assert "1 of 24 images of train cannot be read" in done.stdout
+        assert "1 of 24 images of train cannot be read" in done.stderr
     expected, values = found(tmp_path / "one"), found(tmp_path / "two")
     assert values.keys() == expected.keys() and len(values) == 8
     for name in ("first", "second"):
