@@ -51,6 +51,10 @@ def get_config() -> ml_collections.ConfigDict:
     task.digits = ()
     # Take only so many images of each split, always the same; 0 for all.
     task.limit = 0
+    # Largest share of a split's images that may be unreadable. They are left out, for
+    # all checkpoints alike, and the report names them; with more the run ends. A few
+    # broken files are common and change little; a tenth points to a bad copy.
+    task.max_unreadable = 0.1
 
     # The pool: a directory or a glob; every checkpoint below it is ranked, be it of
     # TF-Slim, a TF-Hub module, a SavedModel or a Keras file. Also a TF-Hub handle

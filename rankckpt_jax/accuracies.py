@@ -39,14 +39,20 @@ def known(given: str, task: str) -> tuple[Mapping[str, float], str]:
     path = epath.Path(given).expanduser()
     try:
         lines = [line for line in csv.reader(path.read_text().splitlines()) if line]
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            "Accuracies cannot be read", where=given, found=str(error)
+            "Accuracies cannot be read",
+            where=given,
+            expected=f"a CSV file of lines NAME,ACCURACY, or {PUBLISHED!r}",
+            found=getattr(error, "strerror", None) or str(error),
+            mend="name another with --config.accuracies",
         ) from error
     found = {}
     for i, line in enumerate(lines):
         try:
             name, value = line[0].strip(), float(line[1])
+            if not 0 <= value <= 100:
+                raise ValueError("no share and no per cent")
         except (IndexError, ValueError) as error:
             if i == 0:
                 continue
@@ -55,6 +61,7 @@ def known(given: str, task: str) -> tuple[Mapping[str, float], str]:
                 where=f"{given}, line {i + 1}",
                 expected="NAME,ACCURACY",
                 found=",".join(line),
+                mend="such as resnet_v1_50,0.87",
             ) from error
         found[name] = value
     if any(value > 1 for value in found.values()):

@@ -93,7 +93,8 @@ def rank(
             "A field of the configuration cannot be set",
             where="fields",
             expected="names and types of configs/default.py",
-            found=str(error).strip("'\""),
+            found=str(error).strip("'\"").replace("\\n", " "),
+            mend="configs/default.py explains every field",
         ) from error
     return stages.run(config)
 
@@ -145,6 +146,7 @@ def rank_features(
     settings = scoring.Settings(
         scoring.chosen(measures), options or {}, seed, num_bootstrap
     )
+    scoring.check_settings(settings)
     rows = []
     for name, given in features.items():
         row = Row(name, accuracy=(accuracies or {}).get(name))
@@ -156,11 +158,11 @@ def rank_features(
                 extract_images=len(y) if y.ndim else None,
             )
             # Once for all measures, so that what is wrong is said once.
-            scoring.check(x, y, logits)
+            scoring.check(x, y, logits, f"features of {name!r}")
             rows.append(scoring.score_row(row, x, y, logits, settings))
         except InputError as error:
             rows.append(dataclasses.replace(row, failure=str(error)))
-    rows = scoring.warn_of_twins(scoring.relative_to_pool(rows, settings.measures))
+    rows = scoring.compared(rows, settings.measures)
     provenance = {"measures": settings.measures, "options": options or {}, "seed": seed}
     return ranking_lib.rank(
         task,
@@ -181,6 +183,8 @@ def _parts(name: str, given: Features) -> tuple[np.ndarray, np.ndarray, Any]:
             "Features and labels are both needed",
             where=name,
             expected="(features, labels), (features, labels, logits) or a mapping",
+            found=f"{sum(part is not None for part in parts)} of them",
+            mend="give the class of each row of the features",
         )
     x, y, logits = (None if part is None else _array(part) for part in parts)
     assert x is not None and y is not None

@@ -112,4 +112,5 @@ def _made_meanwhile(
     if found is None:
         return None
     curve = tuple((int(step), float(value)) for step, value in found.result["curve"])
-    return Row(**{**found.result, "curve": curve})
+    sketch = tuple(found.result["sketch"])
+    return Row(**{**found.result, "curve": curve, "sketch": sketch})

@@ -1,5 +1,8 @@
 """What a run ends with where it cannot go on: an error to read, or a later time."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used; says what, where and how to mend it.
@@ -37,6 +40,13 @@ class InputError(ValueError):
         return _rebuild, (type(self), self.what, str(self))
 
 
+class UnreadableImage(InputError):
+    """An image of a split cannot be decoded; raised while a pipeline reads it.
+
+    A run then looks for all such images, leaves them out and goes on with the others.
+    """
+
+
 class Interrupted(Exception):
     """A run ended early because it was asked to, having saved its state.
 
@@ -48,3 +58,26 @@ def _rebuild(cls: type[InputError], what: str, message: str) -> InputError:
     error = cls(what)
     error.args = (message,)
     return error
+
+
+def suggest(given: object, known: Iterable[str]) -> str:
+    """How to mend a name that is none of the known ones.
+
+    Example:
+      >>> suggest("nlepp", ["leep", "nleep"])
+      "did you mean 'nleep'?"
+    """
+    nearest = difflib.get_close_matches(str(given), list(known), n=1)
+    return f"did you mean {nearest[0]!r}?" if nearest else "take one that is known"
+
+
+def some(names: Iterable[str], most: int = 8) -> str:
+    """The first of many names, and how many more there are.
+
+    Example:
+      >>> some("abcd", most=2)
+      'a, b and 2 more'
+    """
+    names = list(names)
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -24,7 +24,7 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.tasks import Split
-from rankckpt_jax.errors import InputError, Interrupted
+from rankckpt_jax.errors import InputError, Interrupted, suggest
 from rankckpt_jax.models import layers
 
 NUM_TRACES: collections.Counter[Any] = collections.Counter()
@@ -78,6 +78,8 @@ def compute_dtype(setting: str) -> str:
             f"Unknown dtype {setting!r}",
             where="config.dtype",
             expected=", ".join(DTYPES),
+            found=str(setting),
+            mend=suggest(setting, DTYPES),
         )
     if setting == "auto":
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -156,6 +158,7 @@ def get(
         )
         facts = _facts(arrays["features"], backbone)
         facts["seconds"] = time.monotonic() - start
+        facts["images_left_out"] = dict(split.unreadable)
         loaded = store.save(place, wanted, facts, arrays)
     else:
         loaded = found
@@ -251,9 +254,7 @@ def _classify() -> Callable[..., Any]:
     return parallel.map_devices(layers.classify, in_axes=(None, 0))
 
 
-def _facts(
-    features: np.ndarray, backbone: backbone_lib.Backbone
-) -> dict[str, float | int]:
+def _facts(features: np.ndarray, backbone: backbone_lib.Backbone) -> dict[str, Any]:
     """Mean and spread of the features, having refused those that cannot be ranked."""
     exact = features.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -272,6 +273,7 @@ def _facts(
         raise InputError(
             "The checkpoint's features are not finite",
             where=backbone.source,
+            expected="finite numbers",
             found=f"{broken} NaN or infinite values",
             mend="check that its weights are finite and that its input range "
             f"{backbone.input_range} is what it was trained with",
@@ -282,6 +284,7 @@ def _facts(
         raise InputError(
             "The checkpoint has the same features for every image",
             where=backbone.source,
+            expected="rows that differ",
             found=f"{count} equal rows",
             mend="check its weights and its input range, "
             f"{backbone.input_range}; a layer without any output leaves nothing else",

@@ -181,8 +181,8 @@ def _parse(argv: list[str]) -> list[str]:
         # absl's own parser would show a traceback for some of what is refused here.
         if not {"--help", "--helpfull", "--helpshort", "-h"} & set(resolved):
             left = flags.FLAGS(resolved)
-            # A file that is not there is told only to whom asks for the value.
-            assert _CONFIG.value is not None
+            # A file that is not there is told only to whom asks for an attribute.
+            assert _CONFIG.value.keys
             return left
     return app.parse_flags_with_usage(resolved)
 

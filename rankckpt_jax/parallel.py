@@ -14,7 +14,7 @@ same order.
 from __future__ import annotations
 
 import contextlib
-import itertools
+import dataclasses
 import json
 import logging
 import math
@@ -237,18 +237,32 @@ def together(action: Callable[[], Result]) -> Result:
         result = action()
     except InputError as raised:
         error = raised
-    messages = gather(None if error is None else [error.what, str(error)])
+    # One that was refused has asked `should_stop` less often than the others.
+    told = None if error is None else [type(error).__name__, error.what, str(error)]
+    everyone = gather([told, _questions.asked])
+    _questions.asked = max(asked for _, asked in everyone)
     if error is not None:
         raise error
-    for process, message in enumerate(messages):
+    for process, (message, _) in enumerate(everyone):
         if message is not None:
-            what, text = message
-            raise InputError(what, found=f"in process {process}: {text}")
+            name, what, text = message
+            kinds = {kind.__name__: kind for kind in InputError.__subclasses__()}
+            kind = kinds.get(name, InputError)
+            raise kind(what, found=f"in process {process}: {text}")
     return result  # type: ignore[return-value]
 
 
 _told_to_stop = threading.Event()
-_questions = itertools.count()
+
+
+@dataclasses.dataclass
+class _Questions:
+    """How often `should_stop` has asked; equal on all processes, or they never meet."""
+
+    asked: int = 0
+
+
+_questions = _Questions()
 
 
 @contextlib.contextmanager
@@ -279,10 +293,10 @@ def stopping_when_told() -> Iterator[None]:
 def should_stop() -> bool:
     """Whether this run has been told to end; the same answer on every process."""
     # JAX counts questions, and tells all processes at the same one.
-    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(
-        next(_questions)
-    ):
-        _told_to_stop.set()
+    if jax.process_count() > 1:
+        _questions.asked += 1
+        if multihost_utils.reached_preemption_sync_point(_questions.asked):
+            _told_to_stop.set()
     return _told_to_stop.is_set()
 
 

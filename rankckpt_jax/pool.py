@@ -19,7 +19,7 @@ from etils import epath
 from rankckpt_jax import checkpoints, models, neucrab, pretrain
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints import download, handles, hub
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, suggest
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ def check(config: Any) -> None:
             where="config.neucrab",
             expected="some of " + ", ".join(neucrab.GROUPS) + ", separated by commas",
             found=", ".join(unknown),
+            mend=suggest(unknown[0], neucrab.GROUPS),
         )
     for name in _names(config.from_scratch):
         models.get(name)
@@ -77,6 +78,7 @@ def check(config: Any) -> None:
             "The config names no checkpoints",
             where="config.checkpoints",
             expected="a directory or glob with checkpoints below it, or hub handles",
+            found="nothing",
             mend="--config.checkpoints=DIR",
         )
 

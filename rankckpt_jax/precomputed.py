@@ -87,6 +87,7 @@ def find(pattern: str) -> list[tuple[str, epath.Path]]:
             where=pattern,
             expected="NAME.npz with arrays features and labels, or directories "
             "CHECKPOINT/features/SPLIT of a store",
+            found="none of these",
             mend="--config.features=DIR_OR_GLOB",
         )
     return sorted(found.items())
@@ -128,6 +129,7 @@ def _load_npz(path: epath.Path) -> Precomputed:
             where=str(path),
             expected="an .npz file of plain arrays, without pickled objects",
             found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            mend="write it with np.savez, from arrays of numbers",
         ) from error
     if absent := [name for name in ("features", "labels") if name not in arrays]:
         raise InputError(
@@ -135,6 +137,7 @@ def _load_npz(path: epath.Path) -> Precomputed:
             where=str(path),
             expected="arrays " + ", ".join(_KNOWN[:2]) + "; also " + ", ".join(_KNOWN),
             found=", ".join(arrays) or "none of these",
+            mend="np.savez(FILE, features=..., labels=...)",
         )
     return Precomputed(
         arrays["features"],

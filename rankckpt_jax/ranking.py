@@ -49,7 +49,11 @@ class Row:
       source_accuracy: Top-1 where it was pre-trained, in per cent, as published.
       feature_dim: D, the length of one feature vector.
       image_size: Side of the square input, in pixels.
-      fingerprint: Of the features; equal ones are of equal weights under two names.
+      sketch: Distances between some of the feature vectors; those of equal weights
+        under two names agree.
+      images: How many images of how many classes were scored, and a digest of the
+        classes' sizes; different ones were not scored on the same images.
+      preprocessing: How images were brought to what the network takes, in words.
       failure: Why this checkpoint has no scores; empty when it has.
     """
 
@@ -73,7 +77,9 @@ class Row:
     source_accuracy: float | None = None
     feature_dim: int | None = None
     image_size: int | None = None
-    fingerprint: str = ""
+    sketch: tuple[float, ...] = ()
+    images: str = ""
+    preprocessing: str = ""
     failure: str = ""
 
     @property
@@ -200,7 +206,7 @@ class Ranking:
         return rank(
             self.task,
             measures,
-            scoring.relative_to_pool(list(rows.values()), measures),
+            scoring.compared(list(rows.values()), measures),
             task_description=self.task_description,
             provenance={**other.provenance, **self.provenance},
         )

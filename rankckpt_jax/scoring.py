@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import time
@@ -13,8 +14,11 @@ from etils import epath
 
 import rankckpt_jax
 from rankckpt_jax import measures, store
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, suggest
 from rankckpt_jax.ranking import Row
+
+# More would tell nothing more; fewer might be of images that all networks see alike.
+_ROWS_COMPARED = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,8 @@ def names(
       InputError: A name is unknown, or there is none.
     """
     parts = given.split(",") if isinstance(given, str) else given
-    found = tuple(name.strip() for name in parts if name.strip())
+    # One named twice is meant once.
+    found = tuple(dict.fromkeys(name.strip() for name in parts if name.strip()))
     unknown = [name for name in found if name not in known]
     if unknown or not found:
         raise InputError(
@@ -66,17 +71,53 @@ def names(
             where=field,
             expected="some of " + ", ".join(known) + ", separated by commas",
             found=", ".join(unknown) or "nothing",
+            mend=suggest("".join(unknown[:1]), known),
         )
     return found
 
 
-def check(features: Any, labels: Any, logits: Any = None) -> None:
-    """Refuses features that no measure can use; arguments as for `score_row`.
+def check_settings(settings: Settings) -> None:
+    """Refuses what the measures would refuse of any features.
 
     Raises:
-      InputError: Shapes do not fit, or values are not finite.
+      InputError: A measure or option is unknown, or a value cannot be used.
     """
-    measures.prepare(features, labels, logits)
+    for measure, options in settings.options.items():
+        measures.check_options(measure, options)
+    for field in ("seed", "num_bootstrap"):
+        value = getattr(settings, field)
+        if value < 0:
+            raise InputError(
+                "A setting cannot be negative",
+                where=field,
+                expected="a whole number of at least 0",
+                found=str(value),
+                mend="leave it out for the default",
+            )
+
+
+def check(features: Any, labels: Any, logits: Any = None, where: str = "") -> None:
+    """Refuses features that no measure can use.
+
+    Args:
+      features: As for `score_row`.
+      labels: As for `score_row`.
+      logits: As for `score_row`.
+      where: The file that they are from, for an error.
+
+    Raises:
+      InputError: Shapes do not fit, values are not finite, or all rows are equal.
+    """
+    measures.prepare(features, labels, logits, where=where)
+    array = np.asarray(features)
+    if len(array) > 1 and (array == array[:1]).all():
+        raise InputError(
+            "features are the same for every image",
+            where=where or "features",
+            expected="rows that differ",
+            found=f"{len(array)} equal rows",
+            mend="look at the weights and the input range of the network they are from",
+        )
 
 
 def score_row(
@@ -152,30 +193,73 @@ def score_row(
         warnings=warnings,
         score_seconds=seconds,
         terms=terms,
-        fingerprint=_fingerprint(features),
+        sketch=_sketch(features),
+        images=_describe_images(labels),
     )
 
 
-def _fingerprint(features: Any) -> str:
-    """Of the shape and, as hashing all would take seconds, some hundred rows."""
+def _sketch(features: Any) -> tuple[float, ...]:
+    """Distances from some rows to the next: equal, but for rounding, for equal weights.
+
+    Not lengths, which are all 1 where features have been normalised.
+    """
     array = np.asarray(features)
-    rows = array[:: max(1, len(array) // 256)]
-    return store.digest(str((array.shape, array.dtype)), rows.tobytes())
+    rows = array[:: max(1, len(array) // _ROWS_COMPARED)].astype(np.float64)
+    return tuple(float(d) for d in np.linalg.norm(np.diff(rows, axis=0), axis=1))
+
+
+def _describe_images(labels: Any) -> str:
+    """What shows whether two checkpoints saw the same images, in whatever order."""
+    _, counts = np.unique(np.asarray(labels), return_counts=True)
+    sizes = ",".join(map(str, sorted(counts)))
+    told = f"{counts.sum()} images of {len(counts)} classes"
+    return f"{told} ({store.digest(sizes)[:8]})"
+
+
+def warn_of_other_images(rows: Sequence[Row]) -> list[Row]:
+    """Adds a warning to rows whose images differ in number or classes from the most."""
+    seen = collections.Counter(row.images for row in rows if row.images)
+    if len(seen) < 2:
+        return list(rows)
+    usual = seen.most_common(1)[0][0]
+    warned = []
+    for row in rows:
+        if row.images and row.images != usual:
+            said = f"it was scored on {row.images}, most others on {usual}"
+            said += ": their scores cannot be compared"
+            row = dataclasses.replace(row, warnings={**row.warnings, "images": said})
+        warned.append(row)
+    return warned
 
 
 def warn_of_twins(rows: Sequence[Row]) -> list[Row]:
-    """Adds a warning to rows whose features equal, bit for bit, an earlier row's."""
-    first: dict[str, str] = {}
-    warned = []
+    """Adds a warning to rows whose features are, but for rounding, an earlier row's."""
+    warned: list[Row] = []
     for row in rows:
-        if row.fingerprint and not row.failure:
-            name = first.setdefault(row.fingerprint, row.checkpoint)
-            if name != row.checkpoint:
-                said = f"its features equal those of {name}: one network, two names?"
-                warnings = {**row.warnings, "features": said}
-                row = dataclasses.replace(row, warnings=warnings)
+        for other in warned:
+            if not row.failure and not other.failure and _are_twins(row, other):
+                said = (
+                    f"its features equal those of {other.checkpoint}: one network, "
+                    "two names?"
+                )
+                row = dataclasses.replace(
+                    row, warnings={**row.warnings, "features": said}
+                )
+                break
         warned.append(row)
     return warned
+
+
+def _are_twins(one: Row, other: Row) -> bool:
+    if not one.sketch or len(one.sketch) != len(other.sketch):
+        return False
+    # A graph and the network that it was recognised as differ by 1e-4.
+    return np.allclose(one.sketch, other.sketch, rtol=1e-3, atol=0)
+
+
+def compared(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The rows with what shows only beside others: relative scores, and warnings."""
+    return warn_of_other_images(warn_of_twins(relative_to_pool(rows, names)))
 
 
 def relative_to_pool(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:

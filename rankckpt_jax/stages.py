@@ -43,12 +43,14 @@ from rankckpt_jax import (
     report,
     scoring,
     store,
+    validation,
     views,
 )
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.data import pipeline, readable, tasks
 from rankckpt_jax.data import preprocess as preprocess_lib
-from rankckpt_jax.errors import InputError, Interrupted
+from rankckpt_jax.data import splits as splits_lib
+from rankckpt_jax.errors import InputError, Interrupted, UnreadableImage
 from rankckpt_jax.ranking import Ranking, Row, rank
 
 STAGES = ("pretrain", "extract", "score", "ablate", "finetune", "report")
@@ -103,23 +105,27 @@ def run(config: Any) -> Ranking:
 
 def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
     started = time.monotonic()
+    validation.check_fields(config)
     stages = scoring.names(config.stages, STAGES, "config.stages")
-    chosen = scoring.chosen(config.measures, "config.measures")
-    _check(config, stages)
+    settings = scoring.Settings(
+        scoring.chosen(config.measures, "config.measures"),
+        config.measure_options.to_dict(),
+        config.seed,
+        config.num_bootstrap,
+    )
+    scoring.check_settings(settings)
+    validation.check(config, stages, settings)
     if not config.features:
         pool.check(config)
     sweep = finetune.sweep(config.finetune, config.seed)
     task = _precomputed_task(config) if config.features else tasks.load(config.task)
+    if "finetune" in stages:
+        finetune.check(task, sweep)
     known, source = accuracies.known(config.accuracies, task.name)
     this = Run(
         config,
         stages,
-        scoring.Settings(
-            chosen,
-            config.measure_options.to_dict(),
-            config.seed,
-            config.num_bootstrap,
-        ),
+        settings,
         task,
         sweep,
         epath.Path(config.workdir).expanduser() / _safe(task.name),
@@ -127,15 +133,20 @@ def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
         () if config.features or "pretrain" in stages else tuple(pool.members(config)),
     )
     store.check(this.directory)
+    validation.check_same_images(task)
     if set(stages) != {"report"}:
         parallel.together(functools.partial(_claim, this, claimed))
-    _log.info("%s on %s", task.description, parallel.describe_devices())
-    rows = _rows(this)
-    rows = scoring.warn_of_twins(scoring.relative_to_pool(rows, chosen))
+    this, rows = _rows_of_whole_images(this)
+    task = this.task
+    rows = [
+        dataclasses.replace(row, warnings={**task.warnings, **row.warnings})
+        for row in rows
+    ]
+    rows = scoring.compared(rows, settings.measures)
     rows = accuracies.fill_in(rows, known, source)
     ranking = rank(
         task.name,
-        chosen,
+        settings.measures,
         rows,
         task_description=task.description,
         provenance=_provenance(this, time.monotonic() - started),
@@ -238,6 +249,38 @@ def _claim(this: Run, claimed: contextlib.ExitStack) -> None:
         claimed.enter_context(claims.sole(this.directory, shared=shared))
 
 
+def _rows_of_whole_images(this: Run) -> tuple[Run, list[Row]]:
+    """Makes all rows from the same images, those that can be decoded.
+
+    Returns:
+      The run, its task without the others; the rows.
+    """
+    whole = this.task
+    most = this.config.task.get("max_unreadable", splits_lib.MAX_UNREADABLE)
+    look_in: tuple[str, ...] = ()
+    if "finetune" in this.stages:
+        # Training has all processes wait for each other at every step: an image that
+        # one of them cannot decode would be the end of all.
+        look_in = finetune.splits_used(whole, this.sweep)
+    again = False
+    while True:
+        task = readable.leave_out(
+            whole, this.directory / ".images", most, look_in=look_in, again=again
+        )
+        this = dataclasses.replace(this, task=task)
+        _log.info("%s on %s", task.description, parallel.describe_devices())
+        for topic, text in task.warnings.items():
+            _log.warning("%s: %s", topic, text)
+        try:
+            return this, _rows(this)
+        except UnreadableImage as error:
+            if again:
+                # All were decoded a moment ago: it is not the images that are broken.
+                raise
+            _log.warning("%s; looking for all such images", error)
+            look_in, again = (*look_in, "train"), True
+
+
 def _rows(this: Run) -> list[Row]:
     """Takes every checkpoint of the pool through the stages."""
     makers = _precomputed_makers(this) if this.config.features else _makers(this)
@@ -253,8 +296,6 @@ def _rows(this: Run) -> list[Row]:
 
 
 def _makers(this: Run) -> dict[str, Callable[[], Row]]:
-    if "finetune" in this.stages:
-        finetune.check(this.task, this.sweep)
     if "pretrain" in this.stages:
         with _pretraining(this):
             _pretrain(this)
@@ -325,6 +366,9 @@ def _row(this: Run, member: pool.Member, title: str) -> Row:
     """Takes one checkpoint through the stages; what goes wrong becomes the row."""
     try:
         row = _measured(this, member, title)
+    except UnreadableImage:
+        # Of all checkpoints' images, not of this one.
+        raise
     except InputError as error:
         _log.error("%s failed: %s", title, error)
         return Row(member.name, group=member.group, failure=str(error))
@@ -345,10 +389,19 @@ def _measured(this: Run, member: pool.Member, title: str) -> Row:
         multiply_adds=_multiply_adds(backbone.architecture, backbone.image_size),
         feature_dim=backbone.feature_dim,
         image_size=backbone.image_size,
+        preprocessing=_preprocessing(this, backbone),
         source_accuracy=member.facts.get("source_accuracy"),
     )
     row = _with_scores(this, directory, backbone, member.facts, row, title)
     return _with_accuracy(this, directory, backbone, row, title)
+
+
+def _preprocessing(this: Run, backbone: backbone_lib.Backbone) -> str:
+    low, high = backbone.input_range
+    told = f"{this.config.preprocess}, values {low:g} to {high:g}"
+    if any(backbone.input_mean):
+        told += " less " + ", ".join(f"{value:g}" for value in backbone.input_mean)
+    return told
 
 
 @functools.cache
@@ -364,6 +417,7 @@ def _precomputed_row(this: Run, name: str, path: epath.Path, title: str) -> Row:
     group = ", ".join(neucrab.groups_of(name))
     try:
         found = precomputed.load(path)
+        scoring.check(found.features, found.labels, found.logits, str(path))
         row = Row(
             name,
             architecture=found.architecture,
@@ -509,36 +563,6 @@ def _tell(title: str, what: str, computed: bool, seconds: float) -> None:
     _log.info("%s: %s %s", title, what, how)
 
 
-def _check(config: Any, stages: tuple[str, ...]) -> None:
-    """Refuses what would only fail after long work."""
-    if config.preprocess not in preprocess_lib.names():
-        raise InputError(
-            f"Unknown preprocessing {config.preprocess!r}",
-            where="config.preprocess",
-            expected="one of " + ", ".join(preprocess_lib.names()),
-        )
-    features.compute_dtype(config.dtype)
-    if config.features and {"pretrain", "finetune"} & set(stages):
-        raise InputError(
-            "Features alone cannot be fine-tuned",
-            where="config.stages",
-            expected="score, report",
-            found=", ".join(stages),
-        )
-    if "pretrain" in stages and config.get("pretrain") is None:
-        raise InputError(
-            "The stage `pretrain` has no settings",
-            where="config.pretrain",
-            mend="leave `pretrain` out of config.stages, or start from configs/demo.py",
-        )
-    if config.batch_size < 1:
-        raise InputError(
-            "A count must be at least 1",
-            where="config.batch_size",
-            found=str(config.batch_size),
-        )
-
-
 def _safe(name: str) -> str:
     """A task's name as one directory's name."""
     kept = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).strip(".")
@@ -546,6 +570,11 @@ def _safe(name: str) -> str:
 
 
 def _provenance(this: Run, seconds: float) -> dict[str, Any]:
+    left_out = {
+        split.name: dict(split.unreadable)
+        for split in this.task.splits.values()
+        if split.unreadable
+    }
     return {
         "config": this.config.to_dict(),
         "rankckpt_jax": rankckpt_jax.__version__,
@@ -557,5 +586,6 @@ def _provenance(this: Run, seconds: float) -> dict[str, Any]:
         "images": {
             split.name: split.fingerprint for split in this.task.splits.values()
         },
+        **({"images left out": left_out} if left_out else {}),
         "seconds of this run": round(seconds, 1),
     }

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import tempfile
 
 import numpy as np
@@ -69,3 +70,12 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         path = folder / name / "model.ckpt"
         checkpoints.save_slim("mobilenet_v1_025", variables, str(path))
     return folder
+
+
+@pytest.fixture
+def scene(image_folder: pathlib.Path, pool: pathlib.Path, tmp_path: pathlib.Path):
+    """Images of three classes and two checkpoints that a test may break."""
+    from tests.scene import Scene
+
+    shutil.copytree(pool, tmp_path / "pool")
+    return Scene(image_folder, tmp_path / "pool", tmp_path)

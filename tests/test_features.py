@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -128,6 +129,39 @@ def test_the_dtype_follows_the_platform(monkeypatch):
     assert features.compute_dtype("float32") == "float32"
     with pytest.raises(InputError, match=r"config\.dtype"):
         features.compute_dtype("float16")
+
+
+def test_the_manifest_tells_mean_and_spread(pool, split, tmp_path):
+    found, _ = features.get(
+        epath.Path(tmp_path),
+        load(pool, "second"),
+        split,
+        preprocess="vtab",
+        batch_size=8,
+        cache=pipeline.ImageCache(1.0),
+    )
+    told = json.loads((tmp_path / "train" / "manifest.json").read_text())["result"]
+    exact = found.features.astype(np.float64)
+    assert told["count"] == 21 and told["images_left_out"] == {}
+    assert told["mean"] == pytest.approx(exact.mean())
+    assert told["standard_deviation"] == pytest.approx(exact.std())
+    assert told["largest"] == pytest.approx(np.abs(exact).max())
+
+
+def test_features_that_are_equal_for_all_images_are_refused(pool, split, tmp_path):
+    """As those of a network whose last layer gives nothing but zeros."""
+    backbone = load(pool, "second")
+    dead = jax.tree.map(np.zeros_like, backbone.variables)
+    with pytest.raises(InputError, match="the same features for every image"):
+        features.get(
+            epath.Path(tmp_path),
+            dataclasses.replace(backbone, variables=dead),
+            split,
+            preprocess="vtab",
+            batch_size=8,
+            cache=pipeline.ImageCache(1.0),
+        )
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_features_that_are_not_finite_are_refused(pool, split, tmp_path):

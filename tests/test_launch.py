@@ -111,6 +111,27 @@ def test_two_processes_of_two_devices_give_what_one_gives(image_folder, pool, tm
 
 
 @pytest.mark.multiprocess
+def test_processes_leave_out_the_same_images(image_folder, pool, tmp_path):
+    """One meets it in its share; the other would wait for features that never come."""
+    broken = image_folder / "train/blue/1.jpg"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    given = image_folder, pool
+    two = run(pod(*options(*given, tmp_path / "two"), devices=1))
+    assert two.returncode == 0, two.stderr
+    one = run(alone(*options(*given, tmp_path / "one")))
+    assert one.returncode == 0, one.stderr
+    for done in (one, two):
+        assert "1 of 24 images of train cannot be read" in done.stderr
+    expected, values = found(tmp_path / "one"), found(tmp_path / "two")
+    assert values.keys() == expected.keys() and len(values) == 8
+    for name in ("first", "second"):
+        name = f"{name}/features/train/manifest.json"
+        assert len(values[name]["labels"]) == 23
+        for key, array in expected[name].items():
+            np.testing.assert_array_equal(values[name][key], array)
+
+
+@pytest.mark.multiprocess
 def test_when_one_process_is_killed_the_other_says_so(image_folder, pool, tmp_path):
     more = "--config.stages=extract,finetune", "--config.finetune.num_steps=2000"
     given = options(image_folder, pool, tmp_path, *more)

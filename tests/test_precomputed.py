@@ -103,18 +103,6 @@ def test_a_store_is_read_without_its_checkpoints(folder, tmp_path):
     assert [row.checkpoint for row in ranking.failed] == ["a"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"features": "/no/such/place"}, "No features"),
-        ({"stages": "score,finetune,report"}, "fine-tuned"),
-    ],
-)
-def test_bad_input_is_refused_before_any_work(folder, tmp_path, changes, said):
-    with pytest.raises(InputError, match=said):
-        run(folder, tmp_path / "runs", **changes)
-
-
 def test_two_of_one_name_are_refused(folder, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "net0.npz").write_bytes((folder / "net0.npz").read_bytes())

@@ -7,6 +7,7 @@ they are loaded; an archive without a path is fetched here, to see what is in it
 from __future__ import annotations
 
 import collections
+import os
 import re
 from collections.abc import Iterable, Iterator
 
@@ -66,6 +67,7 @@ def find(
             where=str(pattern),
             expected="below it NAME.index and NAME.data-*, as TF-Slim writes; "
             "directories with saved_model.pb; or .keras and .h5 files",
+            found="none of these",
             mend="--config.checkpoints=DIR_OR_GLOB",
         )
     taken: collections.Counter[str] = collections.Counter()
@@ -98,14 +100,20 @@ def _places(part: str) -> Iterable[epath.Path]:
     return sorted(root.glob(below.lstrip("/")), key=str)
 
 
-def _prefixes(place: epath.Path) -> Iterator[str]:
-    """Paths of the checkpoints that a path is, belongs to, or has below it."""
+def _prefixes(place: epath.Path, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Paths of the checkpoints that a path is, belongs to, or has below it.
+
+    Links are followed, but not back to a directory that is being looked through
+    (`above`): each checkpoint in it would be found dozens of times.
+    """
     if hub.is_module(place):
         yield str(place)
         return
     if place.is_dir():
-        for child in place.iterdir():
-            yield from _prefixes(child)
+        here = os.path.realpath(os.fspath(place))
+        if here not in above:
+            for child in place.iterdir():
+                yield from _prefixes(child, above | {here})
         return
     match = tensorflow_files.PART.fullmatch(str(place))
     if match:

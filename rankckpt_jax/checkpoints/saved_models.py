@@ -22,9 +22,8 @@ from etils import epath
 
 from rankckpt_jax.checkpoints import flat_graph as flat_lib
 from rankckpt_jax.checkpoints import signatures, tf1_modules
-from rankckpt_jax.checkpoints import tensorflow_files as files
 from rankckpt_jax.checkpoints.network import Function, Network, Shape
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.lazy_tensorflow import tensorflow
 
 SAVED_MODEL = "saved_model.pb"
@@ -56,7 +55,7 @@ def read(directory: epath.Path | str, signature: str | None = None) -> Network:
             "A SavedModel or module lacks its main file",
             where=where,
             expected=SAVED_MODEL,
-            found=files.some(sorted(path.name for path in place.iterdir())),
+            found=some(sorted(path.name for path in place.iterdir())),
             mend="copy the whole directory, variables/ too",
         )
     tf1_modules.check_format(place)
@@ -67,6 +66,7 @@ def read(directory: epath.Path | str, signature: str | None = None) -> Network:
         raise InputError(
             "A SavedModel cannot be read",
             where=str(file),
+            expected="a whole saved_model.pb",
             found=str(error),
             mend="copy it again; it may be truncated",
         ) from error
@@ -88,7 +88,10 @@ def _read_objects(where: str, signature: str | None) -> Network:
         raise InputError(
             "A SavedModel cannot be loaded",
             where=where,
-            found=str(error).strip().splitlines()[0] if str(error) else "",
+            expected="saved_model.pb and the whole of variables/",
+            found=str(error).strip().splitlines()[0]
+            if str(error).strip()
+            else type(error).__name__,
             mend="copy the whole directory again; if it has operations of its own, "
             "export it without them",
         ) from error

@@ -32,7 +32,7 @@ from etils import epath
 from rankckpt_jax import models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints import tensorflow_files as files
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.models import architecture as architecture_lib
 from rankckpt_jax.models import layers
 
@@ -212,7 +212,8 @@ def recognise(path: epath.Path | str) -> Recognised:
         "No known network has this checkpoint's variables",
         where=prefix,
         expected="a TF-Slim checkpoint of " + ", ".join(models.names()),
-        found=files.some(sorted(found)) or "no variables",
+        found=some(sorted(found)) or "no variables",
+        mend="give the network's own checkpoint, or export it as a SavedModel",
     )
 
 
@@ -276,7 +277,7 @@ def _account_for(
             where=prefix,
             expected=f"{len(wanted)} variables below {network.scope}/",
             found="; ".join(
-                f"{kind}: {files.some(names)}" for kind, names in problems if names
+                f"{kind}: {some(names)}" for kind, names in problems if names
             ),
             mend="give the right architecture; checkpoints.recognise(path) tells it",
         )

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.lazy_tensorflow import tensorflow
 
 PART = re.compile(r"(?P<prefix>.+)\.(index|data-\d+-of-\d+)")
 """Matches the path of a file that belongs to a V2 checkpoint."""
 
-_NAMES_SHOWN = 8
 # What TensorFlow raises besides its own errors where a file is cut short or garbled.
 _READ_ERRORS = (ValueError, RuntimeError, IndexError)
 
@@ -76,11 +75,15 @@ def read(prefix: str, names: Iterable[str]) -> dict[str, np.ndarray]:
                 where=prefix,
                 expected="floating point",
                 found=str(value.dtype),
+                mend="take a checkpoint that a training run wrote",
             )
         if not np.isfinite(value).all():
+            bad = int((~np.isfinite(value)).sum())
             raise InputError(
                 f"Variable {name!r} has NaN or infinite values",
                 where=prefix,
+                expected="finite numbers",
+                found=f"{bad} of {value.size} that are not",
                 mend="take another step of the training run that wrote it",
             )
         values[name] = value.astype(np.float32)
@@ -126,14 +129,6 @@ def fingerprint(prefix: str) -> str:
     return digest.hexdigest()
 
 
-def some(names: Iterable[str]) -> str:
-    """The first of many names, and how many more there are."""
-    names = list(names)
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    more = len(names) - _NAMES_SHOWN
-    return shown + (f" and {more} more" if more > 0 else "")
-
-
 def _reader(prefix: str) -> Any:
     tf = tensorflow()
     if not (epath.Path(prefix + ".index").exists() or epath.Path(prefix).is_file()):
@@ -141,6 +136,7 @@ def _reader(prefix: str) -> Any:
             "A checkpoint's index is missing",
             where=prefix + ".index",
             expected="TensorFlow's V2 format: NAME.index beside NAME.data-*",
+            found=some(sorted(file.name for file in _beside(prefix))) or "nothing",
             mend="copy the .index file too",
         )
     try:
@@ -149,12 +145,17 @@ def _reader(prefix: str) -> Any:
         raise _unreadable(prefix, error) from error
 
 
+def _beside(prefix: str) -> list[epath.Path]:
+    folder = epath.Path(prefix).parent
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
 def _unreadable(prefix: str, error: Exception) -> InputError:
     lines = str(error).strip().splitlines()
     return InputError(
         "A checkpoint cannot be read",
         where=prefix,
         expected="whole .index and .data-* files in TensorFlow's V2 format",
-        found=lines[0] if lines else "",
+        found=lines[0] if lines else type(error).__name__,
         mend="copy it again; it may be truncated",
     )

@@ -20,7 +20,7 @@ from rankckpt_jax.checkpoints import flat_graph as flat_lib
 from rankckpt_jax.checkpoints import signatures
 from rankckpt_jax.checkpoints import tensorflow_files as files
 from rankckpt_jax.checkpoints.network import Function, Network, Shape
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, some
 
 HUB_MODULE = "tfhub_module.pb"
 """The file that makes it a TF-Hub module of TensorFlow 1."""
@@ -79,7 +79,7 @@ def read(where: str, graphs: list[Any], signature: str | None) -> Network:
             raise InputError(
                 "Variables of the graph are not in the module's files",
                 where=prefix,
-                found=f"without {files.some(missing)}",
+                found=f"without {some(missing)}",
                 mend="copy the directory variables/ again",
             )
         stored = files.read_any(prefix, [keys[name] for name in names])

@@ -18,8 +18,9 @@ import numpy as np
 
 from rankckpt_jax import parallel
 from rankckpt_jax.data import preprocess as preprocess_lib
-from rankckpt_jax.data.tasks import Split
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.data import readable
+from rankckpt_jax.data.splits import Split
+from rankckpt_jax.errors import UnreadableImage
 from rankckpt_jax.lazy_tensorflow import tensorflow
 
 
@@ -270,11 +271,12 @@ def _numpy(split: Split, dataset: Any) -> Iterator[Any]:
     try:
         yield from dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
     except tf.errors.InvalidArgumentError as error:
-        raise InputError(
+        raise UnreadableImage(
             "An image cannot be decoded",
             where=f"split {split.name!r}",
-            expected="JPEG, PNG, BMP or GIF files",
-            found=str(error.message).splitlines()[0],
+            expected="JPEG, PNG, BMP or GIF files of at most "
+            f"{preprocess_lib.MAX_MEGAPIXELS} megapixels",
+            found=readable.why(error),
         ) from error
 
 

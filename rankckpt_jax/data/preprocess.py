@@ -7,13 +7,14 @@ in [0, 255] (`resize`). On the device, in JAX, per batch: to the network's own r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, suggest
 from rankckpt_jax.lazy_tensorflow import tensorflow
 
 JPEG_DECODER = "libjpeg INTEGER_ACCURATE"
@@ -24,6 +25,13 @@ to 0.2; the accurate one agrees with other decoders.
 """
 
 
+MAX_MEGAPIXELS = 64
+"""Images of more are not decoded: each would take 3 bytes a pixel in every thread.
+
+A file of a few kilobytes can unfold to gigabytes; no network here sees so much of it.
+"""
+
+
 def decode(data: Any) -> Any:
     """Decodes one encoded image.
 
@@ -31,16 +39,81 @@ def decode(data: Any) -> Any:
       data: Scalar string tensor: a JPEG, PNG, BMP or GIF (first frame) file.
 
     Returns:
-      uint8 [height, width, 3], sRGB in [0, 255]; grey is repeated, alpha dropped.
+      uint8 [height, width, 3], sRGB in [0, 255]; grey is repeated, alpha dropped, 16
+      bits are cut to 8.
+
+    Raises:
+      tf.errors.InvalidArgumentError: When it runs: the file is damaged, of another
+        format, or larger than MAX_MEGAPIXELS.
     """
+    return _decoder()(data)
+
+
+@functools.cache
+def _decoder() -> Callable[[Any], Any]:
+    """`decode`, traced once: a split's images are mapped over anew in every epoch."""
     tf = tensorflow()
+    return tf.function(_decode, input_signature=[tf.TensorSpec([], tf.string)])
+
+
+def _decode(data: Any) -> Any:
+    tf = tensorflow()
+
+    def small(sides: Any, decoded: Callable[[], Any]) -> Any:
+        pixels = tf.reduce_prod(tf.cast(sides, tf.int64))
+        limit = f"an image of more than {MAX_MEGAPIXELS} megapixels"
+        with _asserted(pixels <= MAX_MEGAPIXELS * 1_000_000, limit):
+            return decoded()
+
     image = tf.cond(
         tf.io.is_jpeg(data),
-        lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
+        lambda: small(
+            tf.io.extract_jpeg_shape(data)[:2],
+            lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
+        ),
+        lambda: small(
+            _sides(data),
+            lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
+        ),
     )
     image.set_shape([None, None, 3])
     return image
+
+
+def _sides(data: Any) -> Any:
+    """Width and height as the head of a PNG, GIF or BMP file tells them; int64 [2]."""
+    tf = tensorflow()
+    # What is cut short reads as no pixels at all, and then fails to be decoded.
+    head = tf.strings.join([tf.strings.substr(data, 0, 26), b"\0" * 26])
+
+    def numbers(start: int, kind: Any, little_endian: bool) -> Any:
+        part = tf.strings.substr(head, start, 2 * kind.size)
+        found = tf.io.decode_raw(part, kind, little_endian=little_endian)
+        return tf.abs(tf.cast(found, tf.int64))
+
+    def other() -> Any:
+        with _asserted(tf.constant(False), "not a JPEG, PNG, GIF or BMP file"):
+            return tf.zeros(2, tf.int64)
+
+    def begins(text: bytes) -> Any:
+        return tf.equal(tf.strings.substr(head, 0, len(text)), text)
+
+    return tf.case(
+        [
+            (begins(b"\x89PNG"), lambda: numbers(16, tf.int32, False)),
+            (begins(b"GIF8"), lambda: numbers(6, tf.uint16, True)),
+            (begins(b"BM"), lambda: numbers(18, tf.int32, True)),
+        ],
+        default=other,
+    )
+
+
+def _asserted(condition: Any, otherwise: str) -> Any:
+    """A context whose operations run only where the condition holds."""
+    tf = tensorflow()
+    assertion = tf.debugging.Assert(condition, [otherwise])
+    # None where operations run at once: it has been raised already, or is well.
+    return tf.control_dependencies([] if assertion is None else [assertion])
 
 
 def _vtab(image: Any, size: int) -> Any:
@@ -104,6 +177,8 @@ def resize(image: Any, size: int, preprocess: str) -> Any:
             f"Unknown preprocessing {preprocess!r}",
             where="config.preprocess",
             expected=", ".join(names()),
+            found=str(preprocess),
+            mend=suggest(preprocess, names()),
         )
     tf = tensorflow()
     image = tf.cast(_PREPROCESSES[preprocess](image, size), tf.float32)

@@ -8,10 +8,8 @@ what the measures see; its test images are what a fine-tuned network is judged b
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,66 +17,13 @@ import scipy.ndimage
 
 from rankckpt_jax import store
 from rankckpt_jax.data import preprocess
+from rankckpt_jax.data.folders import from_folder
+from rankckpt_jax.data.splits import MAX_UNREADABLE, Split, Task, array_split
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.lazy_tensorflow import tensorflow
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-
-HELD_OUT_FRACTION = 0.2
-"""Share of each class of `train` that becomes `test` where a folder has no `test`."""
-
 _CANVAS = 48
 """Side in pixels of the images that `from_digits` draws."""
-
-Examples = Callable[[int | None, int, int, int], Any]
-"""(shuffle_seed, process_index, process_count, skip) -> tf.data.Dataset."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """Some of a task's images, in a fixed order.
-
-    Attributes:
-      name: "train", "val" or "test".
-      num_examples: How many images.
-      fingerprint: Digest of which images and labels these are.
-      examples: `examples(shuffle_seed, process_index, process_count, skip)` is a
-        `tf.data.Dataset` of {"image": uint8 [h, w, 3], "label": int32, "index":
-        int64}, one pass over every `process_count`-th example from `process_index`
-        on, in order or, with a seed, shuffled before the division, after skipping
-        `skip` of this process's examples. `index` is the position in the split.
-      subset: `subset(name, rows)` is the split of the examples at these positions; None
-        where examples cannot be picked out, as in a stream.
-    """
-
-    name: str
-    num_examples: int
-    fingerprint: str
-    examples: Examples
-    subset: Callable[[str, np.ndarray], Split] | None = None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Task:
-    """An image classification task.
-
-    Attributes:
-      name: Used as the directory's name in the store.
-      class_names: Class of each label; labels are positions in it.
-      splits: By name: "train" and "test"; where there is one, "val", and "trainval",
-        the images of both "train" and "val".
-      description: One line that says where the images and the splits come from.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    splits: Mapping[str, Split]
-    description: str
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, C."""
-        return len(self.class_names)
 
 
 def load(config: Any) -> Task:
@@ -92,12 +37,26 @@ def load(config: Any) -> Task:
       InputError: None of the three is set, or what they name cannot be used.
     """
     limit = config.get("limit", 0)
+    most = config.get("max_unreadable", MAX_UNREADABLE)
+    for field, value, holds, expected in (
+        ("limit", limit, limit >= 0, "at least 0"),
+        ("max_unreadable", most, 0 <= most <= 1, "a share in [0, 1]"),
+    ):
+        if not holds:
+            raise InputError(
+                "Images cannot be chosen so",
+                where=f"config.task.{field}",
+                expected=expected,
+                found=str(value),
+                mend="leave it out for the default",
+            )
     if config.path:
-        return _limited(from_folder(config.path, name=config.name), limit)
+        task = from_folder(config.path, name=config.name, max_unreadable=most)
+        return _limited(task, limit)
     if config.tfds:
         return from_tfds(
             config.tfds,
-            {name: config[name] for name in ("train", "val", "test") if config[name]},
+            {role: config[role] for role in ("train", "val", "test") if config[role]},
             data_dir=config.data_dir or None,
             name=config.name,
             limit=limit,
@@ -108,71 +67,9 @@ def load(config: Any) -> Task:
         "The config names no images",
         where="config.task",
         expected="one of config.task.path, config.task.tfds, config.task.digits",
+        found="none of them",
         mend="give a folder that holds train/CLASS/*.jpg: --config.task.path=DIR",
     )
-
-
-def from_folder(path: str, name: str = "") -> Task:
-    """Takes images from `path/{train,val,test}/CLASS/*`.
-
-    Without `test`, the images of `val` are tested on; without either, a fifth of each
-    class of `train` is held out, chosen by a hash of the file's name, so that the
-    choice neither depends on the order of files nor changes as files are added.
-
-    Args:
-      path: The folder; a local directory.
-      name: The task's name; by default the folder's.
-
-    Raises:
-      InputError: There is no such folder, no image or only one class in it, or a
-        class of one split that is not a class of `train`.
-    """
-    root = pathlib.Path(path).expanduser()
-    if not (root / "train").is_dir():
-        raise InputError(
-            "No training images",
-            where=str(root / "train"),
-            expected="a folder that holds train/CLASS/*.jpg",
-            found="no such folder" if not root.exists() else _listing(root),
-            mend="make one sub-folder of `train` per class, with its images inside",
-        )
-    files = {
-        split: _images_by_class(root / split)
-        for split in ("train", "val", "test")
-        if (root / split).is_dir()
-    }
-    classes = tuple(sorted(files["train"]))
-    if len(classes) < 2:
-        raise InputError(
-            "A classification task needs at least two classes",
-            where=str(root / "train"),
-            found=f"{len(classes)} folder(s) with images: {', '.join(classes) or '-'}",
-        )
-    for split, by_class in files.items():
-        if unknown := sorted(by_class.keys() - set(classes)):
-            raise InputError(
-                f"Classes of {split!r} that have no training images",
-                where=str(root / split),
-                expected="only classes that `train` has",
-                found=", ".join(unknown),
-            )
-    origin = f"folder {root}"
-    if "test" not in files and "val" in files:
-        files["test"] = files.pop("val")
-        origin += ", its val images as test"
-    elif "test" not in files:
-        files["train"], files["test"] = _hold_out(files["train"])
-        origin += f", {HELD_OUT_FRACTION:.0%} of train held out as test"
-    splits = {
-        split: _folder_split(root, split, by_class, classes)
-        for split, by_class in files.items()
-    }
-    described = _describe(origin, classes, splits)
-    if "val" in files:
-        train, val = files["train"], files["val"]
-        both = {name: train[name] + val.get(name, []) for name in train}
-        splits["trainval"] = _folder_split(root, "trainval", both, classes)
-    return Task(name or root.resolve().name, classes, splits, described)
 
 
 def from_tfds(
@@ -192,8 +89,17 @@ def from_tfds(
       limit: Only the first so many images of each split; 0 for all.
 
     Raises:
-      InputError: The data set is neither prepared on this machine nor to be had.
+      InputError: The data set is neither prepared on this machine nor to be had, is
+        not one of labelled images, or has no such split.
     """
+    if "train" not in splits:
+        raise InputError(
+            "No training images are named",
+            where="config.task.train",
+            expected="a TFDS split expression",
+            found="nothing",
+            mend="such as --config.task.train='train[:90%]'",
+        )
     tensorflow()
     import tensorflow_datasets as tfds
 
@@ -204,6 +110,7 @@ def from_tfds(
         raise InputError(
             f"TFDS cannot provide {dataset!r}",
             where="config.task.tfds",
+            expected="a data set that is prepared here, or can be downloaded",
             found=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             if str(error).strip()
             else type(error).__name__,
@@ -211,7 +118,7 @@ def from_tfds(
             f"{data_dir or '~/tensorflow_datasets'} (config.task.data_dir), or give "
             "the images as a folder: --config.task.path=DIR",
         ) from error
-    classes = tuple(builder.info.features["label"].names)
+    classes = _classes(dataset, builder.info.features)
     built = {
         role: _tfds_split(builder, role, expression, limit)
         for role, expression in splits.items()
@@ -219,11 +126,23 @@ def from_tfds(
     origin = f"TFDS {builder.info.full_name}, " + ", ".join(
         f"{role} = {expression}" for role, expression in splits.items()
     )
-    described = _describe(origin, classes, built)
     if "val" in splits:
         both = f"{splits['train']}+{splits['val']}"
         built["trainval"] = _tfds_split(builder, "trainval", both, limit)
-    return Task(name or builder.name, classes, built, described)
+    notes = {}
+    learnt = " + ".join(splits[role] for role in ("train", "val") if role in splits)
+    if "test" in splits and not limit:
+        shared = sum(
+            _overlap(builder, splits["test"], splits[role])
+            for role in ("train", "val")
+            if role in splits
+        )
+        if shared:
+            notes["splits"] = (
+                f"{shared} of {built['test'].num_examples} test images are training "
+                f"images too, so accuracies are too high: {splits['test']} and {learnt}"
+            )
+    return Task(name or builder.name, classes, built, origin, notes)
 
 
 def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Task:
@@ -238,7 +157,18 @@ def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Tas
       digits: Which of 0 to 9 are the classes.
       name: The task's name.
       drawings: How often each digit of `train` is drawn.
+
+    Raises:
+      InputError: They are not two or more different digits.
     """
+    if len(digits) < 2 or sorted(set(digits)) != sorted(set(digits) & set(range(10))):
+        raise InputError(
+            "Two or more digits are needed to tell apart",
+            where="config.task.digits",
+            expected="different whole numbers from 0 to 9, such as (0, 1, 2)",
+            found=str(digits),
+            mend="--config.task.digits='(0, 1, 2)'",
+        )
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -260,12 +190,8 @@ def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Tas
         drawn = np.stack([_draw(images[row], random) for row in rows])
         splits[split] = array_split(split, drawn, labels)
     classes = tuple(str(digit) for digit in digits)
-    return Task(
-        name or "digits",
-        classes,
-        splits,
-        _describe("scikit-learn's handwritten digits", classes, splits),
-    )
+    origin = "scikit-learn's handwritten digits"
+    return Task(name or "digits", classes, splits, origin)
 
 
 def _draw(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -278,33 +204,6 @@ def _draw(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     canvas = np.zeros((_CANVAS, _CANVAS), np.uint8)
     canvas[top : top + size, left : left + size] = np.rint(drawn.clip(0, 255))
     return np.repeat(canvas[..., None], 3, axis=-1)
-
-
-def array_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
-    """Makes a split of images in memory.
-
-    Args:
-      name: "train", "val" or "test".
-      images: uint8 [N, H, W, 3].
-      labels: int [N].
-    """
-    labels = np.asarray(labels, np.int32)
-
-    def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
-        tf = tensorflow()
-        order = _order(len(labels), seed)[index::count][skip:]
-        return tf.data.Dataset.from_tensor_slices(order).map(
-            lambda i: {"image": tf.gather(images, i), "label": labels_of(i), "index": i}
-        )
-
-    def labels_of(i: Any) -> Any:
-        return tensorflow().gather(labels, i)
-
-    def subset(name: str, rows: np.ndarray) -> Split:
-        return array_split(name, images[rows], labels[rows])
-
-    fingerprint = store.digest(images.tobytes(), labels.tobytes())
-    return Split(name, len(labels), fingerprint, examples, subset)
 
 
 def hold_out(split: Split) -> tuple[Split, Split]:
@@ -344,96 +243,71 @@ def _limited(task: Task, limit: int) -> Task:
         assert split.subset is not None  # Folders and arrays can be picked from.
         order = np.random.default_rng(0).permutation(split.num_examples)
         splits[name] = split.subset(name, np.sort(order[:limit]))
-    described = f"{task.description}, of which at most {limit} a split are taken"
-    return dataclasses.replace(task, splits=splits, description=described)
+    origin = f"{task.origin}, at most {limit} images of a split"
+    return dataclasses.replace(task, splits=splits, origin=origin)
 
 
-def _order(num_examples: int, seed: int | None) -> np.ndarray:
-    if seed is None:
-        return np.arange(num_examples)
-    return np.random.default_rng(seed).permutation(num_examples)
+def _classes(dataset: str, features: Any) -> tuple[str, ...]:
+    """Names of the classes of a TFDS data set of labelled images."""
+    known = dict(features.items())
+    names = getattr(known.get("label"), "names", None)
+    if "image" not in known or names is None:
+        raise InputError(
+            "A TFDS data set is not one of images with one class each",
+            where="config.task.tfds",
+            expected="the features `image` and `label`, a class",
+            found=f"{dataset} with " + ", ".join(sorted(known)),
+            mend="give the images as a folder: --config.task.path=DIR",
+        )
+    return tuple(names)
 
 
-def _images_by_class(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """Image files of each sub-folder that has any, sorted by their path."""
-    found = {}
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith("."):
-            images = sorted(
-                path
-                for path in child.rglob("*")
-                if path.suffix.lower() in IMAGE_SUFFIXES and not _hidden(path, child)
+def _overlap(builder: Any, first: str, second: str) -> int:
+    """How many examples two split expressions have in common."""
+
+    def ranges(expression: str) -> list[tuple[str, int, int]]:
+        return [
+            (
+                part.filename,
+                part.skip,
+                # Older releases write -1 for all that follow.
+                part.skip + part.take if part.take >= 0 else part.examples_in_shard,
             )
-            if images:
-                found[child.name] = images
-    return found
+            for part in builder.info.splits[expression].file_instructions
+        ]
+
+    return sum(
+        max(0, min(end, other_end) - max(start, other_start))
+        for file, start, end in ranges(first)
+        for other, other_start, other_end in ranges(second)
+        if file == other
+    )
 
 
-def _hidden(path: pathlib.Path, root: pathlib.Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _hold_out(
-    by_class: Mapping[str, list[pathlib.Path]],
-) -> tuple[dict[str, list[pathlib.Path]], dict[str, list[pathlib.Path]]]:
-    train, test = {}, {}
-    for name, files in by_class.items():
-        ordered = sorted(
-            files, key=lambda file: hashlib.sha256(file.name.encode()).digest()
-        )
-        held = min(len(files) - 1, math.ceil(HELD_OUT_FRACTION * len(files)))
-        test[name] = sorted(ordered[:held])
-        train[name] = sorted(ordered[held:])
-    return train, {name: files for name, files in test.items() if files}
-
-
-def _folder_split(
-    root: pathlib.Path,
+def _tfds_split(
+    builder: Any,
     name: str,
-    by_class: Mapping[str, list[pathlib.Path]],
-    classes: Sequence[str],
+    expression: str,
+    limit: int,
+    left_out: Mapping[int, str] | None = None,
 ) -> Split:
-    label_of = {class_name: label for label, class_name in enumerate(classes)}
-    pairs = [(f, label_of[c]) for c, files in by_class.items() for f in files]
-    return _files_split(root, name, pairs)
-
-
-def _files_split(
-    root: pathlib.Path, name: str, pairs: Sequence[tuple[pathlib.Path, int]]
-) -> Split:
-    paths = np.asarray([str(file) for file, _ in pairs], dtype=object)
-    labels = np.asarray([label for _, label in pairs], np.int32)
-    described = [
-        f"{file.relative_to(root)}\0{file.stat().st_size}\0{label}"
-        for file, label in pairs
-    ]
-
-    def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
-        tf = tensorflow()
-        order = _order(len(labels), seed)[index::count][skip:]
-        return tf.data.Dataset.from_tensor_slices(
-            {"path": paths[order].astype(str), "label": labels[order], "index": order}
-        ).map(
-            lambda example: {
-                "image": preprocess.decode(tf.io.read_file(example["path"])),
-                "label": example["label"],
-                "index": example["index"],
-            },
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-
-    def subset(name: str, rows: np.ndarray) -> Split:
-        return _files_split(root, name, [pairs[row] for row in rows])
-
-    return Split(name, len(labels), store.digest(*described), examples, subset)
-
-
-def _tfds_split(builder: Any, name: str, expression: str, limit: int) -> Split:
     import tensorflow_datasets as tfds
 
-    num_examples = builder.info.splits[expression].num_examples
-    num_examples = min(num_examples, limit or num_examples)
-    fingerprint = store.digest(builder.info.full_name, expression, str(num_examples))
+    try:
+        stored = builder.info.splits[expression].num_examples
+    except (KeyError, ValueError, AssertionError) as error:
+        raise InputError(
+            "A TFDS data set has no such split",
+            where=f"config.task.{name}",
+            expected="an expression over " + ", ".join(builder.info.splits),
+            found=expression,
+            mend="such as --config.task.train='train[:90%]'",
+        ) from error
+    stored = min(stored, limit or stored)
+    reasons = dict(left_out or {})
+    num_examples = stored - len(reasons)
+    described = [builder.info.full_name, expression, str(stored)]
+    described += [str(position) for position in sorted(reasons)]
 
     def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
         tf = tensorflow()
@@ -443,7 +317,11 @@ def _tfds_split(builder: Any, name: str, expression: str, limit: int) -> Split:
             decoders={"image": tfds.decode.SkipDecoding()},
             shuffle_files=False,
         )
-        dataset = dataset.take(num_examples).enumerate()
+        dataset = dataset.take(stored).enumerate()
+        if reasons:
+            absent = tf.constant(sorted(reasons), tf.int64)
+            dataset = dataset.filter(lambda i, _: tf.reduce_all(i != absent))
+            dataset = dataset.map(lambda _, example: example).enumerate()
         if seed is not None:
             buffer = min(num_examples, 16_384)
             dataset = dataset.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
@@ -460,15 +338,16 @@ def _tfds_split(builder: Any, name: str, expression: str, limit: int) -> Split:
             )
         )
 
-    return Split(name, num_examples, fingerprint, examples)
+    def without(more: Mapping[int, str]) -> Split:
+        kept = [i for i in range(stored) if i not in reasons]
+        found = {kept[position]: why for position, why in more.items()}
+        return _tfds_split(builder, name, expression, limit, {**reasons, **found})
 
-
-def _describe(origin: str, classes: Sequence[str], splits: Mapping[str, Split]) -> str:
-    counts = ", ".join(f"{s.num_examples} {name}" for name, s in splits.items())
-    return f"{origin}: {len(classes)} classes, {counts} images"
-
-
-def _listing(folder: pathlib.Path) -> str:
-    names = sorted(child.name for child in folder.iterdir())
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"a folder that holds {shown}" if names else "an empty folder"
+    return Split(
+        name,
+        num_examples,
+        store.digest(*described),
+        examples,
+        without=without,
+        unreadable={f"{expression}, example {i}": why for i, why in reasons.items()},
+    )

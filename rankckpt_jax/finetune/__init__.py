@@ -7,7 +7,7 @@ as data, `step` the compiled step, `loop` the steps of a run, `grid` a sweep's r
 the store.
 """
 
-from rankckpt_jax.finetune.grid import Outcome, Run, check, get
+from rankckpt_jax.finetune.grid import Outcome, Run, check, get, splits_used
 from rankckpt_jax.finetune.loop import Trained, evaluate, train
 from rankckpt_jax.finetune.recipes import SWEEPS, Recipe, Sweep, schedule, single, sweep
 from rankckpt_jax.finetune.step import State, initial_state
@@ -26,6 +26,7 @@ __all__ = [
     "initial_state",
     "schedule",
     "single",
+    "splits_used",
     "sweep",
     "train",
 ]

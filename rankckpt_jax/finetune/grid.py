@@ -26,6 +26,7 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.tasks import Split, Task
+from rankckpt_jax.errors import InputError
 from rankckpt_jax.finetune import loop, metrics, probe, recipes, saves, unfold
 from rankckpt_jax.finetune import step as step_lib
 from rankckpt_jax.finetune.recipes import Recipe, Sweep
@@ -146,12 +147,30 @@ def divide(task: Task, sweep: Sweep) -> Splits:
     return Splits(kept, held, test, final)
 
 
+def splits_used(task: Task, sweep: Sweep) -> tuple[str, ...]:
+    """Names of the task's splits that a sweep reads images of."""
+    found = divide(task, sweep)
+    used = [found.train, found.judge, found.test, found.final]
+    # What is held out of a split is named after it.
+    names = {split.name.partition("_")[0] for split in used if split is not None}
+    return tuple(name for name in task.splits if name in names)
+
+
 def check(task: Task, sweep: Sweep) -> None:
     """Refuses a sweep that does not suit the task or the devices, before long work.
 
     Raises:
       InputError: It does not.
     """
+    if "test" not in task.splits or not task.splits["test"].num_examples:
+        raise InputError(
+            "There are no test images to measure accuracy on",
+            where="config.task",
+            expected="a folder `test` with images, or classes of several images each, "
+            "of which some are held out; of TFDS, config.task.test",
+            found=task.description,
+            mend="add some, or leave `finetune` out of config.stages",
+        )
     divide(task, sweep)
     step_lib.check_batch(sweep.recipe.batch_size, sweep.recipe.accumulate)
 

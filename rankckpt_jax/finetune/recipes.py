@@ -7,7 +7,6 @@ those who want an answer today. Any field of either can be overridden from a con
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, suggest
 
 SCHEDULES = ("piecewise", "cosine", "constant")
 """What the learning rate may do after its warm-up."""
@@ -183,12 +182,12 @@ def sweep(settings: Mapping[str, Any], seed: int) -> Sweep:
     given = {key: value for key, value in settings.items() if value is not None}
     name = given.pop("recipe", "vtab_1k")
     if name not in SWEEPS:
-        nearest = difflib.get_close_matches(str(name), SWEEPS, n=1)
         raise InputError(
             f"Unknown recipe {name!r}",
             where="config.finetune.recipe",
             expected="one of " + ", ".join(SWEEPS),
-            mend=f"did you mean {nearest[0]!r}?" if nearest else "",
+            found=str(name),
+            mend=suggest(name, SWEEPS),
         )
     base = SWEEPS[name]
     rates = _several(given.pop("learning_rate", base.learning_rates), float)
@@ -204,6 +203,7 @@ def sweep(settings: Mapping[str, Any], seed: int) -> Sweep:
             where="config.finetune",
             expected="some of " + ", ".join(sorted(known)),
             found=", ".join(unknown),
+            mend=suggest(unknown[0], known),
         )
     recipe = dataclasses.replace(
         base.recipe,
@@ -273,6 +273,7 @@ def check(sweep: Sweep) -> None:
                 where=f"config.finetune.{field}",
                 expected=expected,
                 found=str(found),
+                mend="leave it out for the recipe's",
             )
 
 
@@ -305,10 +306,15 @@ def _schedule(recipe: Recipe) -> optax.Schedule:
 
 def _several(given: Any, kind: type) -> tuple[Any, ...]:
     values = given if isinstance(given, Sequence) else (given,)
-    if not values or isinstance(given, str):
-        raise InputError(
-            "Fine-tuning needs a number, or several",
-            where="config.finetune.learning_rate and config.finetune.num_steps",
-            found=repr(given),
-        )
-    return tuple(kind(value) for value in values)
+    try:
+        if values and not isinstance(given, str):
+            return tuple(kind(value) for value in values)
+    except (TypeError, ValueError):
+        pass
+    raise InputError(
+        "Fine-tuning needs a number, or several",
+        where="config.finetune.learning_rate and config.finetune.num_steps",
+        expected="one number, or several: 0.1,0.01",
+        found=repr(given),
+        mend="leave it out for the recipe's",
+    )

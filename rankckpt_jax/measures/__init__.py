@@ -36,6 +36,7 @@ from rankckpt_jax.measures import (
 from rankckpt_jax.measures.registry import (
     Inputs,
     Result,
+    check_options,
     combine,
     compute,
     compute_all,
@@ -51,6 +52,7 @@ __all__ = [
     "Inputs",
     "Result",
     "baselines",
+    "check_options",
     "combine",
     "compute",
     "compute_all",

@@ -18,6 +18,7 @@ accuracies. No image decides them: a resample has the same score.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.registry import Result, register
 
 
-@register("num_parameters")
+@register("num_parameters", bounds=(0.0, math.inf))
 def num_parameters(
     features: jax.Array, labels: jax.Array, num_classes: int, facts: Mapping[str, Any]
 ) -> Result:
@@ -38,14 +39,14 @@ def num_parameters(
     return _certain(float(np.log10(_known(facts, "num_parameters"))))
 
 
-@register("feature_dim")
+@register("feature_dim", bounds=(1.0, math.inf))
 def feature_dim(features: jax.Array, labels: jax.Array, num_classes: int) -> Result:
     """D, the width of the features [N, D]."""
     del labels, num_classes
     return _certain(float(features.shape[1]))
 
 
-@register("early_stopping")
+@register("early_stopping", bounds=(0.0, 1.0))
 def early_stopping(
     features: jax.Array, labels: jax.Array, num_classes: int, facts: Mapping[str, Any]
 ) -> Result:
@@ -54,7 +55,7 @@ def early_stopping(
     return _certain(float(_known(facts, "early_stop_accuracy")))
 
 
-@register("source_accuracy")
+@register("source_accuracy", bounds=(0.0, 100.0))
 def source_accuracy(
     features: jax.Array, labels: jax.Array, num_classes: int, facts: Mapping[str, Any]
 ) -> Result:

@@ -53,7 +53,37 @@ def _bounds(options: Mapping[str, Any]) -> tuple[float, float]:
     return (0.0, 1.0) if options.get("variant") == "sfda" else (-math.inf, 0.0)
 
 
-@register("nleep", bounds=_bounds)
+def _check(options: Mapping[str, Any]) -> None:
+    variant, energy = options.get("variant", "paper"), options.get("energy", 0.8)
+    rules = [
+        (
+            f"Unknown variant of NLEEP {variant!r}",
+            "variant",
+            variant in VARIANTS,
+            "one of " + ", ".join(VARIANTS),
+        ),
+        (
+            "NLEEP keeps a share of the variance",
+            "energy",
+            0 < energy <= 1,
+            "a value in (0, 1]",
+        ),
+    ]
+    for option in ("components_per_class", "num_restarts", "max_iter"):
+        holds = options.get(option, 1) >= 1
+        rules.append((f"{option} must be at least 1", option, holds, "at least 1"))
+    for what, option, holds, expected in rules:
+        if not holds:
+            raise InputError(
+                what,
+                where=f"measure_options.nleep.{option}",
+                expected=expected,
+                found=repr(options[option]),
+                mend="leave it out for the paper's",
+            )
+
+
+@register("nleep", bounds=_bounds, check=_check)
 def nleep(
     features: jax.Array,
     labels: jax.Array,
@@ -93,12 +123,6 @@ def nleep(
     Raises:
       InputError: There are fewer images than components, or an option is unknown.
     """
-    if variant not in VARIANTS:
-        raise InputError(
-            f"Unknown variant of NLEEP {variant!r}", expected=", ".join(VARIANTS)
-        )
-    if num_restarts < 1:
-        raise InputError("num_restarts must be at least 1", found=f"{num_restarts}")
     points, classes = np.asarray(features), np.asarray(labels)
     if variant == "pactran" and len(points) > _PACTRAN_IMAGES:
         chosen = np.random.default_rng(seed).permutation(len(points))

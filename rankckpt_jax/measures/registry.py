@@ -10,7 +10,6 @@ features [N, D] and labels 0 ... C-1 [N]; and, where its signature names them, `
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import math
 import time
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, suggest
 from rankckpt_jax.measures.statistics import Statistics
 
 
@@ -70,6 +69,7 @@ _REGISTRY: dict[str, Measure] = {}
 _NEED_LOGITS: set[str] = set()
 _COMBINE: dict[str, Combine] = {}
 _BOUNDS: dict[str, Bounds | Callable[[Mapping[str, Any]], Bounds]] = {}
+_CHECKS: dict[str, Callable[[Mapping[str, Any]], None]] = {}
 
 # How far rounding in float32 may carry a score beyond its bounds, relative to their
 # size where that is above 1.
@@ -82,6 +82,7 @@ def register(
     needs_logits: bool = False,
     combine: Combine | None = None,
     bounds: Bounds | Callable[[Mapping[str, Any]], Bounds] = (-math.inf, math.inf),
+    check: Callable[[Mapping[str, Any]], None] = lambda options: None,
 ) -> Callable[[Measure], Measure]:
     """Adds the decorated function as the measure `name`.
 
@@ -92,6 +93,7 @@ def register(
         checkpoints of the `details["terms"]` of each.
       bounds: Scores outside are a defect and are refused; a function of the options
         where they decide it.
+      check: Refuses values of the options, before there are features to look at.
     """
 
     def add(measure: Measure) -> Measure:
@@ -103,6 +105,7 @@ def register(
         if combine is not None:
             _COMBINE[name] = combine
         _BOUNDS[name] = bounds
+        _CHECKS[name] = check
         return measure
 
     return add
@@ -133,6 +136,25 @@ def requires_logits(name: str) -> bool:
     """
     _find(name)
     return name in _NEED_LOGITS
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses options that the measure `name` would refuse, before there are features.
+
+    Raises:
+      InputError: There is no measure of that name, or it has no such option or value.
+    """
+    parameters = inspect.signature(_find(name)).parameters
+    known = [p for p in parameters if p not in _GIVEN]
+    if unknown := sorted(set(options) - set(known)):
+        raise InputError(
+            f"Unknown option of the measure {name!r}: {', '.join(unknown)}",
+            where=f"measure_options.{name}",
+            expected=", ".join(known) or "no options",
+            found=", ".join(unknown),
+            mend=suggest(unknown[0], known),
+        )
+    _CHECKS[name](options)
 
 
 def is_relative(name: str) -> bool:
@@ -184,21 +206,31 @@ def prepare(
     labels: Any,
     logits: Any = None,
     facts: Mapping[str, Any] | None = None,
+    where: str = "",
 ) -> Inputs:
     """Checks what measures are computed from; arguments as for `compute`.
+
+    Args:
+      features: As for `compute`.
+      labels: As for `compute`.
+      logits: As for `compute`.
+      facts: As for `compute`.
+      where: The file that they are from, for an error.
 
     Raises:
       InputError: Shapes do not fit, or values are not finite.
     """
-    features = _matrix("features", features)
-    labels, num_classes = _labels(labels, len(features))
+    features = _matrix("features", features, where)
+    labels, num_classes = _labels(labels, len(features), where)
     if logits is not None:
-        logits = _matrix("logits", logits)
+        logits = _matrix("logits", logits, where)
         if len(logits) != len(features):
             raise InputError(
                 "Features and logits are not of the same images",
-                expected=f"{len(features)} rows of logits",
+                where=where or "logits",
+                expected=f"{len(features)} rows of logits, as of features",
                 found=f"{len(logits)}",
+                mend="take both from the same pass over the images",
             )
     statistics = Statistics(features, labels, num_classes)
     return Inputs(features, labels, logits, num_classes, statistics, dict(facts or {}))
@@ -298,17 +330,13 @@ def compute_prepared(
 ) -> Result:
     """As `compute`, from inputs that several measures share."""
     measure = _find(name)
-    parameters = inspect.signature(measure).parameters
-    known = [p for p in parameters if p not in _GIVEN]
-    if unknown := sorted(set(options) - set(known)):
-        raise InputError(
-            f"Unknown option of the measure {name!r}: {', '.join(unknown)}",
-            expected=", ".join(known) or "no options",
-        )
+    check_options(name, options)
     if name in _NEED_LOGITS and inputs.logits is None:
         raise InputError(
             f"{name} needs the checkpoint's own classifier, and it has none",
             expected="logits [N, source classes]",
+            found="no logits",
+            mend="rank by another measure, such as nleep",
         )
     result = _run(measure, inputs, seed, options)
     if not np.isfinite(result.score):
@@ -394,22 +422,25 @@ def _run(
 
 def _find(name: str) -> Measure:
     if name not in _REGISTRY:
-        nearest = difflib.get_close_matches(name, names(), n=1)
         raise InputError(
             f"Unknown measure {name!r}",
+            where="measures",
             expected=", ".join(names()),
-            mend=f"did you mean {nearest[0]!r}?" if nearest else "",
+            found=name,
+            mend=suggest(name, names()),
         )
     return _REGISTRY[name]
 
 
-def _matrix(what: str, array: Any) -> jax.Array:
+def _matrix(what: str, array: Any, where: str) -> jax.Array:
     array = jnp.asarray(array)
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(
             f"{what} must be a matrix",
+            where=where or what,
             expected="shape [N, D] with N and D of at least 1",
             found=f"shape {list(array.shape)}",
+            mend="pool over positions, so that each image has one vector",
         )
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(jnp.float32)
@@ -417,7 +448,11 @@ def _matrix(what: str, array: Any) -> jax.Array:
     bad = int(_count_not_finite(array))
     if bad:
         raise InputError(
-            f"{what} must be finite", found=f"{bad} NaN or infinite values"
+            f"{what} must be finite",
+            where=where or what,
+            expected="finite numbers",
+            found=f"{bad} NaN or infinite values",
+            mend="look at the weights and the input range of the network they are from",
         )
     return array
 
@@ -427,18 +462,23 @@ def _count_not_finite(array: jax.Array) -> jax.Array:
     return jnp.sum(~jnp.isfinite(array))
 
 
-def _labels(labels: Any, num_examples: int) -> tuple[jax.Array, int]:
+def _labels(labels: Any, num_examples: int, where: str) -> tuple[jax.Array, int]:
     labels = np.asarray(labels)
     if labels.shape != (num_examples,) or labels.dtype.kind not in "iub":
         raise InputError(
             "labels must be one integer per row of the features",
+            where=where or "labels",
             expected=f"integers of shape [{num_examples}]",
             found=f"{labels.dtype} of shape {list(labels.shape)}",
+            mend="take both from the same pass over the images",
         )
     classes, positions = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise InputError(
             "A measure of transfer needs at least two classes",
+            where=where or "labels",
+            expected="two different labels or more",
             found=f"only the label {classes[0]}",
+            mend="give the features of images of every class",
         )
     return jnp.asarray(positions.reshape(-1), jnp.int32), len(classes)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, suggest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +91,12 @@ def get(name: str) -> Architecture:
     for family in _FAMILIES:
         if (architecture := family.resolve(name)) is not None:
             return architecture
-    nearest = difflib.get_close_matches(name, names(), n=1)
     raise InputError(
         f"Unknown architecture {name!r}",
+        where="the name of a network",
         expected=", ".join(names()),
-        mend=f"did you mean {nearest[0]!r}?" if nearest else "",
+        found=name,
+        mend=suggest(name, names()),
     )
 
 

@@ -175,6 +175,7 @@ def _about(row: Row) -> str:
     parts += [neucrab.title(group).partition(":")[0] for group in row.groups]
     if row.image_size is not None:
         parts.append(f"{row.image_size} px")
+    parts.append(printable(row.preprocessing))
     if row.num_parameters is not None:
         parts.append(f"{large(row.num_parameters)} parameters")
     if row.feature_dim is not None:

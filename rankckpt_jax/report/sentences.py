@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from rankckpt_jax import evaluation
+from rankckpt_jax.errors import some
 from rankckpt_jax.ranking import Ranking
 from rankckpt_jax.report.text import (
     count,
@@ -80,12 +81,24 @@ def conclusions(ranking: Ranking) -> tuple[str, ...]:
       ranking: The ranking.
 
     Returns:
-      None to six sentences of plain text, names made printable.
+      None to seven sentences of plain text, names made printable.
     """
-    if len(ranking.ranked) < 2:
+    if not ranking.ranked:
         return ()
+    if len(ranking.ranked) < 2:
+        return (
+            "One checkpoint alone can be compared with nothing: that it is ranked says "
+            "neither that it is good nor that it is bad.",
+        )
     sentences = [_agreement(ranking)]
-    for more in (_range, _better_measure, _better_baseline, _certainty, _narrow_lead):
+    for more in (
+        _ties,
+        _range,
+        _better_measure,
+        _better_baseline,
+        _certainty,
+        _narrow_lead,
+    ):
         sentences += more(ranking)
     return tuple(sentences)
 
@@ -141,6 +154,30 @@ def _agreement(ranking: Ranking) -> str:
         return f"{evidence} is within chance for {name} ({spread} around 0)."
     verb = "agrees with" if tau > 0 else "contradicts"
     return f"{name} {verb} fine-tuning: {evidence} ({spread} around 0)."
+
+
+def _ties(ranking: Ranking) -> list[str]:
+    """Says which of the ranked have one score, so that their order means nothing."""
+    groups: dict[int, list[str]] = {}
+    for row, position in zip(ranking.rows, ranking.positions, strict=True):
+        if position is not None:
+            groups.setdefault(position, []).append(printable(row.checkpoint))
+    tied = {place: names for place, names in groups.items() if len(names) > 1}
+    if not tied:
+        return []
+    measure = printable(ranking.measures[0])
+    if len(groups) == 1:
+        return [
+            f"{measure} tells none of the {len(ranking.ranked)} checkpoints from "
+            "another: their scores are equal, and they stand in the order of their "
+            "names."
+        ]
+    told = "; ".join(
+        f"{some(names, most=4)} (all {ordinal(place)})" for place, names in tied.items()
+    )
+    return [
+        f"{measure} cannot tell these from each other, their scores are equal: {told}."
+    ]
 
 
 def _better_measure(ranking: Ranking) -> list[str]:

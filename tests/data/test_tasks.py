@@ -100,21 +100,6 @@ def test_the_fingerprint_follows_the_files(image_folder):
     assert before["test"].fingerprint == after["test"].fingerprint
 
 
-@pytest.mark.parametrize(
-    ("break_it", "said"),
-    [
-        (lambda f: shutil.rmtree(f), "no such folder"),
-        (lambda f: shutil.rmtree(f / "train"), "a folder that holds test"),
-        (lambda f: [shutil.rmtree(f / "train" / c) for c in ("red", "blue")], "two"),
-        (lambda f: shutil.rmtree(f / "train" / "red"), "red"),
-    ],
-)
-def test_a_folder_that_cannot_be_used_is_refused(image_folder, break_it, said):
-    break_it(image_folder)
-    with pytest.raises(InputError, match=said):
-        tasks.from_folder(str(image_folder))
-
-
 def test_digits_are_real_images_of_the_classes_asked_for():
     task = tasks.from_digits((7, 3))
     train, test = task.splits["train"], task.splits["test"]

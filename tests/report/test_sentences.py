@@ -85,6 +85,26 @@ def test_conclusion_on_a_narrow_lead(spread, narrow):
     assert ("another run could swap them" in said) == narrow
 
 
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([1.0], "One checkpoint alone can be compared with nothing"),
+        ([3.0, 3.0, 3.0], "tells none of the 3 checkpoints from another"),
+        ([4.0, 2.0, 2.0, 1.0], "their scores are equal: ckpt1, ckpt2 (all 2nd)."),
+        (
+            [2.0, 2.0, 1.0, 1.0, 1.0],
+            "ckpt0, ckpt1 (all 1st); ckpt2, ckpt3, ckpt4 (all 3rd).",
+        ),
+    ],
+)
+def test_conclusion_on_what_cannot_be_told(scores, expected):
+    for accuracies in ([None] * len(scores), [0.1 * i for i in range(len(scores))]):
+        result = rank("task", ["nleep"], _rows(scores, accuracies))
+        assert expected in " ".join(sentences.conclusions(result))
+    untied = rank("task", ["nleep"], _rows([2.0, 1.0], [None, None]))
+    assert "equal" not in " ".join(sentences.conclusions(untied))
+
+
 def test_warnings_are_said_once_for_all_they_are_about():
     rows = [
         Row("a", warnings={"task": "classes are missing"}),
