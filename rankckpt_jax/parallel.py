@@ -40,6 +40,11 @@ AXIS = "batch"
 MAPPING = "pmap"
 """How `map_devices` maps: "pmap" or "shard_map"; the results are equal."""
 
+PROGRAMS_KEPT = 32
+"""Compiled functions of a kind that are kept, for as many architectures and image sizes
+as a pool may mix; beyond them the one used least recently gives way, so that memory
+does not grow with the pool."""
+
 EXIT_AGAIN = 75
 """Exit code of a run that was stopped and goes on when started again: EX_TEMPFAIL."""
 

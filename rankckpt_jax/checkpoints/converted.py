@@ -53,12 +53,17 @@ def save(
     order = sorted(flat)
     # As a list: Orbax would take the parts of a path for directories.
     values = [np.asarray(flat[path]) for path in order]
-    with _checkpointer() as checkpointer:
-        checkpointer.save((place / "variables").resolve(), values, force=True)
+    # What a killed run was writing.
+    for left in place.glob("variables.*"):
+        left.rmtree()
+    variables = place / "variables"
+    with store.writing(variables, ValueError, RuntimeError), _checkpointer() as orbax:
+        orbax.save(variables.resolve(), values, force=True)
     result: dict[str, Any] = {
         "paths": [_SEPARATOR.join(path) for path in order],
         "shapes": [list(value.shape) for value in values],
         "dtypes": [str(value.dtype) for value in values],
+        "checksum": store.digest_arrays(values),
         "backbone": _facts(backbone),
         "provenance": dict(provenance),
     }
@@ -78,8 +83,11 @@ def load(
     result = entry.result
     try:
         values = _restore(place / "variables", result)
+        if store.digest_arrays(values) != result["checksum"]:
+            raise ValueError("its variables do not match their checksum")
         graphs = _load_graphs(place, result["graphs"]) if "graphs" in result else None
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # Whatever Orbax and what is below it make of damaged files.
         _log.warning("%s cannot be read (%s): converting again", place, error)
         return None
     paths = [tuple(path.split(_SEPARATOR)) for path in result["paths"]]

@@ -10,6 +10,7 @@ the store.
 from rankckpt_jax.finetune.grid import Outcome, Run, check, get
 from rankckpt_jax.finetune.loop import Trained, evaluate, train
 from rankckpt_jax.finetune.recipes import SWEEPS, Recipe, Sweep, schedule, single, sweep
+from rankckpt_jax.finetune.saves import Saves
 from rankckpt_jax.finetune.step import State, initial_state
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Outcome",
     "Recipe",
     "Run",
+    "Saves",
     "State",
     "Sweep",
     "Trained",

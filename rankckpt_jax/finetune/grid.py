@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 
 # Fields of a recipe that do not change what a run comes to.
 _NO_PART = ("save_every",)
+# Ends the name of the run on all images.
+_FINAL = "_final"
+_METRICS, _STATE = "metrics", "state"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Run:
       seconds: With evaluation, over all processes that contributed; divided evenly
         among runs that shared their steps.
       images: Images trained on, each time counted.
+      metrics: Its CSV file; see `metrics`.
     """
 
     learning_rate: float
@@ -73,6 +77,7 @@ class Run:
     final_loss: float | None
     seconds: float
     images: int
+    metrics: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +227,9 @@ def get(
     }
     found = store.load_result(place / "result.json", wanted)
     if found is not None:
-        return _outcome(found.result), False
+        outcome = _outcome(found.result)
+        _write_metrics(place, outcome, len(sweep.runs))
+        return outcome, False
     if not compute:
         return None, False
     if folded:
@@ -259,8 +266,10 @@ def get(
             num_steps=chosen.num_steps,
         )
         text = f"{description}, on all images"
-        [chosen] = _together(job, (recipe,), splits.final, splits.test, "_final", text)
+        [chosen] = _together(job, (recipe,), splits.final, splits.test, _FINAL, text)
         runs.append(chosen)
+    # Still there where a run was killed after its outcome was known.
+    saves.remove(place / _STATE)
     outcome = Outcome(
         recipe=sweep.name,
         seed=sweep.recipe.seed,
@@ -276,7 +285,15 @@ def get(
         runs=tuple(runs),
     )
     store.save_result(place / "result.json", wanted, dataclasses.asdict(outcome))
+    _write_metrics(place, outcome, len(sweep.runs))
     return outcome, True
+
+
+def _write_metrics(place: epath.Path, outcome: Outcome, num_grid: int) -> None:
+    """Puts right the CSV files that are not what the runs have recorded."""
+    for i, run in enumerate(outcome.runs):
+        name = _name(run) + ("" if i < num_grid else _FINAL)
+        metrics.put_right(place / _METRICS / name, run.metrics)
 
 
 def choose(runs: Sequence[Run]) -> Run:
@@ -340,7 +357,7 @@ def _together(
     if missing:
         left = [cells[i] for i in missing]
         wanted = {"runs": [requests[i] for i in missing]}
-        with contextlib.closing(saves.Saves(job.place / "state", wanted)) as kept:
+        with contextlib.closing(saves.Saves(job.place / _STATE, wanted)) as kept:
             made = _train(job, left, split, judge, suffix, description, kept)
             for i, run in zip(missing, made, strict=True):
                 store.save_result(places[i], requests[i], dataclasses.asdict(run))
@@ -368,7 +385,7 @@ def _train(
     ]
     spent = float(facts.get("seconds", 0.0))
     writers = [
-        metrics.Writer(job.place / "metrics" / (_name(cell) + suffix), first_step)
+        metrics.Writer(job.place / _METRICS / (_name(cell) + suffix), first_step)
         for cell in cells
     ]
     rates = [recipes.schedule(cell) for cell in cells]
@@ -479,6 +496,7 @@ def _made(
         final_loss=None if broken else float(loss),
         seconds=seconds,
         images=steps * recipe.batch_size,
+        metrics=history.csv(),
     )
 
 
@@ -495,7 +513,7 @@ def _fields(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in _NO_PART}
 
 
-def _name(recipe: Recipe) -> str:
+def _name(recipe: Recipe | Run) -> str:
     return f"lr{recipe.learning_rate:g}_steps{recipe.num_steps}"
 
 

@@ -113,7 +113,7 @@ def unfold(
     )
 
 
-@functools.cache
+@functools.lru_cache(maxsize=parallel.PROGRAMS_KEPT)
 def _moments(architecture: str) -> Callable[..., Any]:
     """Compiles a pass that tells what each batch norm is fed.
 

@@ -1,0 +1,236 @@
+"""Runs of the main job to be killed, starved of disk and compared.
+
+A run that starts by itself imports JAX and TensorFlow for seconds. Here one process
+imports them, has no device yet, and forks for each run; what is forked is the command
+line as it is. `python -m tests.faults` is that process.
+
+Two things are set once, for speed alone: the stage `ablate` has fewer points, and what
+is compiled is kept between runs.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+OPTIONS = (
+    "--config.stages=pretrain,extract,score,ablate,finetune,report",
+    "--config.pretrain.stages=(0, 3, 6)",
+    "--config.pretrain.drawings=1",
+    "--config.pretrain.batch_size=16",
+    "--config.image_size=32",
+    "--config.task.limit=40",
+    "--config.measures=nleep,leep,h_score",
+    "--config.measure_options.nleep.num_restarts=1",
+    "--config.finetune.num_steps=8",
+    "--config.finetune.batch_size=8",
+    "--config.finetune.save_every=2",
+)
+"""A small demo: all stages over three checkpoints."""
+
+TASK = "digits_0_to_4"
+
+
+class Forks:
+    """The process that forks, seen from a test."""
+
+    def __init__(self, folder):
+        compiled = {
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            # Compiles in half the time.
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults"],
+            cwd=ROOT,
+            env={**os.environ, **compiled},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._log = folder / "log"
+
+    def run(self, workdir, *options, **limits):
+        """Runs the demo to its end, or to where it is killed.
+
+        Args:
+          workdir: Its work directory.
+          options: Of the command line, after OPTIONS.
+          limits: At most one of `seconds`, after which it is killed; `operation`, the
+            number of the change to the work directory before which it is killed;
+            `before`, a part of the path of a change before which it is killed;
+            `largest_file`, the bytes after which a file takes no more.
+
+        Returns:
+          (exit code, negative for a signal; changes made to the work directory; log)
+        """
+        order = {
+            "options": [*OPTIONS, f"--config.workdir={workdir}", *options],
+            "workdir": str(workdir),
+            "log": str(self._log),
+            "limits": limits,
+        }
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        code = int(self._process.stdout.readline())
+        *lines, last = self._log.read_text().splitlines() or [""]
+        if not last.startswith("operations "):
+            return code, None, "\n".join([*lines, last])
+        return code, int(last.split()[1]), "\n".join(lines)
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+
+
+def results(workdir):
+    """All that a run found out, by file: no times, and no names of directories."""
+    found = {}
+    for path in sorted(pathlib.Path(workdir).rglob("*")):
+        name = str(path.relative_to(workdir))
+        if path.is_dir() or "/.claims/" in name or "tfevents" in name:
+            continue
+        if path.name in ("report.html", "manifest.json") or path.suffix == ".index":
+            found[name] = True
+        elif path.suffix == ".json":
+            found[name] = without_times(json.loads(path.read_text()))
+        elif path.suffix == ".csv":
+            with path.open(newline="") as file:
+                found[name] = without_times(list(csv.DictReader(file)))
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+def without_times(value):
+    """JSON without what was spent on it, and without the checksum over that."""
+    if isinstance(value, list):
+        return [without_times(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    timed = {"checksum", "images_per_second"}
+    return {
+        key: without_times(item)
+        for key, item in value.items()
+        if "seconds" not in key and key not in timed
+    }
+
+
+def whole(workdir):
+    """When each result was written that a later run must not make again."""
+    patterns = "**/scores/**/*.json", "**/finetune/**/*.json", "**/manifest.json"
+    return {
+        path: path.stat().st_mtime_ns
+        for pattern in (*patterns, "pretrained/*/*", "pretrained/pool.json")
+        for path in pathlib.Path(workdir).glob(pattern)
+        if path.name != "state.json" and "state" not in path.parts
+    }
+
+
+def left_behind(workdir):
+    """What nobody will need once a run is complete."""
+    words = ("partial", "probe", "clock", "tmp", "tempstate", "state")
+    return [
+        path
+        for path in pathlib.Path(workdir).rglob("*")
+        if any(word in path.name for word in words)
+        or (".claims" in path.parts and path.is_file())
+    ]
+
+
+def serve():
+    """Forks a run for each line of standard input; answers with its exit code."""
+    import runpy
+
+    # All that a run imports, but for what reads flags.
+    import orbax.checkpoint  # noqa: F401
+    import tensorflow  # noqa: F401
+    from tensorboardX import event_file_writer, summary  # noqa: F401
+
+    from rankckpt_jax import ablation, report, stages  # noqa: F401
+    from rankckpt_jax.report import page  # noqa: F401
+
+    ablation.GRID = {"energy": (0.7, 0.8), "components_per_class": (4, 5)}
+    for line in sys.stdin:
+        order = json.loads(line)
+        output, end = os.pipe()
+        child = os.fork()
+        if not child:
+            # Through a pipe, which no limit on files touches.
+            os.dup2(end, 1)
+            os.dup2(end, 2)
+            os.close(output)
+            os.close(end)
+            sys.argv = ["rankckpt_jax.main", *order["options"]]
+            count = _limit(order["workdir"], **order["limits"])
+            code = 70
+            try:
+                runpy.run_module("rankckpt_jax.main", run_name="__main__")
+            except SystemExit as end:
+                code = end.code
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                with contextlib.suppress(OSError):
+                    print(f"operations {count()}", file=sys.stderr, flush=True)
+                os._exit(code or 0)
+        seconds = order["limits"].get("seconds")
+        if seconds is not None:
+            timer = threading.Timer(seconds, os.kill, (child, signal.SIGKILL))
+            timer.start()
+        os.close(end)
+        with open(output, "rb") as told:
+            pathlib.Path(order["log"]).write_bytes(told.read())
+        _, status = os.waitpid(child, 0)
+        if seconds is not None:
+            timer.cancel()
+            timer.join()
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _limit(workdir, operation=None, before=None, largest_file=None, seconds=None):
+    """Watches, and ends, what changes the work directory; returns its count."""
+    del seconds  # Its clock runs in the parent.
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    done = 0
+
+    def watch(event, arguments):
+        nonlocal done
+        if event == "open":
+            path, _, flags = arguments
+            changes = isinstance(path, str) and bool(
+                flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            )
+        elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+            path, changes = arguments[0], True
+        else:
+            return
+        # Within a directory that is being removed names are relative to it.
+        if (
+            not changes
+            or not str(path).startswith((workdir, "./"))
+            and "/" in str(path)
+        ):
+            return
+        done += 1
+        if done == operation or (before is not None and before in str(path)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    return lambda: done
+
+
+if __name__ == "__main__":
+    serve()
