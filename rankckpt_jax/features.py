@@ -237,7 +237,7 @@ def _lagging(results: Iterator[Any]) -> Iterator[Any]:
     yield from waiting
 
 
-@functools.lru_cache(maxsize=parallel.PROGRAMS_KEPT)
+@parallel.kept
 def _forward(apply: Callable[..., Any]) -> Callable[..., Any]:
     def forward(variables: Any, scaling: Any, images: jax.Array) -> jax.Array:
         NUM_TRACES[hash(apply)] += 1

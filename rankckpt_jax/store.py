@@ -146,6 +146,12 @@ def _machine() -> str:
     return digest(*parts)[:12]
 
 
+def reason(error: Exception) -> str:
+    """The beginning of what a library says; some say it in thousands of letters."""
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return lines[0] if len(lines[0]) < 300 else lines[0][:300] + "..."
+
+
 @contextlib.contextmanager
 def writing(path: epath.Path, *kinds: type[Exception]) -> Iterator[None]:
     """Turns what goes wrong in writing `path` into one `StorageError`.
@@ -162,11 +168,10 @@ def writing(path: epath.Path, *kinds: type[Exception]) -> Iterator[None]:
     except StorageError:
         raise
     except (OSError, *kinds) as error:
-        said = getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
         raise StorageError(
             "A result cannot be written",
             where=str(path),
-            found=said,
+            found=getattr(error, "strerror", None) or reason(error),
             mend="make room, or name another directory with --config.workdir; started "
             "again, the run goes on where it was",
         ) from error

@@ -1,11 +1,9 @@
-"""Runs of the main job to be killed, starved of disk and compared.
+"""A small but complete demo, to be killed, damaged, starved of disk and compared.
 
-A run that starts by itself imports JAX and TensorFlow for seconds. Here one process
+In a test's own process it runs for seconds, once it is compiled. To be killed it needs
+a process, which by itself imports JAX and TensorFlow for seconds. So one process
 imports them, has no device yet, and forks for each run; what is forked is the command
 line as it is. `python -m tests.faults` is that process.
-
-Two things are set once, for speed alone: the stage `ablate` has fewer points, and what
-is compiled is kept between runs.
 """
 
 import contextlib
@@ -13,69 +11,84 @@ import csv
 import json
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
 import threading
 import traceback
 
+from rankckpt_jax.configs import demo
+
 ROOT = pathlib.Path(__file__).parents[1]
 
-OPTIONS = (
-    "--config.stages=pretrain,extract,score,ablate,finetune,report",
-    "--config.pretrain.stages=(0, 3, 6)",
-    "--config.pretrain.drawings=1",
-    "--config.pretrain.batch_size=16",
-    "--config.image_size=32",
-    "--config.task.limit=40",
-    "--config.measures=nleep,leep,h_score",
-    "--config.measure_options.nleep.num_restarts=1",
-    "--config.finetune.num_steps=8",
-    "--config.finetune.batch_size=8",
-    "--config.finetune.save_every=2",
-)
-"""A small demo: all stages over three checkpoints."""
+SMALL = {
+    "stages": "pretrain,extract,score,ablate,finetune,report",
+    "pretrain.stages": (0, 3),
+    "pretrain.drawings": 1,
+    # As in fine-tuning, so that both are one program.
+    "pretrain.batch_size": 8,
+    "image_size": 32,
+    "task.limit": 40,
+    "measures": "h_score,leep",
+    "finetune.num_steps": 6,
+    "finetune.batch_size": 8,
+    "finetune.batch_norm_decay": 0.9,
+    "finetune.save_every": 2,
+}
+"""A small demo over two checkpoints; without NLEEP `ablate` has nothing to do."""
 
-TASK = "digits_0_to_4"
+COMPLETE = {
+    **SMALL,
+    "pretrain.stages": (0, 3, 6),
+    "measures": "nleep,leep,h_score",
+    "measure_options.nleep.num_restarts": 1,
+}
+"""With every stage, over three checkpoints."""
+
+GRID = {"energy": (0.7, 0.8), "components_per_class": (4, 5)}
+"""Of the stage `ablate`, in place of its own: each point is compiled for seconds."""
+
+
+def config(workdir, fields):
+    """The demo's config with other fields."""
+    made = demo.get_config()
+    made.workdir = str(workdir)
+    made.update_from_flattened_dict(fields)
+    return made
 
 
 class Forks:
     """The process that forks, seen from a test."""
 
     def __init__(self, folder):
-        compiled = {
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            # Compiles in half the time.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults"],
             cwd=ROOT,
-            env={**os.environ, **compiled},
+            env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self._log = folder / "log"
 
-    def run(self, workdir, *options, **limits):
+    def run(self, workdir, fields, **limits):
         """Runs the demo to its end, or to where it is killed.
 
         Args:
           workdir: Its work directory.
-          options: Of the command line, after OPTIONS.
+          fields: SMALL or COMPLETE.
           limits: At most one of `seconds`, after which it is killed; `operation`, the
             number of the change to the work directory before which it is killed;
-            `before`, a part of the path of a change before which it is killed;
-            `largest_file`, the bytes after which a file takes no more.
+            `before`, a part of the path of a change before which it is killed.
 
         Returns:
           (exit code, negative for a signal; changes made to the work directory; log)
         """
         order = {
-            "options": [*OPTIONS, f"--config.workdir={workdir}", *options],
+            "options": [
+                f"--config.{name}={value}"
+                for name, value in {**fields, "workdir": workdir}.items()
+            ],
             "workdir": str(workdir),
             "log": str(self._log),
             "limits": limits,
@@ -161,13 +174,12 @@ def serve():
     from rankckpt_jax import ablation, report, stages  # noqa: F401
     from rankckpt_jax.report import page  # noqa: F401
 
-    ablation.GRID = {"energy": (0.7, 0.8), "components_per_class": (4, 5)}
+    ablation.GRID = GRID
     for line in sys.stdin:
         order = json.loads(line)
         output, end = os.pipe()
         child = os.fork()
         if not child:
-            # Through a pipe, which no limit on files touches.
             os.dup2(end, 1)
             os.dup2(end, 2)
             os.close(output)
@@ -199,11 +211,9 @@ def serve():
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def _limit(workdir, operation=None, before=None, largest_file=None, seconds=None):
+def _limit(workdir, operation=None, before=None, seconds=None):
     """Watches, and ends, what changes the work directory; returns its count."""
     del seconds  # Its clock runs in the parent.
-    if largest_file is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     done = 0
 
     def watch(event, arguments):

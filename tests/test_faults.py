@@ -5,20 +5,26 @@ The run is a small but complete demo; see `tests.faults`.
 
 import collections
 import contextlib
+import logging
 import os
 import pathlib
 import random
 import re
+import resource
 import shutil
 import subprocess
+import sys
+import time
 
 import pytest
 
+from rankckpt_jax import ablation, stages
+from rankckpt_jax.errors import StorageError
 from tests import faults
 
 pytestmark = pytest.mark.multiprocess
 
-# Made anew by every run, or told by nobody but TensorBoard.
+# Made anew by every run, or read by TensorBoard alone, which has its own checksums.
 REWRITTEN = ("ranking.csv", "report.html", "events.out.tfevents")
 
 
@@ -30,19 +36,28 @@ def forks(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(forks, tmp_path_factory):
-    """The work directory of a run that nothing happened to."""
-    workdir = tmp_path_factory.mktemp("undisturbed") / "runs"
-    code, _, log = forks.run(workdir)
-    assert code == 0, log
+def grid():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "GRID", faults.GRID)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The work directory of a small run that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("small") / "runs"
+    stages.run(faults.config(workdir, faults.SMALL))
     assert not faults.left_behind(workdir)
     return workdir
 
 
-@pytest.fixture
-def finished(undisturbed, tmp_path):
-    """A copy of it."""
-    return pathlib.Path(shutil.copytree(undisturbed, tmp_path / "runs"))
+@pytest.fixture(scope="module")
+def complete(grid, tmp_path_factory):
+    """That of a run with every stage."""
+    workdir = tmp_path_factory.mktemp("complete") / "runs"
+    stages.run(faults.config(workdir, faults.COMPLETE))
+    assert not faults.left_behind(workdir)
+    return workdir
 
 
 def assert_as_undisturbed(workdir, undisturbed):
@@ -56,14 +71,14 @@ def assert_as_undisturbed(workdir, undisturbed):
 class Victim:
     """One work directory on which runs are killed, and what they are held to."""
 
-    def __init__(self, forks, workdir):
-        self._forks, self.workdir = forks, workdir
+    def __init__(self, forks, workdir, fields):
+        self._forks, self.workdir, self._fields = forks, workdir, fields
         self._known = {}
         self._computed = collections.Counter()
 
     def run(self, **limits):
         """Runs until it is killed, or to its end; returns whether it was killed."""
-        code, _, log = self._forks.run(self.workdir, **limits)
+        code, _, log = self._forks.run(self.workdir, self._fields, **limits)
         assert code in (0, -9), log
         assert "Traceback" not in log
         # What was whole before was not touched.
@@ -78,47 +93,58 @@ class Victim:
 
 
 MOMENTS = (
-    "step_3/",
+    "/.step_3.partial",
     "step_0/features/train/.manifest.json",
     "step_3/scores/.leep.json",
     "step_3/finetune/state/4",
-    "step_6/finetune/.result.json",
+    "step_3/finetune/.result.json",
     "/.ranking.csv",
 )
 """Changes to the work directory, in their order, before which a run is killed."""
 
 
-def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(
-    forks, undisturbed, tmp_path
+@pytest.mark.parametrize(
+    "moments",
+    [MOMENTS[1:4:2], pytest.param(MOMENTS, marks=pytest.mark.slow)],
+    ids=["some", "all"],
+)
+def test_a_run_killed_at_any_stage_ends_as_one_that_was_not(
+    forks, small, tmp_path, moments
 ):
-    victim = Victim(forks, tmp_path / "runs")
-    for moment in MOMENTS:
+    victim = Victim(forks, tmp_path / "runs", faults.SMALL)
+    for moment in moments:
         assert victim.run(before=moment), moment
     assert not victim.run()
-    assert_as_undisturbed(victim.workdir, undisturbed)
+    assert_as_undisturbed(victim.workdir, small)
 
 
 @pytest.mark.slow
-def test_fifty_kills_at_random_moments(forks, undisturbed, tmp_path):
-    """Half of them at a moment of time, half before a change to the work directory."""
+def test_fifty_kills_at_random_moments(forks, complete, tmp_path):
+    """Half of them at a moment of time, half before a change to the work directory.
+
+    Where a run ends before its moment comes, another begins from nothing.
+    """
     draw = random.Random(0)
-    _, changes, _ = forks.run(tmp_path / "counted")
+    start = time.monotonic()
+    _, changes, _ = forks.run(tmp_path / "counted", faults.COMPLETE)
+    seconds = time.monotonic() - start
     kills, runs = 0, 0
     while kills < 50:
         runs += 1
-        victim = Victim(forks, tmp_path / f"runs_{runs}")
+        victim = Victim(forks, tmp_path / f"runs_{runs}", faults.COMPLETE)
         killed = True
         while killed:
-            if kills >= 50:
+            if kills == 50:
                 limits = {}
             elif draw.random() < 0.5:
-                limits = {"seconds": draw.uniform(0.2, 6)}
+                limits = {"seconds": draw.uniform(0.1, seconds / 2)}
             else:
-                limits = {"operation": draw.randint(1, changes // 3)}
+                limits = {"operation": draw.randint(1, changes // 2)}
             killed = victim.run(**limits)
             kills += killed
-            print(runs, kills, limits, killed)
-        assert_as_undisturbed(victim.workdir, undisturbed)
+            # Seen with -s: this takes minutes.
+            print(f"run {runs}, {limits}: {kills} kills" if killed else "complete")
+        assert_as_undisturbed(victim.workdir, complete)
         shutil.rmtree(victim.workdir)
 
 
@@ -146,46 +172,75 @@ def truncate(path, draw):
 
 
 @pytest.mark.parametrize(
-    "damage", [flip, pytest.param(truncate, marks=pytest.mark.slow)]
+    ("damage", "fields"),
+    [
+        (flip, "small"),
+        pytest.param(flip, "complete", marks=pytest.mark.slow),
+        pytest.param(truncate, "complete", marks=pytest.mark.slow),
+    ],
 )
 def test_whatever_file_is_damaged_is_named_and_made_again(
-    forks, undisturbed, finished, damage
+    tmp_path, caplog, damage, fields, request
 ):
+    undisturbed = request.getfixturevalue(fields)
+    config = faults.config(tmp_path / "runs", getattr(faults, fields.upper()))
+    workdir = pathlib.Path(shutil.copytree(undisturbed, config.workdir))
     draw = random.Random(0)
     for damaged in rounds(undisturbed):
         for name in damaged:
-            damage(finished / name, draw)
-        code, _, log = forks.run(finished)
-        assert code == 0, log
-        unnamed = [name for name in damaged if str(finished / name) not in log]
-        assert not unnamed, log
-        assert_as_undisturbed(finished, undisturbed)
-    _, _, log = forks.run(finished)
-    assert "computed" not in log and "again" not in log
+            damage(workdir / name, draw)
+        caplog.clear()
+        stages.run(config)
+        unnamed = [name for name in damaged if str(workdir / name) not in caplog.text]
+        assert not unnamed
+        assert_as_undisturbed(workdir, undisturbed)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        stages.run(config)
+    told = caplog.text.replace("nothing to compute", "")
+    assert "found" in told and "comput" not in told and "again" not in told
 
 
-def assert_refused(log, code, where, reason):
-    """One message that names the place, and nothing beside it."""
-    assert code == 2, log
-    assert log.count("Error: ") == 1 and "Traceback" not in log, log
-    assert re.search(f"where: .*{where}", log) and reason in log, log
+@contextlib.contextmanager
+def files_no_larger_than(size):
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
 
 
-def test_where_files_take_no_more_the_run_ends_with_one_message_and_goes_on_later(
-    forks, undisturbed, tmp_path
+def assert_refused(error, where, reason):
+    """One message that names the place and says what to do."""
+    told = str(error.value)
+    assert re.search(rf"\n  where: .*{re.escape(where)}", told), told
+    assert re.search(rf"\n  found: .*{reason}", told), told
+    assert "\n  to mend: make room" in told and told.count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("largest", "where", "kept"),
+    [
+        (1_000, "model.ckpt", 0),
+        (20_000, "features.npy", 0),
+        (200_000, "step_0/finetune/state", 1),
+    ],
+)
+def test_where_files_take_no_more_the_run_ends_with_one_error_and_goes_on_later(
+    small, tmp_path, largest, where, kept
 ):
-    victim = Victim(forks, tmp_path / "runs")
-    for largest, where, then in (
-        (1_000, "model.ckpt", "step_0/features"),
-        (20_000, "features.npy", "step_0/finetune/state"),
-        (200_000, "step_0/finetune/state", "step_3/features"),
-    ):
-        code, _, log = forks.run(victim.workdir, largest_file=largest)
-        assert_refused(log, code, where, "File too large")
-        assert "\n  to mend: make room" in log
-        assert victim.run(before=then)
-    assert not victim.run()
-    assert_as_undisturbed(victim.workdir, undisturbed)
+    config = faults.config(tmp_path / "runs", faults.SMALL)
+    workdir = pathlib.Path(config.workdir)
+    if where != "model.ckpt":
+        shutil.copytree(small / "pretrained", workdir / "pretrained")
+    with files_no_larger_than(largest), pytest.raises(StorageError) as error:
+        stages.run(config)
+    assert_refused(error, where, "File too large|too large")
+    assert len(list(workdir.glob("*/*/features/train/manifest.json"))) == kept
+    assert not list(workdir.glob("*/*/finetune/result.json"))
+    stages.run(config)
+    assert_as_undisturbed(workdir, small)
 
 
 @contextlib.contextmanager
@@ -203,20 +258,21 @@ def small_disk(place, size):
 
 
 def test_a_full_disk_is_one_message_and_the_run_goes_on_when_there_is_room(
-    forks, undisturbed, tmp_path
+    small, tmp_path
 ):
     disk = tmp_path / "disk"
-    with small_disk(disk, "8m"):
-        (disk / "other").write_bytes(bytes(5_000_000))
-        code, _, log = forks.run(disk / "runs")
-        assert_refused(log, code, str(disk / "runs"), "No space left on device")
+    with small_disk(disk, "16m"):
+        config = faults.config(disk / "runs", faults.SMALL)
+        (disk / "other").write_bytes(bytes(14_000_000))
+        with pytest.raises(StorageError) as error:
+            stages.run(config)
+        assert_refused(error, str(disk / "runs"), "[Nn]o space left|RESOURCE_EXHAUSTED")
         (disk / "other").unlink()
-        code, _, log = forks.run(disk / "runs")
-        assert code == 0, log
-        assert_as_undisturbed(disk / "runs", undisturbed)
+        stages.run(config)
+        assert_as_undisturbed(disk / "runs", small)
 
 
-def test_a_read_only_workdir_is_refused_before_any_work(forks, tmp_path):
+def test_a_read_only_workdir_is_refused_before_any_work(tmp_path):
     workdir = tmp_path / "disk"
     with contextlib.ExitStack() as stack:
         if os.geteuid():
@@ -225,6 +281,10 @@ def test_a_read_only_workdir_is_refused_before_any_work(forks, tmp_path):
             stack.enter_context(small_disk(workdir, "1m"))
             command = ["mount", "-o", "remount,ro", str(workdir)]
             subprocess.run(command, check=True)
-        code, changes, log = forks.run(workdir)
-    assert_refused(log, code, str(workdir), "cannot be written")
-    assert log.count("\n") < 8
+        command = [sys.executable, "-m", "rankckpt_jax.main"]
+        done = subprocess.run(
+            [*command, f"--config.workdir={workdir}"], capture_output=True, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: The work directory cannot be written\n")
+    assert f"where: {workdir}" in done.stderr and done.stderr.count("\n") < 6

@@ -4,9 +4,10 @@ import gc
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
-from rankckpt_jax import features, stages
+from rankckpt_jax import features, parallel, stages
 from rankckpt_jax.configs import default
 from tests.benchmarks import long_run
 
@@ -44,9 +45,18 @@ def test_more_checkpoints_of_a_network_leave_nothing_behind(run):
     assert run(12) == after_two
 
 
-def test_a_forward_pass_that_is_dropped_leaves_no_program(run):
-    run(1)
-    before = programs()
-    features._forward.cache_clear()
-    gc.collect()
-    assert programs() < before
+def test_programs_of_many_architectures_give_way(monkeypatch):
+    monkeypatch.setattr(parallel, "PROGRAMS_KEPT", 3)
+
+    @parallel.kept
+    def scale(factor):
+        return parallel.map_devices(lambda x: factor * x)
+
+    before, after = programs(), []
+    for factor in range(1, 11):
+        (value,) = scale(factor)(np.ones((jax.local_device_count(), 1)))[0]
+        assert value == factor
+        gc.collect()
+        after.append(programs())
+    assert scale(10) is scale(10)
+    assert max(after) <= before + 3

@@ -88,7 +88,8 @@ def load(
         graphs = _load_graphs(place, result["graphs"]) if "graphs" in result else None
     except Exception as error:
         # Whatever Orbax and what is below it make of damaged files.
-        _log.warning("%s cannot be read (%s): converting again", place, error)
+        text = "%s cannot be read (%s): converting again"
+        _log.warning(text, place, store.reason(error))
         return None
     paths = [tuple(path.split(_SEPARATOR)) for path in result["paths"]]
     flat = dict(zip(paths, values, strict=True))

@@ -204,7 +204,7 @@ def _with_decay(step: Any, moved: Any, decay: float) -> tuple[jax.Array, Any]:
     return features, decayed
 
 
-@functools.lru_cache(maxsize=parallel.PROGRAMS_KEPT)
+@parallel.kept
 def _function(graph: graph_lib.Graph, axis_name: str | None) -> Any:
     from rankckpt_jax.checkpoints import jax_operations
 

@@ -99,8 +99,8 @@ class Saves:
             facts, checksum = saved.facts["facts"], saved.facts["checksum"]
         except Exception as error:
             # Whatever Orbax and what is below it make of damaged files.
-            reason = str(error).strip().splitlines() or [repr(error)]
-            _log.warning("%s cannot be read (%s): not used", place, reason[0])
+            text = "%s cannot be read (%s): not used"
+            _log.warning(text, place, store.reason(error))
             return None
         if _checksum(found, facts) != checksum:
             _log.warning("%s does not match its checksum: not used", place)

@@ -151,7 +151,7 @@ def train_step(program: Program) -> Callable[..., tuple[State, jax.Array]]:
     return _train_step(program)
 
 
-@functools.lru_cache(maxsize=parallel.PROGRAMS_KEPT)
+@parallel.kept
 def _train_step(program: Program) -> Callable[..., tuple[State, jax.Array]]:
     def step(
         state: State, scaling: Any, hyper: Hyper, data: Any
@@ -247,7 +247,7 @@ def count_correct(apply: Callable[..., Any], cells: int = 1) -> Callable[..., An
     return _count_correct(apply, cells)
 
 
-@functools.lru_cache(maxsize=parallel.PROGRAMS_KEPT)
+@parallel.kept
 def _count_correct(apply: Callable[..., Any], cells: int) -> Callable[..., Any]:
     def count(state: State, scaling: Any, data: Any) -> tuple[jax.Array, jax.Array]:
         raw, labels, mask = data

@@ -15,7 +15,9 @@ REQUEST = {"images": "abc"}
 
 def state(value):
     params = {"kernel": np.full((40, 30), value, np.float32)}
-    return step.State(params, {"mean": np.float32(value)}, ({"trace": np.ones(5, np.float32)},))
+    return step.State(
+        params, {"mean": np.float32(value)}, ({"trace": np.ones(5, np.float32)},)
+    )
 
 
 @pytest.fixture
