@@ -225,11 +225,15 @@ def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
 
 
 def digest_files(directory: epath.Path) -> dict[str, str]:
-    """SHA-256 of every file in `directory`, by its name."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.glob("*"), key=str)
-    }
+    """SHA-256 of every file below `directory`, by its path relative to that."""
+    found = {}
+    for path in sorted(directory.iterdir(), key=str):
+        if path.is_dir():
+            below = digest_files(path)
+            found |= {f"{path.name}/{name}": below[name] for name in below}
+        else:
+            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 def are_whole(directory: epath.Path, expected: Mapping[str, str]) -> bool:

@@ -52,11 +52,12 @@ def test_programs_of_many_architectures_give_way(monkeypatch):
     def scale(factor):
         return parallel.map_devices(lambda x: factor * x)
 
-    before, after = programs(), []
+    after = []
     for factor in range(1, 11):
         (value,) = scale(factor)(np.ones((jax.local_device_count(), 1)))[0]
         assert value == factor
         gc.collect()
         after.append(programs())
     assert scale(10) is scale(10)
-    assert max(after) <= before + 3
+    # From the first time that they gave way, it is the same over and over.
+    assert after[3:6] == after[6:9] and after[9] == after[3]

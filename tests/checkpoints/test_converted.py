@@ -68,30 +68,22 @@ def test_a_damaged_conversion_is_made_again(graph, tmp_path, caplog):
 
 
 def test_no_bit_of_a_conversion_can_be_flipped_unnoticed(graph, tmp_path, caplog):
-    """Of Orbax's files some bytes say nothing; then what is read is what was stored."""
     first = checkpoints.load_hub(graph, cache=tmp_path)
     (manifest,) = tmp_path.glob("*/converted.json")
     place, stored = manifest.parent, json.loads(manifest.read_text())
     random = np.random.default_rng(0)
-    refused = set()
-    for path in sorted(path for path in place.rglob("*") if path.is_file()):
+    files = [path for path in place.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
         whole = path.read_bytes()
-        for _ in range(4):
-            damaged = bytearray(whole)
-            damaged[random.integers(len(whole))] ^= 1 << random.integers(8)
-            path.write_bytes(damaged)
-            caplog.clear()
-            found = converted.load(place, stored["request"])
-            if found is None:
-                assert str(place) in caplog.text
-                refused.add(path.name)
-            else:
-                _equal(first, found)
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole))] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        caplog.clear()
+        assert converted.load(place, stored["request"]) is None
+        assert path.name in caplog.text
         path.write_bytes(whole)
     _equal(first, converted.load(place, stored["request"]))
-    assert {"converted.json", "evaluation.pb", "manifest.ocdbt"} <= refused
-    largest = max((p for p in place.rglob("*")), key=lambda p: p.stat().st_size)
-    assert largest.name in refused
 
 
 def test_a_changed_module_is_converted_again(tmp_path):
