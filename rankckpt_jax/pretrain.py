@@ -22,6 +22,7 @@ from rankckpt_jax import checkpoints, finetune, models, parallel, store
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data.tasks import Task
+from rankckpt_jax.finetune import saves
 
 _log = logging.getLogger(__name__)
 
@@ -66,11 +67,13 @@ def pool(
     }
     place = directory / "pool.json"
     found = store.load_result(place, wanted)
-    if found is not None and _are_whole(directory, found.result["files"]):
+    if found is not None and _are_whole(directory, found.result.get("files")):
+        # Still there where a run was killed just after the pool was complete.
+        saves.remove(directory / "state")
         return False
     backbone = from_scratch(architecture, image_size, recipe.seed)
     start = finetune.initial_state(backbone, task.num_classes)
-    with contextlib.closing(finetune.Saves(directory / "state", wanted)) as kept:
+    with contextlib.closing(saves.Saves(directory / "state", wanted)) as kept:
         state, first, facts = kept.restore(start)
         files = dict(facts.get("files", {}))
         if not _are_whole(directory, files):
@@ -108,9 +111,10 @@ def pool(
             if parallel.is_main_process():
                 files[name] = _save(architecture, state, directory / name)
             keep(stage, state)
+            kept.wait()
             _log.info("pre-trained to step %d, loss %.3f", stage, loss)
+        store.save_result(place, wanted, {"files": files})
         kept.discard()
-    store.save_result(place, wanted, {"files": files})
     parallel.barrier("a pool is made")
     return True
 
@@ -157,9 +161,16 @@ def _save(
     return store.digest_files(place)
 
 
-def _are_whole(directory: epath.Path, files: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether checkpoints are as they were written; the same on all processes."""
-    whole = not parallel.is_main_process() or all(
-        store.are_whole(directory / name, expected) for name, expected in files.items()
-    )
+def _are_whole(
+    directory: epath.Path, files: Mapping[str, Mapping[str, str]] | None
+) -> bool:
+    """Whether checkpoints are as they were written; the same on all processes.
+
+    Args:
+      directory: The pool's.
+      files: Checksums by checkpoint; None of a pool whose maker kept none.
+    """
+    whole = files is not None
+    if files is not None and parallel.is_main_process():
+        whole = all(store.are_whole(directory / name, files[name]) for name in files)
     return parallel.agree(whole)

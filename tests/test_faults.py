@@ -119,32 +119,37 @@ def test_a_run_killed_at_any_stage_ends_as_one_that_was_not(
 
 
 @pytest.mark.slow
-def test_fifty_kills_at_random_moments(forks, complete, tmp_path):
-    """Half of them at a moment of time, half before a change to the work directory.
+@pytest.mark.parametrize(("name", "kills"), [("small", 25), ("complete", 25)])
+def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
+    forks, tmp_path, name, kills, request
+):
+    """Half of the moments are of time, half before a change to the work directory.
 
     Where a run ends before its moment comes, another begins from nothing.
     """
+    undisturbed = request.getfixturevalue(name)
+    fields = getattr(faults, name.upper())
     draw = random.Random(0)
     start = time.monotonic()
-    _, changes, _ = forks.run(tmp_path / "counted", faults.COMPLETE)
+    _, changes, _ = forks.run(tmp_path / "counted", fields)
     seconds = time.monotonic() - start
-    kills, runs = 0, 0
-    while kills < 50:
+    runs = 0
+    while kills:
         runs += 1
-        victim = Victim(forks, tmp_path / f"runs_{runs}", faults.COMPLETE)
+        victim = Victim(forks, tmp_path / f"runs_{runs}", fields)
         killed = True
         while killed:
-            if kills == 50:
+            if not kills:
                 limits = {}
             elif draw.random() < 0.5:
                 limits = {"seconds": draw.uniform(0.1, seconds / 2)}
             else:
                 limits = {"operation": draw.randint(1, changes // 2)}
             killed = victim.run(**limits)
-            kills += killed
+            kills -= killed
             # Seen with -s: this takes minutes.
-            print(f"run {runs}, {limits}: {kills} kills" if killed else "complete")
-        assert_as_undisturbed(victim.workdir, complete)
+            print(f"run {runs}, {limits}:", "killed" if killed else "complete")
+        assert_as_undisturbed(victim.workdir, undisturbed)
         shutil.rmtree(victim.workdir)
 
 

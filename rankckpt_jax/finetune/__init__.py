@@ -10,7 +10,6 @@ the store.
 from rankckpt_jax.finetune.grid import Outcome, Run, check, get
 from rankckpt_jax.finetune.loop import Trained, evaluate, train
 from rankckpt_jax.finetune.recipes import SWEEPS, Recipe, Sweep, schedule, single, sweep
-from rankckpt_jax.finetune.saves import Saves
 from rankckpt_jax.finetune.step import State, initial_state
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "Outcome",
     "Recipe",
     "Run",
-    "Saves",
     "State",
     "Sweep",
     "Trained",

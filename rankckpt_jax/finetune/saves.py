@@ -140,11 +140,15 @@ class Saves:
             for step in self._manager.all_steps():
                 self._manager.delete(step)
 
-    def discard(self) -> None:
-        """Removes what was saved: the outcome is known."""
+    def wait(self) -> None:
+        """Returns when what was saved last is on disk."""
         if self._manager is not None:
             with self._writing():
                 self._manager.wait_until_finished()
+
+    def discard(self) -> None:
+        """Removes what was saved: the outcome is known."""
+        self.wait()
         remove(self._directory)
 
     def _writing(self) -> Any:
