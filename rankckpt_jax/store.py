@@ -163,11 +163,12 @@ def writing(path: epath.Path, *kinds: type[Exception]) -> Iterator[None]:
     Raises:
       StorageError: It cannot be written.
     """
+    caught: tuple[type[Exception], ...] = (OSError, *kinds)
     try:
         yield
     except StorageError:
         raise
-    except (OSError, *kinds) as error:
+    except caught as error:
         raise StorageError(
             "A result cannot be written",
             where=str(path),
@@ -226,7 +227,7 @@ def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
 
 def digest_files(directory: epath.Path) -> dict[str, str]:
     """SHA-256 of every file below `directory`, by its path relative to that."""
-    found = {}
+    found: dict[str, str] = {}
     for path in sorted(directory.iterdir(), key=str):
         if path.is_dir():
             below = digest_files(path)

@@ -23,10 +23,12 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 SMALL = {
     "stages": "pretrain,extract,score,ablate,finetune,report",
+    # Classes and images a step as in other tests: what these compile serves here.
+    "task.digits": (0, 1, 2),
+    "pretrain.digits": (5, 6, 7),
+    "pretrain.batch_size": 8,
     "pretrain.stages": (0, 3),
     "pretrain.drawings": 1,
-    # As in fine-tuning, so that both are one program.
-    "pretrain.batch_size": 8,
     "image_size": 32,
     "task.limit": 40,
     "measures": "h_score,leep",

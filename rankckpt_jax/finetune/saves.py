@@ -64,7 +64,8 @@ class Saves:
         A save that cannot be read or does not match its checksum is logged and thrown
         away: the one before it is taken, or `state`.
         """
-        step, facts = None, {}
+        step: int | None = None
+        facts: dict[str, Any] = {}
         # Onto the devices in the form that the compiled step expects, whatever the
         # number of devices was when it was saved.
         values = jax.tree.map(np.asarray, tuple(state))
