@@ -156,12 +156,16 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
 def rounds(workdir):
     """The files of a finished run, none of a round beside another of it.
 
-    Of two damaged files in one directory the first may hide the second.
+    Of two damaged files in one directory the first may hide the second. A training
+    run's CSV is written without a word where the run is repeated, so it comes after
+    the outcome; the JSON file of a run is only read where the outcome is damaged.
     """
     directories = collections.defaultdict(list)
-    for path in sorted(pathlib.Path(workdir).rglob("*")):
+    for path in sorted(pathlib.Path(workdir).rglob("*"), reverse=True):
         if path.is_file() and not path.name.startswith(REWRITTEN):
-            directories[path.parent].append(path.relative_to(workdir))
+            place = path.parent
+            place = place.parent if place.name == "metrics" else place
+            directories[place].append(path.relative_to(workdir))
     for i in range(max(map(len, directories.values()))):
         yield [names[i] for names in directories.values() if len(names) > i]
 
