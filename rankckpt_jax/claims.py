@@ -23,7 +23,6 @@ import random
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,53 +124,31 @@ def describe(holder: dict[str, Any]) -> str:
 
 def _myself(shared: bool) -> dict[str, Any]:
     return {
-        "id": uuid.uuid4().hex,
+        "id": store.own_name(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "machine": _machine(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "shared": shared,
         "new": True,
     }
 
 
-def _machine() -> str:
-    """What process numbers are unique in; empty where that cannot be told."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
 def _other(place: epath.Path, mine: epath.Path, shared: bool) -> dict[str, Any] | None:
     """Another living holder who is in the way; files of dead ones are removed."""
     now = mine.stat().mtime
+    store.sweep(place)
     for path in place.glob("*.json"):
         if path.name == mine.name:
             continue
         try:
+            if store.is_gone(path.name) or now - path.stat().mtime > DEAD_AFTER:
+                path.unlink(missing_ok=True)
+                continue
             holder = json.loads(path.read_text())
-            age = now - path.stat().mtime
-        except (OSError, ValueError):
-            # Given up, or being written, just now.
+            if shared and holder["shared"]:
+                continue
+        except (OSError, ValueError, KeyError, TypeError):
+            # Given up just now, or damaged; the next renewal mends that.
             continue
-        if age > DEAD_AFTER or _is_gone(holder):
-            path.unlink(missing_ok=True)
-            # What it may have been writing when it died.
-            (place / f".{path.name}.partial").unlink(missing_ok=True)
-        elif not (shared and holder["shared"]):
-            return holder
+        return holder
     return None
-
-
-def _is_gone(holder: dict[str, Any]) -> bool:
-    if not holder["machine"] or holder["machine"] != _machine():
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False

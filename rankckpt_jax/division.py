@@ -13,7 +13,6 @@ import dataclasses
 import logging
 import random
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -92,7 +91,7 @@ def _claim(directory: epath.Path, name: str, waited_for: set[str]) -> Iterator[b
 
 def _now(directory: epath.Path) -> float:
     """The store's own time, in whole seconds."""
-    probe = directory / f".clock-{uuid.uuid4().hex}"
+    probe = directory / f".clock-{store.own_name()}"
     store.write_text_atomically(probe, "")
     now = probe.stat().mtime
     probe.unlink()

@@ -47,6 +47,14 @@ class UnreadableImage(InputError):
     """
 
 
+class StorageError(InputError):
+    """What was computed cannot be kept: a disk is full, read-only or gone.
+
+    It ends the run, where another `InputError` ends a checkpoint's row: the next
+    checkpoint would fare no better.
+    """
+
+
 class Interrupted(Exception):
     """A run ended early because it was asked to, having saved its state.
 

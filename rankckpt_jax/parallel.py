@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -39,6 +40,10 @@ AXIS = "batch"
 
 MAPPING = "pmap"
 """How `map_devices` maps: "pmap" or "shard_map"; the results are equal."""
+
+PROGRAMS_KEPT = 32
+"""Compiled functions of a kind that are kept: as many as a pool may well mix
+architectures; see `kept`."""
 
 EXIT_AGAIN = 75
 """Exit code of a run that was stopped and goes on when started again: EX_TEMPFAIL."""
@@ -321,6 +326,32 @@ def map_devices(
     """
     mapping = {"pmap": _pmap, "shard_map": _shard_map}[MAPPING]
     return mapping(function, in_axes, out_axes, tuple(donate_argnums))
+
+
+def kept(make: Callable[..., Callable[..., Any]]) -> Any:
+    """`functools.cache` for functions that compile, so that memory stays bounded.
+
+    JAX holds on to whatever pmap has compiled, also where nobody else does; it can only
+    be told to drop everything. This is done after each `PROGRAMS_KEPT` of a kind: what
+    is used again after that is compiled again.
+
+    Args:
+      make: Called as `make(*hashable)`; returns a function that `map_devices` made, or
+        that such functions call.
+    """
+    known: dict[Any, Callable[..., Any]] = {}
+
+    @functools.wraps(make)
+    def get(*key: Any) -> Callable[..., Any]:
+        if key not in known:
+            if len(known) >= PROGRAMS_KEPT:
+                known.clear()
+                jax.clear_caches()
+            known[key] = make(*key)
+        return known[key]
+
+    get.cache_clear = known.clear  # type: ignore[attr-defined]
+    return get
 
 
 def _pmap(

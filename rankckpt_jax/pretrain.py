@@ -7,8 +7,10 @@ steps. The demo ranks such a pool.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from rankckpt_jax import checkpoints, finetune, models, parallel, store
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data.tasks import Task
+from rankckpt_jax.finetune import saves
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ def pool(
     cache: pipeline.ImageCache,
 ) -> bool:
     """Pre-trains and saves one checkpoint per stage, unless they are there already.
+
+    A run that was killed goes on from the last stage that it saved.
 
     Args:
       directory: Receives `step_N/model.ckpt` for each N of `stages`.
@@ -61,34 +66,55 @@ def pool(
         **dataclasses.asdict(recipe),
     }
     place = directory / "pool.json"
-    if store.load_result(place, wanted) is not None:
+    found = store.load_result(place, wanted)
+    if found is not None and _are_whole(directory, found.result.get("files")):
+        # Still there where a run was killed just after the pool was complete.
+        saves.remove(directory / "state")
         return False
     backbone = from_scratch(architecture, image_size, recipe.seed)
-    state = finetune.initial_state(backbone, task.num_classes)
-    first = 0
-    for stage in sorted(stages):
-        state, loss, diverged_at = finetune.train(
-            backbone,
-            state,
-            task.splits["train"],
-            recipe,
-            preprocess=preprocess,
-            cache=cache,
-            first_step=first,
-            last_step=stage,
-            should_stop=lambda step: parallel.should_stop(),
-            description=f"pre-training {architecture} to step {stage}",
-        )
-        if diverged_at >= 0:
-            raise FloatingPointError(
-                f"Pre-training diverged at step {diverged_at}; a lower "
-                "config.pretrain.learning_rate may mend it"
+    start = finetune.initial_state(backbone, task.num_classes)
+    with contextlib.closing(saves.Saves(directory / "state", wanted)) as kept:
+        state, first, facts = kept.restore(start)
+        files = dict(facts.get("files", {}))
+        if not _are_whole(directory, files):
+            kept.forget()
+            state, first, files = start, 0, {}
+
+        def keep(step: int, state: finetune.State) -> None:
+            kept.save(step, state, {"files": files})
+
+        for stage in sorted(stages):
+            name = f"step_{stage}"
+            if name in files:
+                continue
+            description = f"pre-training {architecture} to step {stage}"
+            state, loss, diverged_at = finetune.train(
+                backbone,
+                state,
+                task.splits["train"],
+                recipe,
+                preprocess=preprocess,
+                cache=cache,
+                first_step=first,
+                last_step=stage,
+                on_pause=keep,
+                should_stop=lambda step: parallel.should_stop(),
+                description=description,
             )
-        first = stage
-        if parallel.is_main_process():
-            _save(architecture, state, directory / f"step_{stage}" / "model.ckpt")
-        _log.info("pre-trained to step %d, loss %.3f", stage, loss)
-    store.save_result(place, wanted, {})
+            if diverged_at >= 0:
+                raise FloatingPointError(
+                    f"Pre-training diverged at step {diverged_at}; a lower "
+                    "config.pretrain.learning_rate may mend it"
+                )
+            first = stage
+            files[name] = {}
+            if parallel.is_main_process():
+                files[name] = _save(architecture, state, directory / name)
+            keep(stage, state)
+            kept.wait()
+            _log.info("pre-trained to step %d, loss %.3f", stage, loss)
+        store.save_result(place, wanted, {"files": files})
+        kept.discard()
     parallel.barrier("a pool is made")
     return True
 
@@ -117,7 +143,34 @@ def from_scratch(
     )
 
 
-def _save(architecture: str, state: finetune.State, path: epath.Path) -> None:
+def _save(
+    architecture: str, state: finetune.State, place: epath.Path
+) -> dict[str, str]:
+    """Writes `place/model.ckpt`, all of it or nothing; returns its files' checksums."""
     params = {**state.params["backbone"], "logits": state.params["head"]}
     variables = {"params": params, "batch_stats": state.batch_stats}
-    checkpoints.save_slim(architecture, jax.tree.map(np.asarray, variables), path)
+    # TensorFlow leaves files of random names behind where it is killed.
+    partial = place.parent / f".{place.name}.partial"
+    for directory in (partial, place):
+        if directory.exists():
+            directory.rmtree()
+    checkpoints.save_slim(
+        architecture, jax.tree.map(np.asarray, variables), partial / "model.ckpt"
+    )
+    partial.rename(place)
+    return store.digest_files(place)
+
+
+def _are_whole(
+    directory: epath.Path, files: Mapping[str, Mapping[str, str]] | None
+) -> bool:
+    """Whether checkpoints are as they were written; the same on all processes.
+
+    Args:
+      directory: The pool's.
+      files: Checksums by checkpoint; None of a pool whose maker kept none.
+    """
+    whole = files is not None
+    if files is not None and parallel.is_main_process():
+        whole = all(store.are_whole(directory / name, files[name]) for name in files)
+    return parallel.agree(whole)

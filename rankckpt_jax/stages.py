@@ -50,7 +50,12 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline, readable, tasks
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data import splits as splits_lib
-from rankckpt_jax.errors import InputError, Interrupted, UnreadableImage
+from rankckpt_jax.errors import (
+    InputError,
+    Interrupted,
+    StorageError,
+    UnreadableImage,
+)
 from rankckpt_jax.ranking import Ranking, Row, rank
 
 STAGES = ("pretrain", "extract", "score", "ablate", "finetune", "report")
@@ -97,6 +102,7 @@ def run(config: Any) -> Ranking:
     Raises:
       InputError: The config, the images or the whole pool cannot be used, or another
         run is at work in the same directory; raised before any long work starts.
+      StorageError: The workdir can no longer be written; what was computed is kept.
       Interrupted: The run has been told to end (SIGTERM); what was computed is kept.
     """
     with parallel.stopping_when_told(), contextlib.ExitStack() as claimed:
@@ -366,8 +372,8 @@ def _row(this: Run, member: pool.Member, title: str) -> Row:
     """Takes one checkpoint through the stages; what goes wrong becomes the row."""
     try:
         row = _measured(this, member, title)
-    except UnreadableImage:
-        # Of all checkpoints' images, not of this one.
+    except (StorageError, UnreadableImage):
+        # Of the disk, or of all checkpoints' images: not of this one.
         raise
     except InputError as error:
         _log.error("%s failed: %s", title, error)
@@ -433,6 +439,8 @@ def _precomputed_row(this: Run, name: str, path: epath.Path, title: str) -> Row:
         return _scored(
             this, this.directory / name, found, neucrab.facts_of(name), row, title
         )
+    except StorageError:
+        raise
     except InputError as error:
         _log.error("%s failed: %s", title, error)
         return Row(name, group=group, failure=str(error))

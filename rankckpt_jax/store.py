@@ -9,7 +9,8 @@ Each result carries its *request*: the inputs that decide its value. A result is
 reused when its stored request equals the one at hand and its checksums hold;
 otherwise it is made again and the log says which field differed. Files are written
 under a temporary name and renamed, and a manifest is written after the arrays it
-describes, so a killed run leaves either a whole result or none. Every path is an
+describes, so a killed run leaves either a whole result or none. A disk that takes no
+more ends the run with one `StorageError` that names the file. Every path is an
 `epath.Path`, so a local directory and a `gs://` bucket behave alike.
 
 Several processes use one store, which all of them see. What is in it is decided by
@@ -20,22 +21,30 @@ divided among the processes are written as one file for each process. `save`, `l
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import logging
+import os
+import re
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from rankckpt_jax import parallel
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, StorageError
 
 MANIFEST = "manifest.json"
+
+_OWN_NAME = re.compile(r"(?P<machine>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{32}")
+# After so long a file meant for a moment is taken for left behind, whoever made it.
+_SECONDS_OF_A_LEFTOVER = 600.0
 
 _log = logging.getLogger(__name__)
 
@@ -62,14 +71,16 @@ def check(directory: epath.Path) -> None:
       InputError: It is such.
     """
     directory = epath.Path(directory)
-    probe = directory / f".probe-{parallel.agree(uuid.uuid4().hex)}"
+    probe = directory / f".probe-{parallel.agree(own_name())}"
 
     def write() -> None:
         if not parallel.is_main_process():
             return
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            probe.write_text("")
+            sweep(directory)
+            # Not empty: a full disk takes a name and no content.
+            probe.write_text("written to see whether it can be")
         except OSError as error:
             raise InputError(
                 "The work directory cannot be written",
@@ -94,17 +105,99 @@ def check(directory: epath.Path) -> None:
         )
 
 
+def own_name() -> str:
+    """A name for a file of this process, by which others tell whether it still runs."""
+    return f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex}"
+
+
+def is_gone(name: str) -> bool:
+    """Whether the process whose `own_name` is in `name` ran here and has ended."""
+    found = _OWN_NAME.search(name)
+    if found is None or found["machine"] != _machine():
+        return False
+    try:
+        os.kill(int(found["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def sweep(directory: epath.Path) -> None:
+    """Removes what killed processes left: hidden files that bear an `own_name`."""
+    for path in directory.glob(".*"):
+        if _OWN_NAME.search(path.name) is None:
+            continue
+        # Perhaps removed meanwhile by the one that made it.
+        with contextlib.suppress(OSError):
+            age = time.time() - path.stat().mtime
+            if is_gone(path.name) or age > _SECONDS_OF_A_LEFTOVER:
+                path.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Identity of what process numbers are unique in."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            parts = file.read().strip(), os.readlink("/proc/self/ns/pid")
+    except OSError:
+        parts = str(uuid.getnode()), ""
+    return digest(*parts)[:12]
+
+
+def reason(error: Exception) -> str:
+    """The beginning of what a library says; some say it in thousands of letters."""
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return lines[0] if len(lines[0]) < 300 else lines[0][:300] + "..."
+
+
+@contextlib.contextmanager
+def writing(path: epath.Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Turns what goes wrong in writing `path` into one `StorageError`.
+
+    Args:
+      path: A file or directory.
+      kinds: Errors beside `OSError` by which a library says so.
+
+    Raises:
+      StorageError: It cannot be written.
+    """
+    caught: tuple[type[Exception], ...] = (OSError, *kinds)
+    try:
+        yield
+    except StorageError:
+        raise
+    except caught as error:
+        raise StorageError(
+            "A result cannot be written",
+            where=str(path),
+            found=getattr(error, "strerror", None) or reason(error),
+            mend="make room, or name another directory with --config.workdir; started "
+            "again, the run goes on where it was",
+        ) from error
+
+
 def write_bytes_atomically(path: epath.Path, data: bytes) -> None:
     """Writes `data` to `path` so that a reader sees the old file or the new one.
 
     The temporary name is derived from the final one, so that a write that was
     killed is overwritten by the next instead of being left behind.
+
+    Raises:
+      StorageError: It cannot be written; nothing is left of the attempt.
     """
     path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.partial"
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_text_atomically(path: epath.Path, text: str) -> None:
@@ -122,6 +215,39 @@ def digest(*parts: bytes | str) -> str:
         sha.update(len(data).to_bytes(8, "little"))
         sha.update(data)
     return sha.hexdigest()
+
+
+def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 of the arrays' shapes, types and values, in their order."""
+    parts: list[bytes | str] = []
+    for array in map(np.asarray, arrays):
+        parts += [str((array.shape, array.dtype)), array.tobytes()]
+    return digest(*parts)
+
+
+def digest_files(directory: epath.Path) -> dict[str, str]:
+    """SHA-256 of every file below `directory`, by its path relative to that."""
+    found: dict[str, str] = {}
+    for path in sorted(directory.iterdir(), key=str):
+        if path.is_dir():
+            below = digest_files(path)
+            found |= {f"{path.name}/{name}": below[name] for name in below}
+        else:
+            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def are_whole(directory: epath.Path, expected: Mapping[str, str]) -> bool:
+    """Whether files are as `digest_files` found them; one that is not is logged."""
+    for name, checksum in expected.items():
+        path = directory / name
+        if not path.exists():
+            _log.warning("%s is missing: making it again", path)
+            return False
+        if hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
+            _log.warning("%s does not match its checksum: making it again", path)
+            return False
+    return True
 
 
 def save(
@@ -171,7 +297,8 @@ def save(
     if parallel.is_main_process():
         _write_json(directory / MANIFEST, manifest)
         kept = {part["file"] for parts in manifest["arrays"].values() for part in parts}
-        for path in directory.glob("*.npy"):
+        # Of another number of processes; also what one of them was writing when killed.
+        for path in [*directory.glob("*.npy"), *directory.glob(".*.npy.partial")]:
             if path.name not in kept:
                 path.unlink(missing_ok=True)
     parallel.barrier("a manifest is written")
@@ -283,7 +410,7 @@ def _read_json(path: epath.Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_bytes())
         expected = value.pop("checksum")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         _log.warning("%s cannot be read: making it again", path)
         return None
     if digest(json.dumps(value, indent=1, sort_keys=True)) != expected:

@@ -8,7 +8,7 @@ import time
 import pytest
 from etils import epath
 
-from rankckpt_jax import claims
+from rankckpt_jax import claims, store
 from rankckpt_jax.errors import InputError
 
 
@@ -16,20 +16,19 @@ def files(directory):
     return list((epath.Path(directory) / ".claims").glob("*/*.json"))
 
 
-def another(directory, name="row", **changes):
+def another(directory, name="row", own_name=f"0123456789ab-4711-{'0' * 32}"):
     """The claim of a living process, of another host unless told otherwise."""
     holder = {
-        "id": "other",
+        "id": own_name,
         "host": "elsewhere",
         "pid": 4711,
-        "machine": "",
         "since": "2026-01-01 00:00:00 UTC",
         "shared": False,
         "new": False,
     }
-    path = epath.Path(directory) / ".claims" / name / "other.json"
+    path = epath.Path(directory) / ".claims" / name / f"{own_name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**holder, **changes}))
+    path.write_text(json.dumps(holder))
     return path
 
 
@@ -83,11 +82,16 @@ def test_one_that_is_not_renewed_counts_as_dead(tmp_path):
 def test_a_process_of_this_machine_that_is_gone_is_noticed_at_once(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    path = another(tmp_path, pid=gone.pid, machine=claims._machine())
+    machine, _, rest = store.own_name().split("-")
+    path = another(tmp_path, own_name=f"{machine}-{gone.pid}-{rest}")
+    # Damaged, it says as much; and what was being written when it was killed goes too.
+    path.write_text("{")
+    partial = path.parent / f".{path.name}.partial"
+    partial.write_text("")
     with claims.held(tmp_path, "row"):
-        assert not path.exists()
+        assert not path.exists() and not partial.exists()
     # Of another machine, the same number says nothing.
-    another(tmp_path, pid=gone.pid, machine="another")
+    another(tmp_path, own_name=f"0123456789ab-{gone.pid}-{rest}")
     with pytest.raises(claims.Taken), claims.held(tmp_path, "row"):
         pass
 

@@ -53,12 +53,17 @@ def save(
     order = sorted(flat)
     # As a list: Orbax would take the parts of a path for directories.
     values = [np.asarray(flat[path]) for path in order]
-    with _checkpointer() as checkpointer:
-        checkpointer.save((place / "variables").resolve(), values, force=True)
+    # What a killed run was writing.
+    for left in place.glob("variables.*"):
+        left.rmtree()
+    variables = place / "variables"
+    with store.writing(variables, ValueError, RuntimeError), _checkpointer() as orbax:
+        orbax.save(variables.resolve(), values, force=True)
     result: dict[str, Any] = {
         "paths": [_SEPARATOR.join(path) for path in order],
         "shapes": [list(value.shape) for value in values],
         "dtypes": [str(value.dtype) for value in values],
+        "files": store.digest_files(variables),
         "backbone": _facts(backbone),
         "provenance": dict(provenance),
     }
@@ -77,10 +82,14 @@ def load(
         return None
     result = entry.result
     try:
+        # Orbax does not tell of all damage, and of some at length.
+        if not store.are_whole(place / "variables", result["files"]):
+            return None
         values = _restore(place / "variables", result)
         graphs = _load_graphs(place, result["graphs"]) if "graphs" in result else None
     except (OSError, ValueError, KeyError) as error:
-        _log.warning("%s cannot be read (%s): converting again", place, error)
+        text = "%s cannot be read (%s): converting again"
+        _log.warning(text, place, store.reason(error))
         return None
     paths = [tuple(path.split(_SEPARATOR)) for path in result["paths"]]
     flat = dict(zip(paths, values, strict=True))

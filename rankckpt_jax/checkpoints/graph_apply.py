@@ -11,6 +11,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from rankckpt_jax import parallel
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints import graph as graph_lib
 from rankckpt_jax.errors import InputError
@@ -203,7 +204,7 @@ def _with_decay(step: Any, moved: Any, decay: float) -> tuple[jax.Array, Any]:
     return features, decayed
 
 
-@functools.cache
+@parallel.kept
 def _function(graph: graph_lib.Graph, axis_name: str | None) -> Any:
     from rankckpt_jax.checkpoints import jax_operations
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from rankckpt_jax import store
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.lazy_tensorflow import tensorflow
 
@@ -105,16 +106,22 @@ def read_any(prefix: str, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def write(prefix: epath.Path | str, values: Mapping[str, np.ndarray]) -> None:
-    """Writes variables as a V2 checkpoint; makes its directory."""
+    """Writes variables as a V2 checkpoint; makes its directory.
+
+    Raises:
+      StorageError: It cannot be written.
+    """
     tf = tensorflow()
-    epath.Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    prefix = epath.Path(prefix)
     names = sorted(values)
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix),
-        tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[values[name] for name in names],
-    )
+    with store.writing(prefix, tf.errors.OpError):
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        tf.raw_ops.SaveV2(
+            prefix=str(prefix),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[values[name] for name in names],
+        )
 
 
 def fingerprint(prefix: str) -> str:

@@ -35,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 # Fields of a recipe that do not change what a run comes to.
 _NO_PART = ("save_every",)
+# Ends the name of the run on all images.
+_FINAL = "_final"
+_METRICS, _STATE = "metrics", "state"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Run:
       seconds: With evaluation, over all processes that contributed; divided evenly
         among runs that shared their steps.
       images: Images trained on, each time counted.
+      metrics: Its CSV file; see `metrics`.
     """
 
     learning_rate: float
@@ -74,6 +78,7 @@ class Run:
     final_loss: float | None
     seconds: float
     images: int
+    metrics: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +246,9 @@ def get(
     }
     found = store.load_result(place / "result.json", wanted)
     if found is not None:
-        return _outcome(found.result), False
+        outcome = _outcome(found.result)
+        _write_metrics(place, outcome, len(sweep.runs))
+        return outcome, False
     if not compute:
         return None, False
     if folded:
@@ -278,8 +285,10 @@ def get(
             num_steps=chosen.num_steps,
         )
         text = f"{description}, on all images"
-        [chosen] = _together(job, (recipe,), splits.final, splits.test, "_final", text)
+        [chosen] = _together(job, (recipe,), splits.final, splits.test, _FINAL, text)
         runs.append(chosen)
+    # Still there where a run was killed after its outcome was known.
+    saves.remove(place / _STATE)
     outcome = Outcome(
         recipe=sweep.name,
         seed=sweep.recipe.seed,
@@ -295,7 +304,15 @@ def get(
         runs=tuple(runs),
     )
     store.save_result(place / "result.json", wanted, dataclasses.asdict(outcome))
+    _write_metrics(place, outcome, len(sweep.runs))
     return outcome, True
+
+
+def _write_metrics(place: epath.Path, outcome: Outcome, num_grid: int) -> None:
+    """Puts right the CSV files that are not what the runs have recorded."""
+    for i, run in enumerate(outcome.runs):
+        name = _name(run) + ("" if i < num_grid else _FINAL)
+        metrics.put_right(place / _METRICS / name, run.metrics)
 
 
 def choose(runs: Sequence[Run]) -> Run:
@@ -359,7 +376,7 @@ def _together(
     if missing:
         left = [cells[i] for i in missing]
         wanted = {"runs": [requests[i] for i in missing]}
-        with contextlib.closing(saves.Saves(job.place / "state", wanted)) as kept:
+        with contextlib.closing(saves.Saves(job.place / _STATE, wanted)) as kept:
             made = _train(job, left, split, judge, suffix, description, kept)
             for i, run in zip(missing, made, strict=True):
                 store.save_result(places[i], requests[i], dataclasses.asdict(run))
@@ -387,7 +404,7 @@ def _train(
     ]
     spent = float(facts.get("seconds", 0.0))
     writers = [
-        metrics.Writer(job.place / "metrics" / (_name(cell) + suffix), first_step)
+        metrics.Writer(job.place / _METRICS / (_name(cell) + suffix), first_step)
         for cell in cells
     ]
     rates = [recipes.schedule(cell) for cell in cells]
@@ -498,6 +515,7 @@ def _made(
         final_loss=None if broken else float(loss),
         seconds=seconds,
         images=steps * recipe.batch_size,
+        metrics=history.csv(),
     )
 
 
@@ -514,7 +532,7 @@ def _fields(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in _NO_PART}
 
 
-def _name(recipe: Recipe) -> str:
+def _name(recipe: Recipe | Run) -> str:
     return f"lr{recipe.learning_rate:g}_steps{recipe.num_steps}"
 
 

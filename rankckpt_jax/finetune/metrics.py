@@ -9,10 +9,13 @@ date, where `clu` has had no release since 2024.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
 import logging
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -74,6 +77,21 @@ def first_not_finite(step: int, losses: np.ndarray) -> int:
     return int(step - len(losses) + 1 + broken[0]) if len(broken) else -1
 
 
+def put_right(place: epath.Path, text: str) -> None:
+    """Writes a run's CSV where the file is missing or is not `text`, and says so.
+
+    Args:
+      place: As for `Writer`.
+      text: What `History.csv` returned.
+    """
+    path = place.parent / f"{place.name}.csv"
+    if not parallel.is_main_process():
+        return
+    if not path.exists() or path.read_bytes() != text.encode():
+        _log.warning("%s is not what its run recorded: written again", path)
+        store.write_text_atomically(path, text)
+
+
 class Writer:
     """Writes a run's history as it grows; nothing in any process but the main one."""
 
@@ -90,30 +108,55 @@ class Writer:
         if self._place is None or not parallel.is_main_process():
             self._place = None
             return
-        try:
-            import tensorboardX
+        with self._events_are_extra():
+            from tensorboardX import event_file_writer
+            from tensorboardX.proto import event_pb2
 
             self._place.mkdir(parents=True, exist_ok=True)
-            self._events = tensorboardX.SummaryWriter(
-                str(self._place), purge_step=first_step + 1, flush_secs=30
-            )
+            # Not `SummaryWriter`: where its thread meets a full disk, it ends, and
+            # the run waits for it for ever.
+            self._events = event_file_writer.EventsWriter(str(self._place / "events"))
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._event(step=first_step + 1, session_log=start)
+
+    @contextlib.contextmanager
+    def _events_are_extra(self) -> Iterator[None]:
+        """Goes on without events where they cannot be written; the CSV says as much.
+
+        A bucket needs a client library, for one.
+        """
+        try:
+            yield
         except (ImportError, OSError) as error:
-            # A bucket without its client library, for one; the CSV says as much.
+            self._events = None
             _log.warning("no TensorBoard events in %s: %s", self._place, error)
+
+    def _event(self, **fields: Any) -> None:
+        from tensorboardX.proto import event_pb2
+
+        self._events.write_event(event_pb2.Event(wall_time=time.time(), **fields))
 
     def scalars(self, step: int, **values: float) -> None:
         """Adds the values of a step to the events."""
-        if self._events is not None:
+        if self._events is None:
+            return
+        from tensorboardX import summary
+
+        with self._events_are_extra():
             for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+                self._event(step=step, summary=summary.scalar(name, value))
 
     def write(self, history: History) -> None:
-        """Writes the history as CSV."""
+        """Writes the history as CSV, and what there is of events to disk."""
         if self._place is not None:
             path = self._place.parent / f"{self._place.name}.csv"
             store.write_text_atomically(path, history.csv())
+        if self._events is not None:
+            with self._events_are_extra():
+                self._events.flush()
 
     def close(self) -> None:
         """Flushes and closes the files."""
         if self._events is not None:
-            self._events.close()
+            with self._events_are_extra():
+                self._events.close()

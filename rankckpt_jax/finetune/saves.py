@@ -1,7 +1,12 @@
-"""The training state on disk while a run is under way, by Orbax."""
+"""The training state on disk while a run is under way, by Orbax.
+
+Orbax writes a step whole or not at all. Whether what is read later is what was written
+is told by a checksum of our own over the arrays, saved with each step.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -25,9 +30,9 @@ class Saves:
     def __init__(self, directory: epath.Path, wanted: dict[str, Any]):
         """Opens `directory`, throwing away what was saved for another request."""
         self._directory = epath.Path(directory)
-        request = self._directory.parent / "state.json"
+        request = _request(self._directory)
         if store.load_result(request, wanted) is None:
-            self._remove()
+            remove(self._directory)
             store.save_result(request, wanted, {})
         self._manager = None
         if parallel.is_main_process():
@@ -50,32 +55,58 @@ class Saves:
     def close(self) -> None:
         """Waits for a save that is being written in the background, and ends."""
         if self._manager is not None:
-            self._manager.close()
+            with self._writing():
+                self._manager.close()
 
     def restore(self, state: State) -> tuple[State, int, dict[str, Any]]:
-        """Returns (state, its step, facts saved with it): the latest, or `state`."""
-        step, facts = None, {}
+        """Returns (state, its step, facts saved with it): the latest, or `state`.
+
+        A save that cannot be read or does not match its checksum is logged and thrown
+        away: the one before it is taken, or `state`.
+        """
+        step: int | None = None
+        facts: dict[str, Any] = {}
         # Onto the devices in the form that the compiled step expects, whatever the
         # number of devices was when it was saved.
         values = jax.tree.map(np.asarray, tuple(state))
         if self._manager is not None:
-            step = self._manager.latest_step()
-            if step is not None:
-                args = ocp.args
-                saved = self._manager.restore(
-                    step,
-                    args=args.Composite(
-                        state=args.StandardRestore(State(*values)),
-                        facts=args.JsonRestore(),
-                    ),
-                )
-                values, facts = tuple(saved.state), dict(saved.facts)
+            for saved_step in sorted(self._manager.all_steps(), reverse=True):
+                found = self._read(saved_step, values)
+                if found is not None:
+                    step, (values, facts) = saved_step, found
+                    break
+                self._manager.delete(saved_step)
         step, facts = parallel.agree([step, facts])
         if step is None:
             return state, 0, {}
-        _log.info("fine-tuning goes on from step %d", step)
+        _log.info("training goes on from step %d", step)
         restored = parallel.broadcast(jax.tree.map(np.asarray, values))
         return parallel.replicate(State(*restored)), step, facts
+
+    def _read(self, step: int, values: Any) -> tuple[Any, dict[str, Any]] | None:
+        """(arrays like `values`, facts) of a save; None where it is damaged."""
+        assert self._manager is not None
+        args = ocp.args
+        place = self._directory / str(step)
+        try:
+            saved = self._manager.restore(
+                step,
+                args=args.Composite(
+                    state=args.StandardRestore(State(*values)),
+                    facts=args.JsonRestore(),
+                ),
+            )
+            found = jax.tree.map(np.asarray, tuple(saved.state))
+            facts, checksum = saved.facts["facts"], saved.facts["checksum"]
+        except Exception as error:
+            # Whatever Orbax and what is below it make of damaged files.
+            text = "%s cannot be read (%s): not used"
+            _log.warning(text, place, store.reason(error))
+            return None
+        if _checksum(found, facts) != checksum:
+            _log.warning("%s does not match its checksum: not used", place)
+            return None
+        return found, facts
 
     def save(self, step: int, state: State, facts: dict[str, Any]) -> None:
         """Saves in the background; the state's memory may be reused at once.
@@ -84,29 +115,61 @@ class Saves:
           step: Steps taken.
           state: After them.
           facts: JSON-able.
+
+        Raises:
+          StorageError: This save or the one before cannot be written.
         """
         if self._manager is None or step == self._manager.latest_step():
             return
+        values = jax.tree.map(np.asarray, state)
         if parallel.process_count() > 1:
             # Orbax takes arrays of all processes for parts of one.
-            state = jax.tree.map(np.asarray, state)
+            state = values
+        told = {"facts": facts, "checksum": _checksum(tuple(values), facts)}
         args = ocp.args
-        self._manager.save(
-            step,
-            args=args.Composite(
-                state=args.StandardSave(state), facts=args.JsonSave(facts)
-            ),
-        )
+        with self._writing():
+            self._manager.save(
+                step,
+                args=args.Composite(
+                    state=args.StandardSave(state), facts=args.JsonSave(told)
+                ),
+            )
+
+    def forget(self) -> None:
+        """Throws away what was saved; new saves may follow."""
+        if self._manager is not None:
+            for step in self._manager.all_steps():
+                self._manager.delete(step)
+
+    def wait(self) -> None:
+        """Returns when what was saved last is on disk."""
+        if self._manager is not None:
+            with self._writing():
+                self._manager.wait_until_finished()
 
     def discard(self) -> None:
         """Removes what was saved: the outcome is known."""
-        if self._manager is not None:
-            self._manager.wait_until_finished()
-        self._remove()
+        self.wait()
+        remove(self._directory)
 
-    def _remove(self) -> None:
-        if not parallel.is_main_process():
-            return
-        if self._directory.exists():
-            self._directory.rmtree()
-        (self._directory.parent / "state.json").unlink(missing_ok=True)
+    def _writing(self) -> Any:
+        # Orbax tells of a full disk by various errors, some of them from a thread.
+        return store.writing(self._directory, ValueError, RuntimeError)
+
+
+def remove(directory: epath.Path) -> None:
+    """Removes the saves in a directory, and what was asked for by them."""
+    if parallel.is_main_process():
+        if directory.exists():
+            directory.rmtree()
+        _request(directory).unlink(missing_ok=True)
+
+
+def _request(directory: epath.Path) -> epath.Path:
+    return directory.parent / f"{directory.name}.json"
+
+
+def _checksum(values: Any, facts: Any) -> str:
+    """Identity of what one save holds; `facts` as JSON gives them back."""
+    text = json.dumps(facts, sort_keys=True)
+    return store.digest(text, store.digest_arrays(jax.tree.leaves(values)))

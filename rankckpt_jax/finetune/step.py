@@ -27,8 +27,8 @@ from rankckpt_jax.finetune import augment
 from rankckpt_jax.finetune.recipes import Recipe
 from rankckpt_jax.models import layers
 
-NUM_TRACES: collections.Counter[Any] = collections.Counter()
-"""How often each program's step was traced; tests hold it to once."""
+NUM_TRACES: collections.Counter[int] = collections.Counter()
+"""How often each program's step, by its hash, was traced; tests hold it to once."""
 
 
 class State(NamedTuple):
@@ -151,12 +151,12 @@ def train_step(program: Program) -> Callable[..., tuple[State, jax.Array]]:
     return _train_step(program)
 
 
-@functools.cache
+@parallel.kept
 def _train_step(program: Program) -> Callable[..., tuple[State, jax.Array]]:
     def step(
         state: State, scaling: Any, hyper: Hyper, data: Any
     ) -> tuple[State, jax.Array]:
-        NUM_TRACES[program] += 1
+        NUM_TRACES[hash(program)] += 1
         raw, labels, rows = data
         if program.crop or program.flip:
             key = jax.random.fold_in(jax.random.key(hyper.seed), hyper.step)
@@ -247,7 +247,7 @@ def count_correct(apply: Callable[..., Any], cells: int = 1) -> Callable[..., An
     return _count_correct(apply, cells)
 
 
-@functools.cache
+@parallel.kept
 def _count_correct(apply: Callable[..., Any], cells: int) -> Callable[..., Any]:
     def count(state: State, scaling: Any, data: Any) -> tuple[jax.Array, jax.Array]:
         raw, labels, mask = data

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -113,7 +112,7 @@ def unfold(
     )
 
 
-@functools.cache
+@parallel.kept
 def _moments(architecture: str) -> Callable[..., Any]:
     """Compiles a pass that tells what each batch norm is fed.
 

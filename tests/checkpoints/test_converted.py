@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rankckpt_jax import checkpoints
+from rankckpt_jax.checkpoints import converted
 from tests.checkpoints import modules
 
 
@@ -64,6 +65,25 @@ def test_a_damaged_conversion_is_made_again(graph, tmp_path, caplog):
     definition.write_bytes(definition.read_bytes()[:-1])
     _equal(first, checkpoints.load_hub(graph, cache=tmp_path))
     assert "converting again" in caplog.text
+
+
+def test_no_bit_of_a_conversion_can_be_flipped_unnoticed(graph, tmp_path, caplog):
+    first = checkpoints.load_hub(graph, cache=tmp_path)
+    (manifest,) = tmp_path.glob("*/converted.json")
+    place, stored = manifest.parent, json.loads(manifest.read_text())
+    random = np.random.default_rng(0)
+    files = [path for path in place.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole))] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        caplog.clear()
+        assert converted.load(place, stored["request"]) is None
+        assert path.name in caplog.text
+        path.write_bytes(whole)
+    _equal(first, converted.load(place, stored["request"]))
 
 
 def test_a_changed_module_is_converted_again(tmp_path):

@@ -1,0 +1,118 @@
+"""What a run over many checkpoints leaves in memory, in open files and compiled.
+
+    python -m tests.benchmarks.long_run            # 20 and 200 of one architecture
+    python -m tests.benchmarks.long_run --mixed    # of four networks, at two sizes each
+
+TF-Slim checkpoints of small networks with random weights, each under a name of its own,
+go through the stages `extract` and `score` in one process: the first 20, then all 200.
+`resident` is the memory in use and `peak` the most that ever was, `files` are open
+handles, `programs` are compiled and loaded, `compiled` counts every compilation. A run
+that leaks nothing has the same figures after 200 as after 20, but for programs of
+shapes that are new (the dimensions that NLEEP keeps differ), which are bounded.
+"""
+
+import argparse
+import gc
+import os
+import pathlib
+import re
+import resource
+import tempfile
+
+import jax
+import numpy as np
+
+from rankckpt_jax import checkpoints, features, pretrain, stages
+from rankckpt_jax.configs import default
+
+SIZE = 32
+MIXED = (
+    "mobilenet_v1_025",
+    "mobilenet_v1_050",
+    "mobilenet_v2_035",
+    "mobilenet_v3_small",
+)
+SIZES = (32, 64)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mixed", action="store_true")
+    parser.add_argument("--counts", type=int, nargs="*", default=[20, 200])
+    parser.add_argument("--measures", default="nleep,h_score,logme")
+    args = parser.parse_args()
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: (
+            compiled.append(seconds) if "backend_compile" in event else None
+        )
+    )
+    print(f"{'checkpoints':>11} {'resident':>9} {'peak':>9} {'files':>6} ", end="")
+    print(f"{'programs':>8} {'compiled':>8} {'traces':>6}")
+    with tempfile.TemporaryDirectory() as folder:
+        pool = pathlib.Path(folder) / "pool"
+        drawn = 0
+        for count in args.counts:
+            draw(pool, range(drawn, count), args.mixed)
+            drawn = count
+            config = settings(folder, args.measures, 0 if args.mixed else SIZE)
+            ranking = stages.run(config)
+            assert len(ranking.ranked) == count, ranking.failed
+            del ranking
+            gc.collect()
+            programs = len(jax.local_devices()[0].client.live_executables())
+            traces = sum(features.NUM_TRACES.values())
+            print(
+                f"{count:11} {resident():6.0f} MB {peak():6.0f} MB {handles():6} "
+                f"{programs:8} {len(compiled):8} {traces:6}",
+                flush=True,
+            )
+
+
+def settings(folder, measures, image_size):
+    """A run over all checkpoints below `folder/pool`, on digits."""
+    config = default.get_config()
+    config.workdir = f"{folder}/runs"
+    config.checkpoints = f"{folder}/pool"
+    config.task.digits = (0, 1, 2, 3)
+    config.task.limit = 96
+    config.image_size = image_size
+    config.measures = measures
+    config.stages = "extract,score"
+    return config
+
+
+def draw(pool, numbers, mixed):
+    """Writes checkpoints of random weights: no two have the same."""
+    kinds = [(name, size) for name in MIXED for size in SIZES] if mixed else []
+    first = {}
+    for number in numbers:
+        kind = kinds[number % len(kinds)] if mixed else ("mobilenet_v1_025", SIZE)
+        if kind not in first:
+            first[kind] = pretrain.from_scratch(*kind, seed=0).variables
+        random = np.random.default_rng(number)
+        variables = jax.tree.map(
+            lambda x, random=random: x * random.uniform(0.9, 1.1, x.shape), first[kind]
+        )
+        place = pool / f"c{number:03}_{kind[1]}" / "model.ckpt"
+        checkpoints.save_slim(kind[0], variables, str(place))
+
+
+def resident():
+    """Megabytes of memory in use."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+
+
+def peak():
+    """Megabytes of memory that were in use at the most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def handles():
+    """Open files, sockets and pipes."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+if __name__ == "__main__":
+    main()

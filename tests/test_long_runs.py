@@ -1,0 +1,63 @@
+"""What many checkpoints leave behind; tests/benchmarks/long_run.py measures memory."""
+
+import gc
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from rankckpt_jax import features, parallel, stages
+from rankckpt_jax.configs import default
+from tests.benchmarks import long_run
+
+
+@pytest.fixture
+def run(image_folder, pool, tmp_path):
+    """Ranks so many checkpoints and tells what is traced, compiled and open then."""
+
+    def run(count):
+        for number in range(count):
+            name = ("first", "second")[number % 2]
+            place = tmp_path / "many" / f"c{number:02}"
+            if not place.exists():
+                shutil.copytree(pool / name, place)
+        config = default.get_config()
+        config.task.path = str(image_folder)
+        config.checkpoints = str(tmp_path / "many")
+        config.workdir = str(tmp_path / "runs")
+        config.image_size = 32
+        config.measures = "h_score,logme,leep"
+        config.stages = "extract,score"
+        assert len(stages.run(config).rows) == count
+        gc.collect()
+        return sum(features.NUM_TRACES.values()), programs(), long_run.handles()
+
+    return run
+
+
+def programs():
+    return len(jax.local_devices()[0].client.live_executables())
+
+
+def test_more_checkpoints_of_a_network_leave_nothing_behind(run):
+    after_two = run(2)
+    assert run(12) == after_two
+
+
+def test_programs_of_many_architectures_give_way(monkeypatch):
+    monkeypatch.setattr(parallel, "PROGRAMS_KEPT", 2)
+
+    @parallel.kept
+    def scale(factor):
+        return parallel.map_devices(lambda x: factor * x)
+
+    after = []
+    for factor in range(1, 8):
+        (value,) = scale(factor)(np.ones((jax.local_device_count(), 1)))[0]
+        assert value == factor
+        gc.collect()
+        after.append(programs())
+    assert scale(7) is scale(7)
+    # From the first time that they gave way, it is the same over and over.
+    assert after[2:4] == after[4:6] and after[6] == after[2]
