@@ -50,6 +50,7 @@ from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.errors import InputError, Interrupted
 from rankckpt_jax.ranking import Ranking, Row, rank
+from rankckpt_jax.redaction import redact
 
 STAGES = ("pretrain", "extract", "score", "ablate", "finetune", "report")
 
@@ -122,7 +123,8 @@ def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
         ),
         task,
         sweep,
-        epath.Path(config.workdir).expanduser() / _safe(task.name),
+        epath.Path(config.workdir).expanduser()
+        / store.directory_name(task.name, "task"),
         pipeline.ImageCache(config.image_cache_gigabytes),
         () if config.features or "pretrain" in stages else tuple(pool.members(config)),
     )
@@ -539,15 +541,9 @@ def _check(config: Any, stages: tuple[str, ...]) -> None:
         )
 
 
-def _safe(name: str) -> str:
-    """A task's name as one directory's name."""
-    kept = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).strip(".")
-    return kept or "task"
-
-
 def _provenance(this: Run, seconds: float) -> dict[str, Any]:
     return {
-        "config": this.config.to_dict(),
+        "config": redact(this.config.to_dict()),
         "rankckpt_jax": rankckpt_jax.__version__,
         "python": platform.python_version(),
         "jax": jax.__version__,

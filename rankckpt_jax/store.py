@@ -25,6 +25,8 @@ import hashlib
 import io
 import json
 import logging
+import re
+import unicodedata
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +38,11 @@ from rankckpt_jax import parallel
 from rankckpt_jax.errors import InputError
 
 MANIFEST = "manifest.json"
+
+# Bytes; room is left for what temporary files and claims add.
+_LONGEST_NAME = 120
+# What stands beside checkpoints, and beside tasks.
+_RESERVED = ("ranking.csv", "report.html", "converted")
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +99,29 @@ def check(directory: epath.Path) -> None:
             found="another or nothing in process " + ", ".join(blind),
             mend="name another with --config.workdir",
         )
+
+
+def directory_name(name: str, otherwise: str = "unnamed") -> str:
+    """What a task or checkpoint of any name is called in the store.
+
+    Letters and digits of any script and `._+=-` stay, other characters become `_`. The
+    name leads nowhere, is not hidden, is none of the files that stand beside it, and is
+    short enough for any file system; the end of a long one is told by its digest.
+
+    Example:
+      >>> [directory_name(n) for n in ("a/b c", "../../etc", "..", "report.html")]
+      ['a_b_c', 'etc', 'unnamed', 'report.html_']
+
+    Args:
+      name: As the user or a file gave it.
+      otherwise: For a name of which nothing is left.
+    """
+    text = unicodedata.normalize("NFC", name)
+    kept = re.sub(r"[^\w.+=-]+", "_", text).strip("._-") or otherwise
+    if len(kept.encode()) > _LONGEST_NAME:
+        start = kept.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
+        kept = f"{start}-{digest(name)[:8]}"
+    return f"{kept}_" if kept.casefold() in _RESERVED else kept
 
 
 def write_bytes_atomically(path: epath.Path, data: bytes) -> None:
@@ -171,7 +201,8 @@ def save(
     if parallel.is_main_process():
         _write_json(directory / MANIFEST, manifest)
         kept = {part["file"] for parts in manifest["arrays"].values() for part in parts}
-        for path in directory.glob("*.npy"):
+        # Of an earlier save, or of one that was killed, with other arrays.
+        for path in (*directory.glob("*.npy"), *directory.glob(".*.npy.partial")):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
     parallel.barrier("a manifest is written")
