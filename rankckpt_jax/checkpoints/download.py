@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import time
@@ -75,6 +76,13 @@ def storage(settings: Any = None) -> Storage:
         )
     mirrors = tuple(settings.mirrors) if settings else ()
     limit = settings.limit_gigabytes if settings else Storage.limit / 1e9
+    if not 0 < limit < math.inf:
+        raise InputError(
+            "An archive has to unpack to something, and to a limit",
+            where="config.download.limit_gigabytes",
+            expected="a number above 0",
+            found=str(limit),
+        )
     return Storage(
         place.expanduser(),
         pathlib.Path(hub_cache).expanduser() if hub_cache else None,
