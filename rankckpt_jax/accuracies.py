@@ -39,7 +39,7 @@ def known(given: str, task: str) -> tuple[Mapping[str, float], str]:
     path = epath.Path(given).expanduser()
     try:
         lines = [line for line in csv.reader(path.read_text().splitlines()) if line]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(
             "Accuracies cannot be read",
             where=given,

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.resources
 import io
 import math
 import sys
@@ -27,11 +26,10 @@ from typing import Any
 from absl import app, flags
 from etils import epath
 
-import rankckpt_jax
 from rankckpt_jax import assessment, evaluation, neucrab, store
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.ranking import Ranking
-from rankckpt_jax.report import CSV_NAME, table, terminal
+from rankckpt_jax.report import CSV_NAME, table, template, terminal
 from rankckpt_jax.report.cells import decimal
 from rankckpt_jax.report.text import printable
 
@@ -181,7 +179,7 @@ def to_csv(lines: Sequence[Line]) -> str:
             figures = [scores[key] for key in COLUMNS]
             count = line.pairs.get(task, "")
             writer.writerow(
-                [line.group, table.text_cell(line.measure), task, count]
+                [*map(table.text_cell, (line.group, line.measure, task)), count]
                 + ["" if math.isnan(value) else repr(value) for value in figures]
             )
     return file.getvalue()
@@ -189,25 +187,9 @@ def to_csv(lines: Sequence[Line]) -> str:
 
 def to_html(lines: Sequence[Line]) -> str:
     """The tables and, for each group, a map of Kendall's tau by measure and task."""
-    import jinja2
-    import markupsafe
-
-    from rankckpt_jax import report
-
-    files = importlib.resources.files(report)
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     tasks = list(dict.fromkeys(task for line in lines for task in line.by_task))
-    css = files.joinpath("report.css").read_text(encoding="utf-8")
-    source = files.joinpath("benchmark.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
-        css=markupsafe.Markup(css),
-        version=rankckpt_jax.__version__,
+    return template.render(
+        "benchmark.html.j2",
         tasks=[printable(task) for task in tasks],
         columns=[name.capitalize() for name in COLUMNS],
         groups=[

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from rankckpt_jax.redaction import redact
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used; says what, where and how to mend it.
@@ -20,7 +22,7 @@ class InputError(ValueError):
         found: str = "",
         mend: str = "",
     ):
-        """Builds the message from its parts; empty parts are left out.
+        """Builds the message from its parts; empty parts are left out, and secrets too.
 
         Args:
           what: One sentence that names the fault, without a full stop.
@@ -31,9 +33,9 @@ class InputError(ValueError):
         """
         parts = [("where", where), ("expected", expected)]
         parts += [("found", found), ("to mend", mend)]
-        self.what = what
+        self.what = redact(what)
         details = "".join(f"\n  {name}: {text}" for name, text in parts if text)
-        super().__init__(what + details)
+        super().__init__(self.what + redact(details))
 
     def __reduce__(self):
         """Survives copying between processes, which the default would not."""

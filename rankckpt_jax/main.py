@@ -19,13 +19,16 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Iterator
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from rankckpt_jax.errors import InputError, Interrupted
+from rankckpt_jax.redaction import redact
 
 
 def _configs() -> pathlib.Path:
@@ -40,10 +43,11 @@ def _refused(error: Exception, argv: list[str]) -> InputError:
     _, ours, text = str(error).rpartition("rankckpt_jax.errors.InputError: ")
     if ours:
         lines = [line.strip() for line in text.strip().splitlines()]
-        parts = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
-        mend = parts.pop("to mend", "")
-        return InputError(lines[0], **parts, mend=mend)
-    last = str(error).strip().splitlines()[-1].strip()
+        told = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
+        parts = {name: told.get(name, "") for name in ("where", "expected", "found")}
+        return InputError(lines[0], **parts, mend=told.get("to mend", ""))
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    last = lines[-1].strip()
     if isinstance(error, AttributeError):
         # ml_collections: "'mesures'\nDid you mean "measures" instead of "mesures"?"
         key = str(error).strip("\"'").split("'")[0].split("\\")[0]
@@ -69,7 +73,7 @@ def _refused(error: Exception, argv: list[str]) -> InputError:
         return InputError("The config failed to load", where=named, found=last)
     return InputError(
         "A flag cannot be used",
-        found=str(error).splitlines()[0],
+        found=lines[0],
         mend="see --help, and configs/default.py for the fields of a config",
     )
 
@@ -79,20 +83,26 @@ def _refusing(argv: list[str]) -> Iterator[None]:
     """One message and exit code 2 for flags that cannot be used, and no traceback."""
     try:
         yield
-    except (flags.Error, AttributeError, OSError) as error:
+    except Exception as error:  # ml_collections raises whatever a value does.
         if "--debug" in argv:
             raise
         print(f"Error: {_refused(error, argv)}", file=sys.stderr)
         sys.exit(2)
 
 
-# It loads the default with what the command line sets at once.
-with _refusing(sys.argv):
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config",
-        str(_configs() / "demo.py"),
-        "A file of configs/, or your own; by default the demo.",
-    )
+def _define(values: flags.FlagValues, argv: list[str]) -> flags.FlagHolder:
+    """Adds the flag `config`, which loads the default with what `argv` sets at once."""
+    with _refusing(argv):
+        return config_flags.DEFINE_config_file(
+            "config",
+            str(_configs() / "demo.py"),
+            "A file of configs/, or your own; by default the demo.",
+            flag_values=values,
+            sys_argv=argv,
+        )
+
+
+_CONFIG = _define(flags.FLAGS, sys.argv)
 _LIST = flags.DEFINE_enum(
     "list",
     None,
@@ -149,7 +159,21 @@ def main(argv: list[str]) -> int:
 
 def run() -> None:
     """Entry point of the console script `rankckpt`."""
+    sys.excepthook = _tell
     app.run(main, flags_parser=_parse)
+
+
+class _Redacted(logging.Formatter):
+    """Lines of logs, of other packages too, without passwords and keys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Formats a record, its traceback with it."""
+        return redact(super().format(record))
+
+
+def _tell(*error: Any) -> None:
+    """Shows a traceback without passwords and keys."""
+    print(redact("".join(traceback.format_exception(*error))), file=sys.stderr)
 
 
 def _configure_logging() -> None:
@@ -161,16 +185,20 @@ def _configure_logging() -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)
     logging.getLogger("rankckpt_jax").setLevel(logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Redacted("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger().handlers = [handler]
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(
+    argv: list[str],
+    values: flags.FlagValues = flags.FLAGS,
+    config: flags.FlagHolder = _CONFIG,
+) -> list[str]:
     """Parses flags; `configs/NAME.py` also means that of the package."""
     resolved = []
     for argument in argv:
         flag, _, value = argument.partition("=")
-        if flag in ("--config", "-config") and not pathlib.Path(value).exists():
+        if flag in ("--config", "-config") and not _exists(value):
             path, _, config_argument = value.partition(":")
             candidate = _configs() / pathlib.Path(path).name
             if path.startswith("configs/") and candidate.is_file():
@@ -180,11 +208,18 @@ def _parse(argv: list[str]) -> list[str]:
     with _refusing(resolved):
         # absl's own parser would show a traceback for some of what is refused here.
         if not {"--help", "--helpfull", "--helpshort", "-h"} & set(resolved):
-            left = flags.FLAGS(resolved)
+            left = values(resolved)
             # A file that is not there is told only to whom asks for an attribute.
-            assert _CONFIG.value.keys
+            assert config.value.keys
             return left
     return app.parse_flags_with_usage(resolved)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return pathlib.Path(path).exists()
+    except (OSError, ValueError):  # A name that no file can have.
+        return False
 
 
 if __name__ == "__main__":

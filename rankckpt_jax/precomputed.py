@@ -74,6 +74,7 @@ def find(pattern: str) -> list[tuple[str, epath.Path]]:
     for part in filter(None, (part.strip() for part in pattern.split(","))):
         for path in _expand(epath.Path(part).expanduser()):
             name = path.stem if path.suffix == ".npz" else path.parent.parent.name
+            name = store.directory_name(name, "features")
             if found.get(name, path) != path:
                 raise InputError(
                     f"Two sets of features are called {name!r}",

@@ -57,6 +57,7 @@ from rankckpt_jax.errors import (
     UnreadableImage,
 )
 from rankckpt_jax.ranking import Ranking, Row, rank
+from rankckpt_jax.redaction import redact
 
 STAGES = ("pretrain", "extract", "score", "ablate", "finetune", "report")
 
@@ -134,7 +135,8 @@ def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
         settings,
         task,
         sweep,
-        epath.Path(config.workdir).expanduser() / _safe(task.name),
+        epath.Path(config.workdir).expanduser()
+        / store.directory_name(task.name, "task"),
         pipeline.ImageCache(config.image_cache_gigabytes),
         () if config.features or "pretrain" in stages else tuple(pool.members(config)),
     )
@@ -571,12 +573,6 @@ def _tell(title: str, what: str, computed: bool, seconds: float) -> None:
     _log.info("%s: %s %s", title, what, how)
 
 
-def _safe(name: str) -> str:
-    """A task's name as one directory's name."""
-    kept = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).strip(".")
-    return kept or "task"
-
-
 def _provenance(this: Run, seconds: float) -> dict[str, Any]:
     left_out = {
         split.name: dict(split.unreadable)
@@ -584,7 +580,7 @@ def _provenance(this: Run, seconds: float) -> dict[str, Any]:
         if split.unreadable
     }
     return {
-        "config": this.config.to_dict(),
+        "config": redact(this.config.to_dict()),
         "rankckpt_jax": rankckpt_jax.__version__,
         "python": platform.python_version(),
         "jax": jax.__version__,

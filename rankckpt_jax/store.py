@@ -30,6 +30,7 @@ import logging
 import os
 import re
 import time
+import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -45,6 +46,10 @@ MANIFEST = "manifest.json"
 _OWN_NAME = re.compile(r"(?P<machine>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{32}")
 # After so long a file meant for a moment is taken for left behind, whoever made it.
 _SECONDS_OF_A_LEFTOVER = 600.0
+# Bytes; room is left for what temporary files and claims add.
+_LONGEST_NAME = 120
+# What stands beside checkpoints, and beside tasks.
+_RESERVED = ("ranking.csv", "report.html", "converted")
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +108,29 @@ def check(directory: epath.Path) -> None:
             found="another or nothing in process " + ", ".join(blind),
             mend="name another with --config.workdir",
         )
+
+
+def directory_name(name: str, otherwise: str = "unnamed") -> str:
+    """What a task or checkpoint of any name is called in the store.
+
+    Letters and digits of any script and `._+=-` stay, other characters become `_`. The
+    name leads nowhere, is not hidden, is none of the files that stand beside it, and is
+    short enough for any file system; the end of a long one is told by its digest.
+
+    Example:
+      >>> [directory_name(n) for n in ("a/b c", "../../etc", "..", "report.html")]
+      ['a_b_c', 'etc', 'unnamed', 'report.html_']
+
+    Args:
+      name: As the user or a file gave it.
+      otherwise: For a name of which nothing is left.
+    """
+    text = unicodedata.normalize("NFC", name)
+    kept = re.sub(r"[^\w.+=-]+", "_", text).strip("._-") or otherwise
+    if len(kept.encode()) > _LONGEST_NAME:
+        start = kept.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
+        kept = f"{start}-{digest(name)[:8]}"
+    return f"{kept}_" if kept.casefold() in _RESERVED else kept
 
 
 def own_name() -> str:
@@ -297,8 +325,9 @@ def save(
     if parallel.is_main_process():
         _write_json(directory / MANIFEST, manifest)
         kept = {part["file"] for parts in manifest["arrays"].values() for part in parts}
-        # Of another number of processes; also what one of them was writing when killed.
-        for path in [*directory.glob("*.npy"), *directory.glob(".*.npy.partial")]:
+        # Of an earlier save, with other arrays or another number of processes, or of
+        # one that was killed.
+        for path in (*directory.glob("*.npy"), *directory.glob(".*.npy.partial")):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
     parallel.barrier("a manifest is written")

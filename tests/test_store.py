@@ -1,8 +1,11 @@
 import logging
+import pathlib
 
 import numpy as np
 import pytest
 from etils import epath
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rankckpt_jax import store
 
@@ -75,6 +78,27 @@ def test_a_json_result_round_trips(tmp_path):
     store.save_result(path, {"seed": 0}, {"score": -0.1})
     assert store.load_result(path, {"seed": 0}).result == {"score": -0.1}
     assert store.load_result(path, {"seed": 1}) is None
+
+
+@given(
+    name=st.text()
+    | st.text("./\\\0~a \n", max_size=9)
+    | st.sampled_from(["..", ".", "", "/", "a" * 400, "\u00e9" * 200, "Report.HTML"])
+)
+@settings(max_examples=200, deadline=None)
+def test_any_name_is_that_of_one_directory(name):
+    found = store.directory_name(name)
+    assert found not in ("", ".", "..") and len(found.encode()) <= 130
+    assert not set(found) & set("/\\\0~:") and found.isprintable()
+    assert not found.startswith((".", "-"))
+    assert found.casefold() not in ("report.html", "ranking.csv", "converted")
+    assert pathlib.PurePath("a", found).parent == pathlib.PurePath("a")
+    assert store.directory_name(found) == found
+
+
+def test_long_names_stay_apart():
+    names = {store.directory_name("a" * 300 + end) for end in "bc"}
+    assert len(names) == 2
 
 
 def test_digest_separates_its_parts():

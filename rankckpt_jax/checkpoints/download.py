@@ -2,7 +2,7 @@
 
     DIRECTORY/FILE                  under its final name only when it is whole
     DIRECTORY/.FILE.partial         while it arrives; the next run goes on from its end
-    DIRECTORY/FILE.provenance.json  where it came from, its size and SHA-256
+    DIRECTORY/FILE.provenance.json  where it came from, its size and SHA-256; no secrets
 
 A file that was put there by hand is taken as it is and recorded.
 """
@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import time
@@ -25,6 +26,7 @@ from etils import epath
 from rankckpt_jax import progress, store
 from rankckpt_jax.checkpoints import archives
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.redaction import redact
 
 RANK_CKPT = "http://storage.googleapis.com/gresearch/rank_ckpt/rank_ckpt.zip"
 """The paper's own checkpoints, of Groups II and III and two of Group I."""
@@ -74,6 +76,13 @@ def storage(settings: Any = None) -> Storage:
         )
     mirrors = tuple(settings.mirrors) if settings else ()
     limit = settings.limit_gigabytes if settings else Storage.limit / 1e9
+    if not 0 < limit < math.inf:
+        raise InputError(
+            "An archive has to unpack to something, and to a limit",
+            where="config.download.limit_gigabytes",
+            expected="a number above 0",
+            found=str(limit),
+        )
     return Storage(
         place.expanduser(),
         pathlib.Path(hub_cache).expanduser() if hub_cache else None,
@@ -121,8 +130,9 @@ def fetch(
                 _accept(found, url, file, sha256)
                 return file
             except _Failure as failure:
-                _log.warning("%s: %s", url, failure)
-                failures.append(f"{url}: {failure}")
+                told = redact(f"{url}: {failure}")
+                _log.warning("%s", told)
+                failures.append(told)
     raise InputError(
         f"{title or file.name} cannot be downloaded",
         where=urls[0] if urls else str(file),
@@ -153,10 +163,11 @@ def fetch_unpacked(
             return unpack(file, directory, limit=limit)
         except archives.DamagedArchive as damaged:
             source = _record(file).get("url")
-            if source not in remaining:
+            told = [redact(url) for url in remaining]
+            if source not in told:
                 raise
             _forget(file)
-            remaining = remaining[remaining.index(source) + 1 :]
+            remaining = remaining[told.index(source) + 1 :]
             _log.warning("%s: %s", source, damaged)
             if not remaining:
                 raise
@@ -212,7 +223,7 @@ def _continue(url: str, partial: pathlib.Path, title: str) -> bool:
 
     state = partial.with_name(f"{partial.name}.json")
     known = _read_json(state) if partial.exists() else {}
-    have = partial.stat().st_size if partial.exists() and known.get("url") == url else 0
+    have = partial.stat().st_size if known.get("url") == redact(url) else 0
     # Bytes as they are stored, so that sizes and ranges mean the same thing.
     headers = {"Accept-Encoding": "identity"}
     if have:
@@ -241,7 +252,7 @@ def _continue(url: str, partial: pathlib.Path, title: str) -> bool:
         validator = answer.headers.get("ETag", "")
         if not validator or validator.startswith("W/"):
             validator = answer.headers.get("Last-Modified", "")
-        _write_json(state, {"url": url, "validator": validator, "total": total})
+        _write_json(state, {"url": redact(url), "validator": validator, "total": total})
         with (
             progress.bar(f"downloading {title}", total or 0, "B") as shown,
             partial.open("ab" if resumed else "wb") as out,
@@ -360,7 +371,7 @@ def _record(file: pathlib.Path) -> dict[str, Any]:
 
 def _remember(file: pathlib.Path, url: str, size: int, sha256: str) -> None:
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    record = {"url": url, "size": size, "sha256": sha256, "recorded": when}
+    record = {"url": redact(url), "size": size, "sha256": sha256, "recorded": when}
     _write_json(_record_path(file), record)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
+from rankckpt_jax import store
 from rankckpt_jax.checkpoints import download, handles, hub, tensorflow_files
 from rankckpt_jax.errors import InputError
 
@@ -73,8 +74,10 @@ def find(
     taken: collections.Counter[str] = collections.Counter()
     found = []
     for prefix, name in sorted(names.items()):
-        taken[name] += 1
-        found.append((f"{name}~{taken[name]}" if taken[name] > 1 else name, prefix))
+        # Two that differ by case alone are one directory to some file systems.
+        taken[name.casefold()] += 1
+        count = taken[name.casefold()]
+        found.append((f"{name}~{count}" if count > 1 else name, prefix))
     return sorted(found)
 
 
@@ -127,7 +130,7 @@ def _name(prefix: str, root: epath.Path) -> str:
     path = epath.Path(prefix)
     if path == root:
         return _safe(root.resolve().name)
-    match = re.fullmatch(r"(?P<stem>.*?)(\.ckpt)?(?P<step>-\d+)?", path.name)
+    match = re.fullmatch(r"(?P<stem>.*?)(\.ckpt)?(?P<step>-\d+)?", path.name, re.DOTALL)
     stem, step = (match["stem"], match["step"] or "") if match else (path.name, "")
     folders = path.parent.relative_to(root).parts if path.parent != root else ()
     if path.is_dir():
@@ -140,4 +143,4 @@ def _name(prefix: str, root: epath.Path) -> str:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+=-]+", "_", name).strip("._-") or "checkpoint"
+    return store.directory_name(name, "checkpoint")

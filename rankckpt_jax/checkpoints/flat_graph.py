@@ -7,7 +7,6 @@ protocol buffers that its callers have read.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -29,22 +28,6 @@ the given one; None where the given one is it."""
 # What passes its first input on unchanged. Of these PreventGradient would stop tf2jax,
 # and IdentityN may name a gradient function that exists only where it was exported.
 _PASSING = ("Identity", "IdentityN", "PreventGradient", "CheckNumerics", "EnsureShape")
-# Reads or writes files, runs Python or native code, or reaches over a network: never
-# needed by a network of images, and a way to harm whoever loads it.
-_UNSAFE = re.compile(
-    r"(Eager)?PyFunc(Stateless)?|NumpyFunction|ReadFile|WriteFile|MatchingFiles"
-    r"|Save(V2|Slices|Dataset.*)?|ShardedFilename|MergeV2Checkpoints"
-    r"|PrintV2|Print|(Create)?Summary(File|Db)Writer|WriteSummary|.*Reader(V2|Read.*)?"
-    r"|.*FileSystem.*|.*TextFile.*|.*RecordDataset.*|TextLineDataset.*|LoadDataset.*"
-    r"|LoadAndRemapMatrix|DebugIdentity.*|DebugNumericSummary.*|RpcCall|TryRpc"
-    r"|RemoteCall|Rpc.*|DistributedSave|DatasetToTFRecord|ExperimentalDatasetToTFRecord"
-    r"|LMDBDataset|SqlDataset|ExperimentalSqlDataset|GeneratorDataset|OutfeedEnqueue.*"
-)
-# Saving and restoring, which every SavedModel carries functions for; they run only
-# where somebody saves it again.
-_SAVING = re.compile(r"__inference_+traced_(save|restore)")
-# Of the same kind, at the top level of TensorFlow 1's graphs, where they never run.
-_SAVING_OPERATIONS = {"SaveV2", "ShardedFilename", "MergeV2Checkpoints"}
 
 
 @dataclasses.dataclass
@@ -120,27 +103,6 @@ def tensor_name(reference: str) -> str:
 def node_name(reference: str) -> str:
     """The node that a reference of any form is to: "^a", "a", "a:1", "a:out:0"."""
     return reference.removeprefix("^").split(":")[0]
-
-
-def refuse_unsafe(graph_def: Any, where: str) -> None:
-    """Refuses a graph that could touch files or run code, wherever in it that stands.
-
-    Raises:
-      InputError: It names the operations.
-    """
-    found = {node.op for node in graph_def.node} - _SAVING_OPERATIONS
-    for function in graph_def.library.function:
-        if not _SAVING.match(function.signature.name):
-            found |= {node.op for node in function.node_def}
-    unsafe = sorted(op for op in found if _UNSAFE.fullmatch(op))
-    if unsafe:
-        raise InputError(
-            "The module holds operations that could read or write files or run code",
-            where=where,
-            found=", ".join(unsafe),
-            mend="export the network alone, without input pipelines and summaries; "
-            "nothing of this module was run",
-        )
 
 
 def flatten(graph_def: Any, captured: Mapping[str, str] | None = None) -> Flat:

@@ -152,7 +152,9 @@ def destination(
     Whoever has no network puts the file at the first by hand.
     """
     handle = spec if "://" in spec else f"https://{spec}"
-    path, host = _path(handle), urlsplit(handle).netloc.replace(":", "_")
+    # Without user and password, which are nobody else's to read.
+    host = urlsplit(handle).netloc.rpartition("@")[2].replace(":", "_")
+    path = _path(handle)
     base = storage.directory / host / path
     ending = next((end for end in ARCHIVES if path.endswith(end)), "")
     if not ending and re.search(r"\.(keras|h5|hdf5)$", path):
@@ -215,7 +217,7 @@ def addresses(handle: str, mirrors: tuple[str, ...]) -> list[str]:
     if is_file:
         urls.append(handle)
     else:
-        urls.append(f"{handle}?tf-hub-format=compressed")
+        urls.append(f"{handle}{'&' if parts.query else '?'}tf-hub-format=compressed")
     return urls
 
 

@@ -25,6 +25,7 @@ from rankckpt_jax.checkpoints import converted as converted_lib
 from rankckpt_jax.checkpoints import download, handles, keras_files, native
 from rankckpt_jax.checkpoints.graph_apply import GraphApply
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.redaction import redact
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def load_hub(
     if found is None:
         found, facts = _convert(
             place,
-            str(handle),
+            redact(str(handle)),
             fingerprint,
             signature,
             output,
@@ -121,7 +122,7 @@ def load_hub(
         )
         if directory is not None and parallel.is_main_process():
             converted_lib.save(directory, request, found, facts)
-    return dataclasses.replace(found, name=title, source=str(handle))
+    return dataclasses.replace(found, name=title, source=redact(str(handle)))
 
 
 def _convert(

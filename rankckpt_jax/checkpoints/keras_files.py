@@ -1,25 +1,20 @@
 """Keras models, `.keras` and `.h5`, as `Network`s.
 
-A file of Keras can carry Python code (a `Lambda` layer) or name classes to import. It
-is searched for both before Keras sees it; networks made of Keras's own layers have
-neither.
+What a file holds is decided in `keras_contents`, before Keras sees it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import logging
 import os
 import re
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
-from rankckpt_jax.checkpoints import saved_models
+from rankckpt_jax.checkpoints import keras_contents, saved_models
 from rankckpt_jax.checkpoints.graph_apply import Pixels
 from rankckpt_jax.checkpoints.network import Network
 from rankckpt_jax.errors import InputError
@@ -62,7 +57,7 @@ def read(
       InputError: It cannot be read, or holds code.
     """
     where = str(path)
-    _refuse_code(path)
+    keras_contents.check(path)
     tensorflow()
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     import keras
@@ -172,59 +167,3 @@ def _layers(model: Any) -> Iterator[Any]:
         yield layer
         if hasattr(layer, "layers"):
             yield from _layers(layer)
-
-
-def _refuse_code(path: epath.Path | str) -> None:
-    config = _config(path)
-    found = sorted(set(_foreign(config)))
-    if found:
-        raise InputError(
-            "The Keras model holds code or classes that are not Keras's own",
-            where=str(path),
-            found=", ".join(found),
-            mend="build it of Keras's layers, or export it as a SavedModel with "
-            "model.export(DIR); nothing of this file was run",
-        )
-
-
-def _config(path: epath.Path | str) -> Any:
-    """The model's description, which lists its layers."""
-    place = epath.Path(path)
-    try:
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(place.open("rb"))
-            if place.suffix == ".keras":
-                archive = stack.enter_context(zipfile.ZipFile(file))
-                return json.loads(archive.read("config.json"))
-            import h5py
-
-            text = stack.enter_context(h5py.File(file, "r")).attrs["model_config"]
-            return json.loads(text)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(
-            "A Keras model cannot be read",
-            where=str(path),
-            expected="a file of model.save(), which has the architecture too",
-            found=str(error).strip().splitlines()[0] if str(error) else "",
-            mend="copy it again, or save the whole model and not its weights alone",
-        ) from error
-
-
-def _foreign(config: Any) -> Iterator[str]:
-    """Classes of a description that carry code or are imported from elsewhere."""
-    if isinstance(config, list):
-        for item in config:
-            yield from _foreign(item)
-    if not isinstance(config, dict):
-        return
-    name, module = config.get("class_name"), config.get("module")
-    if name in ("Lambda", "TFOpLambda", "function", "__lambda__"):
-        yield str(name)
-    elif isinstance(module, str) and module.split(".")[0] not in (
-        "keras",
-        "builtins",
-        "tensorflow",
-    ):
-        yield f"{module}.{name}"
-    for value in config.values():
-        yield from _foreign(value)

@@ -7,8 +7,8 @@
           called signatures, such as "serving_default"
 
 Of TF1's graphs nothing is run: their variables are read from the files. TF2's loader
-runs only what makes and fills variables, after the file was searched for operations
-that could do harm.
+runs only what makes and fills variables, after every operation of the file was held
+against those that only compute.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from rankckpt_jax.checkpoints import (
+    allowed_operations,
+    signatures,
+    tensor_bundle,
+    tf1_modules,
+)
 from rankckpt_jax.checkpoints import flat_graph as flat_lib
-from rankckpt_jax.checkpoints import signatures, tf1_modules
 from rankckpt_jax.checkpoints.network import Function, Network, Shape
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.lazy_tensorflow import tensorflow
@@ -72,9 +77,8 @@ def read(directory: epath.Path | str, signature: str | None = None) -> Network:
         ) from error
     if not message.meta_graphs:
         raise InputError("A SavedModel holds no graph", where=str(file))
-    for meta_graph in message.meta_graphs:
-        flat_lib.refuse_unsafe(meta_graph.graph_def, where)
     graphs = list(message.meta_graphs)
+    allowed_operations.refuse_others(graphs, where)
     if len(graphs) == 1 and graphs[0].HasField("object_graph_def"):
         return _read_objects(where, signature)
     return tf1_modules.read(where, graphs, signature)
@@ -82,6 +86,9 @@ def read(directory: epath.Path | str, signature: str | None = None) -> Network:
 
 def _read_objects(where: str, signature: str | None) -> Network:
     tf = tensorflow()
+    prefix = f"{where}/variables/variables"
+    if epath.Path(f"{prefix}.index").exists():
+        tensor_bundle.check(prefix)
     try:
         loaded = tf.saved_model.load(where)
     except (tf.errors.OpError, OSError, RuntimeError, *_LOAD_ERRORS) as error:

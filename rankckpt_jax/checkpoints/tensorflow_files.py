@@ -9,6 +9,7 @@ with them becomes an `InputError` that names the file.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,14 +18,17 @@ import numpy as np
 from etils import epath
 
 from rankckpt_jax import store
+from rankckpt_jax.checkpoints import tensor_bundle
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.lazy_tensorflow import tensorflow
 
-PART = re.compile(r"(?P<prefix>.+)\.(index|data-\d+-of-\d+)")
+PART = re.compile(r"(?P<prefix>.+)\.(index|data-\d+-of-\d+)", re.DOTALL)
 """Matches the path of a file that belongs to a V2 checkpoint."""
 
 # What TensorFlow raises besides its own errors where a file is cut short or garbled.
 _READ_ERRORS = (ValueError, RuntimeError, IndexError)
+# Format V1 is compressed, by Snappy, which makes of a byte at most about 21.
+_MOST_COMPRESSED = 64
 
 
 def prefix_of(path: epath.Path | str) -> str:
@@ -57,6 +61,9 @@ def shapes(prefix: str) -> dict[str, tuple[int, ...]]:
     Raises:
       InputError: It is not there, or cannot be read.
     """
+    if epath.Path(f"{prefix}.index").exists():
+        entries = tensor_bundle.read(prefix)
+        return {name: entry.shape for name, entry in entries.items()}
     found = _reader(prefix).get_variable_to_shape_map()
     return {name: tuple(shape) for name, shape in found.items()}
 
@@ -137,8 +144,12 @@ def fingerprint(prefix: str) -> str:
 
 
 def _reader(prefix: str) -> Any:
+    """TensorFlow's reader, of files that were looked through first."""
     tf = tensorflow()
-    if not (epath.Path(prefix + ".index").exists() or epath.Path(prefix).is_file()):
+    second_format = epath.Path(f"{prefix}.index").exists()
+    if second_format:
+        tensor_bundle.check(prefix)
+    elif not epath.Path(prefix).is_file():
         raise InputError(
             "A checkpoint's index is missing",
             where=prefix + ".index",
@@ -147,9 +158,17 @@ def _reader(prefix: str) -> Any:
             mend="copy the .index file too",
         )
     try:
-        return tf.train.load_checkpoint(prefix)
+        reader = tf.train.load_checkpoint(prefix)
+        # Names that are no text fail here.
+        shapes = reader.get_variable_to_shape_map()
     except (tf.errors.OpError, *_READ_ERRORS) as error:
         raise _unreadable(prefix, error) from error
+    if not second_format:
+        size = epath.Path(prefix).stat().length
+        elements = sum(math.prod(map(abs, shape)) for shape in shapes.values())
+        if elements > _MOST_COMPRESSED * size:
+            raise _unreadable(prefix, ValueError(f"{elements} values in {size} bytes"))
+    return reader
 
 
 def _beside(prefix: str) -> list[epath.Path]:

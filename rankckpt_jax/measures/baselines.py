@@ -82,7 +82,7 @@ def static(
     path = epath.Path(csv_file).expanduser()
     try:
         rows = list(csv.reader(path.read_text().splitlines()))
-    except OSError as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError("Cannot read a static list", where=csv_file) from error
     scores = {row[0]: row[1] for row in rows if len(row) >= 2}
     try:

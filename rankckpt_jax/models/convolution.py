@@ -306,7 +306,7 @@ def _max_pool_backward(
         for start, n in zip(starts, x.shape[1:3], strict=True)
     ]
 
-    def spread(values: jax.Array, later: tuple[int, int], fill: float) -> jax.Array:
+    def spread(values: jax.Array, later: Sequence[int], fill: float) -> jax.Array:
         """The value of each pixel's window, counted back from the last it is in."""
         edges = [(0, 0, 0)] * 4
         for axis, (start, back) in enumerate(zip(starts, later, strict=True), start=1):
@@ -376,7 +376,7 @@ def _sum_over_parts(
     if at_once == batch:
         return of_part(x, gradient)
 
-    def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+    def add(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         return total + of_part(*part), None
 
     parts = tuple(a.reshape(-1, at_once, *a.shape[1:]) for a in (x, gradient))

@@ -5,17 +5,13 @@
 the tables and names the points of the plots.
 """
 
-import base64
-import hashlib
-import importlib.resources
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import rankckpt_jax
 from rankckpt_jax import evaluation
 from rankckpt_jax.ranking import Ranking
-from rankckpt_jax.report import sections, sentences
+from rankckpt_jax.report import sections, sentences, template
 from rankckpt_jax.report.cells import decimal, known
 from rankckpt_jax.report.text import (
     format_certainty,
@@ -38,31 +34,9 @@ def to_html(ranking: Ranking) -> str:
     Returns:
       The HTML document.
     """
-    # Imported here: rows and rankings are of use without the template engine.
-    import jinja2
-    import markupsafe
-
-    files = importlib.resources.files(__package__)
-
-    def read(name: str) -> str:
-        return files.joinpath(name).read_text(encoding="utf-8")
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    # What `plots` draws is markup; everything else is text.
-    environment.filters["svg"] = markupsafe.Markup
-    script = read("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.from_string(read("report.html.j2")).render(
-        css=markupsafe.Markup(read("report.css")),
-        script=markupsafe.Markup(script),
-        script_hash=digest,
-        version=rankckpt_jax.__version__,
+    return template.render(
+        "report.html.j2",
+        "report.js",
         task=printable(ranking.task),
         description=printable(ranking.task_description),
         headline=_headline(ranking),

@@ -154,7 +154,7 @@ def _column(
         spread = spreads[i] if spreads else None
         share = None
         if value is not None and high > low:
-            share = round(100 * (value - low) / (high - low), 1)
+            share = round(100 * (value - low) / (high - low))
         cells.append(
             {
                 "value": sort_key(value),
@@ -482,7 +482,7 @@ def cost(ranking: Ranking) -> dict[str, Any] | None:
                 "name": name,
                 "n": len(both),
                 "bars": [
-                    (title, written(total), round(100 * total / longest, 2))
+                    (title, written(total), round(100 * total / longest))
                     for title, total in (
                         (f"Ranking with {printable(first)}", ranked),
                         ("Fine-tuning", tuned),

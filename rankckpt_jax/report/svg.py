@@ -129,7 +129,9 @@ def _inline(svg: str, prefix: str, label: str, hints: Mapping[str, str]) -> str:
         element.tag = element.tag.removeprefix(f"{{{_SVG}}}")
         if _XLINK_HREF in element.attrib:
             element.set("href", element.attrib.pop(_XLINK_HREF))
-        for key, value in element.attrib.items():
+        # The page's policy lets no attribute `style` in.
+        declared = _declarations(element.attrib.pop("style", ""))
+        for key, value in {**element.attrib, **declared}.items():
             element.set(key, _rewrite(key, value, prefix))
         hint = hints.get(element.get("id", "").removeprefix(f"{prefix}-"))
         if hint:
@@ -150,8 +152,14 @@ def _rewrite(key: str, value: str, prefix: str) -> str:
     if key == "href":
         return value.replace("#", f"#{prefix}-")
     value = value.replace("url(#", f"url(#{prefix}-")
-    if key == "style":
-        value = re.sub(r"font-family: [^;]*;?", "", value)
-        for colour, variable in _VARIABLES.items():
-            value = value.replace(colour, variable)
-    return value
+    return _VARIABLES.get(value, value)
+
+
+def _declarations(style: str) -> dict[str, str]:
+    """The attributes that say what a `style` does; the font is the page's."""
+    pairs = (part.split(":", 1) for part in style.split(";") if ":" in part)
+    found = {key.strip(): value.strip() for key, value in pairs}
+    found.pop("font-family", None)
+    if size := re.match(r"[\d.]+px", found.pop("font", "")):
+        found["font-size"] = size[0]
+    return found

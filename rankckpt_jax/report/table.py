@@ -2,13 +2,16 @@
 
 import csv
 import io
+import re
 
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.ranking import Ranking, Row, rank
-from rankckpt_jax.report.text import one_line, printable
+from rankckpt_jax.report.text import one_line
 
 _FORMULA_STARTS = tuple("=+-@\t\r＝＋－＠")
 """What makes a spreadsheet run a cell as a formula, ASCII and full-width."""
+
+_ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|[ntr\\])")
 
 
 def to_csv(ranking: Ranking) -> str:
@@ -21,6 +24,7 @@ def to_csv(ranking: Ranking) -> str:
 
     A name that a spreadsheet would run as a formula gets a leading apostrophe, as OWASP
     advises against CSV injection; numbers are never touched, not even negative ones.
+    `from_csv`, and `read_cell` for one cell, give the original name again.
 
     Args:
       ranking: The ranking; the lines keep its order.
@@ -82,41 +86,54 @@ def from_csv(text: str, task: str, where: str = "") -> Ranking:
         )
 
     def numbers(line: dict[str, str], suffix: str) -> dict[str, float]:
-        known = {name: line[name + suffix] for name in measures}
+        known = {read_cell(name): line[name + suffix] for name in measures}
         return {name: float(value) for name, value in known.items() if value}
 
     try:
         rows = [
             Row(
-                _read(line["checkpoint"]),
-                architecture=_read(line["architecture"]),
-                group=_read(line["group"]),
+                read_cell(line["checkpoint"]),
+                architecture=read_cell(line["architecture"]),
+                group=read_cell(line["group"]),
                 scores=numbers(line, ""),
                 spreads=numbers(line, "_spread"),
                 score_seconds=numbers(line, "_seconds"),
                 accuracy=float(line["accuracy"]) if line["accuracy"] else None,
-                failure=_read(line["failure"]),
+                failure=read_cell(line["failure"]),
             )
             for line in reader
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(
             "A line of a ranking cannot be read", where=where, found=str(error)
         ) from error
-    return rank(task, [_read(name) for name in measures], rows)
-
-
-def _read(cell: str) -> str:
-    safe = cell.startswith("'") and cell[1:].startswith(_FORMULA_STARTS)
-    return cell[1:] if safe else cell
+    return rank(task, [read_cell(name) for name in measures], rows)
 
 
 def text_cell(value: str) -> str:
-    """One line of text that no spreadsheet takes for a formula."""
-    line = printable(value)
-    # The original counts too: a leading tab is a formula start that printable strips.
-    unsafe = value.startswith(_FORMULA_STARTS) or line.startswith(_FORMULA_STARTS)
+    r"""One line of text that no spreadsheet takes for a formula.
+
+    What is not printable, a line's end say, becomes its Python escape, and so does a
+    backslash. What would begin a formula gets an apostrophe before it, and so does a
+    text with one of its own; `read_cell` undoes both.
+
+    Example:
+      >>> [text_cell(t) for t in ("=cmd()", "a\nb", "\t@x", "it's", "'a'")]
+      ["'=cmd()", 'a\\nb', '\\t@x', "it's", "''a'"]
+    """
+    line = "".join(
+        c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode()
+        for c in value
+    )
+    # A spreadsheet may take blanks away before it looks.
+    unsafe = line.lstrip().startswith((*_FORMULA_STARTS, "'"))
     return f"'{line}" if unsafe else line
+
+
+def read_cell(cell: str) -> str:
+    """The text that `text_cell` wrote."""
+    line = cell[1:] if cell.startswith("'") else cell
+    return _ESCAPE.sub(lambda m: m[0].encode().decode("unicode_escape"), line)
 
 
 def _number(value: float | None) -> str:

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import http.server
 import io
@@ -10,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from rankckpt_jax.checkpoints import download
+from rankckpt_jax.checkpoints import archives, download
 from rankckpt_jax.errors import InputError
 
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -23,7 +24,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.faults, self.requests = {}, [], []
+        self.files, self.faults, self.requests, self.asked = {}, [], [], []
 
     def url(self, name):
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -33,6 +34,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         server.requests.append(self.headers.get("Range"))
+        server.asked.append((self.path, "Authorization" in self.headers))
         fault = server.faults.pop(0) if server.faults else ""
         data = server.files.get(self.path.lstrip("/").split("?")[0])
         if data is None or fault == "absent":
@@ -279,3 +281,143 @@ def test_a_damaged_zip_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be unpacked"):
         download.unpack(tmp_path / "a.zip", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def _pax(**fields):
+    info = tarfile.TarInfo("member")
+    info.pax_headers = fields
+    return info
+
+
+@pytest.mark.parametrize("make", [_zip, _tar])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/weights", "A/Weights"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("stra\u00dfe", "STRASSE"),
+        ("a", "a/b"),
+        ("a/b", "a"),
+        ("a/./b", "a/b"),
+    ],
+)
+def test_two_members_of_one_name_are_refused(tmp_path, make, names):
+    """As a file system that folds case or composes letters would see them."""
+    archive = tmp_path / "archive"
+    archive.write_bytes(make(dict.fromkeys(names, b"1")))
+    with pytest.raises(InputError, match="two members have one name"):
+        download.unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_name_twice_is_refused(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "a.zip", "w") as archive,
+        pytest.warns(UserWarning, match="Duplicate name"),
+    ):
+        archive.writestr("a", "1")
+        archive.writestr("a", "2")
+    with pytest.raises(InputError, match="two members have one name"):
+        download.unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("make", [_zip, _tar])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a" * 300, "no file can have"),
+        ("\u00e9" * 200, "no file can have"),
+        ("/".join(["a"] * 200), "too deep"),
+        ("/".join(["a" * 200] * 60), "too deep"),
+    ],
+)
+def test_names_that_no_file_can_have_are_refused(tmp_path, make, name, says):
+    archive = tmp_path / "archive"
+    archive.write_bytes(make({"fine": b"1", name: b"2"}))
+    with pytest.raises(InputError, match=says):
+        download.unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"path": "a\0b"}, {"size": "-1"}, {"size": "many"}, {"mtime": "x"}, {"path": ""}],
+)
+def test_odd_extended_headers_are_refused_or_harmless(tmp_path, fields):
+    (tmp_path / "a.tar.gz").write_bytes(_tar({"member": _pax(**fields)}))
+    try:
+        download.unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+    except InputError:
+        assert not (tmp_path / "out").exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        *("a.tar.gz", "out", ".out.lock")
+    }
+
+
+def test_a_header_cannot_fill_the_memory(tmp_path):
+    """A few kilobytes whose extended header says that it has a gigabyte."""
+    info = tarfile.TarInfo("bomb")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 30
+    with gzip.open(tmp_path / "a.tar.gz", "wb") as file:
+        file.write(info.tobuf(tarfile.PAX_FORMAT))
+        for _ in range(1 << 6):
+            file.write(bytes(1 << 20))
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        download.unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+
+
+def test_a_size_that_is_a_lie_does_not_help(tmp_path):
+    """A zip whose directory says that a member of two megabytes has ten bytes."""
+    data = bytearray(_zip({"a": bytes(2_000_000)}))
+    place = data.rindex(b"PK\x01\x02") + 24
+    assert int.from_bytes(data[place : place + 4], "little") == 2_000_000
+    data[place : place + 4] = (10).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(bytes(data))
+    with pytest.raises(InputError):
+        download.unpack(tmp_path / "a.zip", tmp_path / "out", limit=1_000_000)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_many_members_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_MAX_MEMBERS", 50)
+    (tmp_path / "a.zip").write_bytes(_zip({str(i): b"" for i in range(51)}))
+    with pytest.raises(InputError, match="more than 50 members"):
+        download.unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_zip_with_a_password_is_refused(tmp_path):
+    data = bytearray(_zip({"a": b"1"}))
+    for start in (data.index(b"PK\x03\x04") + 6, data.index(b"PK\x01\x02") + 8):
+        data[start] |= 1
+    (tmp_path / "a.zip").write_bytes(bytes(data))
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        download.unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+ADDRESS = "user:pa55word@127.0.0.1:{port}/a.bin?X-Goog-Signature=5ecret&Expires=1"
+
+
+def test_an_address_is_used_whole_and_told_without_its_secrets(
+    server, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(download, "_ATTEMPTS", 1)
+    address = "http://" + ADDRESS.format(port=server.server_port)
+    server.files["a.bin"] = DATA
+    server.faults = ["absent", "drops"]
+    for _ in range(2):
+        with pytest.raises(InputError) as raised:
+            download.fetch([address], tmp_path / "a.bin")
+        told = str(raised.value) + caplog.text
+        assert "127.0.0.1" in told and "[hidden]" in told
+        assert "pa55word" not in told and "5ecret" not in told
+    # Half of it is here, and the other half is fetched under a new signature.
+    again = address.replace("5ecret", "an0ther")
+    assert download.fetch([again], tmp_path / "a.bin").read_bytes() == DATA
+    assert server.requests[-1] == RESUMED
+    assert server.asked[-1] == ("/a.bin?X-Goog-Signature=an0ther&Expires=1", True)
+    for path in tmp_path.rglob("*"):
+        if path.name != "a.bin" and path.is_file():
+            text = path.read_text()
+            assert not any(s in text for s in ("pa55word", "5ecret", "an0ther"))
+    assert "127.0.0.1" in (tmp_path / "a.bin.provenance.json").read_text()

@@ -61,6 +61,24 @@ def test_names_are_unique(tmp_path):
     assert [name for name, _ in checkpoints.find(tmp_path)] == ["a_b", "a_b~2"]
 
 
+def test_names_that_some_file_system_takes_for_one_are_told_apart(tmp_path):
+    for name in "net", "Net", "NET":
+        _touch(tmp_path / name / "model.ckpt")
+    names = [name for name, _ in checkpoints.find(tmp_path)]
+    assert len({name.casefold() for name in names}) == 3
+
+
+def test_hostile_names_are_plain_directories_names(tmp_path):
+    hostile = ["..npz", "<script>x", "=cmd()|x", "a\nb", "a" * 250, "report.html", "--"]
+    for name in hostile:
+        _touch(tmp_path / "pool" / name / "model.ckpt")
+    names = [name for name, _ in checkpoints.find(tmp_path / "pool")]
+    assert len(names) == len(set(names)) == len(hostile)
+    for name in names:
+        assert not name.startswith((".", "-")) and len(name) < 200
+        assert not set(name) & set("/<>|\n") and name != "report.html"
+
+
 def test_nothing_found_is_an_error(tmp_path):
     with pytest.raises(InputError, match="No checkpoints"):
         checkpoints.find(tmp_path)

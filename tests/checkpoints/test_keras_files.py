@@ -1,5 +1,6 @@
 """Keras models; the slow test goes through all of Keras's applications."""
 
+import json
 import zipfile
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from rankckpt_jax import checkpoints
-from rankckpt_jax.checkpoints import keras_files, network
+from rankckpt_jax.checkpoints import keras_contents, keras_files, network
 from rankckpt_jax.checkpoints.graph_apply import GraphApply
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.lazy_tensorflow import tensorflow
@@ -127,6 +128,63 @@ def test_code_in_a_file_is_refused(keras, tmp_path):
         checkpoints.load_hub(tmp_path / "other.keras")
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("keras.layers", "TFSMLayer"),
+        ("keras.layers", "TorchModuleWrapper"),
+        ("keras.layers", "StringLookup"),
+        ("keras.layers", "JaxLayer"),
+        ("keras.utils", "get_file"),
+        ("keras.config", "enable_unsafe_deserialization"),
+        ("keras.activations", "function"),
+        ("builtins", "eval"),
+        ("kerasx.layers", "Dense"),
+        (None, "Lambda"),
+        (None, "__lambda__"),
+        ("tensorflow.io", "Dense"),
+        (["keras"], "Dense"),
+    ],
+)
+def test_only_known_classes_are_let_through(tmp_path, module, name):
+    """Deep in a description of a layer that is itself allowed."""
+    inner = {"class_name": name, "config": {}}
+    inner |= {} if module is None else {"module": module}
+    layer = {"module": "keras.layers", "class_name": "Dense", "config": {"a": [inner]}}
+    with zipfile.ZipFile(tmp_path / "net.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps(layer))
+    with pytest.raises(InputError, match=name):
+        checkpoints.load_hub(tmp_path / "net.keras")
+
+
+def test_other_parts_and_compressed_ones_are_refused(tmp_path):
+    for name, kind in (("assets/x", 0), ("../x", 0), ("config.json", 8)):
+        with zipfile.ZipFile(tmp_path / "net.keras", "w", kind) as archive:
+            archive.writestr(name, "{}")
+        with pytest.raises(InputError, match="part that is not taken"):
+            checkpoints.load_hub(tmp_path / "net.keras")
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link", "external", "circle"])
+def test_weights_that_refer_elsewhere_are_refused(tmp_path, kind):
+    import h5py
+
+    with h5py.File(tmp_path / "net.h5", "w") as file:
+        file.attrs["model_config"] = "{}"
+        group = file.create_group("layers").create_group("dense")
+        if kind == "external link":
+            group["kernel"] = h5py.ExternalLink("/etc/passwd", "/")
+        elif kind == "soft link":
+            group["kernel"] = h5py.SoftLink("/elsewhere")
+        elif kind == "external":
+            outside = [("/etc/passwd", 0, 8)]
+            group.create_dataset("kernel", (2,), "f4", external=outside)
+        else:
+            group["kernel"] = file["layers"]
+    with pytest.raises(InputError, match="refer to other files"):
+        checkpoints.load_hub(tmp_path / "net.h5")
+
+
 def test_weights_alone_and_damaged_files(keras, tmp_path):
     _model(keras).save_weights(tmp_path / "net.weights.h5")
     with pytest.raises(InputError, match="cannot be read"):
@@ -167,6 +225,7 @@ def test_applications(keras, name):
     model = getattr(keras.applications, name)(
         weights=None, input_shape=(size, size, 3), classes=7
     )
+    assert list(keras_contents._foreign(json.loads(model.to_json()))) == []
     converted = network.convert(keras_files.of_model(model, name))
     variables, apply = converted.variables, GraphApply(converted.graphs)
     images = np.random.default_rng(0).uniform(size=(2, size, size, 3))

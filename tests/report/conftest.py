@@ -1,7 +1,11 @@
 """A realistic ranking, and hostile and degenerate ones."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
+from rankckpt_jax import views
 from rankckpt_jax.ranking import Row, rank
 
 
@@ -57,16 +61,39 @@ def hostile():
         Row(
             name,
             architecture=HOSTILE,
-            group=HOSTILE,
+            group=f"{HOSTILE},{HOSTILE}{i % 2}",
             scores={HOSTILE: float(i)},
             warnings={HOSTILE: HOSTILE},
             accuracy=0.1 * i,
+            accuracy_source=HOSTILE,
+            curve=((0, 0.0), (10, 0.1 * i)),
+            score_seconds={HOSTILE: 1.0},
+            extract_seconds=1.0,
+            finetune_seconds=9.0,
+            image_size=32,
         )
         for i, name in enumerate([HOSTILE, "=cmd()", "+1", "-1", "@a", "\tb", "＝c"])
     ]
     rows.append(Row(f"{HOSTILE}2", failure=f"=HYPERLINK()\n{HOSTILE}"))
     provenance = {HOSTILE: {"inner": [HOSTILE]}}
-    return rank(HOSTILE, [HOSTILE], rows, provenance=provenance)
+    ranking = rank(
+        HOSTILE,
+        [HOSTILE, "=measure"],
+        rows,
+        task_description=HOSTILE,
+        provenance=provenance,
+    )
+    random = np.random.default_rng(0)
+    names = [f"{HOSTILE}{i}" for i in range(3)]
+    labels = np.arange(30) % 3
+    return dataclasses.replace(
+        ranking,
+        views=tuple(
+            views.of(row.checkpoint, random.normal(size=(30, 4)), labels, names)
+            for row in ranking.ranked[:2]
+        ),
+        samples=tuple(views.Sample(name, 32, b"jpeg") for name in names),
+    )
 
 
 @pytest.fixture(

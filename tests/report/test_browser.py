@@ -1,6 +1,8 @@
 """The page in a real browser: it sorts, filters, tells names, and asks for nothing."""
 
+import http.server
 import shutil
+import threading
 
 import pytest
 
@@ -140,4 +142,77 @@ def test_it_fits_a_phone_in_light_and_dark(browser, big, scheme):
     )
     dark = sum(map(int, background[4:-1].split(",")[:3])) < 300
     assert dark == (scheme == "dark") and background != ink
+    context.close()
+
+
+@pytest.fixture
+def outside():
+    """(address, paths asked for) of a server that no page may ask."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_hostile_names_run_nothing_and_the_policy_holds(
+    browser, hostile, outside, tmp_path
+):
+    """What would get in, had escaping failed, is refused by the policy too."""
+    address, asked = outside
+    smuggled = (
+        "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>"
+        "<style>h1 { color: rgb(1, 2, 3) }</style><p style='color: rgb(1, 2, 3)'>x</p>"
+        f"<link rel=stylesheet href={address}/css><iframe src={address}/frame></iframe>"
+        f"<script src={address}/script></script><img src={address}/image>"
+    )
+    path = tmp_path / "report.html"
+    path.write_text(page.to_html(hostile).replace("</main>", f"{smuggled}</main>"))
+    context = browser.new_context()
+    tab = context.new_page()
+    dialogs = []
+    tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    tab.goto(path.as_uri())
+    assert tab.evaluate("window.ran === undefined")
+    assert dialogs == []
+    for mark in "h1", "p[style]":
+        colour = tab.evaluate(
+            f"getComputedStyle(document.querySelector('{mark}')).color"
+        )
+        assert colour != "rgb(1, 2, 3)"
+    assert asked == []
+    # The script of the page itself has run.
+    assert tab.evaluate("document.querySelectorAll('svg title').length") == 0
+    context.close()
+
+
+def test_bars_and_plots_are_drawn_without_attributes_of_style(browser, big):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    tab = context.new_page()
+    tab.goto(big.as_uri())
+    widths = tab.evaluate(
+        "[...document.querySelectorAll('.bar i')].map(i => i.offsetWidth)"
+    )
+    assert len({*widths}) > 10
+    shades = tab.evaluate(
+        "[...document.querySelectorAll('.ranks td')].map("
+        "td => getComputedStyle(td).backgroundColor)"
+    )
+    assert len({*shades}) > 10
+    fills = tab.evaluate(
+        "[...document.querySelectorAll('figure svg use')].map("
+        "use => getComputedStyle(use).stroke)"
+    )
+    assert fills and all(fill.startswith(("rgb", "color")) for fill in fills)
     context.close()

@@ -1,14 +1,18 @@
 """The page: what it says, what it escapes, and that it asks for nothing."""
 
 import base64
+import csv
+import dataclasses
 import hashlib
 import html.parser
+import io
 import re
 
 import pytest
 
+from rankckpt_jax import benchmark
 from rankckpt_jax.ranking import Row, rank
-from rankckpt_jax.report import page
+from rankckpt_jax.report import notebook, page
 
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -86,28 +90,64 @@ def test_asks_for_nothing_from_outside(realistic):
             assert attributes["href"].startswith(("data:,", "#"))
 
 
-def test_policy_allows_the_one_script_alone(realistic):
+def test_policy_allows_the_one_script_and_the_one_style_alone(realistic):
     text = page.to_html(realistic)
-    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    digests = {
+        tag: base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+        for tag, inner in re.findall(r"<(script|style)>(.*?)</\1>", text, re.DOTALL)
+    }
     (policy,) = [
         attributes["content"]
         for attributes in _Reader(text).named("meta")
         if attributes.get("http-equiv") == "Content-Security-Policy"
     ]
-    assert f"script-src 'sha256-{digest}'" in policy
-    assert policy.startswith("default-src 'none'")
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{digests['style']}'; "
+        f"script-src 'sha256-{digests['script']}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    # What it would shut out is not there.
+    for _, attributes in _Reader(text).elements:
+        assert "style" not in attributes
 
 
 def test_hostile_text_stays_text(hostile):
     text = page.to_html(hostile)
     text.encode("utf-8")
     reader = _Reader(text)
-    assert len(reader.named("script")) == 1
+    assert len(reader.named("script")) == len(reader.named("style")) == 1
     assert "{{ 7 * 7 }}" in reader.text
     assert "<script>alert" in reader.text
+    # In every section, and none is left out.
+    for heading in (
+        *("Ranking", "Scores against fine-tuning", "How good is each measure"),
+        *("Ranks by measure", "Fine-tuning on the way", "Cost", "Failed", "Warnings"),
+        *("What the features look like", "Images as the network sees them"),
+        "Provenance",
+    ):
+        assert f"<h2>{heading}</h2>" in text
+    for _, attributes in reader.elements:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in "src", "href":
+            assert attributes.get(name, "#").startswith(("#", "data:"))
     assert "\x1b" not in text
     assert "\u202e" not in text
+
+
+def test_hostile_text_stays_text_in_a_notebook_and_in_the_benchmark(hostile):
+    shown = notebook.to_html(hostile)
+    lines = benchmark.tabulate([hostile, dataclasses.replace(hostile, task="=other")])
+    for text in shown, benchmark.to_html(lines):
+        reader = _Reader(text)
+        assert reader.named("script") == []
+        assert "<script>alert" in reader.text
+        assert "\x1b" not in text and "\u202e" not in text
+        text.encode("utf-8")
+    said = benchmark.to_text(lines)
+    assert "\x1b" not in said and "\u202e" not in said
+    for line in csv.reader(io.StringIO(benchmark.to_csv(lines))):
+        for cell in line[:3]:
+            assert cell.isprintable() and not cell.startswith(tuple("=+-@"))
 
 
 def test_degenerate_rankings_render(degenerate):
@@ -115,8 +155,8 @@ def test_degenerate_rankings_render(degenerate):
     assert not re.search(r"\b(nan|inf|None)\b", reader.text)
     for attributes in reader.named("td") + reader.named("th"):
         assert attributes.get("data-value") not in ("nan", "inf", "None")
-    shares = re.findall(r"\bwidth:([^% ]*)%", " ".join(map(str, reader.elements)))
-    assert all(0 <= float(share) <= 100 for share in shares)
+    shares = re.findall(r"'share([^']*)'", " ".join(map(str, reader.elements)))
+    assert all(0 <= int(share) <= 100 for share in shares)
 
 
 def test_unknown_sections_are_left_out():

@@ -3,6 +3,9 @@
 import csv
 import io
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from rankckpt_jax.ranking import Row, rank
 from rankckpt_jax.report import table
 
@@ -48,7 +51,28 @@ def test_names_cannot_become_formulas(hostile):
                 assert not cell.startswith(tuple("=+-@\t\r＝＋－＠"))
                 assert cell.isprintable()
     names = {line["checkpoint"] for line in _read(hostile)}
-    assert {"'=cmd()", "'+1", "'-1", "'@a", "'b", "'＝c"} <= names
+    assert {"'=cmd()", "'+1", "'-1", "'@a", "\\tb", "'＝c"} <= names
+
+
+def test_names_read_back_as_they_were(hostile):
+    found = table.from_csv(table.to_csv(hostile), hostile.task)
+    assert [row.checkpoint for row in found.rows] == [
+        row.checkpoint for row in hostile.rows
+    ]
+    assert found.measures == hostile.measures
+    assert [row.scores for row in found.rows] == [row.scores for row in hostile.rows]
+    assert [row.group for row in found.rows] == [row.group for row in hostile.rows]
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text() | st.text("=+-@\t\r\n'\\\"x01u ＝", max_size=8))
+def test_any_text_survives_a_csv_file_and_is_no_formula(text):
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerow([table.text_cell(text), "end"])
+    (line,) = csv.reader(io.StringIO(file.getvalue()))
+    assert table.read_cell(line[0]) == text
+    assert line[0].isprintable()
+    assert not line[0].lstrip().startswith(tuple("=+-@＝＋－＠"))
 
 
 def test_degenerate_rankings(degenerate):

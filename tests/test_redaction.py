@@ -1,0 +1,120 @@
+"""Passwords and keys: in what a run writes down there are none."""
+
+import logging
+import sys
+
+import numpy as np
+import pytest
+
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.redaction import redact
+
+SECRETS = {
+    "https://user:hunter2@host/a.zip": "https://[hidden]@host/a.zip",
+    "https://hunter2@host:8080/a.zip": "https://[hidden]@host:8080/a.zip",
+    "https://user:hunt@er2@host/x": "https://[hidden]@host/x",
+    "gs://bucket/a?X-Goog-Signature=hunter2": "gs://bucket/a?X-Goog-Signature=[hidden]",
+    "https://h/a?sv=1&sig=hunter2#output=x": (
+        "https://h/a?sv=[hidden]&sig=[hidden]#output=x"
+    ),
+    "with url: /a.zip?token=hunter2 (refused)": (
+        "with url: /a.zip?token=[hidden] (refused)"
+    ),
+    "a/b,https://u:hunter2@h/x.zip!/run,c": "a/b,https://[hidden]@h/x.zip!/run,c",
+}
+PLAIN = (
+    "https://tfhub.dev/vtab/sup-100/1?tf-hub-format=compressed",
+    "https://host:8080/a.zip!/run/model.ckpt-300#signature=default&output=pre_logits",
+    "C:/x/a@b.zip, mail@host, runs/*/net?.ckpt, did you mean 'x'? a=b",
+    "one input [?, 3]: a=1&b=2",
+)
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_secrets_are_hidden_and_the_rest_is_told(text):
+    assert redact(text) == SECRETS[text]
+    assert redact(SECRETS[text]) == SECRETS[text]
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_what_is_no_secret_stays(text):
+    assert redact(text) == text
+
+
+def test_nested_data_and_fields_by_their_names():
+    address = "https://user:hunter2@host/{path}"
+    found = redact(
+        {
+            "mirrors": (address,),
+            "hub_token": "hunter2",
+            "inner": [{"password": "hunter2", "size": 3, "tokens": 7}],
+            "password": "",
+            "seed": 1,
+        }
+    )
+    assert "hunter2" not in repr(found)
+    assert found["mirrors"] == ("https://[hidden]@host/{path}",)
+    assert found["inner"][0]["size"] == 3 and found["seed"] == 1
+    assert found["inner"][0]["tokens"] == 7 and found["password"] == ""
+
+
+def test_errors_have_none():
+    address = "https://user:hunter2@host/a?key=hunter2"
+    error = InputError(
+        f"{address} failed",
+        where=address,
+        expected=address,
+        found=address,
+        mend=address,
+    )
+    assert "hunter2" not in str(error) + error.what
+    assert str(error).count("https://[hidden]@host/a?key=[hidden]") == 5
+
+
+def test_a_runs_files_have_none(tmp_path, monkeypatch, caplog):
+    """Neither those of the config nor those of the environment."""
+    from rankckpt_jax import stages
+    from rankckpt_jax.configs import features
+
+    monkeypatch.setenv("HUB_TOKEN", "hunter2")
+    labels = np.arange(40) % 2
+    for name in "ab":
+        drawn = np.random.default_rng(ord(name)).normal(size=(40, 4))
+        np.savez(tmp_path / f"{name}.npz", features=drawn, labels=labels)
+    config = features.get_config()
+    config.features = str(tmp_path)
+    config.workdir = str(tmp_path / "runs")
+    config.measures = "h_score"
+    config.checkpoints = "https://user:hunter2@host/pool.zip?Signature=hunter2"
+    config.download.mirrors = ("https://user:hunter2@mirror/{path}",)
+    ranking = stages.run(config)
+    assert "hunter2" not in str(ranking) + caplog.text + repr(ranking.provenance)
+    written = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert len(written) > 3
+    for path in written:
+        assert b"hunter2" not in path.read_bytes(), path
+        assert "hunter2" not in str(path)
+    (page,) = (tmp_path / "runs").rglob("report.html")
+    assert "https://[hidden]@host/pool.zip?Signature=[hidden]" in page.read_text()
+
+
+# ml_collections's own, when it is imported.
+@pytest.mark.filterwarnings("ignore:the load_module")
+def test_logs_and_tracebacks_have_none(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main"])
+    from rankckpt_jax import main
+
+    handlers = logging.getLogger().handlers
+    level = logging.getLogger("rankckpt_jax").level
+    try:
+        main._configure_logging()
+        logging.getLogger("elsewhere").warning("%s", "https://user:hunter2@host/a")
+    finally:
+        logging.getLogger().handlers = handlers
+        logging.getLogger("rankckpt_jax").setLevel(level)
+    try:
+        raise ValueError("https://user:hunter2@host/a")
+    except ValueError as error:
+        main._tell(type(error), error, error.__traceback__)
+    told = capsys.readouterr().err
+    assert told.count("https://[hidden]@host/a") == 3 and "hunter2" not in told
