@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import convolution, layers
+from rankckpt_jax.models import layers, pooling
 
 
 class ExpandedConv(nn.Module):
@@ -84,7 +84,7 @@ class SqueezeExcite(nn.Module):
         """Scales [B, H, W, C] by a gate in [0, 1] per image and channel."""
         conv = functools.partial(layers.Conv, self.style, normalise=False)
         channels = x.shape[-1]
-        gate = convolution.global_pool(x)[:, None, None]
+        gate = pooling.global_pool(x)[:, None, None]
         gate = conv(round_to_eights(channels / self.factor), name="Conv")(gate, train)
         gate = conv(channels, activation=_hard_sigmoid, name="Conv_1")(gate, train)
         return x * gate

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import convolution, layers
+from rankckpt_jax.models import layers, pooling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Inception(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> layers.Output:
         """Applies the network to float [B, H, W, 3] in [-1, 1]."""
         x = run(self, self.style, self.steps, images, train)
-        x = convolution.global_pool(x)
+        x = pooling.global_pool(x)
         layers.endpoint(self, x, self.pool_name)
         return layers.output(self, x, self.num_classes)
 
@@ -183,10 +183,10 @@ def run(
                 name=step.name,
             )(x, train)
         elif isinstance(step, MaxPool):
-            x = convolution.max_pool(x, step.window, step.stride, step.padding)
+            x = pooling.max_pool(x, step.window, step.stride, step.padding)
             layers.endpoint(module, x, step.name)
         elif isinstance(step, AvgPool):
-            x = convolution.avg_pool(x, 3, 1, "SAME")
+            x = pooling.avg_pool(x, 3, 1, "SAME")
         elif isinstance(step, Fork):
             sides = [run(module, style, (conv,), x, train) for conv in step.convs]
             x = jnp.concatenate(sides, axis=-1)

@@ -19,7 +19,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import convolution
+from rankckpt_jax.models import convolution, windows
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -95,7 +95,7 @@ class BatchNorm(nn.Module):
         if train:
             scale = jnp.broadcast_to(scale, bias.shape)
             y, mean, var = _normalise(
-                x.astype(convolution.at_least_float32(x)),
+                x.astype(windows.at_least_float32(x)),
                 scale,
                 bias,
                 style.epsilon,
@@ -192,7 +192,7 @@ class Conv(nn.Module):
       features: Output channels.
       kernel_size: (height, width).
       stride: In both directions.
-      padding: See `convolution.Padding`.
+      padding: See `windows.Padding`.
       activation: Applied last; None for none.
       normalise: Batch norm and no bias; otherwise a bias and no batch norm.
     """
@@ -201,7 +201,7 @@ class Conv(nn.Module):
     features: int
     kernel_size: tuple[int, int] = (1, 1)
     stride: int = 1
-    padding: convolution.Padding = "SAME"
+    padding: windows.Padding = "SAME"
     activation: Activation | None = nn.relu
     normalise: bool = True
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import convolution, layers
+from rankckpt_jax.models import layers, pooling
 from rankckpt_jax.models.architecture import (
     Architecture,
     Family,
@@ -66,7 +66,7 @@ class MobileNetV1(nn.Module):
         for i, (features, stride) in enumerate(LAYERS, start=1):
             x = depthwise(stride=stride, name=f"Conv2d_{i}_depthwise")(x, train)
             x = conv(width(features), name=f"Conv2d_{i}_pointwise")(x, train)
-        x = convolution.global_pool(x)
+        x = pooling.global_pool(x)
         layers.endpoint(self, x, "AvgPool_1a")
         return layers.output(self, x, self.num_classes)
 

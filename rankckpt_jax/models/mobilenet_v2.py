@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import convolution, layers
+from rankckpt_jax.models import layers, pooling
 from rankckpt_jax.models.architecture import (
     Architecture,
     Family,
@@ -76,7 +76,7 @@ class MobileNetV2(nn.Module):
             )
         x = conv(feature_dim(self.percent), name="Conv_1")(x, train)
         layers.endpoint(self, x, "layer_19")
-        x = convolution.global_pool(x)
+        x = pooling.global_pool(x)
         layers.endpoint(self, x, "global_pool")
         return layers.output(self, x, self.num_classes)
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import convolution, layers
+from rankckpt_jax.models import layers, pooling
 from rankckpt_jax.models.architecture import Architecture, register
 from rankckpt_jax.models.expanded_conv import expanded_conv, hard_swish
 
@@ -95,7 +95,7 @@ class MobileNetV3(nn.Module):
         number = len(self.blocks) + 2
         x = conv(style, self.penultimate, name="Conv_1")(x, train)
         layers.endpoint(self, x, f"layer_{number}")
-        x = convolution.global_pool(x)[:, None, None]
+        x = pooling.global_pool(x)[:, None, None]
         layers.endpoint(self, x, f"layer_{number + 1}")
         # What follows the pool are the features, which are float32.
         exact = dataclasses.replace(style, dtype=jnp.float32)

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import convolution, layers
+from rankckpt_jax.models import layers, pooling, windows
 from rankckpt_jax.models.architecture import Architecture, register
 
 # Units of the four blocks, by the number of layers.
@@ -63,7 +63,7 @@ class ResNet(nn.Module):
             normalise=first,
             name="conv1",
         )(images, train)
-        x = convolution.max_pool(x, 3, 2, "SAME")
+        x = pooling.max_pool(x, 3, 2, "SAME")
         for i, (units, width) in enumerate(zip(self.units, _WIDTHS, strict=True)):
             stride = 2 if i < len(self.units) - 1 else 1
             block = _Block(
@@ -72,7 +72,7 @@ class ResNet(nn.Module):
             x = block(x, train)
         if not first:
             x = nn.relu(layers.BatchNorm(style, name="postnorm")(x, train))
-        x = convolution.global_pool(x)
+        x = pooling.global_pool(x)
         layers.endpoint(self, x, "global_pool")
         return layers.output(self, x, self.num_classes)
 
@@ -174,13 +174,13 @@ class BottleneckV2(nn.Module):
 
 
 def _strided(style: layers.Style, width: int, stride: int) -> layers.Conv:
-    padding: convolution.Padding = "SAME" if stride == 1 else _both_sides(3)
+    padding: windows.Padding = "SAME" if stride == 1 else _both_sides(3)
     return layers.Conv(
         style, width, (3, 3), stride=stride, padding=padding, name="conv2"
     )
 
 
-def _both_sides(window: int) -> convolution.Padding:
+def _both_sides(window: int) -> windows.Padding:
     """Pads of equal size, where "SAME" would put more below and to the right."""
     pad = ((window - 1) // 2, window // 2)
     return (pad, pad)

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import convolution, layers
+from rankckpt_jax.models import convolution, layers, pooling
 from rankckpt_jax.models.architecture import Architecture, Family, register_family
 
 _UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -59,7 +59,7 @@ class VTABResNet(nn.Module):
             return nn.relu(layers.BatchNorm(style, name=norms())(x, train))
 
         x = convolve(images, 64, 7, 2)
-        x = convolution.max_pool(_padded(x, 3), 3, 2, "VALID")
+        x = pooling.max_pool(_padded(x, 3), 3, 2, "VALID")
         for block, (units, width) in enumerate(zip(self.units, _WIDTHS, strict=True)):
             for unit in range(units):
                 stride = 2 if block and not unit else 1
@@ -69,7 +69,7 @@ class VTABResNet(nn.Module):
                 y = convolve(active, width, 1, 1)
                 y = convolve(activate(y), width, 3, stride)
                 x = x + convolve(activate(y), _EXPANSION * width, 1, 1)
-        x = convolution.global_pool(activate(x))
+        x = pooling.global_pool(activate(x))
         return layers.output(self, x, self.num_classes)
 
 

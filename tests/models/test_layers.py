@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.models import convolution, layers
+from rankckpt_jax.models import convolution, layers, pooling
 
 
 @pytest.mark.parametrize("size", [7, 8])
@@ -63,16 +63,114 @@ def test_winograd_is_a_convolution(size, padding, monkeypatch):
         assert np.abs(one - other).max() <= 2e-6 * np.abs(other).max()
 
 
+def gradients(function, *arguments):
+    """Of the sum of sines, so that every output has a gradient of its own."""
+    total = lambda *given: jnp.sum(jnp.sin(function(*given)))  # noqa: E731
+    return jax.jit(jax.grad(total, range(len(arguments))))(*arguments)
+
+
+def assert_same_gradients(ours, reference, *arguments):
+    pairs = zip(
+        gradients(ours, *arguments), gradients(reference, *arguments), strict=True
+    )
+    for found, expected in pairs:
+        # Sums of some hundred products in float32, in another order.
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "padding"),
+    [
+        (7, 3, 1, "SAME"),
+        (7, 3, 2, "SAME"),
+        (8, 3, 2, "SAME"),
+        (8, 3, 2, "VALID"),
+        (8, 2, 2, "VALID"),
+    ],
+)
+def test_gradients_of_pools_are_those_that_jax_derives(size, window, stride, padding):
+    x = np.random.default_rng(0).normal(size=(3, size, size, 4)).astype(np.float32)
+    shape, strides = (1, window, window, 1), (1, stride, stride, 1)
+
+    def reduce_window(x, start, join):
+        return jax.lax.reduce_window(x, start, join, shape, strides, padding)
+
+    def average(x):
+        total = reduce_window(x, 0.0, jax.lax.add)
+        return total / reduce_window(jnp.ones_like(x), 0.0, jax.lax.add)
+
+    assert_same_gradients(
+        lambda x: pooling.max_pool(x, window, stride, padding),
+        lambda x: reduce_window(x, -jnp.inf, jax.lax.max),
+        x,
+    )
+    assert_same_gradients(
+        lambda x: pooling.avg_pool(x, window, stride, padding), average, x
+    )
+
+
+def test_equal_pixels_share_a_window_s_gradient():
+    x = jnp.zeros((1, 4, 4, 1))
+    (gradient,) = jax.vjp(lambda x: pooling.max_pool(x, 2, 2, "VALID"), x)[1](
+        jnp.ones((1, 2, 2, 1))
+    )
+    assert (gradient == 0.25).all()
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "padding", "channels", "at_once"),
+    [
+        ((3, 3), 1, "SAME", 3, 1),
+        ((3, 3), 1, "VALID", 70, 10_000),
+        ((3, 3), 2, "SAME", 70, 1),
+        ((3, 3), 2, ((1, 1), (1, 1)), 3, 10_000),
+        ((1, 5), 1, "SAME", 70, 1),
+    ],
+)
+def test_gradients_of_convolutions_are_those_that_jax_derives(
+    window, stride, padding, channels, at_once, monkeypatch
+):
+    """With the images of a batch one by one, and all together."""
+    monkeypatch.setattr(convolution, "_PIXELS_AT_ONCE", at_once)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(3, 9, 9, channels)).astype(np.float32)
+    kernel = random.normal(size=(*window, channels, 4)).astype(np.float32)
+    single = random.normal(size=(*window, channels, 1)).astype(np.float32)
+
+    def reference(x, kernel, groups=1):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    assert_same_gradients(
+        lambda x, k: convolution.conv(x, k, stride, padding, jnp.float32),
+        reference,
+        x,
+        kernel,
+    )
+    assert_same_gradients(
+        lambda x, k: convolution.depthwise_conv(x, k, stride, padding, jnp.float32),
+        lambda x, k: reference(x, jnp.swapaxes(k, 2, 3), channels),
+        x,
+        single,
+    )
+
+
 def test_pools_do_not_count_padding():
     x = -jnp.ones((1, 3, 3, 1))
-    assert (convolution.avg_pool(x, 3, 1, "SAME") == -1).all()
-    assert (convolution.max_pool(x, 3, 2, "SAME") == -1).all()
-    assert convolution.max_pool(x, 3, 2, "SAME").shape == (1, 2, 2, 1)
+    assert (pooling.avg_pool(x, 3, 1, "SAME") == -1).all()
+    assert (pooling.max_pool(x, 3, 2, "SAME") == -1).all()
+    assert pooling.max_pool(x, 3, 2, "SAME").shape == (1, 2, 2, 1)
 
 
 def test_a_window_larger_than_the_image_is_refused():
     with pytest.raises(InputError, match="too small"):
-        convolution.max_pool(jnp.zeros((1, 2, 2, 1)), 3, 2, "VALID")
+        pooling.max_pool(jnp.zeros((1, 2, 2, 1)), 3, 2, "VALID")
 
 
 def test_batch_norm_keeps_the_unbiased_variance():
