@@ -175,9 +175,9 @@ def _machine() -> str:
 
 
 def reason(error: Exception) -> str:
-    """The beginning of what a library says; some say it in thousands of letters."""
-    lines = str(error).strip().splitlines() or [repr(error)]
-    return lines[0] if len(lines[0]) < 300 else lines[0][:300] + "..."
+    """What a library says; of thousands of letters the beginning and the end."""
+    line = (str(error).strip().splitlines() or [repr(error)])[0]
+    return line if len(line) < 400 else f"{line[:150]} ... {line[-250:]}"
 
 
 @contextlib.contextmanager

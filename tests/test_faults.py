@@ -164,7 +164,9 @@ def rounds(workdir):
     for path in sorted(pathlib.Path(workdir).rglob("*"), reverse=True):
         if path.is_file() and not path.name.startswith(REWRITTEN):
             place = path.parent
-            place = place.parent if place.name == "metrics" else place
+            # What pre-training left is made again as a whole.
+            if place.name == "metrics" or place.parent.name == "pretrained":
+                place = place.parent
             directories[place].append(path.relative_to(workdir))
     for i in range(max(map(len, directories.values()))):
         yield [names[i] for names in directories.values() if len(names) > i]
