@@ -22,7 +22,7 @@ from rankckpt_jax.configs import demo
 ROOT = pathlib.Path(__file__).parents[1]
 
 SMALL = {
-    "stages": "pretrain,extract,score,ablate,finetune,report",
+    "stages": "pretrain,extract,score,finetune,report",
     # Classes and images a step as in other tests: what these compile serves here.
     "task.digits": (0, 1, 2),
     "pretrain.digits": (5, 6, 7),
@@ -37,10 +37,11 @@ SMALL = {
     "finetune.batch_norm_decay": 0.9,
     "finetune.save_every": 2,
 }
-"""A small demo over two checkpoints; without NLEEP `ablate` has nothing to do."""
+"""A small demo over two checkpoints."""
 
 COMPLETE = {
     **SMALL,
+    "stages": "pretrain,extract,score,ablate,finetune,report",
     "pretrain.stages": (0, 3, 6),
     "measures": "nleep,leep,h_score",
     "measure_options.nleep.num_restarts": 1,

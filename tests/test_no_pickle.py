@@ -16,7 +16,7 @@ FILES = sorted(
 # They unpickle, or run what they read; some only in some of their functions.
 MODULES = {
     *("pickle", "cPickle", "_pickle", "pickletools", "dill", "cloudpickle", "joblib"),
-    *("shelve", "marshal", "copyreg", "multiprocessing", "concurrent", "diskcache"),
+    *("shelve", "marshal", "copyreg", "multiprocessing", "diskcache"),
     *("torch", "pandas", "yaml", "msgpack", "runpy", "code", "imp"),
 }
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
@@ -32,7 +32,14 @@ METHODS = {
     "read_pickle",
     "from_pickle",
 }
-METHODS |= {"enable_unsafe_deserialization", "memmap", "fromfile", "NpzFile"}
+# Threads do not pickle what they are given; processes do.
+METHODS |= {
+    "ProcessPoolExecutor",
+    "enable_unsafe_deserialization",
+    "memmap",
+    "fromfile",
+    "NpzFile",
+}
 
 
 def _problems(tree):

@@ -307,7 +307,7 @@ def test_damaged_modules(tmp_path, images):
     (directory / "saved_model.pb").write_bytes(proto)
     data = directory / "variables" / "variables.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="cannot be read"):
         checkpoints.load_hub(directory)
 
 

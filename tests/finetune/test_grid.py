@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 
 import numpy as np
@@ -11,7 +12,7 @@ from tests.finetune import RECIPE, settings
 
 
 def test_fine_tuning_learns_and_counts_every_test_image_once(backbone, task, tmp_path):
-    recipe = dataclasses.replace(RECIPE, num_steps=120, learning_rate=0.05)
+    recipe = dataclasses.replace(RECIPE, num_steps=120)
     outcome, _ = finetune.get(
         epath.Path(tmp_path), backbone, task, recipe, **settings()
     )
@@ -30,6 +31,15 @@ def test_divergence_is_reported_and_is_no_accuracy(backbone, task, tmp_path):
     # is huge; the second moves the backbone, and the third's is no number.
     assert outcome.diverged_at == 3
     assert outcome.accuracy is None
+
+
+def without_times(run):
+    """All of a run but how long it took, also in its CSV."""
+    rows = [
+        {name: value for name, value in row.items() if name != "images_per_second"}
+        for row in csv.DictReader(run.metrics.splitlines())
+    ]
+    return dataclasses.replace(run, seconds=0.0, metrics=""), rows
 
 
 def test_a_stopped_run_goes_on_from_its_last_save(backbone, task, tmp_path):
@@ -62,9 +72,7 @@ def test_a_stopped_run_goes_on_from_its_last_save(backbone, task, tmp_path):
         patch.setattr(pipeline, "training_batches", watching)
         resumed, computed = finetune.get(place, backbone, task, RECIPE, **settings())
     assert seen == [8] and computed
-    drop = {"seconds": 0.0}
-    [run], [expected] = resumed.runs, whole.runs
-    assert dataclasses.replace(run, **drop) == dataclasses.replace(expected, **drop)
+    assert without_times(resumed.runs[0]) == without_times(whole.runs[0])
     assert {path.name for path in place.iterdir()} == {
         "result.json",
         "runs",
@@ -250,5 +258,4 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(backbone, task, tmp
         )
     assert (place / "state" / "7").exists()
     resumed, _ = finetune.get(place, backbone, task, recipe, **settings())
-    [run], [expected] = resumed.runs, whole.runs
-    assert dataclasses.replace(run, seconds=expected.seconds) == expected
+    assert without_times(resumed.runs[0]) == without_times(whole.runs[0])

@@ -209,6 +209,7 @@ def _scores(local_devices, processes):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={local_devices}"
+    flags += " --xla_backend_optimization_level=0"
     total = local_devices * processes
     started = [
         subprocess.Popen(
