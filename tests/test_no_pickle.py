@@ -93,7 +93,7 @@ def test_nothing_unpickles(path):
     [
         "import pickle",
         "from pickle import loads",
-        "import concurrent.futures",
+        "concurrent.futures.ProcessPoolExecutor(2)",
         "np.load(file)",
         "np.load(file, allow_pickle=True)",
         "np.save(file, array, allow_pickle=flag)",
