@@ -112,7 +112,9 @@ def pool(
                 files[name] = _save(architecture, state, directory / name)
             keep(stage, state)
             kept.wait()
-            _log.info("pre-trained to step %d, loss %.3f", stage, loss)
+            # The random initialisation has no loss.
+            told = f", loss {loss:.3f}" if stage else ""
+            _log.info("pre-trained to step %d%s", stage, told)
         store.save_result(place, wanted, {"files": files})
         kept.discard()
     parallel.barrier("a pool is made")

@@ -153,7 +153,11 @@ def divide(task: Task, sweep: Sweep) -> Splits:
 
 
 def splits_used(task: Task, sweep: Sweep) -> tuple[str, ...]:
-    """Names of the task's splits that a sweep reads images of."""
+    """Names of the task's splits that a sweep reads images of.
+
+    Raises:
+      InputError: The task lacks what the sweep needs; see `divide`.
+    """
     found = divide(task, sweep)
     used = [found.train, found.judge, found.test, found.final]
     # What is held out of a split is named after it.
