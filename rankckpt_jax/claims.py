@@ -90,6 +90,9 @@ def held(directory: epath.Path, name: str, *, shared: bool = False) -> Iterator[
     finally:
         done.set()
         thread.join()
+        # One that died while this one worked is seen now or by whoever comes next.
+        with contextlib.suppress(OSError):
+            _other(place, mine, shared)
         mine.unlink(missing_ok=True)
 
 

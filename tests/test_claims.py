@@ -96,6 +96,16 @@ def test_a_process_of_this_machine_that_is_gone_is_noticed_at_once(tmp_path):
         pass
 
 
+def test_one_that_died_beside_another_leaves_nothing(tmp_path):
+    with claims.held(tmp_path, "row"):
+        # It came later, so only the end of this one can notice it.
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        machine, _, rest = store.own_name().split("-")
+        another(tmp_path, own_name=f"{machine}-{gone.pid}-{rest}")
+    assert not files(tmp_path)
+
+
 def test_a_claim_is_renewed(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "RENEWED_EVERY", 0.02)
     with claims.held(tmp_path, "row"):
