@@ -20,6 +20,8 @@ dimensions) are noise of either sign, and a ridge below the noise does not make 
 positive. The ridge of a component is therefore at least RELATIVE_RIDGE eps max_j M_jj;
 where the factorisation still fails, it is multiplied by ten until it does not. In
 float64 that floor lies far below 1e-6 and the result is scikit-learn's.
+Of a raised ridge `refine` makes the one that was asked for, as far as it can; EM over
+few points for each component needs neither (`low_rank`).
 """
 
 from __future__ import annotations
@@ -108,13 +110,19 @@ def log_normaliser(
         log_det = jnp.sum(jnp.log(factors), axis=1)
     else:
         log_det = dimensions * jnp.log(factors)
+    return log_weighted(parameters.weights, log_det, dimensions)
+
+
+def log_weighted(
+    weights: jax.Array, log_det: jax.Array, dimensions: jax.Array
+) -> jax.Array:
+    """The log of w_k / sqrt(det 2 pi S_k) from log sqrt(det S_k^-1): [K]."""
     # A finite stand-in for log 0, which would make 0 times infinity of padding.
-    nothing = jnp.finfo(factors.dtype).min / 1e6
-    weights = parameters.weights
+    nothing = jnp.finfo(log_det.dtype).min / 1e6
     log_weights = jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, 1)), 0)
     half_log_2pi = 0.9189385332046727
     normaliser = log_weights + log_det - dimensions * half_log_2pi
-    return jnp.where(weights > 0, normaliser, nothing).astype(factors.dtype)
+    return jnp.where(weights > 0, normaliser, nothing).astype(log_det.dtype)
 
 
 def _factorise(

@@ -3,7 +3,8 @@
 The points are centred, padded and cut into blocks, and the blocks divided among the
 devices of all processes (`blocks`). Each mapped program is compiled once for the shapes
 that it meets and runs EM to its end without a word to the host. With full covariances
-and few points for each, `sparse_em` runs first and `em` only if it gives up.
+and few points for each, `sparse_em` runs first and `em` only if it gives up. It needs
+no covariances, which are therefore made when they are asked for.
 """
 
 from __future__ import annotations
@@ -31,19 +32,34 @@ class Fitted:
 
     Attributes:
       state: Where EM ended; its `parameters` are None.
-      parameters: The mixture, of the centred and padded points.
+      num_components: K.
       centre: [D], the points' mean.
       setting: How it was fitted.
       data: The points, leading axis the local device; by components, all points.
       lists: Where nearly all responsibilities are 0, all others; else None.
+      made: What `parameters` needs: the mixture, or the lists that it is made of.
     """
 
     state: em.State
-    parameters: covariance.Parameters
+    num_components: int
     centre: np.ndarray
     setting: em.Setting
     data: em.Data
     lists: sparse_em.Lists | None
+    made: covariance.Parameters | sparse_em.Lists
+
+    @property
+    def lower_bounds(self) -> np.ndarray:
+        """[iterations + 1], the mean log likelihood that each E-step found."""
+        steps = int(np.asarray(self.state.step))
+        return np.asarray(self.state.lower_bounds)[: steps + 1]
+
+    @functools.cached_property
+    def parameters(self) -> covariance.Parameters:
+        """The mixture, of the centred and padded points."""
+        if isinstance(self.made, covariance.Parameters):
+            return self.made
+        return _m_step(self.num_components)(self.data, self.made)
 
 
 def fit(
@@ -79,18 +95,25 @@ def fit(
     setting = em.Setting(covariance_type, max_iter, shard)
     few_points = len(x) < _SPARSE_POINTS * x.shape[1] * num_components
     sparse = covariance_type == "full" and few_points and shard == "rows"
+    width = sparse_em.width(int(np.bincount(labels).max()), x.shape[1])
     labels = blocks.for_devices(blocks.split(labels, shape, fill=num_components))
-    state, lists, dense = _begin(setting, num_components, sparse)(mine, labels)
-    if not bool(np.asarray(dense)):
-        parameters = state.parameters
-    elif shard == "rows":
-        lists, state = None, _continue(setting)(mine, state)
-        parameters = state.parameters
+    made: Any
+    if sparse:
+        run = _run_sparse(setting, num_components, width)
+        state, made, lists, dense = run(mine, labels)
+        if not bool(np.asarray(dense)):
+            return Fitted(state, num_components, centre, setting, mine, lists, made)
+        state = state._replace(parameters=_m_step(num_components)(mine, made))
     else:
-        lists, mine = None, data
-        state, parameters = _by_components(setting, data, state)
+        state = _begin(setting, num_components)(mine, labels)
+    if shard == "rows":
+        state = _continue(setting)(mine, state)
+        made = state.parameters
+    else:
+        mine = data
+        state, made = _by_components(setting, data, state)
     state = state._replace(parameters=None)
-    return Fitted(state, parameters, centre, setting, mine, lists)
+    return Fitted(state, num_components, centre, setting, mine, None, made)
 
 
 def _columns(covariance_type: str, num_components: int, x: np.ndarray) -> int:
@@ -106,22 +129,41 @@ DATA_AXES: Any = em.Data(*(0, 0, None, None, None, None))
 
 
 @functools.lru_cache(maxsize=64)
-def _begin(
-    setting: em.Setting, num_components: int, sparse: bool
-) -> Callable[..., Any]:
-    """Maps points and labels to EM's state, the lists, and whether EM is to go on."""
+def _begin(setting: em.Setting, num_components: int) -> Callable[..., Any]:
+    """Maps points and labels to EM before its first iteration."""
 
-    def begin(data: em.Data, labels: jax.Array) -> Any:
+    def begin(data: em.Data, labels: jax.Array) -> em.State:
         if setting.covariance_type != "full":
-            state = em.start(setting, data, labels, num_components)
-            return state, None, jnp.asarray(True)
+            return em.start(setting, data, labels, num_components)
         lists = sparse_em.hard_lists(labels.reshape(-1), num_components, data.x.dtype)
-        if sparse:
-            return sparse_em.run(setting, data, lists, num_components)
         mixture = sparse_em.m_step(data, lists, num_components)
-        return em.begin(mixture, setting.max_iter), None, jnp.asarray(True)
+        return em.begin(mixture, setting.max_iter)
 
-    return parallel.map_devices(begin, in_axes=(DATA_AXES, 0), out_axes=(None, 0, None))
+    return parallel.map_devices(begin, in_axes=(DATA_AXES, 0), out_axes=None)
+
+
+@functools.lru_cache(maxsize=64)
+def _run_sparse(
+    setting: em.Setting, num_components: int, width: int | None
+) -> Callable[..., Any]:
+    """Maps points and labels to what `sparse_em.run` finds."""
+
+    def run(data: em.Data, labels: jax.Array) -> Any:
+        lists = sparse_em.hard_lists(labels.reshape(-1), num_components, data.x.dtype)
+        return sparse_em.run(setting, data, lists, num_components, width)
+
+    axes = (None, 0, 0, None)
+    return parallel.map_devices(run, in_axes=(DATA_AXES, 0), out_axes=axes)
+
+
+@functools.lru_cache(maxsize=64)
+def _m_step(num_components: int) -> Callable[..., Any]:
+    """Maps points and lists to the mixture that they make."""
+
+    def m_step(data: em.Data, lists: sparse_em.Lists) -> covariance.Parameters:
+        return sparse_em.m_step(data, lists, num_components)
+
+    return parallel.map_devices(m_step, in_axes=(DATA_AXES, 0), out_axes=None)
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,7 +12,9 @@ from a hard assignment until the bound changes by less than `tol`; then a last E
 This file is the mixture and what can be asked of it. Others share the work: `fitting`
 divides the points among the devices, `covariance` makes mixtures of moments, `em`
 iterates over all pairs of points and components, and `sparse_em` over those pairs alone
-whose responsibility is not exactly zero.
+whose responsibility is not exactly zero; with fewer points to a component than D / 2 it
+keeps bases of those points in place of matrices [D, D] (`low_rank`), and the matrices
+below are made once, at the end.
 
     >>> import numpy as np
     >>> from rankckpt_jax.measures import gmm
@@ -163,13 +165,12 @@ def of_fitted(fitted: fitting.Fitted) -> GMM:
     cut: list[slice] = [slice(None)] * covariances.ndim
     for axis in axes[covariance_type]:
         cut[axis] = slice(size)
-    steps = int(np.asarray(fitted.state.step))
     return GMM(
         weights=weights,
         means=means[:, :size] + fitted.centre,
         covariances=covariances[tuple(cut)],
         precision_cholesky=factors[tuple(cut)],
-        lower_bounds=np.asarray(fitted.state.lower_bounds)[: steps + 1],
+        lower_bounds=fitted.lower_bounds,
         converged=np.asarray(fitted.state.converged),
         covariance_type=covariance_type,
     )

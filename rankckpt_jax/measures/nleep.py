@@ -26,7 +26,8 @@ fitted and scored on the same images. Published variants, by name:
 
 Cost: PCA 2 N D^2 + O(D^3); K dependent steps of k-means++, N K d in all; an iteration
 of dense EM N K d^2 and K d^3 with full covariances, N K d with others, where K = 5 C;
-in the regime above only N d^2 for the pairs that are not zero. See those files.
+with few images for each component, where nearly all A[i, v] are exactly 0, only some
+N d W for the rest, W a component's images (`sparse_em`). See those files.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ import jax
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import fitting, gmm, kmeans, pca, prediction
+from rankckpt_jax.measures import fitting, kmeans, pca, prediction
 from rankckpt_jax.measures.registry import Result, register
 
 VARIANTS = ("paper", "stable_transfer", "sfda", "pactran", "spherical")
@@ -153,7 +154,7 @@ def nleep(
             max_iter=max_iter,
         )
         found = prediction.of_mixture(fitted, classes, num_classes)
-        runs.append(_Run(_score(variant, found), found.entropy, gmm.of_fitted(fitted)))
+        runs.append(_Run(_score(variant, found), found.entropy, fitted))
     scores = [run.score for run in runs]
     details = {
         "variant": variant,
@@ -161,9 +162,9 @@ def nleep(
         "num_components": num_components,
         "num_images": len(projected),
         "scores": scores,
-        "num_iterations": [run.mixture.num_iterations for run in runs],
-        "converged": [bool(run.mixture.converged) for run in runs],
-        "lower_bound": [float(run.mixture.lower_bounds[-1]) for run in runs],
+        "num_iterations": [len(run.fitted.lower_bounds) - 1 for run in runs],
+        "converged": [bool(np.asarray(run.fitted.state.converged)) for run in runs],
+        "lower_bound": [float(run.fitted.lower_bounds[-1]) for run in runs],
         "posterior_entropy": [run.entropy for run in runs],
     }
     if num_restarts > 1:
@@ -176,7 +177,7 @@ def nleep(
 class _Run:
     score: float
     entropy: float
-    mixture: gmm.GMM
+    fitted: fitting.Fitted
 
 
 def _num_components(

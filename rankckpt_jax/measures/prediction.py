@@ -80,8 +80,12 @@ def of_mixture(
             x=blocks.for_devices(np.asarray(data.x)),
             mask=blocks.for_devices(np.asarray(data.mask)),
         )
-    run = _of_mixture(setting, num_classes, fitted.lists is not None)
-    sums = run(data, blocks.for_devices(split), fitted.lists, fitted.parameters)
+    mine = blocks.for_devices(split)
+    if fitted.lists is not None:
+        run = _of_lists(fitted.num_components, num_classes)
+        sums = run(data.mask, mine, fitted.lists)
+    else:
+        sums = _of_points(setting, num_classes)(data, mine, fitted.parameters)
     return Likelihood(*(float(np.asarray(total)) / count for total in sums))
 
 
@@ -98,15 +102,13 @@ def _likelihood(
 
 
 @functools.lru_cache(maxsize=64)
-def _of_mixture(
-    setting: em.Setting, num_classes: int, sparse: bool
-) -> Callable[..., Any]:
+def _of_lists(num_components: int, num_classes: int) -> Callable[..., Any]:
     def from_lists(
-        data: em.Data, labels: jax.Array, lists: sparse_em.Lists, mixture: Any
+        mask: jax.Array, labels: jax.Array, lists: sparse_em.Lists
     ) -> tuple[jax.Array, ...]:
-        mask, label = data.mask.reshape(-1), labels.reshape(-1)
+        often, label = mask.reshape(-1), labels.reshape(-1)
         # Padding has no component in its list, and adds nothing.
-        joint = jnp.zeros((num_classes, len(mixture.weights)), mask.dtype)
+        joint = jnp.zeros((num_classes, num_components), mask.dtype)
         joint = joint.at[label[:, None], lists.components].add(
             lists.values, mode="drop"
         )
@@ -117,11 +119,16 @@ def _of_mixture(
         predicted = jnp.sum(chosen * lists.values, axis=1)
         values = lists.values
         entropy = -jnp.sum(jax.scipy.special.xlogy(values, values), axis=1)
-        sums = _sums(predicted, entropy, mask, num_classes)
+        sums = _sums(predicted, entropy, often, num_classes)
         return blocks.sum_over_devices(sums)
 
+    return parallel.map_devices(from_lists, in_axes=(0, 0, 0), out_axes=None)
+
+
+@functools.lru_cache(maxsize=64)
+def _of_points(setting: em.Setting, num_classes: int) -> Callable[..., Any]:
     def from_points(
-        data: em.Data, labels: jax.Array, lists: None, mixture: Any
+        data: em.Data, labels: jax.Array, mixture: Any
     ) -> tuple[jax.Array, ...]:
         expect = em.Expectation(setting, data, mixture)
         dtype = data.mask.dtype
@@ -149,9 +156,7 @@ def _of_mixture(
         return blocks.sum_over_devices(sums)
 
     return parallel.map_devices(
-        from_lists if sparse else from_points,
-        in_axes=(fitting.DATA_AXES, 0, 0 if sparse else None, None),
-        out_axes=None,
+        from_points, in_axes=(fitting.DATA_AXES, 0, None), out_axes=None
     )
 
 

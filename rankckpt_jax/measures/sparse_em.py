@@ -9,25 +9,30 @@ benchmark (6 images a component in 72 dimensions).
 
 Each point holds a list of SLOTS components that can explain it. From a hard start:
 
-    M   sums over the pairs in the lists only: 2 (pairs) D^2 FLOP in place of 2 N K D^2,
-        and a factorisation of K matrices, K D^3.
-    E   1. the exact joint log density of the pairs in the lists, 2 (pairs) D^2 FLOP;
-           their logsumexp is a lower bound L_i of the point's log density.
+    M   sums over the pairs in the lists only.
+    E   1. the exact joint log density of the pairs in the lists; their logsumexp is a
+           lower bound L_i of the point's log density.
         2. For all other pairs an upper bound: with S^-1 = P P', a Mahalanobis distance
            is a sum of D squares, hence at least the sum of any of them,
 
                log w_k N(x_i; m_k, S_k) <= c_k - 1/2 sum_{j in J} (p_j'(x_i - m_k))^2.
 
-           J are the last WITNESSES columns of P, where P is largest: they point out of
-           the span. Cost 2 N K D WITNESSES.
+           J are the last _WITNESSES columns of P, where P is largest: they point out of
+           the span. Cost 2 N K D _WITNESSES.
         3. Where the bound lies further below L_i than exp can represent (underflow),
            the responsibility is 0.0 and adding it to any sum changes nothing. A
            component for which the bound leaves any point open is evaluated on all
-           points, 2 N D^2, and enters the lists of those it can explain.
+           points, and enters the lists of those it can explain.
 
-The result is that of dense EM to rounding. Where a list overflows, or more than half of
-the components are open, the regime is another one: `run` stops and says so, and
-`em.run` goes on from the mixture reached.
+Components are kept in one of two forms:
+
+    `LowRank`  where each has at most W <= D / 2 points: a basis of W vectors. About
+               12 W^2 (D + W) FLOP to make one, 8 W (D + W) for each pair.
+    `Full`     else: [D, D] matrices. Some D^3 to make one, 2 D^2 for each pair.
+
+The result is that of dense EM to rounding. Where a list overflows, a component gets
+more than W points, or more than half of the components are open, the regime is another
+one: `run` stops and says so, and `em.run` goes on from the lists reached.
 
 An iteration that leaves all lists as they were would repeat itself: nothing is computed
 again. From a good start that is the first.
@@ -42,19 +47,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.measures import blocks, em
+from rankckpt_jax import parallel
+from rankckpt_jax.measures import blocks, em, low_rank
 from rankckpt_jax.measures.covariance import (
     Parameters,
     log_normaliser,
     parameters,
     refine,
 )
+from rankckpt_jax.measures.low_rank import LowRank
 
 SLOTS = 4
 """Components that a point's list can hold."""
 
 _WITNESSES = 4
 """Columns of each precision_cholesky that the upper bound is made of."""
+
+_FEWEST_POINTS = 8
+"""The smallest W, so that few are compiled for."""
 
 _CHUNK_ELEMENTS = 1 << 20
 """Elements of the [chunks, D, D] arrays that are worked on at once."""
@@ -79,7 +89,7 @@ class SparseState(NamedTuple):
     """Where EM stands, after an E-step.
 
     Attributes:
-      mixture: The parameters that the E-step was taken under.
+      before: The responsibilities whose mixture the E-step was taken under.
       lists: The responsibilities that it found.
       lower_bounds: [max_iter + 1], of each E-step, NaN for those not taken.
       taken: int32 scalar, E-steps.
@@ -89,7 +99,7 @@ class SparseState(NamedTuple):
       dense: bool scalar; the lists do not suffice, the E-step was not taken.
     """
 
-    mixture: Parameters
+    before: Lists
     lists: Lists
     lower_bounds: jax.Array
     taken: jax.Array
@@ -97,6 +107,60 @@ class SparseState(NamedTuple):
     converged: jax.Array
     ended: jax.Array
     dense: jax.Array
+
+
+class Full(NamedTuple):
+    """K components by their [D', D'] factors; methods as those of `LowRank`."""
+
+    mixture: Parameters
+    normaliser: jax.Array
+
+    @property
+    def means(self) -> jax.Array:
+        """[K, D']."""
+        return self.mixture.means
+
+    def listed(self, x: jax.Array, components: jax.Array) -> jax.Array:
+        """Joint log densities of the pairs, [N, SLOTS], -inf where empty."""
+        table = _table(components, len(self.normaliser), x.shape[1])
+        factors = self.mixture.precision_cholesky
+
+        def evaluate(joint: jax.Array, part: Part) -> jax.Array:
+            centred = x[part.pairs // SLOTS] - self.means[part.components][:, None]
+            whitened = blocks.dot(centred, factors[part.components])
+            distance = jnp.sum(whitened**2, axis=2)
+            value = self.normaliser[part.components][:, None] - distance / 2
+            target = jnp.where(part.valid, part.pairs, len(joint))
+            return joint.at[target].set(value, mode="drop")
+
+        joint = jnp.full(components.size, -jnp.inf, x.dtype)
+        return _for_parts(table, evaluate, joint).reshape(components.shape)
+
+    def log_density(self, k: jax.Array, x: jax.Array) -> jax.Array:
+        """Joint log densities [N] of one component and all of x [N, D']."""
+        centred = x - self.means[k]
+        whitened = blocks.dot(centred, self.mixture.precision_cholesky[k])
+        return self.normaliser[k] - jnp.sum(whitened**2, axis=1) / 2
+
+    def witnesses(self, dimensions: jax.Array, number: int) -> jax.Array:
+        """The last columns of each P, [number, K, D']."""
+        last = dimensions.astype(jnp.int32) - 1 - jnp.arange(number)
+        factors = self.mixture.precision_cholesky
+        columns = jnp.take(factors, jnp.maximum(last, 0), axis=2)
+        # With fewer dimensions than witnesses no column may count twice.
+        return jnp.transpose(jnp.where(last >= 0, columns, 0), (2, 0, 1))
+
+
+Components = LowRank | Full
+
+
+def width(most_points: int, dimensions: int) -> int | None:
+    """W for a start whose largest component has so many points; None for `Full`.
+
+    A power of two above that number: components may grow a little.
+    """
+    found = max(_FEWEST_POINTS, 1 << most_points.bit_length())
+    return found if 2 * found <= dimensions else None
 
 
 def hard_lists(labels: jax.Array, num_components: int, dtype: Any) -> Lists:
@@ -107,8 +171,12 @@ def hard_lists(labels: jax.Array, num_components: int, dtype: Any) -> Lists:
 
 
 def run(
-    setting: em.Setting, data: em.Data, lists: Lists, num_components: int
-) -> tuple[em.State, Lists, jax.Array]:
+    setting: em.Setting,
+    data: em.Data,
+    lists: Lists,
+    num_components: int,
+    most_points: int | None,
+) -> tuple[em.State, Lists, Lists, jax.Array]:
     """Iterates as `em.run` does, unless the lists do not suffice.
 
     Args:
@@ -116,40 +184,49 @@ def run(
       data: This device's points.
       lists: The responsibilities to begin with.
       num_components: K.
+      most_points: W of `LowRank`; None for `Full`.
 
     Returns:
-      Where EM ended, the last responsibilities, and whether the lists did not suffice:
-      then EM is to go on from there with a dense E-step.
+      Where EM ended, its `parameters` None; the responsibilities that `m_step` makes
+      these of; the last responsibilities; and whether the lists did not suffice: then
+      EM is to go on from there with a dense E-step.
     """
+    make = _maker(data, num_components, most_points)
 
-    def step(state: SparseState) -> tuple[Parameters, jax.Array, Lists, Any, Any]:
-        mixture = m_step(data, state.lists, num_components)
-        evidence, lists, overflow = _e_step(data, mixture, state.lists)
+    def step(state: SparseState) -> tuple[jax.Array, Lists, Any, Any]:
+        evidence, lists, overflow = _e_step(data, make(state.lists), state.lists)
         changed = jnp.any(lists.components != state.lists.components)
         changed |= jnp.any(lists.values != state.lists.values)
-        sums = jnp.sum(evidence * data.mask.reshape(-1)), changed, overflow
-        bound, changed, overflow = blocks.sum_over_devices(
-            (sums[0], jnp.int32(sums[1]), jnp.int32(sums[2]))
+        points = jnp.zeros(num_components, jnp.int32)
+        points = points.at[lists.components].add(1, mode="drop")
+        bound, changed, overflow, points = blocks.sum_over_devices(
+            (
+                jnp.sum(evidence * data.mask.reshape(-1)),
+                jnp.int32(changed),
+                jnp.int32(overflow),
+                points,
+            )
         )
-        return mixture, bound / data.num_rows, lists, changed == 0, overflow > 0
+        overflow = overflow > 0
+        if most_points is not None:
+            overflow |= jnp.any(points > most_points)
+        return bound / data.num_rows, lists, changed == 0, overflow
 
-    def repeat(state: SparseState) -> tuple[Parameters, jax.Array, Lists, Any, Any]:
+    def repeat(state: SparseState) -> tuple[jax.Array, Lists, Any, Any]:
         bound = state.lower_bounds[state.taken - 1]
-        return state.mixture, bound, state.lists, state.settled, state.dense
+        return bound, state.lists, state.settled, state.dense
 
     def iterate(state: SparseState) -> SparseState:
         taken = state.taken
-        mixture, bound, lists, settled, dense = jax.lax.cond(
-            state.settled, repeat, step, state
-        )
-        before = jnp.where(taken > 0, state.lower_bounds[taken - 1], -jnp.inf)
+        bound, lists, settled, dense = jax.lax.cond(state.settled, repeat, step, state)
+        last = jnp.where(taken > 0, state.lower_bounds[taken - 1], -jnp.inf)
         # The bound is compared before the M-step that an iteration ends with, and that
         # M-step is followed by a last E-step.
         ended = state.converged | (taken == setting.max_iter)
-        converged = state.converged | (~ended & (jnp.abs(bound - before) < data.tol))
+        converged = state.converged | (~ended & (jnp.abs(bound - last) < data.tol))
         bounds = state.lower_bounds.at[taken].set(jnp.where(dense, jnp.nan, bound))
         return SparseState(
-            mixture,
+            state.lists,
             lists,
             bounds,
             jnp.where(dense, taken, taken + 1),
@@ -159,32 +236,57 @@ def run(
             dense,
         )
 
-    size, dtype = data.x.shape[2], data.x.dtype
     no = jnp.asarray(False)
-    square = jnp.zeros((num_components, size, size), dtype)
-    nothing = Parameters(square[:, 0, 0], square[:, 0], square, square)
-    bounds = jnp.full(setting.max_iter + 1, jnp.nan, dtype)
-    start = SparseState(nothing, lists, bounds, jnp.int32(0), no, no, no, no)
+    bounds = jnp.full(setting.max_iter + 1, jnp.nan, data.x.dtype)
+    start = SparseState(lists, lists, bounds, jnp.int32(0), no, no, no, no)
     state = jax.lax.while_loop(lambda s: ~s.ended & ~s.dense, iterate, start)
     steps = jnp.where(state.dense, state.taken, state.taken - 1)
-    ended = em.State(state.mixture, state.lower_bounds, steps, state.converged)
-    return ended, state.lists, state.dense
+    ended = em.State(None, state.lower_bounds, steps, state.converged)
+    return ended, state.before, state.lists, state.dense
+
+
+def _maker(
+    data: em.Data, num_components: int, most_points: int | None
+) -> Callable[[Lists], Components]:
+    """Maps the lists of this device's points to the components that all lists make."""
+
+    def full(lists: Lists) -> Components:
+        mixture = m_step(data, lists, num_components)
+        return Full(mixture, log_normaliser("full", mixture, data.dimensions))
+
+    if most_points is None:
+        return full
+    like = num_components, most_points
+    # N D numbers are few here, the work on K bases little: every device does it all.
+    x = _gather(data.x.reshape(-1, data.x.shape[2]))
+
+    def of_low_rank(lists: Lists) -> Components:
+        everyone = _gather(lists.components), _gather(lists.values)
+        return low_rank.of_lists(x, *everyone, like, data.dimensions, data.ridge)
+
+    return of_low_rank
+
+
+def _gather(array: jax.Array) -> jax.Array:
+    """The rows of all devices."""
+    gathered = jax.lax.all_gather(array, parallel.AXIS)
+    return gathered.reshape(-1, *array.shape[1:])
 
 
 def _e_step(
-    data: em.Data, mixture: Parameters, old: Lists
+    data: em.Data, mixture: Components, old: Lists
 ) -> tuple[jax.Array, Lists, jax.Array]:
     """Log densities [N] (0 for padding), the lists, and whether they overflow."""
     x = data.x.reshape(-1, data.x.shape[2])
     valid = data.mask.reshape(-1) > 0
-    normaliser = log_normaliser("full", mixture, data.dimensions)
-    joint = _listed(x, old.components, mixture, normaliser)
+    normaliser = mixture.normaliser
+    joint = mixture.listed(x, old.components)
     # Padding is explained by everything: nothing more will be looked for.
     floor = jnp.where(valid, jax.nn.logsumexp(joint, axis=1), jnp.inf)
     floor = floor - _UNDERFLOW[x.dtype.name]
     components = jnp.where(joint > floor[:, None], old.components, len(normaliser))
     components, joint = _most_likely_first(components, joint, len(normaliser))
-    is_open = _open(data, mixture, normaliser, old.components, floor)
+    is_open = _open(data, mixture, old.components, floor)
     num_open = jnp.sum(is_open)
     too_many = num_open > len(normaliser) // 2
     (which,) = jnp.nonzero(is_open, size=len(normaliser), fill_value=0)
@@ -193,10 +295,7 @@ def _e_step(
     def enter(j: jax.Array, lists: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         components, joint, overflow = lists
         k = which[j].astype(jnp.int32)
-        distance = jnp.sum(
-            blocks.dot(x - mixture.means[k], mixture.precision_cholesky[k]) ** 2, axis=1
-        )
-        value = normaliser[k] - distance / 2
+        value = mixture.log_density(k, x)
         new = (value > floor) & ~jnp.any(old.components == k, axis=1)
         used = jnp.sum(components < len(normaliser), axis=1)
         here = new[:, None] & (slots == used[:, None])
@@ -235,24 +334,21 @@ def _most_likely_first(
 
 
 def _open(
-    data: em.Data,
-    mixture: Parameters,
-    normaliser: jax.Array,
-    listed: jax.Array,
-    floor: jax.Array,
+    data: em.Data, mixture: Components, listed: jax.Array, floor: jax.Array
 ) -> jax.Array:
     """Components [K] that the upper bound leaves open for some unlisted point."""
-    rank = data.dimensions.astype(jnp.int32) - 1 - jnp.arange(_WITNESSES)
-    columns = jnp.take(mixture.precision_cholesky, jnp.maximum(rank, 0), axis=2)
-    # With fewer dimensions than witnesses no column may count twice.
-    columns = jnp.transpose(jnp.where(rank >= 0, columns, 0), (2, 0, 1))
-    offsets = jnp.einsum("wkd,kd->wk", columns, mixture.means)
+    columns = mixture.witnesses(data.dimensions, _WITNESSES)
+    offsets = jnp.einsum(
+        "wkd,kd->wk", columns, mixture.means, precision=jax.lax.Precision.HIGHEST
+    )
+    normaliser = mixture.normaliser
 
     def look(found: jax.Array, block: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         x, listed, floor = block
         heights = blocks.dot(columns, x.T) - offsets[:, :, None]
         bound = normaliser[:, None] - jnp.sum(heights**2, axis=0) / 2
-        possible = bound > floor
+        # Also where it is NaN.
+        possible = ~(bound <= floor)
         rows = jnp.arange(len(x))[:, None]
         possible = possible.at[listed, rows].set(False, mode="drop")
         return found | jnp.any(possible, axis=1), None
@@ -308,24 +404,6 @@ def m_step(data: em.Data, lists: Lists, num_components: int) -> Parameters:
     if x.dtype == jnp.float64:
         return mixture
     return refine(mixture, gram, data.dimensions, data.ridge)
-
-
-def _listed(
-    x: jax.Array, components: jax.Array, mixture: Parameters, normaliser: jax.Array
-) -> jax.Array:
-    """Joint log densities of the pairs in the lists, [N, SLOTS], -inf where empty."""
-    table = _table(components, len(normaliser), x.shape[1])
-
-    def evaluate(joint: jax.Array, part: Part) -> jax.Array:
-        centred = x[part.pairs // SLOTS] - mixture.means[part.components][:, None]
-        whitened = blocks.dot(centred, mixture.precision_cholesky[part.components])
-        distance = jnp.sum(whitened**2, axis=2)
-        value = normaliser[part.components][:, None] - distance / 2
-        target = jnp.where(part.valid, part.pairs, len(joint))
-        return joint.at[target].set(value, mode="drop")
-
-    joint = jnp.full(components.size, -jnp.inf, x.dtype)
-    return _for_parts(table, evaluate, joint).reshape(components.shape)
 
 
 class Table(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 from sklearn.mixture import GaussianMixture
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import gmm
+from rankckpt_jax.measures import gmm, sparse_em
 
 TYPES = ["full", "tied", "diag", "spherical"]
 
@@ -192,6 +192,20 @@ def test_single_precision_holds_with_fewer_points_than_dimensions(
     # Mahalanobis distances of 1e6 and more meet here; relative to the bound itself.
     last = float(found.lower_bounds[steps - 1])
     assert last == pytest.approx(expected.lower_bound_, rel=1e-4)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_component_that_gets_more_points_than_its_basis_holds():
+    # 10 copies of 3 points, shared by two components: 15 each at the start, and all 30
+    # after the first E-step.
+    copies = np.tile(np.random.default_rng(0).normal(size=(3, 40)), (10, 1))
+    x = np.concatenate([copies, np.eye(40)[:9]])
+    labels = np.append(np.arange(30) % 2, np.repeat([2, 3, 4], 3))
+    assert sparse_em.width(15, 40) == 16
+    expected = reference(x, labels, 5, "full")
+    found = gmm.fit(x, 5, init_labels=labels)
+    assert found.num_iterations == expected.n_iter_
+    np.testing.assert_allclose(found.lower_bounds[:-1], expected.lower_bounds_)
 
 
 def test_duplicated_points_and_lonely_components_stay_finite():
