@@ -187,7 +187,7 @@ if processes > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", processes, rank)
 from rankckpt_jax import measures
-from rankckpt_jax.measures import gmm
+from rankckpt_jax.measures import fitting, gmm, prediction, sparse_em
 assert jax.device_count() == devices
 random = np.random.default_rng(0)
 labels = np.arange(601) % 6  # Not divisible by any number of devices.
@@ -198,6 +198,12 @@ found = [measures.compute("nleep", dense, labels, components_per_class=1).score]
 found += [measures.compute("nleep", sparse, labels, components_per_class=10).score]
 mixture = gmm.fit(dense, 6, "tied", init_labels=labels)
 found += [float(mixture.lower_bounds[-1]), float(np.abs(mixture.covariances).sum())]
+few = np.arange(601) % 200  # Three or four points for each: low rank.
+assert sparse_em.width(4, 24) == 8
+fitted = fitting.fit(dense, 200, init_labels=few)
+assert fitted.lists is not None
+found += [float(fitted.lower_bounds[-1]), float(np.abs(fitted.parameters[2]).sum())]
+found += [prediction.of_mixture(fitted, labels, 6).log]
 if rank == 0:
     print(json.dumps(found))
 """
