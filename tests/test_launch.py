@@ -44,17 +44,13 @@ def options(image_folder, pool, workdir, *more):
     ]
 
 
-# Nothing here runs for long: what is compiled is compiled in half the time.
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-
-
 def run(command, **environment):
     return subprocess.run(
         command,
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, **QUICK, **environment},
+        env={**os.environ, **environment},
     )
 
 
@@ -171,7 +167,6 @@ def started(command):
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, **QUICK},
         start_new_session=True,
     )
     with process:

@@ -43,9 +43,7 @@ def test_the_demo_agrees_with_fine_tuning_and_is_cached(tmp_path):
         "--config.pretrain.drawings=2",
         "--config.finetune.num_steps=30",
     )
-    # Compiling takes most of the time, and optimising most of that.
-    flags = "--xla_backend_optimization_level=0"
-    environment = {**os.environ, "PYTHONWARNINGS": "default", "XLA_FLAGS": flags}
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
     first = run(*options, env=environment)
     assert first.returncode == 0, first.stderr
     for name in ("ranking.csv", "report.html"):

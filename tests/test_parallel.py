@@ -1,4 +1,3 @@
-import os
 import socket
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from rankckpt_jax import parallel
+from tests.processes import with_devices
 
 
 def test_one_device_is_the_same_path():
@@ -63,12 +63,10 @@ def test_any_number_of_devices_gives_the_same_loss_curve(tmp_path):
     found = []
     for devices in (1, 2, 4):
         file = str(tmp_path / f"{devices}.npz")
-        # Compiling takes most of the time, and optimising most of that.
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        flags += " --xla_backend_optimization_level=0"
-        environment = {**os.environ, "XLA_FLAGS": flags}
         subprocess.run(
-            [sys.executable, "-c", TRAINING, file], check=True, env=environment
+            [sys.executable, "-c", TRAINING, file],
+            check=True,
+            env=with_devices(devices),
         )
         found.append(dict(np.load(file)))
     one, *others = found
@@ -121,10 +119,7 @@ def test_shard_map_gives_what_pmap_gives(processes, devices, tmp_path):
             with socket.socket() as bound:
                 bound.bind(("localhost", 0))
                 coordinator = f"localhost:{bound.getsockname()[1]}"
-        # Compiling takes most of the time, and optimising most of that.
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        flags += " --xla_backend_optimization_level=0"
-        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        environment = with_devices(devices, JAX_PLATFORMS="cpu")
         given = [sys.executable, "-c", MAPPED, file, mapping, coordinator]
         running = [
             subprocess.Popen(

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from rankckpt_jax import checkpoints, features, measures, stages
 from rankckpt_jax.configs import default
 from rankckpt_jax.finetune import loop
+from tests.processes import with_devices
 
 
 def config(image_folder, pool, workdir, **changes):
@@ -140,14 +140,14 @@ def command(image_folder, pool, workdir, *options):
     ]
 
 
-def finish(arguments, **environment):
+def finish(arguments, env=None):
     """Runs to the end; returns (standard output, standard error)."""
     done = subprocess.run(
         arguments,
         capture_output=True,
         text=True,
         timeout=600,
-        env={**os.environ, **environment},
+        env=env,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
@@ -161,8 +161,7 @@ def test_four_devices_give_the_scores_of_one(image_folder, pool, tmp_path):
         finish(
             command(image_folder, pool, workdir, "--config.measures=nleep,h_score,leep")
             + ["--config.measure_options.nleep.components_per_class=2"],
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices} "
-            "--xla_backend_optimization_level=0",
+            env=with_devices(devices),
         )
         scores[devices] = {
             path.parent.parent.name + path.name: json.loads(path.read_text())

@@ -8,8 +8,11 @@ With the scatter T = V diag(l) V' and class means g_c about the mean (`statistic
 
     H = sum_c n_c sum_j (v_j'g_c)^2 / l_j         over the l_j that are not 0.
 
-Cost: 2 N D^2 + O(D^3), shared. Range: [0, min(C - 1, D)]. Higher is better. Both
-covariances divide by N - 1 in the reference implementations, so the factor cancels.
+which is sum_c n_c |L^-1 g_c|^2 where T = L L' is not singular.
+
+Cost: 2 N D^2 + D^3 / 3, and 4 D^3 where T is singular, shared. Range: [0, min(C - 1,
+D)]. Higher is better. Both covariances divide by N - 1 in the reference
+implementations, so the factor cancels.
 Of published code Google's stable_transfer multiplies the two matrices element by
 element, which is another quantity.
 """
@@ -21,6 +24,7 @@ import math
 import jax
 import numpy as np
 
+from rankckpt_jax.measures import symmetric
 from rankckpt_jax.measures.registry import Result, register
 from rankckpt_jax.measures.statistics import Statistics
 
@@ -34,8 +38,12 @@ def h_score(
 ) -> Result:
     """H-score of features [N, D] and labels [N]."""
     del features, labels, num_classes
-    values, vectors = statistics.spectrum
-    kept = slice(len(values) - statistics.rank, None)
-    turned = statistics.class_means @ vectors[:, kept]
-    score = np.sum(statistics.counts @ (turned**2 / values[kept]))
+    if statistics.factor is not None:
+        whitened = symmetric.whiten(statistics.factor, statistics.class_means.T)
+    else:
+        values, vectors = statistics.spectrum
+        kept = slice(len(values) - statistics.rank, None)
+        turned = vectors[:, kept].T @ statistics.class_means.T
+        whitened = turned / np.sqrt(values[kept])[:, None]
+    score = np.sum(whitened**2 @ statistics.counts)
     return Result(float(score), {"rank": statistics.rank})

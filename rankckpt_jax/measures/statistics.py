@@ -7,7 +7,7 @@ mean of all features, g_c that of class c less m, n_c its count:
 
 All are float64, whatever the features are: sums over the images on the device (see
 `symmetric`), decompositions on the host. One pass of 2 N D^2 FLOP and one eigenvalue
-problem of D^3 serve all measures of a checkpoint.
+problem, where eigenvectors are needed at all, serve all measures of a checkpoint.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from rankckpt_jax.measures import symmetric
 
 _BLOCK = 4096
 """Rows that are taken to float64 at once."""
+
+_CONDITION = 1e-7
+"""Reciprocal of the worst condition number of T that is solved with its factor."""
 
 
 class Statistics:
@@ -143,8 +146,21 @@ class Statistics:
         return np.maximum(values, 0), vectors
 
     @functools.cached_property
+    def factor(self) -> np.ndarray | None:
+        """L of T = L L' [D, D]; None where T is singular or near it.
+
+        So near that a solution could lose more than half of its digits: `spectrum`
+        then tells which directions are rounding error.
+        """
+        if len(self.labels) <= self.features.shape[1]:
+            return None
+        return symmetric.factor(self.scatter, least=_CONDITION)
+
+    @functools.cached_property
     def rank(self) -> int:
         """Number of eigenvalues of T that are more than rounding error."""
+        if self.factor is not None:
+            return len(self.factor)
         values = self.spectrum[0]
         shape = max(self.features.shape)
         return int(np.sum(values > values[-1] * shape * np.finfo(np.float64).eps))

@@ -8,9 +8,9 @@ N images, D dimensions, Z [n, D] some of the centred features,
 with F_c the features of class c about the mean of all, and eps = 1e-4 as in published
 code, which weighs classes alike.
 
-Cost: 2 N D^2 for R(F), shared; for the classes 2 N n D with n images each where n < D
-(the determinant of ZZ' is the same), else 2 N D^2. Range: at least 0 for balanced
-classes; grows with D. Higher is better.
+Cost: 2 N D^2 for R(F), shared, and D^3 / 3; for the classes 2 N n D with n images each
+where n < D (the determinant of ZZ' is the same), else 2 N D^2. Range: at least 0 for
+balanced classes; grows with D. Higher is better.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax.measures import blocks
+from rankckpt_jax.measures import blocks, symmetric
 from rankckpt_jax.measures.registry import Result, register
 from rankckpt_jax.measures.statistics import Statistics
 
@@ -40,7 +40,9 @@ def transrate(
 ) -> Result:
     """TransRate of features [N, D] and labels [N]; `eps` is the distortion."""
     del features, labels, num_classes
-    whole = np.sum(np.log1p(statistics.spectrum[0] / (statistics.total * eps))) / 2
+    scaled = statistics.scatter / (statistics.total * eps)
+    scaled.flat[:: len(scaled) + 1] += 1
+    whole = symmetric.log_det(scaled) / 2
     exact = jax.default_backend() != "tpu"
     with jax.enable_x64(exact or statistics.centred.dtype == np.float64):
         x = jnp.asarray(statistics.centred)

@@ -209,9 +209,11 @@ def lda(x, y, logits):
 
 
 def knn(x, y, logits):
-    likeness = x @ x.T - (x * x).sum(axis=1) / 2
-    np.fill_diagonal(likeness, -np.inf)
-    return (y[likeness.argmax(axis=1)] == y).mean()
+    """Asked for the neighbours of its own points, it leaves each out."""
+    from sklearn.neighbors import NearestNeighbors
+
+    nearest = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(x)
+    return (y[nearest.kneighbors(return_distance=False)[:, 0]] == y).mean()
 
 
 def _pairs(x, y, standardise):

@@ -1,5 +1,4 @@
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from sklearn.mixture import GaussianMixture
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import kmeans, nleep
+from tests.processes import with_devices
 
 
 def separated(separation, seed=0, n=600, classes=6, d=24):
@@ -214,15 +214,13 @@ def _scores(local_devices, processes):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={local_devices}"
-    flags += " --xla_backend_optimization_level=0"
     total = local_devices * processes
     started = [
         subprocess.Popen(
             [sys.executable, "-c", SCORES, *map(str, (total, processes, rank, port))],
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "XLA_FLAGS": flags},
+            env=with_devices(local_devices),
         )
         for rank in range(processes)
     ]

@@ -27,3 +27,46 @@ def test_the_number_of_vectors_is_chosen_by_the_eigenvalues():
     values, vectors = symmetric.leading(matrix, lambda values: int(sum(values > 2)))
     np.testing.assert_allclose(values, [1, 2, 3, 5])
     np.testing.assert_allclose(np.abs(vectors), np.eye(4)[:, [2, 1]], atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 40])
+@pytest.mark.parametrize("rank", [1, 40])
+def test_projections_are_on_the_eigenvectors_of_numpy(size, rank):
+    random = np.random.default_rng(size)
+    a = random.normal(size=(size, min(rank, size)))
+    matrix = a @ a.T + 1e-3 * np.diag(np.arange(size))
+    columns = random.normal(size=(size, 5))
+    values, found = symmetric.projected(matrix, columns)
+    expected_values, vectors = np.linalg.eigh(matrix)
+    np.testing.assert_allclose(
+        values, expected_values, rtol=1e-10, atol=1e-12 * values[-1]
+    )
+    np.testing.assert_allclose(np.abs(found), np.abs(vectors.T @ columns), atol=1e-9)
+
+
+def test_a_factor_solves_and_gives_the_determinant():
+    random = np.random.default_rng(0)
+    a, columns = random.normal(size=(30, 12)), random.normal(size=(12, 4))
+    matrix = a.T @ a
+    lower = symmetric.factor(matrix)
+    np.testing.assert_allclose(lower @ lower.T, matrix, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(lower, np.tril(lower))
+    squares = np.sum(symmetric.whiten(lower, columns) ** 2, axis=0)
+    expected = np.sum(columns * np.linalg.solve(matrix, columns), axis=0)
+    np.testing.assert_allclose(squares, expected, rtol=1e-11)
+    expected = np.linalg.slogdet(matrix)[1]
+    np.testing.assert_allclose(symmetric.log_det(matrix), expected, rtol=1e-12)
+
+
+def test_what_is_singular_or_near_it_has_no_factor():
+    scales = np.geomspace(1, 1e-9, 12)
+    random = np.random.default_rng(0)
+    vectors, _ = np.linalg.qr(random.normal(size=(12, 12)))
+    matrix = (vectors * scales) @ vectors.T
+    matrix = (matrix + matrix.T) / 2
+    assert symmetric.factor(matrix) is not None
+    assert symmetric.factor(matrix, least=1e-7) is None
+    singular = np.ones((3, 3)) - 2 * np.eye(3)
+    assert symmetric.factor(singular) is None
+    with pytest.raises(np.linalg.LinAlgError):
+        symmetric.log_det(singular)
