@@ -131,7 +131,8 @@ class Statistics:
         """T, float64 [D, D]."""
         rest = self.rest
         product = symmetric.gram(self.centred, self.weights)
-        return product - self.total * np.outer(rest, rest)
+        product -= self.total * np.outer(rest, rest)
+        return product
 
     @functools.cached_property
     def within(self) -> np.ndarray:

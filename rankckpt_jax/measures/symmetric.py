@@ -1,10 +1,10 @@
 """Products and decompositions of symmetric matrices, in float64.
 
 Eigenvectors turn by the error of a matrix over the gap between its eigenvalues, and
-real gaps are small. So products are summed in float64, on the device and block by
-block: no N x D copy in float64 exists. (A TPU has no float64 worth the name; there
-blocks are float32 products of the highest precision.) Decompositions are done on the
-host, in FLOP:
+real gaps are small. So products are summed in float64, block by block: no N x D copy in
+float64 exists. (A TPU has no float64 worth the name; there blocks are float32 products
+of the highest precision.) An accelerator forms them; where there is none, BLAS does, at
+1.7 times the rate of XLA's float64. Decompositions are done on the host, in FLOP:
 
     factor                      D^3 / 3         solves and determinants
     leading, projected          4 D^3 / 3       A = Q T Q', T tridiagonal, whose
@@ -19,7 +19,9 @@ is never far from the best.
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,7 +37,7 @@ _BLOCK = 1024
 """Rows whose product is formed at once."""
 
 _PANELS = 4
-"""Panels of columns; more would save work and make the products too narrow."""
+"""Panels of columns at least; more would save work and make the products narrow."""
 
 
 def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -178,12 +180,8 @@ def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     5/8 of it.
     """
     weights = np.ones(len(a)) if weights is None else weights
-    count = math.ceil(len(a) / _BLOCK)
-    padded = np.pad(a, ((0, count * _BLOCK - len(a)), (0, 0)))
-    factors = np.pad(weights, (0, len(padded) - len(a))).reshape(count, _BLOCK)
-    exact = jax.default_backend() != "tpu"
-    with jax.enable_x64(exact or a.dtype == np.float64):
-        panels = _sum_products(padded.reshape(count, _BLOCK, -1), factors)
+    on_host = jax.default_backend() == "cpu"
+    panels = _panels_on_host(a, weights) if on_host else _panels_on_device(a, weights)
     product = np.empty((a.shape[1], a.shape[1]))
     for panel in panels:
         start = a.shape[1] - panel.shape[1]
@@ -191,6 +189,36 @@ def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         product[rows, start:] = panel
         product[start:, rows] = product[rows, start:].T
     return product
+
+
+def _panels_on_host(a: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
+    """As `_sum_products`, a thread for each processor, each panel by one of them."""
+    threads = os.cpu_count() or 1
+    dimensions = a.shape[1]
+    width = math.ceil(dimensions / max(_PANELS, 2 * threads))
+
+    def panel(start: int) -> np.ndarray:
+        total = np.zeros((min(width, dimensions - start), dimensions - start))
+        for first in range(0, len(a), _BLOCK):
+            rows = slice(first, first + _BLOCK)
+            block = a[rows, start:].astype(np.float64)
+            total += (block[:, :width] * weights[rows, None]).T @ block
+        return total
+
+    with (
+        threadpoolctl.threadpool_limits(1),
+        concurrent.futures.ThreadPoolExecutor(threads) as pool,
+    ):
+        return list(pool.map(panel, range(0, dimensions, width)))
+
+
+def _panels_on_device(a: np.ndarray, weights: np.ndarray) -> tuple[jax.Array, ...]:
+    count = math.ceil(len(a) / _BLOCK)
+    padded = np.pad(a, ((0, count * _BLOCK - len(a)), (0, 0)))
+    factors = np.pad(weights, (0, len(padded) - len(a))).reshape(count, _BLOCK)
+    exact = jax.default_backend() != "tpu"
+    with jax.enable_x64(exact or a.dtype == np.float64):
+        return _sum_products(padded.reshape(count, _BLOCK, -1), factors)
 
 
 @jax.jit

@@ -70,3 +70,20 @@ def test_what_is_singular_or_near_it_has_no_factor():
     assert symmetric.factor(singular) is None
     with pytest.raises(np.linalg.LinAlgError):
         symmetric.log_det(singular)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_products_are_summed_in_double_precision(monkeypatch, backend, dtype):
+    monkeypatch.setattr(symmetric.jax, "default_backend", lambda: backend)
+    random = np.random.default_rng(0)
+    a = random.normal(size=(2500, 37)).astype(dtype)
+    weights = random.integers(0, 3, len(a)).astype(float)
+    exact = a.astype(np.float64)
+    for given, expected in (
+        (None, exact.T @ exact),
+        (weights, (exact.T * weights) @ exact),
+    ):
+        np.testing.assert_allclose(symmetric.gram(a, given), expected, rtol=1e-11)
+    wide = symmetric.gram(a[:40].T)
+    np.testing.assert_allclose(wide, exact[:40] @ exact[:40].T, rtol=1e-11, atol=1e-11)
