@@ -126,6 +126,7 @@ def main(argv: list[str]) -> int:
     from rankckpt_jax import parallel, stages
 
     _configure_logging()
+    parallel.divide_cores()
     try:
         if not _CONFIG.value.shard_checkpoints:
             parallel.join(**_CONFIG.value.distributed)

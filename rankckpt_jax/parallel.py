@@ -48,6 +48,9 @@ architectures; see `kept`."""
 EXIT_AGAIN = 75
 """Exit code of a run that was stopped and goes on when started again: EX_TEMPFAIL."""
 
+_CPU_DEVICES = 8
+"""Most devices that the cores of a CPU are divided into: each holds the weights."""
+
 # A process that has died is noticed within this time at the latest.
 _HEARTBEAT_SECONDS = 60
 
@@ -55,6 +58,27 @@ Tree = TypeVar("Tree")
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
+
+
+def num_cores() -> int:
+    """Processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def divide_cores() -> None:
+    """Makes a device of each core of a CPU; before JAX is asked for a device.
+
+    One device works on a batch with all cores, but what it does between two large
+    products is often done by one of them. Where each core takes its share of a batch
+    none waits: on two cores features are extracted a quarter to a third faster.
+    Accelerators are not concerned, and a number of CPU devices that the environment
+    sets (XLA_FLAGS or JAX_NUM_CPU_DEVICES) stands.
+    """
+    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not said and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", min(num_cores(), _CPU_DEVICES))
 
 
 def join(

@@ -1,3 +1,4 @@
+import os
 import socket
 import subprocess
 import sys
@@ -56,6 +57,30 @@ stats = [np.asarray(x).ravel() for x in jax.tree.leaves(state.batch_stats)]
 np.savez(sys.argv[1], loss=curve, stats=np.concatenate(stats),
          head=np.asarray(state.params["head"]["kernel"]))
 """
+
+
+def test_cores_become_devices_unless_the_environment_says_how_many():
+    program = (
+        "import jax\n"
+        "from rankckpt_jax import parallel\n"
+        "parallel.divide_cores()\n"
+        "print(jax.local_device_count(), min(parallel.num_cores(), 8))\n"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    for name, value in (
+        ("", ""),
+        ("JAX_NUM_CPU_DEVICES", "3"),
+        ("XLA_FLAGS", "--xla_force_host_platform_device_count=3"),
+    ):
+        told = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**environment, name: value} if name else environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        devices, cores = map(int, told.split())
+        assert devices == (3 if name else cores)
 
 
 @pytest.mark.multiprocess

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import math
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ import numpy as np
 import scipy.linalg
 import threadpoolctl
 
+from rankckpt_jax import parallel
 from rankckpt_jax.measures import blocks
 
 _BLOCK = 1024
@@ -193,7 +193,7 @@ def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
 
 def _panels_on_host(a: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
     """As `_sum_products`, a thread for each processor, each panel by one of them."""
-    threads = os.cpu_count() or 1
+    threads = parallel.num_cores()
     dimensions = a.shape[1]
     width = math.ceil(dimensions / max(_PANELS, 2 * threads))
 

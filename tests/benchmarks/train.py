@@ -35,6 +35,7 @@ def main():
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--dtype", default="")
     args = parser.parse_args()
+    parallel.divide_cores()
     backend = jax.default_backend()
     dtype = args.dtype or ("float32" if backend == "cpu" else "bfloat16")
     peak = peak_flops(dtype)
