@@ -83,14 +83,15 @@ def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def maximum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The largest of each row of [N, K] and where it first stands: [N], int32 [N].
+def maximum(x: jax.Array, axis: int = 1) -> tuple[jax.Array, jax.Array]:
+    """The largest of a matrix along an axis, and where it first stands, int32.
 
     Two plain reductions: XLA's argmax is a loop over single numbers on a CPU.
     """
-    value = jnp.max(x, axis=1)
-    place = jnp.where(x == value[:, None], jnp.arange(x.shape[1]), x.shape[1])
-    return value, jnp.min(place, axis=1)
+    value = jnp.max(x, axis=axis, keepdims=True)
+    ranks = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)
+    place = jnp.min(jnp.where(x == value, ranks, x.shape[axis]), axis=axis)
+    return jnp.squeeze(value, axis), place
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -101,17 +101,21 @@ def _neighbour_class(
     def part(array: jax.Array, tile: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(array, tile * size, size)
 
-    def nearer(best: Any, tile: jax.Array, likeness: jax.Array, other: Any) -> Any:
-        """The best k of rows of `tile`, told of their likeness to those of `other`."""
+    def nearer(
+        best: Any, tile: jax.Array, other: jax.Array, product: jax.Array, axis: int
+    ) -> Any:
+        """The best k of rows of `tile`; `axis` of their products runs over `other`."""
         value, label = part(best[0], tile), part(best[1], tile)
+        likeness = product - jnp.expand_dims(part(half, other), 1 - axis)
         if k == 1:
-            new, place = blocks.maximum(likeness)
+            new, place = blocks.maximum(likeness, axis)
             # Of equals the first stays.
             new, found = new[:, None], part(labels, other)[place][:, None]
             label = jnp.where(new > value, found, label)
             value = jnp.maximum(new, value)
         else:
-            new, place = jax.lax.top_k(likeness, min(k, size))
+            rows = likeness if axis == 1 else likeness.T
+            new, place = jax.lax.top_k(rows, min(k, size))
             both = jnp.concatenate([value, new], axis=1)
             known = jnp.concatenate([label, part(labels, other)[place]], axis=1)
             value, place = jax.lax.top_k(both, k)
@@ -125,15 +129,15 @@ def _neighbour_class(
     def step(best: Any, pair: jax.Array) -> tuple[Any, None]:
         i, j = pair
         product = blocks.dot(part(x, i), part(x, j).T)
-        own = (i == j) & jnp.eye(size, dtype=bool)
-        likeness = jnp.where(own, -jnp.inf, product - part(half, j))
-        best = nearer(best, i, likeness, j)
-        return jax.lax.cond(
-            i == j,
-            lambda best: best,
-            lambda best: nearer(best, j, product.T - part(half, i), i),
-            best,
-        ), None
+
+        def within(best: Any) -> Any:
+            others = jnp.where(jnp.eye(size, dtype=bool), -jnp.inf, product)
+            return nearer(best, i, j, others, 1)
+
+        def between(best: Any) -> Any:
+            return nearer(nearer(best, i, j, product, 1), j, i, product, 0)
+
+        return jax.lax.cond(i == j, within, between, best), None
 
     best = (
         jnp.full((len(x), k), -jnp.inf, x.dtype),
