@@ -67,7 +67,12 @@ class Forks:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults"],
             cwd=ROOT,
-            env={**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+            env={
+                **os.environ,
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                # As many devices as the undisturbed run has, in the test's process.
+                "JAX_NUM_CPU_DEVICES": "1",
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
