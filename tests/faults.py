@@ -70,7 +70,8 @@ class Forks:
             env={
                 **os.environ,
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                # As many devices as the undisturbed run has, in the test's process.
+                # As many as the undisturbed run has in the test's process, which is not
+                # the command line: bits are equal for one number of devices only.
                 "JAX_NUM_CPU_DEVICES": "1",
             },
             stdin=subprocess.PIPE,

@@ -111,11 +111,7 @@ MOMENTS = (
 
 @pytest.mark.parametrize(
     "moments",
-    # Both slow while it is open why a killed run can differ in its last bits.
-    [
-        pytest.param(MOMENTS[1:4:2], marks=pytest.mark.slow),
-        pytest.param(MOMENTS, marks=pytest.mark.slow),
-    ],
+    [MOMENTS[1:4:2], pytest.param(MOMENTS, marks=pytest.mark.slow)],
     ids=["some", "all"],
 )
 def test_a_run_killed_at_any_stage_ends_as_one_that_was_not(

@@ -16,7 +16,6 @@ import pytest
 from etils import epath
 
 from rankckpt_jax import parallel, store
-from tests.processes import unoptimised
 
 ROOT = pathlib.Path(__file__).parents[1]
 POD = ROOT / "launch" / "local_pod.py"
@@ -51,7 +50,7 @@ def run(command, **environment):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=unoptimised(**environment),
+        env={**os.environ, **environment},
     )
 
 
@@ -168,7 +167,6 @@ def started(command):
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=unoptimised(),
         start_new_session=True,
     )
     with process:

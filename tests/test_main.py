@@ -1,10 +1,9 @@
+import os
 import subprocess
 import sys
 import time
 
 import pytest
-
-from tests.processes import unoptimised
 
 MAIN = (sys.executable, "-m", "rankckpt_jax.main")
 
@@ -44,7 +43,7 @@ def test_the_demo_agrees_with_fine_tuning_and_is_cached(tmp_path):
         "--config.pretrain.drawings=2",
         "--config.finetune.num_steps=30",
     )
-    environment = unoptimised(PYTHONWARNINGS="default")
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
     first = run(*options, env=environment)
     assert first.returncode == 0, first.stderr
     for name in ("ranking.csv", "report.html"):
