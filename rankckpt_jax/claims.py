@@ -92,7 +92,7 @@ def held(directory: epath.Path, name: str, *, shared: bool = False) -> Iterator[
         thread.join()
         # One that died while this one worked is seen now or by whoever comes next.
         with contextlib.suppress(OSError):
-            _other(place, mine, shared)
+            _living(place, mine)
         mine.unlink(missing_ok=True)
 
 
@@ -137,16 +137,9 @@ def _myself(shared: bool) -> dict[str, Any]:
 
 
 def _other(place: epath.Path, mine: epath.Path, shared: bool) -> dict[str, Any] | None:
-    """Another living holder who is in the way; files of dead ones are removed."""
-    now = mine.stat().mtime
-    store.sweep(place)
-    for path in place.glob("*.json"):
-        if path.name == mine.name:
-            continue
+    """Another living holder who is in the way."""
+    for path in _living(place, mine):
         try:
-            if store.is_gone(path.name) or now - path.stat().mtime > DEAD_AFTER:
-                path.unlink(missing_ok=True)
-                continue
             holder = json.loads(path.read_text())
             if shared and holder["shared"]:
                 continue
@@ -155,3 +148,20 @@ def _other(place: epath.Path, mine: epath.Path, shared: bool) -> dict[str, Any] 
             continue
         return holder
     return None
+
+
+def _living(place: epath.Path, mine: epath.Path) -> list[epath.Path]:
+    """Files of the others; those of dead ones are removed."""
+    now = mine.stat().mtime
+    store.sweep(place)
+    living = []
+    for path in place.glob("*.json"):
+        # Perhaps given up just now.
+        with contextlib.suppress(OSError):
+            if path.name == mine.name:
+                continue
+            if store.is_gone(path.name) or now - path.stat().mtime > DEAD_AFTER:
+                path.unlink(missing_ok=True)
+            else:
+                living.append(path)
+    return living

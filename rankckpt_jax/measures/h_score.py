@@ -38,12 +38,10 @@ def h_score(
 ) -> Result:
     """H-score of features [N, D] and labels [N]."""
     del features, labels, num_classes
+    means, rank = statistics.class_means.T, statistics.rank
     if statistics.factor is not None:
-        whitened = symmetric.whiten(statistics.factor, statistics.class_means.T)
+        whitened = symmetric.whiten(statistics.factor, means)
     else:
-        values, vectors = statistics.spectrum
-        kept = slice(len(values) - statistics.rank, None)
-        turned = vectors[:, kept].T @ statistics.class_means.T
-        whitened = turned / np.sqrt(values[kept])[:, None]
+        whitened = symmetric.whiten_span(*statistics.spectrum, means, rank)
     score = np.sum(whitened**2 @ statistics.counts)
-    return Result(float(score), {"rank": statistics.rank})
+    return Result(float(score), {"rank": rank})

@@ -51,8 +51,7 @@ def logme(
         statistics.scatter + count * np.outer(mean, mean), sums
     )
     size = len(values)
-    cutoff = values[-1] * max(statistics.features.shape) * np.finfo(np.float64).eps
-    kept = values > cutoff
+    kept = slice(size - symmetric.rank(values, max(statistics.features.shape)), None)
     s = values[kept][:, None]
     squares = turned[kept] ** 2 / s
     residual = np.maximum(counts - squares.sum(axis=0), 0)

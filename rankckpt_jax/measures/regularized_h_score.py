@@ -54,8 +54,8 @@ def regularized_h_score(
         whitened = symmetric.whiten(lower, columns)
     else:
         # No noise, no shrinkage: the images are at two points.
-        values, vectors = symmetric.eigh(shrunk)
-        kept = values > values[-1] * size * np.finfo(np.float64).eps
-        whitened = vectors[:, kept].T @ columns / np.sqrt(values[kept])[:, None]
+        spectrum = symmetric.eigh(shrunk)
+        rank = symmetric.rank(spectrum[0], max(statistics.features.shape))
+        whitened = symmetric.whiten_span(*spectrum, columns, rank)
     between = np.sum(whitened**2 @ statistics.counts) / max(count - 1, 1)
     return Result(float((1 - shrinkage) * between), {"shrinkage": shrinkage})

@@ -162,9 +162,7 @@ class Statistics:
         """Number of eigenvalues of T that are more than rounding error."""
         if self.factor is not None:
             return len(self.factor)
-        values = self.spectrum[0]
-        shape = max(self.features.shape)
-        return int(np.sum(values > values[-1] * shape * np.finfo(np.float64).eps))
+        return symmetric.rank(self.spectrum[0], max(self.features.shape))
 
     def principal(self, count: int) -> np.ndarray:
         """Features on their first principal components: float64 [N, min(count, N, D)].

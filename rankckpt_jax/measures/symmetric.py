@@ -77,6 +77,34 @@ def whiten(lower: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return scipy.linalg.solve_triangular(lower, columns, lower=True)
 
 
+def rank(values: np.ndarray, terms: int) -> int:
+    """Number of eigenvalues [D], rising, that are more than rounding error.
+
+    Args:
+      values: Of a product a'a.
+      terms: The larger of the two sizes of a.
+    """
+    return int(np.sum(values > values[-1] * terms * np.finfo(np.float64).eps))
+
+
+def whiten_span(
+    values: np.ndarray, vectors: np.ndarray, columns: np.ndarray, count: int
+) -> np.ndarray:
+    """As `whiten` for a singular A, in the span of its last `count` eigenvectors.
+
+    Args:
+      values: Eigenvalues [D], rising, and
+      vectors: eigenvectors [D, D] of A.
+      columns: b [D, K].
+      count: A's rank.
+
+    Returns:
+      [count, K], whose squares sum to b'pinv(A) b.
+    """
+    kept = slice(len(values) - count, None)
+    return vectors[:, kept].T @ columns / np.sqrt(values[kept])[:, None]
+
+
 def log_det(matrix: np.ndarray) -> float:
     """The log determinant of a positive definite matrix [D, D].
 
@@ -90,7 +118,18 @@ def log_det(matrix: np.ndarray) -> float:
 
 
 def projected(matrix: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues [D], rising, and V'b [D, K] of b [D, K], V the eigenvectors."""
+    """What of some columns lies along each eigenvector.
+
+    Args:
+      matrix: A, symmetric, float64 [D, D].
+      columns: b, float64 [D, K].
+
+    Returns:
+      A's eigenvalues [D], rising, and V'b [D, K], V their eigenvectors.
+
+    Raises:
+      numpy.linalg.LinAlgError: The eigenvalues did not converge.
+    """
     if len(matrix) < 3:
         values, vectors = eigh(matrix)
         return values, vectors.T @ columns

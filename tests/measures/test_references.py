@@ -204,6 +204,15 @@ def test_mutual_information_learns_as_numpy_does(small):
     assert found.score == pytest.approx(expected, rel=1e-4)
 
 
+def test_images_at_two_points_have_no_noise_to_shrink():
+    labels = np.repeat([0, 1], 4)
+    x = np.random.default_rng(0).normal(size=(2, 6))[labels].astype(np.float32)
+    # The one direction that varies is all between the classes, over N and N - 1.
+    found = measures.compute("regularized_h_score", x, labels)
+    assert found.score == pytest.approx(8 / 7, rel=1e-5)
+    assert found.details["shrinkage"] == pytest.approx(0, abs=1e-6)
+
+
 def test_classes_of_very_different_sizes():
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), [700, 9, 8, 8])

@@ -58,6 +58,16 @@ def test_a_factor_solves_and_gives_the_determinant():
     np.testing.assert_allclose(symmetric.log_det(matrix), expected, rtol=1e-12)
 
 
+def test_a_singular_matrix_is_whitened_in_its_span():
+    random = np.random.default_rng(0)
+    a, columns = random.normal(size=(5, 12)), random.normal(size=(12, 4))
+    values, vectors = symmetric.eigh(a.T @ a)
+    assert symmetric.rank(values, 12) == 5
+    whitened = symmetric.whiten_span(values, vectors, columns, 5)
+    expected = np.sum(columns * (np.linalg.pinv(a.T @ a) @ columns), axis=0)
+    np.testing.assert_allclose(np.sum(whitened**2, axis=0), expected, rtol=1e-9)
+
+
 def test_what_is_singular_or_near_it_has_no_factor():
     scales = np.geomspace(1, 1e-9, 12)
     random = np.random.default_rng(0)
