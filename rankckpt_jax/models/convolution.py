@@ -19,12 +19,6 @@ from rankckpt_jax.models import windows
 # Pixels and channels of a window that is gathered rather than convolved: 3x3 of RGB.
 _FEW = 27
 
-# Where Winograd's algorithm is the fastest on a CPU: least input channels, and least
-# pixels of a side. With fewer channels its sums outweigh its products, and on smaller
-# maps XLA's routine keeps the cores as busy.
-_WINOGRAD_CHANNELS = 32
-_WINOGRAD_SIDE = 24
-
 # Of a kernel's gradient on a CPU: pixels of the images that are worked on together, and
 # most channels at which the pixels of a window are first put side by side.
 _PIXELS_AT_ONCE = 4096
@@ -98,14 +92,9 @@ def _on_cpu(
     if math.prod(window) * channels <= _FEW:
         pixels = [image for _, image in windows.shifted(x, window, stride, pads)]
         return _product(jnp.concatenate(pixels, axis=-1), kernel)
-    if (
-        window == (3, 3)
-        and stride == 1
-        and channels >= _WINOGRAD_CHANNELS
-        and min(x.shape[1:3]) >= _WINOGRAD_SIDE
-    ):
-        return _winograd(x, kernel, pads)
-    if not any(itertools.chain(*pads)):
+    if stride > 1 or not any(itertools.chain(*pads)):
+        # A row and column of padding more than is used brings XLA's fast routine.
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
         height, width = windows.output_size(x, window, stride)
         y = _general(x, kernel, stride, ((0, 1), (0, 1)))
         return y[:, :height, :width]
@@ -241,46 +230,6 @@ def _sum_over_parts(
 def _fits(count: int, batch: int, pixels: int) -> bool:
     """Whether a batch divides into groups of `count` images that a cache holds."""
     return count == 1 or (batch % count == 0 and count * pixels <= _PIXELS_AT_ONCE)
-
-
-def _winograd(x: jax.Array, kernel: jax.Array, pads: windows.Pads) -> jax.Array:
-    """A 3x3 convolution of stride 1 by F(2x2, 3x3) (Lavin and Gray, CVPR 2016).
-
-    Each 2x2 tile of the output takes 16 products of a 4x4 tile of the input where the
-    plain sum takes 36: Y = A' [(G k G') * (B' d B)] A, the product * over channels a
-    matrix product for each of the 16 places. All coefficients are 0, 1/2 and 1; in
-    float32 the result is within 2e-6 of the plain sum, relative to its largest value.
-    """
-    (top, bottom), (left, right) = pads
-    batch, width = len(x), kernel.shape[3]
-    rows = x.shape[1] + top + bottom - 2
-    columns = x.shape[2] + left + right - 2
-    tiles = math.ceil(rows / 2), math.ceil(columns / 2)
-    # One row and column more where a last tile is half outside.
-    more = [(top, bottom + rows % 2), (left, right + columns % 2)]
-    x = jnp.pad(x, ((0, 0), *more, (0, 0)))
-    g = jnp.asarray([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], x.dtype) / 2
-    weights = jnp.einsum(
-        "ir,js,rscd->ijcd", g, g, kernel, precision=windows.precision(x.dtype)
-    )
-
-    def transform(x: jax.Array, axis: int) -> tuple[jax.Array, ...]:
-        """B' along an axis: four arrays, of every second pixel each."""
-        count = 2 * tiles[axis - 1]
-        a, b, c, d = (
-            jax.lax.slice_in_dim(x, i, i + count - 1, 2, axis) for i in range(4)
-        )
-        return a - c, b + c, c - b, b - d
-
-    products = [
-        [_product(d, weights[i, j]) for j, d in enumerate(transform(row, 2))]
-        for i, row in enumerate(transform(x, 1))
-    ]
-    by_column = [(a + b + c, b - c - d) for a, b, c, d in products]
-    by_row = [(a + b + c, b - c - d) for a, b, c, d in zip(*by_column, strict=True)]
-    y = jnp.stack([jnp.stack(pixels, axis=2) for pixels in by_row], axis=4)
-    y = y.reshape(batch, 2 * tiles[0], 2 * tiles[1], width)
-    return y[:, :rows, :columns]
 
 
 @jax.custom_vjp

@@ -65,7 +65,7 @@ class ExpandedConv(nn.Module):
         y = layers.Conv(self.style, self.features, activation=None, name="project")(
             y, train
         )
-        return (y + x if y.shape == x.shape else y), within
+        return (layers.once(y + x) if y.shape == x.shape else y), within
 
 
 class SqueezeExcite(nn.Module):

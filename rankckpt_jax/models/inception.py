@@ -263,7 +263,7 @@ class _Residual(nn.Module):
             name="Conv2d_1x1",
         )(y, train)
         x = x + jnp.asarray(self.step.scale, y.dtype) * y
-        return nn.relu(x) if self.step.activate else x
+        return layers.once(nn.relu(x) if self.step.activate else x)
 
 
 def join(

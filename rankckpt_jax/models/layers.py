@@ -18,6 +18,7 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+from jax.experimental import xla_metadata
 
 from rankckpt_jax.models import convolution, windows
 
@@ -182,6 +183,24 @@ def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 def _num_mapped(axis_name: str | None) -> int:
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def once(x: jax.Array) -> jax.Array:
+    """Returns `x`, to be computed a single time however many read it.
+
+    XLA's CPU backend computes what is cheap anew within each of its users. Along
+    residual blocks the last sum would then add up the branches of all the others. It
+    does not look into a function that it may not inline.
+    """
+    if jax.default_backend() != "cpu":
+        return x
+    with xla_metadata.set_xla_metadata(inlineable="false"):
+        return _identity(x)
+
+
+@jax.jit
+def _identity(x: jax.Array) -> jax.Array:
+    return x
 
 
 class Conv(nn.Module):

@@ -136,7 +136,7 @@ class BottleneckV1(nn.Module):
         y = conv(self.width, name="conv1")(x, train)
         y = _strided(self.style, self.width, self.stride)(y, train)
         y = linear(name="conv3")(y, train)
-        return layers.endpoint(self, nn.relu(shortcut + y))
+        return layers.endpoint(self, layers.once(nn.relu(shortcut + y)))
 
 
 class BottleneckV2(nn.Module):
@@ -170,7 +170,7 @@ class BottleneckV2(nn.Module):
         y = layers.Conv(self.style, self.width, name="conv1")(active, train)
         y = _strided(self.style, self.width, self.stride)(y, train)
         y = linear(name="conv3")(y, train)
-        return layers.endpoint(self, shortcut + y)
+        return layers.endpoint(self, layers.once(shortcut + y))
 
 
 def _strided(style: layers.Style, width: int, stride: int) -> layers.Conv:

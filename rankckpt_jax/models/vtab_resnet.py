@@ -68,7 +68,8 @@ class VTABResNet(nn.Module):
                     x = convolve(active, _EXPANSION * width, 1, stride)
                 y = convolve(active, width, 1, 1)
                 y = convolve(activate(y), width, 3, stride)
-                x = x + convolve(activate(y), _EXPANSION * width, 1, 1)
+                y = convolve(activate(y), _EXPANSION * width, 1, 1)
+                x = layers.once(x + y)
         x = pooling.global_pool(activate(x))
         return layers.output(self, x, self.num_classes)
 
