@@ -59,8 +59,6 @@ def alone(*given):
 
 
 STAGES = "--config.stages=extract,score,finetune,report"
-# Where fine-tuning, which takes the longest to compile, shows nothing more.
-UNTUNED = "--config.stages=extract,score,report"
 
 
 def found(workdir):
@@ -126,9 +124,9 @@ def test_processes_leave_out_the_same_images(image_folder, pool, tmp_path):
     broken = image_folder / "train/blue/1.jpg"
     broken.write_bytes(broken.read_bytes()[:-200])
     given = image_folder, pool
-    two = run(pod(*options(*given, tmp_path / "two", UNTUNED), devices=1))
+    two = run(pod(*options(*given, tmp_path / "two"), devices=1))
     assert two.returncode == 0, two.stderr
-    one = run(alone(*options(*given, tmp_path / "one", UNTUNED)))
+    one = run(alone(*options(*given, tmp_path / "one")))
     assert one.returncode == 0, one.stderr
     for done in (one, two):
         assert "1 of 24 images of train cannot be read" in done.stderr
@@ -234,8 +232,7 @@ def test_jobs_divide_the_checkpoints_and_outlive_one_that_is_killed(
     many = tmp_path / "many"
     for i in range(12):
         shutil.copytree(pool / ("first" if i % 2 else "second"), many / f"c{i:02}")
-    more = "--config.shard_checkpoints", UNTUNED
-    given = options(image_folder, many, tmp_path / "runs", *more)
+    given = options(image_folder, many, tmp_path / "runs", "--config.shard_checkpoints")
     task = tmp_path / "runs" / "images"
     with contextlib.ExitStack() as stack:
         jobs = [stack.enter_context(started(alone(*given))) for _ in range(3)]
@@ -269,7 +266,7 @@ def holding(task, pid):
 
 @pytest.mark.multiprocess
 def test_two_runs_do_not_meet_in_one_directory(image_folder, pool, tmp_path):
-    given = options(image_folder, pool, tmp_path, UNTUNED)
+    given = options(image_folder, pool, tmp_path)
     claims = tmp_path / "images" / ".claims" / "run"
     with started(alone(*given)) as process:
         wait_for(lambda: any(claims.glob("*.json")), process)
