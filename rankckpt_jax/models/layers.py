@@ -186,7 +186,7 @@ def _num_mapped(axis_name: str | None) -> int:
 
 
 def once(x: jax.Array) -> jax.Array:
-    """Returns `x`, to be computed a single time however many read it.
+    """Returns `x`, of any shape, to be computed once however many read it.
 
     XLA's CPU backend computes what is cheap anew within each of its users. Along
     residual blocks the last sum would then add up the branches of all the others. It
