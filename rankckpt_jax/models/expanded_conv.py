@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import layers, pooling
+from rankckpt_jax.models import fusion, layers, pooling
 
 
 class ExpandedConv(nn.Module):
@@ -65,7 +65,7 @@ class ExpandedConv(nn.Module):
         y = layers.Conv(self.style, self.features, activation=None, name="project")(
             y, train
         )
-        return (layers.once(y + x) if y.shape == x.shape else y), within
+        return (fusion.once(y + x) if y.shape == x.shape else y), within
 
 
 class SqueezeExcite(nn.Module):

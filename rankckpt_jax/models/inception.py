@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import layers, pooling
+from rankckpt_jax.models import fusion, layers, pooling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +263,7 @@ class _Residual(nn.Module):
             name="Conv2d_1x1",
         )(y, train)
         x = x + jnp.asarray(self.step.scale, y.dtype) * y
-        return layers.once(nn.relu(x) if self.step.activate else x)
+        return fusion.once(nn.relu(x) if self.step.activate else x)
 
 
 def join(

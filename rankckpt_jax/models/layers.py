@@ -18,9 +18,8 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-from jax.experimental import xla_metadata
 
-from rankckpt_jax.models import convolution, windows
+from rankckpt_jax.models import convolution, fusion, windows
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -146,30 +145,31 @@ def _normalise_forward(
     axis_name: str | None,
 ) -> tuple[Any, Any]:
     mean = _mean(x, axis_name)
-    # Two passes: E[x^2] - E[x]^2 would lose the variance of a far-off mean.
-    var = _mean(jnp.square(x - mean), axis_name)
+    # Two passes: E[x^2] - E[x]^2 would lose the variance of a far-off mean. What is
+    # centred is kept for the gradient in place of x, whose memory is free again.
+    centred = fusion.once(x - mean)
+    var = _mean(jnp.square(centred), axis_name)
     inverse = jax.lax.rsqrt(var + epsilon)
-    factor = scale * inverse
-    y = x * factor + (bias - mean * factor)
-    return (y, mean, var), (x, mean, inverse, scale)
+    y = centred * (scale * inverse) + bias
+    return (y, mean, var), (centred, inverse, scale)
 
 
 def _normalise_backward(
     epsilon: float, axis_name: str | None, kept: Any, gradients: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     del epsilon
-    x, mean, inverse, scale = kept
+    centred, inverse, scale = kept
     h = gradients[0]
-    axes = tuple(range(x.ndim - 1))
+    axes = tuple(range(h.ndim - 1))
     # Those of this device's share of the loss.
     d_bias = jnp.sum(h, axes)
-    d_scale = jnp.sum(h * (x - mean), axes) * inverse
-    count = x.size // x.shape[-1] * _num_mapped(axis_name)
+    d_scale = jnp.sum(h * centred, axes) * inverse
+    count = h.size // h.shape[-1] * _num_mapped(axis_name)
     of_all = (d_bias / count, d_scale * inverse / count)
     if axis_name is not None:
         of_all = jax.lax.psum(of_all, axis_name)
-    d_x = scale * inverse * (h - of_all[0] - (x - mean) * of_all[1])
-    return d_x, d_scale, d_bias
+    d_x = scale * inverse * (h - of_all[0] - centred * of_all[1])
+    return fusion.once(d_x), d_scale, d_bias
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
@@ -183,24 +183,6 @@ def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 def _num_mapped(axis_name: str | None) -> int:
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
-
-
-def once(x: jax.Array) -> jax.Array:
-    """Returns `x`, of any shape, to be computed once however many read it.
-
-    XLA's CPU backend computes what is cheap anew within each of its users. Along
-    residual blocks the last sum would then add up the branches of all the others. It
-    does not look into a function that it may not inline.
-    """
-    if jax.default_backend() != "cpu":
-        return x
-    with xla_metadata.set_xla_metadata(inlineable="false"):
-        return _identity(x)
-
-
-@jax.jit
-def _identity(x: jax.Array) -> jax.Array:
-    return x
 
 
 class Conv(nn.Module):

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import layers, pooling, windows
+from rankckpt_jax.models import fusion, layers, pooling, windows
 from rankckpt_jax.models.architecture import Architecture, register
 
 # Units of the four blocks, by the number of layers.
@@ -136,7 +136,7 @@ class BottleneckV1(nn.Module):
         y = conv(self.width, name="conv1")(x, train)
         y = _strided(self.style, self.width, self.stride)(y, train)
         y = linear(name="conv3")(y, train)
-        return layers.endpoint(self, layers.once(nn.relu(shortcut + y)))
+        return layers.endpoint(self, fusion.once(nn.relu(shortcut + y)))
 
 
 class BottleneckV2(nn.Module):
@@ -170,7 +170,7 @@ class BottleneckV2(nn.Module):
         y = layers.Conv(self.style, self.width, name="conv1")(active, train)
         y = _strided(self.style, self.width, self.stride)(y, train)
         y = linear(name="conv3")(y, train)
-        return layers.endpoint(self, layers.once(shortcut + y))
+        return layers.endpoint(self, fusion.once(shortcut + y))
 
 
 def _strided(style: layers.Style, width: int, stride: int) -> layers.Conv:

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import convolution, layers, pooling
+from rankckpt_jax.models import convolution, fusion, layers, pooling
 from rankckpt_jax.models.architecture import Architecture, Family, register_family
 
 _UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -69,7 +69,7 @@ class VTABResNet(nn.Module):
                 y = convolve(active, width, 1, 1)
                 y = convolve(activate(y), width, 3, stride)
                 y = convolve(activate(y), _EXPANSION * width, 1, 1)
-                x = layers.once(x + y)
+                x = fusion.once(x + y)
         x = pooling.global_pool(activate(x))
         return layers.output(self, x, self.num_classes)
 

@@ -20,6 +20,8 @@ Padding = str | Sequence[tuple[int, int]]
 Pads = tuple[tuple[int, int], ...]
 """((top, bottom), (left, right))."""
 
+NO_PADS = ((0, 0), (0, 0))
+
 
 def at_least_float32(x: jax.Array) -> Any:
     """The dtype in which sums over many pixels of `x` are taken."""
@@ -54,6 +56,11 @@ def pads(x: jax.Array, window: Sequence[int], stride: int, padding: Padding) -> 
     return tuple(found)
 
 
+def pad(x: jax.Array, pads: Pads, fill: float = 0.0) -> jax.Array:
+    """Surrounds images with pixels of the value `fill`."""
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
+
+
 def shifted(
     x: jax.Array,
     window: Sequence[int],
@@ -66,9 +73,7 @@ def shifted(
     XLA's CPU backend runs grouped convolutions and window reductions as naive loops;
     a sum or maximum of these shifted images fuses into one vectorised loop.
     """
-    x = jnp.pad(
-        x, ((0, 0), *pads(x, window, stride, padding), (0, 0)), constant_values=fill
-    )
+    x = pad(x, pads(x, window, stride, padding), fill)
     height, width = output_size(x, window, stride)
     for row, column in itertools.product(range(window[0]), range(window[1])):
         rows = slice(row, row + (height - 1) * stride + 1, stride)

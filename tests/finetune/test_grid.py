@@ -1,4 +1,3 @@
-import csv
 import dataclasses
 
 import numpy as np
@@ -8,7 +7,7 @@ from etils import epath
 from rankckpt_jax import errors, features, finetune
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.finetune import loop, step
-from tests.finetune import RECIPE, settings
+from tests.finetune import RECIPE, settings, without_times
 
 
 def test_fine_tuning_learns_and_counts_every_test_image_once(backbone, task, tmp_path):
@@ -31,15 +30,6 @@ def test_divergence_is_reported_and_is_no_accuracy(backbone, task, tmp_path):
     # is huge; the second moves the backbone, and the third's is no number.
     assert outcome.diverged_at == 3
     assert outcome.accuracy is None
-
-
-def without_times(run):
-    """All of a run but how long it took, also in its CSV."""
-    rows = [
-        {name: value for name, value in row.items() if name != "images_per_second"}
-        for row in csv.DictReader(run.metrics.splitlines())
-    ]
-    return dataclasses.replace(run, seconds=0.0, metrics=""), rows
 
 
 def test_a_stopped_run_goes_on_from_its_last_save(backbone, task, tmp_path):

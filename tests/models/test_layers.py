@@ -38,34 +38,6 @@ def test_pointwise_is_a_convolution(stride):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def residual_chain(hold):
-    """Five residual blocks; `hold` is given each block's sum."""
-
-    def forward(x, kernel):
-        for _ in range(5):
-            y = convolution.conv(x, kernel, 1, "SAME", jnp.float32)
-            x = hold(jax.nn.relu(x + 0.1 * y))
-        return x
-
-    return forward
-
-
-def test_residual_sums_are_computed_once():
-    random = np.random.default_rng(0)
-    x = random.normal(size=(2, 14, 14, 8)).astype(np.float32)
-    kernel = random.normal(size=(1, 1, 8, 8)).astype(np.float32)
-    held, free = residual_chain(layers.once), residual_chain(lambda x: x)
-
-    def num_sums(forward):
-        compiled = jax.jit(forward).lower(x, kernel).compile()
-        return compiled.as_text().count(" maximum(")
-
-    np.testing.assert_allclose(held(x, kernel), free(x, kernel), rtol=1e-6)
-    assert_same_gradients(held, free, x, kernel)
-    if jax.default_backend() == "cpu":
-        assert num_sums(held) == 5
-
-
 def gradients(function, *arguments):
     """Of the sum of sines, so that every output has a gradient of its own."""
     total = lambda *given: jnp.sum(jnp.sin(function(*given)))  # noqa: E731
@@ -128,6 +100,9 @@ def test_equal_pixels_share_a_window_s_gradient():
         ((3, 3), 2, "SAME", 70, 1),
         ((3, 3), 2, ((1, 1), (1, 1)), 3, 10_000),
         ((1, 5), 1, "SAME", 70, 1),
+        ((1, 1), 1, "SAME", 3, 1),
+        ((1, 1), 1, "SAME", 70, 1),
+        ((1, 1), 1, "SAME", 70, 10_000),
     ],
 )
 def test_gradients_of_convolutions_are_those_that_jax_derives(
