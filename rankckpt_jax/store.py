@@ -177,6 +177,8 @@ def _machine() -> str:
 def reason(error: Exception) -> str:
     """What a library says; of thousands of letters the beginning and the end."""
     line = (str(error).strip().splitlines() or [repr(error)])[0]
+    # TensorStore, which writes states of training, ends with all of its settings.
+    line = line.partition(" [tensorstore_spec=")[0]
     return line if len(line) < 400 else f"{line[:150]} ... {line[-250:]}"
 
 

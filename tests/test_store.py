@@ -101,5 +101,15 @@ def test_long_names_stay_apart():
     assert len(names) == 2
 
 
+def test_the_reason_of_a_failed_write_survives_all_that_a_library_adds():
+    told = f'OUT_OF_RANGE: Error writing "{"a/" * 300}": File too large'
+    settings_of_it = f" [tensorstore_spec='{{{'x' * 900}}}'] [os_error_code='27']"
+    found = store.reason(ValueError(told + settings_of_it))
+    assert found.startswith("OUT_OF_RANGE: Error writing")
+    assert found.endswith(": File too large")
+    assert len(found) < 420
+    assert store.reason(ValueError("")) == "ValueError('')"
+
+
 def test_digest_separates_its_parts():
     assert store.digest("ab", "c") != store.digest("a", "bc")
