@@ -8,12 +8,13 @@ from jax.experimental import xla_metadata
 
 @jax.custom_vjp
 def once(x: jax.Array) -> jax.Array:
-    """Returns `x`, of any shape, to be computed once however many read it.
+    """Returns `x`, of any shape and dtype, to be computed once however many read it.
 
     XLA's CPU backend computes what is cheap anew within each of its users. Along
     residual blocks the last sum would then add up the branches of all the others, and
     in training each of a convolution's three products would normalise its images anew.
-    It does not look into a function that it may not inline.
+    It does not look into a function that it may not inline. Gradients pass unchanged,
+    and on other platforms `x` is returned as it is.
     """
     if jax.default_backend() != "cpu":
         return x

@@ -20,7 +20,8 @@ Padding = str | Sequence[tuple[int, int]]
 Pads = tuple[tuple[int, int], ...]
 """((top, bottom), (left, right))."""
 
-NO_PADS = ((0, 0), (0, 0))
+NO_PADS: Pads = ((0, 0), (0, 0))
+"""Of images that are padded already, or need no padding."""
 
 
 def at_least_float32(x: jax.Array) -> Any:
@@ -57,7 +58,7 @@ def pads(x: jax.Array, window: Sequence[int], stride: int, padding: Padding) -> 
 
 
 def pad(x: jax.Array, pads: Pads, fill: float = 0.0) -> jax.Array:
-    """Surrounds images with pixels of the value `fill`."""
+    """Surrounds images with pixels of `fill`: [B, top + H + bottom, .., C]."""
     return jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
 
 
