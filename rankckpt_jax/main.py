@@ -27,6 +27,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from rankckpt_jax import large_pages
 from rankckpt_jax.errors import InputError, Interrupted
 from rankckpt_jax.redaction import redact
 
@@ -160,6 +161,8 @@ def main(argv: list[str]) -> int:
 
 def run() -> None:
     """Entry point of the console script `rankckpt`."""
+    if "jax" not in sys.modules:  # Else this is part of another program.
+        large_pages.restart_with_large_pages()
     sys.excepthook = _tell
     app.run(main, flags_parser=_parse)
 

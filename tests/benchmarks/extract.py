@@ -4,7 +4,8 @@
     python -m tests.benchmarks.extract --batch=32 resnet_v1_50 mobilenet_v2
 
 Ours runs as the command line does, each core of the CPU being a device that takes its
-share of the batch (`parallel.divide_cores`); TensorFlow divides its operations among
+share of the batch (`parallel.divide_cores`) and memory coming in large pages, which
+TensorFlow has here too; TensorFlow divides its operations among
 the same cores. Both run in this process, on the same weights and images, in turns, and
 the fastest of several turns counts: other work on the machine slows both alike.
 `ours/TF` is the quotient of the rates; `of peak` the network's FLOP/s over that of a
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax import models, parallel
+from rankckpt_jax import large_pages, models, parallel
 from rankckpt_jax.checkpoints import backbone
 from rankckpt_jax.lazy_tensorflow import tensorflow
 from tests.benchmarks import tensorflow_twin
@@ -117,4 +118,5 @@ def peak_flops(dtype, side=2048):
 
 
 if __name__ == "__main__":
+    large_pages.restart_with_large_pages()
     main()
