@@ -23,9 +23,10 @@ def restart_with_large_pages() -> None:
 
     XLA takes the memory of a training step anew each time, and on Linux it comes in
     pages of 4 kB: a step of MobileNet v2 with 16 images touches 300,000 of them, and a
-    third of its time passes in the kernel. glibc asks for pages of 2 MB, where the
-    system grants them to who asks, if a variable of the environment says so when a
-    process starts.
+    third of its processor time passes in the kernel. glibc asks for pages of 2 MB,
+    where the system grants them to who asks, if a variable of the environment says so
+    when a process starts: `glibc.malloc.hugetlb` in the GNU C library's manual,
+    "Memory Allocation Tunables".
 
     Returns where this is so already, where the system has no such pages or gives them
     to all, and where the environment says itself what is wanted. For a program's first

@@ -4,12 +4,12 @@
     python -m tests.benchmarks.extract --batch=32 resnet_v1_50 mobilenet_v2
 
 Ours runs as the command line does, each core of the CPU being a device that takes its
-share of the batch (`parallel.divide_cores`) and memory coming in large pages, which
-TensorFlow has here too; TensorFlow divides its operations among
-the same cores. Both run in this process, on the same weights and images, in turns, and
-the fastest of several turns counts: other work on the machine slows both alike.
-`ours/TF` is the quotient of the rates; `of peak` the network's FLOP/s over that of a
-large matrix product, measured here. On an accelerator only ours is timed, in bfloat16.
+share of the batch (`parallel.divide_cores`); TensorFlow divides its operations among
+the same cores. Both run in this process, with large pages of memory, on the same
+weights and images, in turns, and the fastest of several turns counts: other work on the
+machine slows both alike. `ours/TF` is the quotient of the rates; `of peak` the
+network's FLOP/s over that of a large matrix product, measured here. On an accelerator
+only ours is timed, in bfloat16.
 """
 
 import argparse
