@@ -14,12 +14,12 @@ rank_ckpt/ and vtab/NAME/ is named by --config.checkpoints=DIR.
 
 Expected cost, counted and not measured:
 
-- Ranking: 40 files x 2754 images, about 7e14 FLOP: a minute of one data centre GPU (at
+- Ranking: 40 files x 2754 images, about 7e14 FLOP: a minute of one data center GPU (at
   40 TFLOP/s, as below) once images are decoded, hours of a laptop, for which
   `:1k,group_i` is smaller.
 - Fine-tuning, added by --config.stages=extract,score,finetune,report: 4 rates x (5000 +
   10,000) steps x 512 images, about 2.4e19 FLOP for all files: 170 hours of one data
-  centre GPU, or a pod. `:1k` takes a five-hundredth.
+  center GPU, or a pod. `:1k` takes a five-hundredth.
 
 Published by VTAB of fourteen checkpoints of Group I, and used until checkpoints are
 fine-tuned here: 94.44 % at best (Sup-Exemplar-100%), 90.95 % with 1000 images

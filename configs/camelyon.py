@@ -14,12 +14,12 @@ named by --config.checkpoints=DIR.
 
 Expected cost, counted and not measured:
 
-- Ranking: 40 files x 262,144 images, about 7e16 FLOP: half an hour of one data centre
+- Ranking: 40 files x 262,144 images, about 7e16 FLOP: half an hour of one data center
   GPU (at 40 TFLOP/s, as below), more where decoding cannot follow. Not for a laptop;
   `:1k` is.
 - Fine-tuning, added by --config.stages=extract,score,finetune,report: 4 rates x (5000 +
   10,000) steps x 512 images, about 2.4e19 FLOP for all files: 170 hours of one data
-  centre GPU, or a pod. `:1k` takes a five-hundredth.
+  center GPU, or a pod. `:1k` takes a five-hundredth.
 
 Published by VTAB of fourteen checkpoints of Group I, and used until checkpoints are
 fine-tuned here: 86.67 % at best, 83.74 % with 1000 images (both Sup-Exemplar-100%);

@@ -65,7 +65,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoints = ""
     # Groups of NeuCRaB to rank instead: group_i, group_ii, group_iii, separated by
     # commas. They are looked for in the directories of `checkpoints`, then among the
-    # downloads, then fetched; see rankckpt_jax/neucrab.py.
+    # downloads, then fetched; see rankckpt_jax/benchmark/neucrab.py.
     config.neucrab = ""
     # Where a run of NeuCRaB lacks the step that is asked for, rank its nearest step in
     # place of it; the row says so.
@@ -78,7 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
     # NAME,ACCURACY, or `published` for those of NeuCRaB's checkpoints that VTAB has
     # published.
     config.accuracies = ""
-    # Architectures to rank from a random initialisation too, separated by commas: a
+    # Architectures to rank from a random initialization too, separated by commas: a
     # control that shows what pre-training is worth, such as mobilenet_v1_050.
     config.from_scratch = ""
     # Side of the square images in pixels; 0 for each checkpoint's own: the one in its

@@ -5,7 +5,7 @@
 The task is to tell handwritten digits 0 to 4 apart (scikit-learn's, real images drawn
 up to network size). The pool is Group II of the benchmark in miniature: MobileNet v1
 0.25 pre-trained by the demo itself on digits 5 to 9, saved as TF-Slim checkpoints at
-several stages of pre-training, and its random initialisation. A checkpoint that was
+several stages of pre-training, and its random initialization. A checkpoint that was
 pre-trained for longer should transfer better; NLEEP says so from one pass of features,
 and fine-tuning every checkpoint confirms it.
 """

@@ -14,11 +14,11 @@ named by --config.checkpoints=DIR.
 
 Expected cost, counted and not measured:
 
-- Ranking: 40 files x 1020 images, about 3e14 FLOP: under a minute of one data centre
+- Ranking: 40 files x 1020 images, about 3e14 FLOP: under a minute of one data center
   GPU (at 40 TFLOP/s, as below) once images are decoded, an hour or so of a laptop.
 - Fine-tuning, added by --config.stages=extract,score,finetune,report: 4 rates x (5000 +
   10,000) steps x 512 images, about 2.4e19 FLOP for all files: 170 hours of one data
-  centre GPU, or a pod. `:1k` takes a five-hundredth.
+  center GPU, or a pod. `:1k` takes a five-hundredth.
 
 Published by VTAB of fourteen checkpoints of Group I, and used until checkpoints are
 fine-tuned here: 93.42 % at best (Sup-Exemplar-100%), 88.61 % with 1000 images

@@ -4,7 +4,7 @@
         --config.task.path=DIR --config.checkpoints=DIR_OR_GLOB
 
 DIR holds train/CLASS/*.jpg and, if you have them, val/CLASS/ and test/CLASS/. Every
-TF-Slim checkpoint below the second directory is recognised from its own variables and
+TF-Slim checkpoint below the second directory is recognized from its own variables and
 ranked. The ranking costs one pass of the training images per checkpoint. To have it
 judged by real fine-tuning as well, add
 

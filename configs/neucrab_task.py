@@ -9,7 +9,7 @@ Each takes arguments after a colon, as in `--config=configs/caltech.py:group_ii,
 
 import ml_collections
 
-from rankckpt_jax import neucrab
+from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.configs import default
 from rankckpt_jax.errors import InputError
 

@@ -15,12 +15,12 @@ those that are there. A directory that holds rank_ckpt/ and vtab/NAME/ is named 
 
 Expected cost, counted and not measured:
 
-- Ranking: 40 files x 76,128 images, about 2e16 FLOP: ten minutes of one data centre GPU
+- Ranking: 40 files x 76,128 images, about 2e16 FLOP: ten minutes of one data center GPU
   (at 40 TFLOP/s, as below), more where decoding cannot follow. NLEEP fits 1985
   components to each.
 - Fine-tuning, added by --config.stages=extract,score,finetune,report: 4 rates x (5000 +
   10,000) steps x 512 images, about 2.4e19 FLOP for all files: 170 hours of one data
-  centre GPU, or a pod. `:1k` takes a five-hundredth.
+  center GPU, or a pod. `:1k` takes a five-hundredth.
 
 Published by VTAB of fourteen checkpoints of Group I, and used until checkpoints are
 fine-tuned here: 70.75 % at best (Sup-100%), 34.55 % with 1000 images

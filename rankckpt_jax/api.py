@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from rankckpt_jax import ranking as ranking_lib
-from rankckpt_jax import scoring
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.ranking import Ranking, Row
+from rankckpt_jax.results import ranking as ranking_lib
+from rankckpt_jax.results.ranking import Ranking, Row
+from rankckpt_jax.run import scoring
 
 Features = tuple[Any, Any] | tuple[Any, Any, Any] | Mapping[str, Any]
 """(features, labels), (features, labels, logits), or a mapping with these names."""
@@ -67,8 +67,8 @@ def rank(
       InputError: The images, the whole pool or an option cannot be used.
     """
     # Imported here: fine-tuning, networks and their libraries take seconds.
-    from rankckpt_jax import stages
     from rankckpt_jax.configs import folder
+    from rankckpt_jax.run import run as stages
 
     config = folder.get_config()
     name = str(data)
@@ -94,7 +94,7 @@ def rank(
             where="fields",
             expected="names and types of configs/default.py",
             found=str(error).strip("'\"").replace("\\n", " "),
-            mend="configs/default.py explains every field",
+            fix="configs/default.py explains every field",
         ) from error
     return stages.run(config)
 
@@ -122,7 +122,7 @@ def rank_features(
       >>> ranking = rank_features(pool, measures="lda", task="shapes")
       >>> ranking.best.checkpoint
       'strong'
-      >>> ranking.positions
+      >>> ranking.ranks
       (1, 2)
 
     Args:
@@ -144,7 +144,7 @@ def rank_features(
         says why.
     """
     settings = scoring.Settings(
-        scoring.chosen(measures), options or {}, seed, num_bootstrap
+        scoring.parse_measures(measures), options or {}, seed, num_bootstrap
     )
     scoring.check_settings(settings)
     rows = []
@@ -162,7 +162,7 @@ def rank_features(
             rows.append(scoring.score_row(row, x, y, logits, settings))
         except InputError as error:
             rows.append(dataclasses.replace(row, failure=str(error)))
-    rows = scoring.compared(rows, settings.measures)
+    rows = scoring.compare_rows(rows, settings.measures)
     provenance = {"measures": settings.measures, "options": options or {}, "seed": seed}
     return ranking_lib.rank(
         task,
@@ -184,7 +184,7 @@ def _parts(name: str, given: Features) -> tuple[np.ndarray, np.ndarray, Any]:
             where=name,
             expected="(features, labels), (features, labels, logits) or a mapping",
             found=f"{sum(part is not None for part in parts)} of them",
-            mend="give the class of each row of the features",
+            fix="give the class of each row of the features",
         )
     x, y, logits = (None if part is None else _array(part) for part in parts)
     assert x is not None and y is not None

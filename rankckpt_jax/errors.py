@@ -1,16 +1,21 @@
-"""What a run ends with where it cannot go on: an error to read, or a later time."""
+"""Errors that a user reads: unusable input, full disks, interruptions."""
+
+from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-
-from rankckpt_jax.redaction import redact
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; says what, where and how to mend it.
+    """The user's input cannot be used: what is wrong, where, and how to fix it.
 
-    `rankckpt_jax.main` prints it without a traceback and exits with code 2. A
-    checkpoint whose loading raises it becomes a failed row, and the others go on.
+    `rankckpt_jax.main` prints it without a traceback and exits with code 2. If loading
+    a checkpoint raises it, that checkpoint becomes a failed row and the run continues.
+
+    Attributes:
+      what: The first line of the message.
     """
 
     def __init__(
@@ -20,48 +25,44 @@ class InputError(ValueError):
         where: str = "",
         expected: str = "",
         found: str = "",
-        mend: str = "",
+        fix: str = "",
     ):
-        """Builds the message from its parts; empty parts are left out, and secrets too.
+        """Builds the message from its parts. Empty parts are omitted, secrets hidden.
 
         Args:
-          what: One sentence that names the fault, without a full stop.
-          where: The file, config field or argument that is at fault.
-          expected: What would have been accepted.
-          found: What was there instead.
-          mend: What the user can do about it.
+          what: One sentence that names the problem, without a full stop.
+          where: The file, config field or argument.
+          expected: What is allowed.
+          found: The value that was given.
+          fix: What the user can do.
         """
         parts = [("where", where), ("expected", expected)]
-        parts += [("found", found), ("to mend", mend)]
+        parts += [("found", found), ("to fix", fix)]
         self.what = redact(what)
         details = "".join(f"\n  {name}: {text}" for name, text in parts if text)
         super().__init__(self.what + redact(details))
 
     def __reduce__(self):
-        """Survives copying between processes, which the default would not."""
+        """Supports pickling between processes, which keyword arguments would break."""
         return _rebuild, (type(self), self.what, str(self))
 
 
 class UnreadableImage(InputError):
-    """An image of a split cannot be decoded; raised while a pipeline reads it.
+    """An image cannot be decoded; raised while a pipeline reads it.
 
-    A run then looks for all such images, leaves them out and goes on with the others.
+    The run then finds all such images, drops them and continues with the rest.
     """
 
 
 class StorageError(InputError):
-    """What was computed cannot be kept: a disk is full, read-only or gone.
+    """A result cannot be written: the disk is full, read-only or gone.
 
-    It ends the run, where another `InputError` ends a checkpoint's row: the next
-    checkpoint would fare no better.
+    It ends the run, because the next checkpoint would fail in the same way.
     """
 
 
 class Interrupted(Exception):
-    """A run ended early because it was asked to, having saved its state.
-
-    Started again, it goes on from there.
-    """
+    """The run was asked to stop and has saved its state; run it again to resume."""
 
 
 def _rebuild(cls: type[InputError], what: str, message: str) -> InputError:
@@ -71,18 +72,47 @@ def _rebuild(cls: type[InputError], what: str, message: str) -> InputError:
 
 
 def suggest(given: object, known: Iterable[str]) -> str:
-    """How to mend a name that is none of the known ones.
+    """Return a hint for an unknown name.
 
     Example:
       >>> suggest("nlepp", ["leep", "nleep"])
       "did you mean 'nleep'?"
     """
     nearest = difflib.get_close_matches(str(given), list(known), n=1)
-    return f"did you mean {nearest[0]!r}?" if nearest else "take one that is known"
+    return f"did you mean {nearest[0]!r}?" if nearest else "use one of the names above"
+
+
+def unknown_name(
+    kind: str, given: object, known: Iterable[str], where: str
+) -> InputError:
+    """Return the error for a name that is not one of `known`.
+
+    Example:
+      >>> print(unknown_name("measure", "nlepp", ["leep", "nleep"], "config.measures"))
+      Unknown measure 'nlepp'
+        where: config.measures
+        expected: one of leep, nleep
+        found: nlepp
+        to fix: did you mean 'nleep'?
+
+    Args:
+      kind: What the name stands for, such as "measure".
+      given: The unknown name.
+      known: The names that exist.
+      where: The config field or argument.
+    """
+    known = list(known)
+    return InputError(
+        f"Unknown {kind} {str(given)!r}",
+        where=where,
+        expected="one of " + ", ".join(known),
+        found=str(given),
+        fix=suggest(given, known),
+    )
 
 
 def some(names: Iterable[str], most: int = 8) -> str:
-    """The first of many names, and how many more there are.
+    """Join the first names, and count the rest.
 
     Example:
       >>> some("abcd", most=2)
@@ -91,3 +121,55 @@ def some(names: Iterable[str], most: int = 8) -> str:
     names = list(names)
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+HIDDEN = "[hidden]"
+"""What stands in place of a secret."""
+
+# Up to the last @ of the host's part, for passwords may hold others.
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#'\"<>,]*@")
+_QUERY = re.compile(r"\?([^\s?#'\"<>=&]+=[^\s#'\"<>]*)")
+# What a query may say aloud.
+_HARMLESS = ("tf-hub-format=compressed",)
+_SECRET_NAMES = re.compile(
+    r"(?i)(password|passwd|passphrase|secret|credential|api_?key|access_?key"
+    r"|private_?key|auth_?token|access_?token|(^|_)token$|authorization)"
+)
+
+
+def redact(value: Any) -> Any:
+    """Hides the secrets in a text, or in the texts of nested plain data.
+
+    User and password of an address go, and what its query gives (all of it: which part
+    is the key differs by service); so does any text whose field is called a password,
+    token or key.
+
+    Example:
+      >>> redact("https://me:pass@host/a.zip?Expires=9&Signature=x: not found")
+      'https://[hidden]@host/a.zip?Expires=[hidden]&Signature=[hidden] not found'
+      >>> redact({"api_key": "x", "mirrors": ("https://t0ken@host/{path}",)})
+      {'api_key': '[hidden]', 'mirrors': ('https://[hidden]@host/{path}',)}
+
+    Args:
+      value: Text; mappings, lists and tuples; anything else is returned as it is.
+    """
+    if isinstance(value, str):
+        return _QUERY.sub(_hide_query, _USER.sub(rf"\1{HIDDEN}@", value))
+    if isinstance(value, Mapping):
+        return {
+            redact(key): HIDDEN
+            if isinstance(inner, str) and inner and _SECRET_NAMES.search(str(key))
+            else redact(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return type(value)([redact(inner) for inner in value])
+    return value
+
+
+def _hide_query(match: re.Match[str]) -> str:
+    pairs = (
+        pair if pair in _HARMLESS else f"{pair.partition('=')[0]}={HIDDEN}"
+        for pair in match[1].split("&")
+    )
+    return "?" + "&".join(pairs)

@@ -27,9 +27,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from rankckpt_jax import large_pages
-from rankckpt_jax.errors import InputError, Interrupted
-from rankckpt_jax.redaction import redact
+from rankckpt_jax.errors import InputError, Interrupted, redact
 
 
 def _configs() -> pathlib.Path:
@@ -46,7 +44,7 @@ def _refused(error: Exception, argv: list[str]) -> InputError:
         lines = [line.strip() for line in text.strip().splitlines()]
         told = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
         parts = {name: told.get(name, "") for name in ("where", "expected", "found")}
-        return InputError(lines[0], **parts, mend=told.get("to mend", ""))
+        return InputError(lines[0], **parts, fix=told.get("to fix", ""))
     lines = str(error).strip().splitlines() or [type(error).__name__]
     last = lines[-1].strip()
     if isinstance(error, AttributeError):
@@ -57,7 +55,7 @@ def _refused(error: Exception, argv: list[str]) -> InputError:
         return InputError(
             "The config has no such field",
             where=given[0] if given else key,
-            mend=(f"did you mean {near[1]!r}? " if near else "")
+            fix=(f"did you mean {near[1]!r}? " if near else "")
             + "configs/default.py explains every field",
         )
     config = [a.partition("=")[2] for a in argv if a.startswith("--config=")]
@@ -68,14 +66,14 @@ def _refused(error: Exception, argv: list[str]) -> InputError:
             where=named,
             expected="a Python file with get_config()",
             found=last,
-            mend="name a file of configs/, such as configs/folder.py, or your own",
+            fix="name a file of configs/, such as configs/folder.py, or your own",
         )
     if "Traceback" in str(error) or "get_config" in str(error):
         return InputError("The config failed to load", where=named, found=last)
     return InputError(
         "A flag cannot be used",
         found=lines[0],
-        mend="see --help, and configs/default.py for the fields of a config",
+        fix="see --help, and configs/default.py for the fields of a config",
     )
 
 
@@ -120,18 +118,19 @@ def main(argv: list[str]) -> int:
         return 2
     # Imported late, so that --help answers at once.
     if _LIST.value:
-        from rankckpt_jax import listing
+        from rankckpt_jax.run import lists as listing
 
         print(listing.LISTS[_LIST.value]())
         return 0
-    from rankckpt_jax import parallel, stages
+    from rankckpt_jax.devices import mapping, processes, signals
+    from rankckpt_jax.run import run as stages
 
     _configure_logging()
-    parallel.divide_cores()
+    mapping.split_cpu_devices()
     try:
         if not _CONFIG.value.shard_checkpoints:
-            parallel.join(**_CONFIG.value.distributed)
-        if not parallel.is_main_process():
+            processes.join(**_CONFIG.value.distributed)
+        if not processes.is_main_process():
             logging.getLogger("rankckpt_jax").setLevel(logging.ERROR)
         ranking = stages.run(_CONFIG.value)
     except InputError as error:
@@ -141,28 +140,26 @@ def main(argv: list[str]) -> int:
         return 2
     except Interrupted as interrupted:
         print(f"{interrupted}. Started again, the run goes on.", file=sys.stderr)
-        return parallel.EXIT_AGAIN
+        return signals.EXIT_RETRY
     except Exception as error:
-        if not parallel.is_loss_of_a_process(error):
+        if not processes.is_loss_of_a_process(error):
             raise
         print(
             f"Error: another process of this run is gone\n  found: {error}\n"
-            "  to mend: look for its own message, and start all processes again; "
+            "  to fix: look for its own message, and start all processes again; "
             "the run goes on where it was",
             file=sys.stderr,
             flush=True,
         )
         # An orderly end would wait for the one that is gone.
-        os._exit(parallel.EXIT_AGAIN)
-    if parallel.is_main_process():
+        os._exit(signals.EXIT_RETRY)
+    if processes.is_main_process():
         print(ranking)
     return 1 if any(row.failure for row in ranking.rows) else 0
 
 
 def run() -> None:
     """Entry point of the console script `rankckpt`."""
-    if "jax" not in sys.modules:  # Else this is part of another program.
-        large_pages.restart_with_large_pages()
     sys.excepthook = _tell
     app.run(main, flags_parser=_parse)
 

@@ -18,7 +18,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Fast tests compile without optimising, which halves their time."""
+    """Fast tests compile without optimizing, which halves their time."""
     if "not slow" in config.option.markexpr and UNOPTIMISED not in _xla_flags():
         os.environ["XLA_FLAGS"] = f"{_xla_flags()} {UNOPTIMISED}".strip()
 
@@ -49,7 +49,7 @@ def shared() -> pathlib.Path:
 
 @pytest.fixture
 def image_folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A small folder of JPEG images: three classes, told apart by their colour."""
+    """A small folder of JPEG images: three classes, told apart by their color."""
     from PIL import Image
 
     random = np.random.default_rng(0)

@@ -184,8 +184,9 @@ def serve():
     import tensorflow  # noqa: F401
     from tensorboardX import event_file_writer, summary  # noqa: F401
 
-    from rankckpt_jax import ablation, report, stages  # noqa: F401
+    from rankckpt_jax import report  # noqa: F401
     from rankckpt_jax.report import page  # noqa: F401
+    from rankckpt_jax.run import ablation
 
     ablation.GRID = GRID
     for line in sys.stdin:

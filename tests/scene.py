@@ -4,8 +4,9 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from rankckpt_jax import checkpoints, stages
+from rankckpt_jax import checkpoints
 from rankckpt_jax.configs import default
+from rankckpt_jax.run import run as stages
 
 
 @dataclasses.dataclass

@@ -22,7 +22,9 @@ import zlib
 
 import numpy as np
 
-from rankckpt_jax.checkpoints import tensorflow_files
+from rankckpt_jax.checkpoints.tensorflow_files import (
+    checkpoint_files as tensorflow_files,
+)
 
 NAMES = (
     "inception_resnet_v2",

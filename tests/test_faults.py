@@ -19,8 +19,9 @@ import time
 
 import pytest
 
-from rankckpt_jax import ablation, stages
 from rankckpt_jax.errors import StorageError
+from rankckpt_jax.run import ablation
+from rankckpt_jax.run import run as stages
 from tests import faults
 
 pytestmark = [
@@ -233,7 +234,7 @@ def assert_refused(error, where, reason):
     told = str(error.value)
     assert re.search(rf"\n  where: .*{re.escape(where)}", told), told
     assert re.search(rf"\n  found: .*{reason}", told), told
-    assert "\n  to mend: make room" in told and told.count("\n") == 3
+    assert "\n  to fix: make room" in told and told.count("\n") == 3
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from rankckpt_jax import parallel, store
+from rankckpt_jax.devices import signals
+from rankckpt_jax.storage import store
 
 ROOT = pathlib.Path(__file__).parents[1]
 POD = ROOT / "launch" / "local_pod.py"
@@ -194,7 +195,7 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(image_folder, pool, tmp_pat
         wait_for(lambda: saved.exists() and any(saved.iterdir()), process)
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=300)
-    assert process.returncode == parallel.EXIT_AGAIN, told
+    assert process.returncode == signals.EXIT_RETRY, told
     assert "Started again, the run goes on" in told and "Traceback" not in told
     # On another number of devices, and told to end again.
     with started(pod(*given, processes=1, devices=1)) as process:
@@ -205,7 +206,7 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(image_folder, pool, tmp_pat
                 break
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=300)
-    assert process.returncode == parallel.EXIT_AGAIN, told
+    assert process.returncode == signals.EXIT_RETRY, told
     step = int(re.search(r"goes on from step (\d+)", seen).group(1))
     assert 0 < step < 2000
 
@@ -352,7 +353,7 @@ def test_a_slice_that_keeps_being_interrupted_is_given_up(cloud):
     (cloud / "codes").write_text("75\n75\n75\n")
     given = "--attempts", "2", "--wait", "0", "--keep", "--", WORKDIR
     done = tpu_vm(cloud, *given)
-    assert done.returncode == parallel.EXIT_AGAIN
+    assert done.returncode == signals.EXIT_RETRY
     assert len((cloud / "runs").read_text().splitlines()) == 2
     assert (cloud / "state").exists()
 
@@ -374,7 +375,7 @@ def test_a_dry_run_shows_every_command_and_runs_none(cloud):
         (["--", "--config.workdir=runs"], "--config.workdir=gs://"),
         (["--type", "v99-8", "--", WORKDIR], "--version"),
         (["--attempts", "no", "--", WORKDIR], "--attempts"),
-        (["--colour"], "--colour"),
+        (["--color"], "--color"),
     ],
 )
 def test_a_slice_is_not_made_for_bad_options(cloud, given, said):
@@ -383,7 +384,7 @@ def test_a_slice_is_not_made_for_bad_options(cloud, given, said):
     assert not (cloud / "calls").exists()
 
 
-@pytest.mark.parametrize("code", [0, 1, parallel.EXIT_AGAIN])
+@pytest.mark.parametrize("code", [0, 1, signals.EXIT_RETRY])
 def test_slurm_queues_again_what_was_interrupted(tmp_path, code):
     executable(tmp_path / "srun", f'#!/usr/bin/env bash\necho "$@"\nexit {code}\n')
     executable(tmp_path / "scontrol", '#!/usr/bin/env bash\necho "queued: $@"\n')
@@ -395,7 +396,7 @@ def test_slurm_queues_again_what_was_interrupted(tmp_path, code):
     )
     assert done.returncode == code
     assert f"-m rankckpt_jax.main {WORKDIR}" in done.stdout
-    assert ("queued: requeue 12" in done.stdout) == (code == parallel.EXIT_AGAIN)
+    assert ("queued: requeue 12" in done.stdout) == (code == signals.EXIT_RETRY)
 
 
 def test_scripts_pass_shellcheck():

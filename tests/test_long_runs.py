@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from rankckpt_jax import features, parallel, stages
 from rankckpt_jax.configs import default
+from rankckpt_jax.devices import mapping
+from rankckpt_jax.features import extract as features
+from rankckpt_jax.run import run as stages
 from tests.benchmarks import long_run
 
 
@@ -46,11 +48,11 @@ def test_more_checkpoints_of_a_network_leave_nothing_behind(run):
 
 
 def test_programs_of_many_architectures_give_way(monkeypatch):
-    monkeypatch.setattr(parallel, "PROGRAMS_KEPT", 2)
+    monkeypatch.setattr(mapping, "PROGRAMS_KEPT", 2)
 
-    @parallel.kept
+    @mapping.bounded_cache
     def scale(factor):
-        return parallel.map_devices(lambda x: factor * x)
+        return mapping.map_devices(lambda x: factor * x)
 
     after = []
     for factor in range(1, 8):

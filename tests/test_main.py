@@ -34,18 +34,6 @@ def test_help_imports_neither_jax_nor_tensorflow():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_a_program_of_its_own_starts_with_large_pages():
-    """But not within another program, which has loaded JAX."""
-    code = (
-        "from absl import app; from rankckpt_jax import large_pages, main;"
-        "app.run = lambda *_, **__: print('run');"
-        "large_pages.restart_with_large_pages = lambda: print('restart');"
-        "main.run(); import jax; main.run()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["restart", "run", "run"], done.stderr
-
-
 @pytest.mark.multiprocess
 def test_the_demo_agrees_with_fine_tuning_and_is_cached(tmp_path):
     """A shorter demo: fewer drawings and stages, the same path."""

@@ -6,8 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from rankckpt_jax.errors import InputError
-from rankckpt_jax.redaction import redact
+from rankckpt_jax.errors import InputError, redact
 
 SECRETS = {
     "https://user:hunter2@host/a.zip": "https://[hidden]@host/a.zip",
@@ -65,7 +64,7 @@ def test_errors_have_none():
         where=address,
         expected=address,
         found=address,
-        mend=address,
+        fix=address,
     )
     assert "hunter2" not in str(error) + error.what
     assert str(error).count("https://[hidden]@host/a?key=[hidden]") == 5
@@ -73,8 +72,8 @@ def test_errors_have_none():
 
 def test_a_runs_files_have_none(tmp_path, monkeypatch, caplog):
     """Neither those of the config nor those of the environment."""
-    from rankckpt_jax import stages
     from rankckpt_jax.configs import features
+    from rankckpt_jax.run import run as stages
 
     monkeypatch.setenv("HUB_TOKEN", "hunter2")
     labels = np.arange(40) % 2

@@ -1,7 +1,7 @@
 """Anything on disk or on a hub becomes a `Backbone`.
 
 `load` takes whatever it is; `load_slim` and `load_hub` are for one kind and have more
-to say about it; `find` lists a pool and `recognise` tells a TF-Slim checkpoint's
+to say about it; `find` lists a pool and `recognize` tells a TF-Slim checkpoint's
 architecture.
 """
 
@@ -9,21 +9,27 @@ from __future__ import annotations
 
 from etils import epath
 
-from rankckpt_jax.checkpoints import download, handles
 from rankckpt_jax.checkpoints.backbone import Backbone
-from rankckpt_jax.checkpoints.finding import find
-from rankckpt_jax.checkpoints.hub import is_module, load_hub
-from rankckpt_jax.checkpoints.slim import Recognised, load_slim, recognise, save_slim
+from rankckpt_jax.checkpoints.discovery import find
+from rankckpt_jax.checkpoints.fetch import download
+from rankckpt_jax.checkpoints.fetch import uris as handles
+from rankckpt_jax.checkpoints.sources.hub import is_module, load_hub
+from rankckpt_jax.checkpoints.sources.slim import (
+    Recognized,
+    load_slim,
+    recognize,
+    save_slim,
+)
 
 __all__ = [
     "Backbone",
-    "Recognised",
+    "Recognized",
     "download",
     "find",
     "load",
     "load_hub",
     "load_slim",
-    "recognise",
+    "recognize",
     "save_slim",
 ]
 
@@ -50,7 +56,7 @@ def load(
       cache: Where conversions of modules are kept.
 
     Raises:
-      InputError: It cannot be fetched, read or recognised.
+      InputError: It cannot be fetched, read or recognized.
     """
     storage = storage or download.storage()
     spec, text = handles.split_options(str(path))
@@ -60,9 +66,9 @@ def load(
         return load_hub(
             spec, name=name or None, storage=storage, cache=cache, **options
         )
-    recognised = recognise(place)
+    recognized = recognize(place)
     return load_slim(
-        recognised.architecture,
+        recognized.architecture,
         place,
         image_size or None,
         name=name,

@@ -153,7 +153,7 @@ def create(
             where="config.image_size",
             expected=f"at least {known.minimum_image_size}",
             found=str(size),
-            mend="leave config.image_size at 0, for each checkpoint's own",
+            fix="leave config.image_size at 0, for each checkpoint's own",
         )
     headless, head = split_head(variables)
     leaves = jax.tree.leaves(headless["params"])

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from rankckpt_jax import store
 from rankckpt_jax.data import preprocess
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import (
     MAX_UNREADABLE,
     Split,
@@ -25,7 +25,7 @@ from rankckpt_jax.data.splits import (
     order,
 )
 from rankckpt_jax.errors import InputError, some
-from rankckpt_jax.lazy_tensorflow import tensorflow
+from rankckpt_jax.storage import store
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
@@ -44,7 +44,7 @@ ByClass = dict[str, list[pathlib.Path]]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Glance:
+class FileInfo:
     """What a look at a file's beginning tells.
 
     Attributes:
@@ -85,7 +85,7 @@ def from_folder(
             where=str(root / "train"),
             expected="a folder that holds train/CLASS/*.jpg",
             found="no such folder" if not root.exists() else _listing(root),
-            mend="make one sub-folder of `train` per class, with its images inside",
+            fix="make one sub-folder of `train` per class, with its images inside",
         )
     names = [s for s in ("train", "val", "test") if (root / s).is_dir()]
     files = {split: _images_by_class(root / split) for split in names}
@@ -96,7 +96,7 @@ def from_folder(
             where=str(root / "train"),
             expected="train/CLASS/*.jpg of two classes or more",
             found=f"{len(classes)} folder(s): {', '.join(classes) or '-'}",
-            mend="make one sub-folder of `train` per class, with its images inside",
+            fix="make one sub-folder of `train` per class, with its images inside",
         )
     for split, by_class in files.items():
         if unknown := sorted({c for c, fs in by_class.items() if fs} - set(classes)):
@@ -105,7 +105,7 @@ def from_folder(
                 where=str(root / split),
                 expected="only classes that `train` has: " + some(classes),
                 found=some(unknown),
-                mend="give each the same name in every split",
+                fix="give each the same name in every split",
             )
     glances = _glance_at(files)
     unreadable: dict[str, dict[str, str]] = {}
@@ -135,7 +135,7 @@ def from_folder(
             where=str(root / "train"),
             expected="files *" + ", *".join(IMAGE_SUFFIXES) + " in the folder of each",
             found="; ".join(f"{c!r}: {_contents(root / 'train' / c)}" for c in empty),
-            mend="add images, or remove the folder",
+            fix="add images, or remove the folder",
         )
     if "val" in files:
         train, val = files["train"], files["val"]
@@ -167,33 +167,33 @@ def _hidden(path: pathlib.Path, root: pathlib.Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _glance_at(files: Mapping[str, ByClass]) -> dict[pathlib.Path, _Glance]:
+def _glance_at(files: Mapping[str, ByClass]) -> dict[pathlib.Path, FileInfo]:
     every = [f for by_class in files.values() for fs in by_class.values() for f in fs]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         return dict(zip(every, threads.map(_glance, every), strict=True))
 
 
-def _glance(path: pathlib.Path) -> _Glance:
+def _glance(path: pathlib.Path) -> FileInfo:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             # Opening a pipe would wait for its other end.
-            return _Glance(0, "not a regular file")
+            return FileInfo(0, "not a regular file")
         with path.open("rb") as file:
             start = file.read(max(map(len, _BEGINNINGS)))
     except OSError as error:
-        return _Glance(0, error.strerror or str(error))
+        return FileInfo(0, error.strerror or str(error))
     if not start:
-        return _Glance(0, "empty")
+        return FileInfo(0, "empty")
     known = start.startswith(_BEGINNINGS)
-    return _Glance(found.st_size, "" if known else "not a JPEG, PNG, GIF or BMP file")
+    return FileInfo(found.st_size, "" if known else "not a JPEG, PNG, GIF or BMP file")
 
 
 def _notes(
     root: pathlib.Path,
     names: Sequence[str],
     files: Mapping[str, ByClass],
-    glances: Mapping[pathlib.Path, _Glance],
+    glances: Mapping[pathlib.Path, FileInfo],
 ) -> dict[str, str]:
     """What makes results of a folder doubtful, though it can be used."""
     notes = {}
@@ -239,7 +239,7 @@ def _notes(
 def _same_bytes(
     first: Iterable[pathlib.Path],
     second: Iterable[pathlib.Path],
-    glances: Mapping[pathlib.Path, _Glance],
+    glances: Mapping[pathlib.Path, FileInfo],
 ) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """Files of the first with one of the second that has the same bytes.
 

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rankckpt_jax import parallel
+from rankckpt_jax.data import corrupt_images as readable
 from rankckpt_jax.data import preprocess as preprocess_lib
-from rankckpt_jax.data import readable
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import Split
+from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import UnreadableImage
-from rankckpt_jax.lazy_tensorflow import tensorflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ImageCache:
 
 def num_steps(num_examples: int, batch_size: int) -> int:
     """Steps every process takes so that all together see each example once."""
-    largest_share = math.ceil(num_examples / parallel.process_count())
+    largest_share = math.ceil(num_examples / processes.process_count())
     return math.ceil(largest_share / batch_size)
 
 
@@ -108,7 +108,7 @@ def batches(
       batch_size: Rows of a batch, B, for this process.
       cache: Where decoded images are kept between passes.
     """
-    process, count = parallel.process_index(), parallel.process_count()
+    process, count = processes.process_index(), processes.process_count()
     steps = num_steps(split.num_examples, batch_size)
     held = cache.get(split, size, preprocess, process, count)
     if held is not None:
@@ -158,7 +158,7 @@ def training_batches(
       last_step: Step to stop before.
       cache: Where decoded images are kept.
     """
-    process, count = parallel.process_index(), parallel.process_count()
+    process, count = processes.process_index(), processes.process_count()
     held = cache.get(split, size, preprocess)
     positions = np.arange(first_step * batch_size, last_step * batch_size)
     if held is not None:

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import InputError, suggest
-from rankckpt_jax.lazy_tensorflow import tensorflow
 
 JPEG_DECODER = "libjpeg INTEGER_ACCURATE"
 """How JPEG files are decoded; part of every manifest, since the choice is visible.
@@ -39,7 +39,7 @@ def decode(data: Any) -> Any:
       data: Scalar string tensor: a JPEG, PNG, BMP or GIF (first frame) file.
 
     Returns:
-      uint8 [height, width, 3], sRGB in [0, 255]; grey is repeated, alpha dropped, 16
+      uint8 [height, width, 3], sRGB in [0, 255]; gray is repeated, alpha dropped, 16
       bits are cut to 8.
 
     Raises:
@@ -178,7 +178,7 @@ def resize(image: Any, size: int, preprocess: str) -> Any:
             where="config.preprocess",
             expected=", ".join(names()),
             found=str(preprocess),
-            mend=suggest(preprocess, names()),
+            fix=suggest(preprocess, names()),
         )
     tf = tensorflow()
     image = tf.cast(_PREPROCESSES[preprocess](image, size), tf.float32)

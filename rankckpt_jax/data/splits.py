@@ -1,4 +1,4 @@
-"""What a `Task` is made of: classes, and `Split`s of labelled images."""
+"""What a `Task` is made of: classes, and `Split`s of labeled images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rankckpt_jax import store
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import InputError, some
-from rankckpt_jax.lazy_tensorflow import tensorflow
+from rankckpt_jax.storage import store
 
 MAX_UNREADABLE = 0.1
 """Largest share of a split's images that may be left out, where nothing else is said.
@@ -161,6 +161,6 @@ def check_unreadable(split: Split, most: float, where: str) -> None:
             where=where,
             expected=f"at most {most:.0%} of them (config.task.max_unreadable)",
             found=split.left_out,
-            mend="copy them again or convert them to JPEG or PNG; or accept more: "
+            fix="copy them again or convert them to JPEG or PNG; or accept more: "
             "--config.task.max_unreadable=SHARE",
         )

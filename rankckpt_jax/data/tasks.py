@@ -1,4 +1,4 @@
-"""A `Task`: labelled images with fixed splits, wherever they come from.
+"""A `Task`: labeled images with fixed splits, wherever they come from.
 
 Three sources stand behind one type: a folder of images, a TFDS data set, and arrays in
 memory (scikit-learn's digits, which need no download). A task's training images are
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
-from rankckpt_jax import store
 from rankckpt_jax.data import preprocess
 from rankckpt_jax.data.folders import from_folder
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import MAX_UNREADABLE, Split, Task, array_split
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.lazy_tensorflow import tensorflow
+from rankckpt_jax.storage import store
 
 _CANVAS = 48
 """Side in pixels of the images that `from_digits` draws."""
@@ -48,7 +48,7 @@ def load(config: Any) -> Task:
                 where=f"config.task.{field}",
                 expected=expected,
                 found=str(value),
-                mend="leave it out for the default",
+                fix="leave it out for the default",
             )
     if config.path:
         task = from_folder(config.path, name=config.name, max_unreadable=most)
@@ -68,7 +68,7 @@ def load(config: Any) -> Task:
         where="config.task",
         expected="one of config.task.path, config.task.tfds, config.task.digits",
         found="none of them",
-        mend="give a folder that holds train/CLASS/*.jpg: --config.task.path=DIR",
+        fix="give a folder that holds train/CLASS/*.jpg: --config.task.path=DIR",
     )
 
 
@@ -90,7 +90,7 @@ def from_tfds(
 
     Raises:
       InputError: The data set is neither prepared on this machine nor to be had, is
-        not one of labelled images, or has no such split.
+        not one of labeled images, or has no such split.
     """
     if "train" not in splits:
         raise InputError(
@@ -98,7 +98,7 @@ def from_tfds(
             where="config.task.train",
             expected="a TFDS split expression",
             found="nothing",
-            mend="such as --config.task.train='train[:90%]'",
+            fix="such as --config.task.train='train[:90%]'",
         )
     tensorflow()
     import tensorflow_datasets as tfds
@@ -114,7 +114,7 @@ def from_tfds(
             found=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             if str(error).strip()
             else type(error).__name__,
-            mend="prepare it on a machine with network and copy it to "
+            fix="prepare it on a machine with network and copy it to "
             f"{data_dir or '~/tensorflow_datasets'} (config.task.data_dir), or give "
             "the images as a folder: --config.task.path=DIR",
         ) from error
@@ -167,7 +167,7 @@ def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Tas
             where="config.task.digits",
             expected="different whole numbers from 0 to 9, such as (0, 1, 2)",
             found=str(digits),
-            mend="--config.task.digits='(0, 1, 2)'",
+            fix="--config.task.digits='(0, 1, 2)'",
         )
     from sklearn.datasets import load_digits
 
@@ -222,7 +222,7 @@ def hold_out(split: Split) -> tuple[Split, Split]:
         raise InputError(
             "There are no validation images to choose a setting by",
             where="config.task.val",
-            mend="name some: --config.task.train='train[:90%]' "
+            fix="name some: --config.task.train='train[:90%]' "
             "--config.task.val='train[90%:]'; or choose by test accuracy: "
             "--config.finetune.select_by=test",
         )
@@ -248,7 +248,7 @@ def _limited(task: Task, limit: int) -> Task:
 
 
 def _classes(dataset: str, features: Any) -> tuple[str, ...]:
-    """Names of the classes of a TFDS data set of labelled images."""
+    """Names of the classes of a TFDS data set of labeled images."""
     known = dict(features.items())
     names = getattr(known.get("label"), "names", None)
     if "image" not in known or names is None:
@@ -257,7 +257,7 @@ def _classes(dataset: str, features: Any) -> tuple[str, ...]:
             where="config.task.tfds",
             expected="the features `image` and `label`, a class",
             found=f"{dataset} with " + ", ".join(sorted(known)),
-            mend="give the images as a folder: --config.task.path=DIR",
+            fix="give the images as a folder: --config.task.path=DIR",
         )
     return tuple(names)
 
@@ -301,7 +301,7 @@ def _tfds_split(
             where=f"config.task.{name}",
             expected="an expression over " + ", ".join(builder.info.splits),
             found=expression,
-            mend="such as --config.task.train='train[:90%]'",
+            fix="such as --config.task.train='train[:90%]'",
         ) from error
     stored = min(stored, limit or stored)
     reasons = dict(left_out or {})

@@ -6,14 +6,14 @@ the difference between two measures.
 """
 
 from rankckpt_jax.evaluation.batch import DEPTHS, METRICS
-from rankckpt_jax.evaluation.chance import (
-    beyond_chance,
+from rankckpt_jax.evaluation.comparison import Comparison, compare
+from rankckpt_jax.evaluation.null_distribution import (
+    is_significant,
     kendall_null_deviation,
     null_distribution,
     p_values,
     random_ranking,
 )
-from rankckpt_jax.evaluation.comparison import Comparison, compare
 from rankckpt_jax.evaluation.scores import (
     Values,
     mean_over_tasks,
@@ -33,7 +33,7 @@ __all__ = [
     "Comparison",
     "Interval",
     "Values",
-    "beyond_chance",
+    "is_significant",
     "compare",
     "first_probabilities",
     "intervals",

@@ -132,7 +132,7 @@ def align(scores: Values, accuracies: Values) -> tuple[np.ndarray, np.ndarray]:
                 "scores and accuracies name different checkpoints",
                 expected="the same names in both",
                 found=f"only in one: {sorted(scores.keys() ^ accuracies.keys())}",
-                mend="compare only the checkpoints that have both",
+                fix="compare only the checkpoints that have both",
             )
         accuracies = [accuracies[name] for name in scores]
         scores = list(scores.values())
@@ -173,7 +173,7 @@ def _vector(values: Any, what: str) -> np.ndarray:
             f"{what} are not all finite",
             expected="finite numbers",
             found=f"{vector[unfit[0]]} at place {unfit[0]}",
-            mend="leave out the checkpoints without a usable value",
+            fix="leave out the checkpoints without a usable value",
         )
     return vector
 

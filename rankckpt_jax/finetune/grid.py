@@ -21,15 +21,16 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from rankckpt_jax import store
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.tasks import Split, Task
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.finetune import loop, metrics, probe, recipes, saves, unfold
+from rankckpt_jax.finetune import loop, metrics, probe, recipes, saves
+from rankckpt_jax.finetune import restore_batch_norm as unfold
 from rankckpt_jax.finetune import step as step_lib
 from rankckpt_jax.finetune.recipes import Recipe, Sweep
+from rankckpt_jax.storage import store
 
 _log = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ def check(task: Task, sweep: Sweep) -> None:
             expected="a folder `test` with images, or classes of several images each, "
             "of which some are held out; of TFDS, config.task.test",
             found=task.description,
-            mend="add some, or leave `finetune` out of config.stages",
+            fix="add some, or leave `finetune` out of config.stages",
         )
     divide(task, sweep)
     step_lib.check_batch(sweep.recipe.batch_size, sweep.recipe.accumulate)

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rankckpt_jax import parallel, progress
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.tasks import Split
+from rankckpt_jax.devices import mapping, processes, progress
 from rankckpt_jax.errors import Interrupted
 from rankckpt_jax.finetune import metrics, recipes
 from rankckpt_jax.finetune import step as step_lib
@@ -110,8 +110,8 @@ def train_cells(
     last_step = recipe.num_steps if last_step is None else last_step
     rates = np.stack([recipes.schedule(cell) for cell in cells])
     # Row r of process p is row r * processes + p of the global batch.
-    rows = np.arange(per_process, dtype=np.int32) * parallel.process_count()
-    rows = parallel.shard(rows + parallel.process_index())
+    rows = np.arange(per_process, dtype=np.int32) * processes.process_count()
+    rows = mapping.shard(rows + processes.process_index())
     batches = pipeline.training_batches(
         split,
         size=backbone.image_size,
@@ -130,7 +130,7 @@ def train_cells(
         shown.update(first_step * recipe.batch_size)
         for step, batch in enumerate(pipeline.ahead(batches), start=first_step):
             rate = rates[:, step] if len(cells) > 1 else rates[0, step]
-            data = (*parallel.shard((batch.images, batch.labels)), rows)
+            data = (*mapping.shard((batch.images, batch.labels)), rows)
             hyper = step_lib.hyper(recipe, rate, step)
             state, now = step_fn(state, scaling, hyper, data)
             waiting.append(now)
@@ -181,8 +181,8 @@ def evaluate(
     Returns:
       float [cells].
     """
-    per_process = parallel.round_up_to_devices(
-        math.ceil(recipe.batch_size / parallel.process_count())
+    per_process = mapping.round_up_to_devices(
+        math.ceil(recipe.batch_size / processes.process_count())
     )
     program = step_lib.program(backbone, recipe, cells)
     count = step_lib.count_correct(program.apply, cells)
@@ -198,7 +198,7 @@ def evaluate(
             cache=cache,
         )
     ):
-        data = parallel.shard((batch.images, batch.labels, batch.mask))
+        data = mapping.shard((batch.images, batch.labels, batch.mask))
         more, bad = count(state, scaling, data)
         correct, broken = correct + more, broken + bad
     share = np.asarray(correct, np.int64).reshape(-1) / split.num_examples
@@ -206,7 +206,7 @@ def evaluate(
 
 
 def _scaling(backbone: backbone_lib.Backbone) -> Any:
-    return parallel.replicate(
+    return mapping.replicate(
         preprocess_lib.scaling(backbone.input_range, backbone.input_mean)
     )
 

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from rankckpt_jax import parallel, store
+from rankckpt_jax.devices import processes
+from rankckpt_jax.storage import store
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def put_right(place: epath.Path, text: str) -> None:
       text: What `History.csv` returned.
     """
     path = place.parent / f"{place.name}.csv"
-    if not parallel.is_main_process():
+    if not processes.is_main_process():
         return
     if not path.exists() or path.read_bytes() != text.encode():
         _log.warning("%s is not what its run recorded: written again", path)
@@ -105,7 +106,7 @@ class Writer:
         """
         self._place = None if place is None else epath.Path(place)
         self._events: Any = None
-        if self._place is None or not parallel.is_main_process():
+        if self._place is None or not processes.is_main_process():
             self._place = None
             return
         with self._events_are_extra():

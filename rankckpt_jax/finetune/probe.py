@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rankckpt_jax import features, parallel
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data.tasks import Split
+from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.features import extract as features
 from rankckpt_jax.models import layers
 
 
@@ -78,11 +79,11 @@ class FeatureCache(pipeline.ImageCache):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns (features float32 [N, D], labels int32 [N]) in place of images."""
         if split.fingerprint not in self._features:
-            if parallel.process_count() > 1:
+            if processes.process_count() > 1:
                 raise InputError(
                     "A linear probe runs in one process",
                     where="config.finetune.frozen",
-                    found=f"{parallel.process_count()} processes",
+                    found=f"{processes.process_count()} processes",
                 )
             found = features.extract(
                 self._backbone, split, preprocess=preprocess, **self._extract

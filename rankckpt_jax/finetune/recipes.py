@@ -187,7 +187,7 @@ def sweep(settings: Mapping[str, Any], seed: int) -> Sweep:
             where="config.finetune.recipe",
             expected="one of " + ", ".join(SWEEPS),
             found=str(name),
-            mend=suggest(name, SWEEPS),
+            fix=suggest(name, SWEEPS),
         )
     base = SWEEPS[name]
     rates = _several(given.pop("learning_rate", base.learning_rates), float)
@@ -203,7 +203,7 @@ def sweep(settings: Mapping[str, Any], seed: int) -> Sweep:
             where="config.finetune",
             expected="some of " + ", ".join(sorted(known)),
             found=", ".join(unknown),
-            mend=suggest(unknown[0], known),
+            fix=suggest(unknown[0], known),
         )
     recipe = dataclasses.replace(
         base.recipe,
@@ -273,7 +273,7 @@ def check(sweep: Sweep) -> None:
                 where=f"config.finetune.{field}",
                 expected=expected,
                 found=str(found),
-                mend="leave it out for the recipe's",
+                fix="leave it out for the recipe's",
             )
 
 
@@ -316,5 +316,5 @@ def _several(given: Any, kind: type) -> tuple[Any, ...]:
         where="config.finetune.learning_rate and config.finetune.num_steps",
         expected="one number, or several: 0.1,0.01",
         found=repr(given),
-        mend="leave it out for the recipe's",
+        fix="leave it out for the recipe's",
     )

@@ -15,8 +15,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from rankckpt_jax import parallel, store
+from rankckpt_jax.devices import mapping, processes
 from rankckpt_jax.finetune.step import State
+from rankckpt_jax.storage import store
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Saves:
             remove(self._directory)
             store.save_result(request, wanted, {})
         self._manager = None
-        if parallel.is_main_process():
+        if processes.is_main_process():
             self._directory.mkdir(parents=True, exist_ok=True)
             alone = ocp.options.MultiprocessingOptions(
                 primary_host=0, active_processes={0}, barrier_sync_key_prefix="saves"
@@ -76,12 +77,12 @@ class Saves:
                     step, (values, facts) = saved_step, found
                     break
                 self._manager.delete(saved_step)
-        step, facts = parallel.agree([step, facts])
+        step, facts = processes.broadcast_from_main([step, facts])
         if step is None:
             return state, 0, {}
         _log.info("training goes on from step %d", step)
-        restored = parallel.broadcast(jax.tree.map(np.asarray, values))
-        return parallel.replicate(State(*restored)), step, facts
+        restored = processes.broadcast(jax.tree.map(np.asarray, values))
+        return mapping.replicate(State(*restored)), step, facts
 
     def _read(self, step: int, values: Any) -> tuple[Any, dict[str, Any]] | None:
         """(arrays like `values`, facts) of a save; None where it is damaged."""
@@ -122,7 +123,7 @@ class Saves:
         if self._manager is None or step == self._manager.latest_step():
             return
         values = jax.tree.map(np.asarray, state)
-        if parallel.process_count() > 1:
+        if processes.process_count() > 1:
             # Orbax takes arrays of all processes for parts of one.
             state = values
         told = {"facts": facts, "checksum": _checksum(tuple(values), facts)}
@@ -159,7 +160,7 @@ class Saves:
 
 def remove(directory: epath.Path) -> None:
     """Removes the saves in a directory, and what was asked for by them."""
-    if parallel.is_main_process():
+    if processes.is_main_process():
         if directory.exists():
             directory.rmtree()
         _request(directory).unlink(missing_ok=True)

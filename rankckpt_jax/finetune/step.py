@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rankckpt_jax import parallel
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.devices import mapping, processes
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.finetune import augment
 from rankckpt_jax.finetune.recipes import Recipe
@@ -93,7 +93,7 @@ def program(backbone: backbone_lib.Backbone, recipe: Recipe, cells: int = 1) -> 
     apply = dataclasses.replace(
         backbone.apply,
         dtype=recipe.dtype,
-        axis_name=parallel.AXIS,
+        axis_name=mapping.AXIS,
         decay=recipe.batch_norm_decay or None,
     )
     crop, flip = recipe.random_crop > 0, recipe.random_flip
@@ -136,7 +136,7 @@ def initial_state(
     state = State(params, batch_stats, _optimizer(_no_hyper()).init(params))
     if cells > 1:
         state = jax.tree.map(lambda x: np.stack([np.asarray(x)] * cells), state)
-    return parallel.replicate(state)
+    return mapping.replicate(state)
 
 
 def train_step(program: Program) -> Callable[..., tuple[State, jax.Array]]:
@@ -151,7 +151,7 @@ def train_step(program: Program) -> Callable[..., tuple[State, jax.Array]]:
     return _train_step(program)
 
 
-@parallel.kept
+@mapping.bounded_cache
 def _train_step(program: Program) -> Callable[..., tuple[State, jax.Array]]:
     def step(
         state: State, scaling: Any, hyper: Hyper, data: Any
@@ -170,7 +170,7 @@ def _train_step(program: Program) -> Callable[..., tuple[State, jax.Array]]:
         by_cell = Hyper(0, *[None] * (len(Hyper._fields) - 1))
         return jax.vmap(update, in_axes=(0, by_cell))(state, hyper)
 
-    return parallel.map_devices(
+    return mapping.map_devices(
         step, in_axes=(None, None, None, 0), out_axes=None, donate_argnums=(0,)
     )
 
@@ -210,7 +210,7 @@ def _update(
         loss, gradients = jax.tree.map(lambda x: x / parts, total)
     # Moving averages are the same on all devices already where the network takes its
     # moments over the axis; where it does not, they become so here.
-    loss, gradients, stats = jax.lax.pmean((loss, gradients, stats), parallel.AXIS)
+    loss, gradients, stats = jax.lax.pmean((loss, gradients, stats), mapping.AXIS)
     updates, optimizer = _optimizer(hyper).update(
         gradients, state.optimizer, state.params
     )
@@ -247,7 +247,7 @@ def count_correct(apply: Callable[..., Any], cells: int = 1) -> Callable[..., An
     return _count_correct(apply, cells)
 
 
-@parallel.kept
+@mapping.bounded_cache
 def _count_correct(apply: Callable[..., Any], cells: int) -> Callable[..., Any]:
     def count(state: State, scaling: Any, data: Any) -> tuple[jax.Array, jax.Array]:
         raw, labels, mask = data
@@ -265,9 +265,9 @@ def _count_correct(apply: Callable[..., Any], cells: int) -> Callable[..., Any]:
             return jnp.sum(correct), jnp.sum(broken)
 
         counts = of_one(state) if cells == 1 else jax.vmap(of_one)(state)
-        return jax.lax.psum(counts, parallel.AXIS)
+        return jax.lax.psum(counts, mapping.AXIS)
 
-    return parallel.map_devices(count, in_axes=(None, None, 0), out_axes=None)
+    return mapping.map_devices(count, in_axes=(None, None, 0), out_axes=None)
 
 
 def check_batch(batch_size: int, accumulate: int) -> int:
@@ -277,7 +277,7 @@ def check_batch(batch_size: int, accumulate: int) -> int:
       InputError: The devices cannot share it evenly. Rounding would train by another
         batch on another machine.
     """
-    parts = parallel.process_count() * parallel.local_device_count() * accumulate
+    parts = processes.process_count() * mapping.local_device_count() * accumulate
     if batch_size % parts:
         raise InputError(
             "The batch cannot be divided evenly",
@@ -285,6 +285,6 @@ def check_batch(batch_size: int, accumulate: int) -> int:
             expected=f"a multiple of {parts}: {parts // accumulate} devices, "
             f"{accumulate} parts each",
             found=str(batch_size),
-            mend=f"{math.ceil(batch_size / parts) * parts} is the nearest above",
+            fix=f"{math.ceil(batch_size / parts) * parts} is the nearest above",
         )
-    return batch_size // parallel.process_count()
+    return batch_size // processes.process_count()

@@ -13,9 +13,7 @@ from rankckpt_jax.measures import (
     energy,
     etran,
     gbc,
-    gmm,
     h_score,
-    kmeans,
     knn,
     lda,
     leep,
@@ -27,12 +25,12 @@ from rankckpt_jax.measures import (
     nleep,
     pactran,
     parc,
-    pca,
     regularized_h_score,
     rsa,
     sfda,
     transrate,
 )
+from rankckpt_jax.measures.mixture import gmm, kmeans
 from rankckpt_jax.measures.registry import (
     Inputs,
     Result,
@@ -47,6 +45,7 @@ from rankckpt_jax.measures.registry import (
     register,
     requires_logits,
 )
+from rankckpt_jax.measures.statistics import pca
 
 __all__ = [
     "Inputs",

@@ -106,6 +106,6 @@ def _known(facts: Mapping[str, Any], name: str) -> Any:
     if value is None:
         raise InputError(
             f"{name} of this checkpoint is not known",
-            mend="leave the measure out, or give it in the checkpoint's entry",
+            fix="leave the measure out, or give it in the checkpoint's entry",
         )
     return value

@@ -20,7 +20,7 @@ import numpy as np
 
 from rankckpt_jax.measures import lda
 from rankckpt_jax.measures.registry import Result, register, relative
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _WEIGHTS = {"energy": 0.15, "lda": 0.85}
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 COVARIANCES = ("spherical", "diagonal")
 
@@ -48,7 +48,7 @@ def gbc(
     if 0 < dimensions < statistics.features.shape[1]:
         x = statistics.principal(dimensions)
     else:
-        x = statistics.centred.astype(np.float64)
+        x = statistics.centered.astype(np.float64)
     counts = statistics.counts[:, None]
     means = statistics.class_sums(x) / counts
     variances = statistics.class_sums((x - means[statistics.labels]) ** 2) / counts

@@ -24,9 +24,9 @@ import math
 import jax
 import numpy as np
 
-from rankckpt_jax.measures import symmetric
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import symmetric
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
 @register("h_score", bounds=(0.0, math.inf))

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import blocks, sampling
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import blocks, sampling
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _TILE = 512
 """Rows of a tile."""
@@ -56,7 +56,7 @@ def knn(
     order = np.concatenate([asked, others])
     size = min(_TILE, -(-count // 8) * 8)
     # About the mean the products, whose differences are distances, are smallest.
-    x = statistics.centred[order] if len(others) else statistics.centred
+    x = statistics.centered[order] if len(others) else statistics.centered
     found = _neighbour_class(
         np.pad(x, ((0, -count % size), (0, 0))),
         np.pad(statistics.labels[order], (0, -count % size)),

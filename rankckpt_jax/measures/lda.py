@@ -18,9 +18,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from rankckpt_jax.measures import discriminant
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import discriminant
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
 @register("lda", bounds=(0.0, 1.0))
@@ -41,5 +41,5 @@ def posterior(statistics: Statistics, labels: np.ndarray) -> float:
     offsets = (
         np.log(statistics.counts / statistics.total) - np.sum(means**2, axis=1) / 2
     )
-    found = discriminant.true_class(statistics.centred, labels, means, offsets)
+    found = discriminant.true_class(statistics.centered, labels, means, offsets)
     return statistics.average(found.posterior)

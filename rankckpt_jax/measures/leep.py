@@ -17,7 +17,7 @@ import math
 import jax
 import numpy as np
 
-from rankckpt_jax.measures import prediction
+from rankckpt_jax.measures.mixture import prediction
 from rankckpt_jax.measures.registry import Result, register
 
 

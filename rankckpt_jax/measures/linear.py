@@ -1,6 +1,6 @@
 """Linear classifier: held-out accuracy of logistic regression on frozen features.
 
-The "linear separability" of Li et al. (2021, section 4). Features are standardised;
+The "linear separability" of Li et al. (2021, section 4). Features are standardized;
 of each class a fifth is held out and a fifth, by turns, chooses the ridge out of
 RIDGES (one solve for all, see `logistic`); then
 
@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import logistic, sampling
 from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.statistics import logistic, sampling
 
 RIDGES = (1e-1, 1e-2, 1e-3, 1e-4)
 """Ridge strengths r of `logistic`, of which the best on validation is taken."""

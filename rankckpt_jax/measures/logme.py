@@ -1,6 +1,6 @@
 """LogME (You et al. 2021, arXiv 2102.11005): evidence of Bayesian linear regression.
 
-N images, D dimensions, F [N, D] features (not centred), t_c [N] the 0/1 targets of
+N images, D dimensions, F [N, D] features (not centered), t_c [N] the 0/1 targets of
 class c. With weights ~ N(0, 1/a) and noise of precision b, F'F = V diag(s) V', z =
 V'F't_c / sqrt(s) and the residual r = t_c't_c - z'z,
 
@@ -25,9 +25,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from rankckpt_jax.measures import symmetric
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import symmetric
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _STEPS = 11
 _TOLERANCE = 1e-3

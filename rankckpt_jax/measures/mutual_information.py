@@ -35,9 +35,9 @@ import optax
 import scipy.special
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import blocks, sampling
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import blocks, sampling
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _DIMENSIONS = 64
 _HIDDEN = 128

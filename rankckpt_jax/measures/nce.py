@@ -18,8 +18,8 @@ import math
 import jax
 import numpy as np
 
-from rankckpt_jax.measures import blocks
 from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.statistics import blocks
 
 
 @register("nce", needs_logits=True, bounds=(-math.inf, 0.0))

@@ -8,7 +8,7 @@ linear discriminant of X with the within-class scatter S_W / N shrunk by
 gives C - 1 directions, scaled to unit scatter within classes, and posteriors P [N, C].
 Three terms stand for the three signs of neural collapse:
 
-    seli   nuclear norm of the centred X along the directions     rises
+    seli   nuclear norm of the centered X along the directions     rises
     ncc    mean posterior P[i, y_i] of the true class             rises
     vc     log sum_c nuclear norm of the rows of P of class c     falls
 
@@ -33,9 +33,9 @@ import scipy.linalg
 import scipy.special
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import symmetric
 from rankckpt_jax.measures.registry import Result, register, relative
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import symmetric
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _DIMENSIONS = 64
 _SUMMED = 32

@@ -2,8 +2,8 @@
 
 N images, D dimensions, C target classes:
 
-    1. PCA of the centred features to the fewest d dimensions with more than 80 % of the
-       variance;
+    1. PCA of the centered features to the fewest d dimensions with more than 80 % of
+       the variance;
     2. a Gaussian mixture with K = 5 C components on the N x d projections;
     3. A[i, v], the posterior of component v for image i;
     4. NLEEP = 1/N sum_i log sum_v P(y_i | v) A[i, v], with P from A and the labels as
@@ -41,8 +41,9 @@ import jax
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import fitting, kmeans, pca, prediction
+from rankckpt_jax.measures.mixture import fitting, kmeans, prediction
 from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.statistics import pca
 
 VARIANTS = ("paper", "stable_transfer", "sfda", "pactran", "spherical")
 
@@ -80,7 +81,7 @@ def _check(options: Mapping[str, Any]) -> None:
                 where=f"measure_options.nleep.{option}",
                 expected=expected,
                 found=repr(options[option]),
-                mend="leave it out for the paper's",
+                fix="leave it out for the paper's",
             )
 
 
@@ -197,7 +198,7 @@ def _num_components(
             expected=f"at least {count} images "
             f"({count // num_classes} components x {num_classes} classes)",
             found=f"{num_images}",
-            mend="lower it, or use more images",
+            fix="lower it, or use more images",
         )
     return count
 

@@ -1,6 +1,6 @@
 """PACTran-Gaussian (Ding et al. 2022, ECCV, arXiv 2203.05126): a PAC-Bayes bound.
 
-N images, D dimensions, C classes, K = D C; a linear head on the centred features x is
+N images, D dimensions, C classes, K = D C; a linear head on the centered features x is
 brought to the minimum of
 
     J = cross-entropy + |W|^2 / (2 l),              l = f N
@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import logistic
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import logistic
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
 @register("pactran")

@@ -1,4 +1,4 @@
-"""PARC (Bolya et al. 2021, NeurIPS, arXiv 2111.06977): RSA of standardised features.
+"""PARC (Bolya et al. 2021, NeurIPS, arXiv 2111.06977): RSA of standardized features.
 
 N images, F [N, D] with columns brought to mean 0 and standard deviation 1:
 
@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from rankckpt_jax.measures import rank_correlation, rsa, sampling
+from rankckpt_jax.measures import rsa
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import rank_correlation, sampling
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
 @register("parc", bounds=(-100.0, 100.0))
@@ -36,10 +37,10 @@ def parc(
     if 0 < dimensions < x.shape[1]:
         x = statistics.principal(dimensions)[rows].astype(dtype)
     share = weights / weights.sum()
-    centred = x - (share @ x).astype(dtype)
-    deviation = np.sqrt(share @ centred**2).astype(dtype)
+    centered = x - (share @ x).astype(dtype)
+    deviation = np.sqrt(share @ centered**2).astype(dtype)
     # Rounding's share of a constant column is no deviation.
     varies = deviation > 8 * np.finfo(dtype).eps * np.abs(x).max(axis=0)
-    standard = np.where(varies, centred / np.where(varies, deviation, 1), 0)
+    standard = np.where(varies, centered / np.where(varies, deviation, 1), 0)
     score = rank_correlation.with_labels(standard, statistics.labels[rows], weights)
     return Result(100 * score, {"num_images": len(rows)})

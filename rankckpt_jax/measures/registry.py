@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError, suggest
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             where=f"measure_options.{name}",
             expected=", ".join(known) or "no options",
             found=", ".join(unknown),
-            mend=suggest(unknown[0], known),
+            fix=suggest(unknown[0], known),
         )
     _CHECKS[name](options)
 
@@ -230,7 +230,7 @@ def prepare(
                 where=where or "logits",
                 expected=f"{len(features)} rows of logits, as of features",
                 found=f"{len(logits)}",
-                mend="take both from the same pass over the images",
+                fix="take both from the same pass over the images",
             )
     statistics = Statistics(features, labels, num_classes)
     return Inputs(features, labels, logits, num_classes, statistics, dict(facts or {}))
@@ -317,7 +317,7 @@ def _check_bounds(name: str, score: float, options: Mapping[str, Any]) -> None:
             f"{name} came out outside its possible range",
             expected=f"from {low:g} to {high:g}",
             found=f"{score:g}",
-            mend="this is a defect of the measure: please report it, with the features",
+            fix="this is a defect of the measure: please report it, with the features",
         )
 
 
@@ -336,14 +336,14 @@ def compute_prepared(
             f"{name} needs the checkpoint's own classifier, and it has none",
             expected="logits [N, source classes]",
             found="no logits",
-            mend="rank by another measure, such as nleep",
+            fix="rank by another measure, such as nleep",
         )
     result = _run(measure, inputs, seed, options)
     if not np.isfinite(result.score):
         raise InputError(
             f"{name} is not defined for these features",
             found=f"a score of {result.score}",
-            mend="look for constant features, or classes with a single image",
+            fix="look for constant features, or classes with a single image",
         )
     _check_bounds(name, result.score, options)
     if num_bootstrap < 1:
@@ -427,7 +427,7 @@ def _find(name: str) -> Measure:
             where="measures",
             expected=", ".join(names()),
             found=name,
-            mend=suggest(name, names()),
+            fix=suggest(name, names()),
         )
     return _REGISTRY[name]
 
@@ -440,7 +440,7 @@ def _matrix(what: str, array: Any, where: str) -> jax.Array:
             where=where or what,
             expected="shape [N, D] with N and D of at least 1",
             found=f"shape {list(array.shape)}",
-            mend="pool over positions, so that each image has one vector",
+            fix="pool over positions, so that each image has one vector",
         )
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(jnp.float32)
@@ -452,7 +452,7 @@ def _matrix(what: str, array: Any, where: str) -> jax.Array:
             where=where or what,
             expected="finite numbers",
             found=f"{bad} NaN or infinite values",
-            mend="look at the weights and the input range of the network they are from",
+            fix="look at the weights and the input range of the network they are from",
         )
     return array
 
@@ -470,7 +470,7 @@ def _labels(labels: Any, num_examples: int, where: str) -> tuple[jax.Array, int]
             where=where or "labels",
             expected=f"integers of shape [{num_examples}]",
             found=f"{labels.dtype} of shape {list(labels.shape)}",
-            mend="take both from the same pass over the images",
+            fix="take both from the same pass over the images",
         )
     classes, positions = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
@@ -479,6 +479,6 @@ def _labels(labels: Any, num_examples: int, where: str) -> tuple[jax.Array, int]
             where=where or "labels",
             expected="two different labels or more",
             found=f"only the label {classes[0]}",
-            mend="give the features of images of every class",
+            fix="give the features of images of every class",
         )
     return jnp.asarray(positions.reshape(-1), jnp.int32), len(classes)

@@ -1,4 +1,4 @@
-"""Regularised H-score (Ibrahim et al. 2021, arXiv 2110.06893): H-score, shrunk.
+"""Regularized H-score (Ibrahim et al. 2021, arXiv 2110.06893): H-score, shrunk.
 
 N images, D dimensions; T the scatter and g_c the class means about the mean
 (`statistics`). The covariance S = T / N is shrunk as Ledoit and Wolf (2004) do,
@@ -22,9 +22,9 @@ import math
 import jax
 import numpy as np
 
-from rankckpt_jax.measures import symmetric
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import symmetric
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
 @register("regularized_h_score", bounds=(0.0, math.inf))
@@ -34,7 +34,7 @@ def regularized_h_score(
     num_classes: int,
     statistics: Statistics,
 ) -> Result:
-    """Regularised H-score of features [N, D] and labels [N]."""
+    """Regularized H-score of features [N, D] and labels [N]."""
     del features, labels, num_classes
     count, size = statistics.total, statistics.features.shape[1]
     covariance = statistics.scatter / count

@@ -26,9 +26,9 @@ import numpy as np
 import scipy.stats
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import rank_correlation, sampling
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import rank_correlation, sampling
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 MAX_IMAGES = 20_000
 """Images whose pairs are taken: 200 million pairs."""

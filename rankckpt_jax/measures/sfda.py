@@ -24,9 +24,9 @@ import jax
 import numpy as np
 import scipy.linalg
 
-from rankckpt_jax.measures import discriminant
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import discriminant
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _POWER_STEPS = 3
 _LEAST_SHRINKAGE = 1e-10
@@ -44,7 +44,7 @@ def sfda(
     classes = np.asarray(labels)
     within = statistics.within / statistics.total
     shrinkage = max(np.exp(-5 * _largest_eigenvalue(within)), _LEAST_SHRINKAGE)
-    x = statistics.centred
+    x = statistics.centered
     first = discriminant.true_class(x, classes, *_discriminant(statistics, shrinkage))
     means = statistics.class_means + statistics.rest
     others = (means.sum(axis=0) - means) / (num_classes - 1)
@@ -52,7 +52,7 @@ def sfda(
     mixed = keep * x + (1 - keep) * others.astype(x.dtype)[classes]
     second = Statistics(mixed, classes, num_classes, statistics.weights)
     found = discriminant.true_class(
-        second.centred, classes, *_discriminant(second, shrinkage)
+        second.centered, classes, *_discriminant(second, shrinkage)
     )
     # Rounding may leave posteriors of 1 a hair above it.
     score = min(statistics.average(found.posterior), 1.0)
@@ -62,7 +62,7 @@ def sfda(
 def _discriminant(
     statistics: Statistics, shrinkage: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [C, D] and offsets [C] for features as `statistics.centred`."""
+    """Weights [C, D] and offsets [C] for features as `statistics.centered`."""
     count = statistics.total
     within = (1 - shrinkage) * statistics.within / count
     size = len(within)

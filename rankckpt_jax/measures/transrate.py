@@ -1,6 +1,6 @@
 """TransRate (Huang et al. 2022, ICML): coding rate of all less that of a class.
 
-N images, D dimensions, Z [n, D] some of the centred features,
+N images, D dimensions, Z [n, D] some of the centered features,
 
     R(Z)      = 1/2 log det(I + Z'Z / (n eps))                  (their equation 6)
     TransRate = R(F) - 1/C sum_c R(F_c)                         (their equation 7)
@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax.measures import blocks, symmetric
 from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics import Statistics
+from rankckpt_jax.measures.statistics import blocks, symmetric
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _BLOCK = 1024
 """Rows of a class whose products are formed at once."""
@@ -44,8 +44,8 @@ def transrate(
     scaled.flat[:: len(scaled) + 1] += 1
     whole = symmetric.log_det(scaled) / 2
     exact = jax.default_backend() != "tpu"
-    with jax.enable_x64(exact or statistics.centred.dtype == np.float64):
-        x = jnp.asarray(statistics.centred)
+    with jax.enable_x64(exact or statistics.centered.dtype == np.float64):
+        x = jnp.asarray(statistics.centered)
         found = [
             _rates(x, statistics.rest, rows, weights, eps)
             for rows, weights in _of_one_size(statistics)

@@ -96,7 +96,7 @@ def get(name: str) -> Architecture:
         where="the name of a network",
         expected=", ".join(names()),
         found=name,
-        mend=suggest(name, names()),
+        fix=suggest(name, names()),
     )
 
 

@@ -82,7 +82,7 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Scales [B, H, W, C] by a gate in [0, 1] per image and channel."""
-        conv = functools.partial(layers.Conv, self.style, normalise=False)
+        conv = functools.partial(layers.Conv, self.style, normalize=False)
         channels = x.shape[-1]
         gate = pooling.global_pool(x)[:, None, None]
         gate = conv(round_to_eights(channels / self.factor), name="Conv")(gate, train)

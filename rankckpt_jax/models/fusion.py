@@ -12,7 +12,7 @@ def once(x: jax.Array) -> jax.Array:
 
     XLA's CPU backend computes what is cheap anew within each of its users. Along
     residual blocks the last sum would then add up the branches of all the others, and
-    in training each of a convolution's three products would normalise its images anew.
+    in training each of a convolution's three products would normalize its images anew.
     It does not look into a function that it may not inline. Gradients pass unchanged,
     and on other platforms `x` is returned as it is.
     """

@@ -259,7 +259,7 @@ class _Residual(nn.Module):
             self.style,
             x.shape[-1],
             activation=None,
-            normalise=False,
+            normalize=False,
             name="Conv2d_1x1",
         )(y, train)
         x = x + jnp.asarray(self.step.scale, y.dtype) * y

@@ -5,14 +5,7 @@ from __future__ import annotations
 import functools
 
 from rankckpt_jax.models.architecture import Architecture, register
-from rankckpt_jax.models.inception import (
-    AvgPool,
-    Conv,
-    Fork,
-    Inception,
-    MaxPool,
-    Mixed,
-)
+from rankckpt_jax.models.inception import AvgPool, Conv, Fork, Inception, MaxPool, Mixed
 
 
 def _mixed_5(

@@ -28,10 +28,10 @@ HEAD = "logits"
 
 _ENDPOINT = "endpoint"
 
-# He et al.'s initialisation, normal and truncated, as TF-Slim's networks start from.
-_initialise = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+# He et al.'s initialization, normal and truncated, as TF-Slim's networks start from.
+_initialize = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 # An output of a depthwise kernel [h, w, C, multiplier] sees one input channel.
-_initialise_depthwise = nn.initializers.variance_scaling(
+_initialize_depthwise = nn.initializers.variance_scaling(
     2.0, "fan_in", "truncated_normal", in_axis=(), out_axis=(-2, -1)
 )
 
@@ -68,13 +68,13 @@ class Style:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation as TF-Slim trains it.
+    """Batch normalization as TF-Slim trains it.
 
     y = (x - mean) / sqrt(var + epsilon) * scale + bias over all axes but the last, in
     float32. In training the moments are the batch's, over all devices of `axis_name`,
     and the moving averages m move to decay * m + (1 - decay) * moment. As in
     TensorFlow's fused kernel, which TF-Slim uses, the variance that enters the moving
-    average is the unbiased one, n / (n - 1) times that which normalises.
+    average is the unbiased one, n / (n - 1) times that which normalizes.
 
     Attributes:
       style: Its decay, epsilon, scale, dtype of the result and mapped axis.
@@ -84,7 +84,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Normalises [..., C]."""
+        """Normalizes [..., C]."""
         style = self.style
         width = (x.shape[-1],)
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
@@ -94,7 +94,7 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", ones, width) if style.use_scale else 1.0
         if train:
             scale = jnp.broadcast_to(scale, bias.shape)
-            y, mean, var = _normalise(
+            y, mean, var = _normalize(
                 x.astype(windows.at_least_float32(x)),
                 scale,
                 bias,
@@ -117,7 +117,7 @@ class BatchNorm(nn.Module):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalise(
+def _normalize(
     x: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
@@ -134,10 +134,10 @@ def _normalise(
     two passes over x and h; deriving the forward pass step by step takes twice as many.
     The moments are for the moving averages: no gradient goes through them.
     """
-    return _normalise_forward(x, scale, bias, epsilon, axis_name)[0]
+    return _normalize_forward(x, scale, bias, epsilon, axis_name)[0]
 
 
-def _normalise_forward(
+def _normalize_forward(
     x: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
@@ -146,33 +146,33 @@ def _normalise_forward(
 ) -> tuple[Any, Any]:
     mean = _mean(x, axis_name)
     # Two passes: E[x^2] - E[x]^2 would lose the variance of a far-off mean. What is
-    # centred is kept for the gradient in place of x, whose memory is free again.
-    centred = fusion.once(x - mean)
-    var = _mean(jnp.square(centred), axis_name)
+    # centered is kept for the gradient in place of x, whose memory is free again.
+    centered = fusion.once(x - mean)
+    var = _mean(jnp.square(centered), axis_name)
     inverse = jax.lax.rsqrt(var + epsilon)
-    y = centred * (scale * inverse) + bias
-    return (y, mean, var), (centred, inverse, scale)
+    y = centered * (scale * inverse) + bias
+    return (y, mean, var), (centered, inverse, scale)
 
 
-def _normalise_backward(
+def _normalize_backward(
     epsilon: float, axis_name: str | None, kept: Any, gradients: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     del epsilon
-    centred, inverse, scale = kept
+    centered, inverse, scale = kept
     h = gradients[0]
     axes = tuple(range(h.ndim - 1))
     # Those of this device's share of the loss.
     d_bias = jnp.sum(h, axes)
-    d_scale = jnp.sum(h * centred, axes) * inverse
+    d_scale = jnp.sum(h * centered, axes) * inverse
     count = h.size // h.shape[-1] * _num_mapped(axis_name)
     of_all = (d_bias / count, d_scale * inverse / count)
     if axis_name is not None:
         of_all = jax.lax.psum(of_all, axis_name)
-    d_x = scale * inverse * (h - of_all[0] - centred * of_all[1])
+    d_x = scale * inverse * (h - of_all[0] - centered * of_all[1])
     return fusion.once(d_x), d_scale, d_bias
 
 
-_normalise.defvjp(_normalise_forward, _normalise_backward)
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
@@ -195,7 +195,7 @@ class Conv(nn.Module):
       stride: In both directions.
       padding: See `windows.Padding`.
       activation: Applied last; None for none.
-      normalise: Batch norm and no bias; otherwise a bias and no batch norm.
+      normalize: Batch norm and no bias; otherwise a bias and no batch norm.
     """
 
     style: Style
@@ -204,15 +204,15 @@ class Conv(nn.Module):
     stride: int = 1
     padding: windows.Padding = "SAME"
     activation: Activation | None = nn.relu
-    normalise: bool = True
+    normalize: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [B, H, W, C] to [B, H', W', features]."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", _initialise, shape)
+        kernel = self.param("kernel", _initialize, shape)
         y = convolution.conv(x, kernel, self.stride, self.padding, self.style.dtype)
-        if self.normalise:
+        if self.normalize:
             y = BatchNorm(self.style, name="BatchNorm")(y, train)
         else:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -239,7 +239,7 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [B, H, W, C] to [B, H', W', C]; "SAME" padding."""
         shape = (*self.kernel_size, x.shape[-1], 1)
-        kernel = self.param("depthwise_kernel", _initialise_depthwise, shape)
+        kernel = self.param("depthwise_kernel", _initialize_depthwise, shape)
         y = convolution.depthwise_conv(x, kernel, self.stride, "SAME", self.style.dtype)
         y = BatchNorm(self.style, name="BatchNorm")(y, train)
         return endpoint(self, y if self.activation is None else self.activation(y))
@@ -270,9 +270,9 @@ class SeparableConv(nn.Module):
         """Maps [B, H, W, C] to [B, H', W', features]; "SAME" padding."""
         channels, multiplier = x.shape[-1], self.multiplier
         shape = (*self.kernel_size, channels, multiplier)
-        depthwise = self.param("depthwise_kernel", _initialise_depthwise, shape)
+        depthwise = self.param("depthwise_kernel", _initialize_depthwise, shape)
         shape = (1, 1, channels * multiplier, self.features)
-        pointwise = self.param("pointwise_kernel", _initialise, shape)
+        pointwise = self.param("pointwise_kernel", _initialize, shape)
         kernel = jnp.einsum(
             "hwcm,cmd->hwcd",
             depthwise,

@@ -99,7 +99,7 @@ class MobileNetV3(nn.Module):
         layers.endpoint(self, x, f"layer_{number + 1}")
         # What follows the pool are the features, which are float32.
         exact = dataclasses.replace(style, dtype=jnp.float32)
-        x = conv(exact, self.last, normalise=False, name="Conv_2")(x, train)
+        x = conv(exact, self.last, normalize=False, name="Conv_2")(x, train)
         layers.endpoint(self, x, f"layer_{number + 2}")
         layers.endpoint(self, x, "global_pool")
         return layers.output(self, x[:, 0, 0], self.num_classes)

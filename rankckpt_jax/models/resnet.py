@@ -31,7 +31,7 @@ class ResNet(nn.Module):
     """A 7x7 convolution, a pool and four blocks of bottleneck units.
 
     Attributes:
-      version: 1, or 2 for units that normalise before each convolution.
+      version: 1, or 2 for units that normalize before each convolution.
       units: Of each block.
       num_classes: Width of the logits; 0 for none.
       dtype: Of the convolutions.
@@ -60,7 +60,7 @@ class ResNet(nn.Module):
             stride=2,
             padding=_both_sides(7),
             activation=nn.relu if first else None,
-            normalise=first,
+            normalize=first,
             name="conv1",
         )(images, train)
         x = pooling.max_pool(x, 3, 2, "SAME")
@@ -160,7 +160,7 @@ class BottleneckV2(nn.Module):
             self.style,
             _EXPANSION * self.width,
             activation=None,
-            normalise=False,
+            normalize=False,
         )
         active = nn.relu(layers.BatchNorm(self.style, name="preact")(x, train))
         if x.shape[-1] == _EXPANSION * self.width:

@@ -28,7 +28,7 @@ _WIDTHS = (64, 128, 256, 512)
 
 
 class VTABResNet(nn.Module):
-    """A 7x7 convolution, a pool and four blocks of units that normalise first.
+    """A 7x7 convolution, a pool and four blocks of units that normalize first.
 
     Attributes:
       units: Of each block.

@@ -72,7 +72,7 @@ def shifted(
     """Yields ((row, column), the pixels that meet this element of the window).
 
     XLA's CPU backend runs grouped convolutions and window reductions as naive loops;
-    a sum or maximum of these shifted images fuses into one vectorised loop.
+    a sum or maximum of these shifted images fuses into one vectorized loop.
     """
     x = pad(x, pads(x, window, stride, padding), fill)
     height, width = output_size(x, window, stride)
@@ -90,6 +90,6 @@ def check(x: jax.Array, window: Sequence[int], padding: Padding) -> None:
             "The images are too small for this network",
             expected=f"a feature map of at least {window[0]} x {window[1]} pixels",
             found=f"{height} x {width} pixels",
-            mend="feed it larger images; models.minimum_image_size(name) tells how "
+            fix="feed it larger images; models.minimum_image_size(name) tells how "
             "large",
         )

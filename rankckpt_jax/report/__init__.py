@@ -2,9 +2,10 @@
 
 from etils import epath
 
-from rankckpt_jax import store
-from rankckpt_jax.ranking import Ranking
-from rankckpt_jax.report import page, table
+from rankckpt_jax.report import columns as table
+from rankckpt_jax.report import page
+from rankckpt_jax.results.ranking import Ranking
+from rankckpt_jax.storage import store
 
 CSV_NAME = "ranking.csv"
 HTML_NAME = "report.html"
@@ -17,7 +18,7 @@ def write(ranking: Ranking, directory: epath.PathLike) -> epath.Path:
     meets half of one. Files of an earlier call are replaced.
 
     Args:
-      ranking: The ranking, from `rankckpt_jax.ranking.rank`.
+      ranking: The ranking, from `rankckpt_jax.results.ranking.rank`.
       directory: A local directory or bucket prefix; made where it does not exist.
 
     Returns:

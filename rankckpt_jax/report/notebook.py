@@ -2,14 +2,9 @@
 
 import html
 
-from rankckpt_jax.ranking import Ranking
-from rankckpt_jax.report import sentences
-from rankckpt_jax.report.text import (
-    format_percent,
-    format_scores,
-    one_line,
-    printable,
-)
+from rankckpt_jax.report import conclusions as sentences
+from rankckpt_jax.report.text import format_percent, format_scores, one_line, printable
+from rankckpt_jax.results.ranking import Ranking
 
 
 def to_html(ranking: Ranking) -> str:
@@ -23,7 +18,7 @@ def to_html(ranking: Ranking) -> str:
     """
     rows, headings = ranking.rows, ["#", "checkpoint"]
     columns = [
-        ["–" if p is None else str(p) for p in ranking.positions],
+        ["–" if p is None else str(p) for p in ranking.ranks],
         [printable(row.checkpoint) for row in rows],
     ]
     for measure in ranking.measures:

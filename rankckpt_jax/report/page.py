@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rankckpt_jax import evaluation
-from rankckpt_jax.ranking import Ranking
-from rankckpt_jax.report import sections, sentences, template
+from rankckpt_jax.report import conclusions as sentences
+from rankckpt_jax.report import sections, template
 from rankckpt_jax.report.cells import decimal, known
 from rankckpt_jax.report.text import (
     format_certainty,
@@ -19,6 +19,7 @@ from rankckpt_jax.report.text import (
     format_seconds,
     printable,
 )
+from rankckpt_jax.results.ranking import Ranking
 
 
 def to_html(ranking: Ranking) -> str:
@@ -51,7 +52,7 @@ def to_html(ranking: Ranking) -> str:
         evaluation=sections.evaluation_table(ranking),
         explanations=[
             *((heading, text) for heading, _, text in sections.METRICS),
-            *sections.SURENESS,
+            *sections.SIGNIFICANCE_COLUMNS,
         ],
         curves=sections.curves(ranking),
         features=sections.features(ranking),
@@ -82,16 +83,16 @@ def _headline(ranking: Ranking) -> tuple[str, str, str]:
 def _facts(ranking: Ranking) -> list[tuple[str, str, str]]:
     """The few numbers at the top: name, value, and a note of a few words."""
     first = ranking.measures[0]
-    n, failed = len(ranking.ranked), len(ranking.failed)
+    n, failed = len(ranking.scored_rows), len(ranking.failed)
     unranked = len(ranking.rows) - n - failed
     notes = [f"{failed} failed"] * bool(failed)
     notes += [f"{unranked} without a score"] * bool(unranked)
     facts = [("Checkpoints ranked", str(n), ", ".join(notes))]
-    pairs = len(ranking.paired(first))
+    pairs = len(ranking.evaluated_rows(first))
     scores = ranking.evaluation[first]
     measured = ranking.assessment.measures.get(first)
     if pairs > 1 and not math.isnan(scores["kendall"]):
-        beyond = evaluation.beyond_chance(scores["kendall"], pairs)
+        beyond = evaluation.is_significant(scores["kendall"], pairs)
         facts += [
             (
                 "Kendall's tau",
@@ -105,7 +106,7 @@ def _facts(ranking: Ranking) -> list[tuple[str, str, str]]:
     if measured is not None and ranking.num_test:
         value = format_certainty(measured.probability_best)
         facts.append(("First is truly best", value, "probability, given all noise"))
-    seconds = known(row.ranking_seconds(first) for row in ranking.ranked)
+    seconds = known(row.ranking_seconds(first) for row in ranking.scored_rows)
     if seconds:
         note = f"with {printable(first)}"
         facts.append(("Time to rank", format_seconds(sum(seconds)), note))

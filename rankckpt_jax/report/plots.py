@@ -1,18 +1,18 @@
-"""Plots as inline SVG that takes its fonts and colours from the page around it."""
+"""Plots as inline SVG that takes its fonts and colors from the page around it."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rankckpt_jax.ablation import TITLES, Ablation
-from rankckpt_jax.ranking import Ranking, Row
 from rankckpt_jax.report import svg
 from rankckpt_jax.report.text import format_percent, format_scores, printable
+from rankckpt_jax.results.ranking import Ranking, Row
+from rankckpt_jax.run.ablation import TITLES, Ablation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rankckpt_jax.views import View
+    from rankckpt_jax.features.views import FeatureSummary
 
 _LABEL_LENGTH = 26
 _MOST_NAMED = 15
@@ -44,10 +44,10 @@ def scatter(ranking: Ranking, measure: str) -> str:
 
     Returns:
       An `<svg>` element without XML declaration or namespaces, to stand inside HTML.
-      Its colours are the variables `--ink`, `--muted`, `--line`, `--accent` and
+      Its colors are the variables `--ink`, `--muted`, `--line`, `--accent` and
       `--page`.
     """
-    rows = ranking.paired(measure)
+    rows = ranking.evaluated_rows(measure)
     scores = [row.scores[measure] for row in rows]
     accuracies = [row.fine_tuned() or 0.0 for row in rows]
 
@@ -170,7 +170,7 @@ def spectrum(ranking: Ranking) -> str:
     return svg.draw(paint, "spectrum", label, hints, (7.2, 3.8))
 
 
-def separation(view: "View", number: int) -> str:
+def separation(view: "FeatureSummary", number: int) -> str:
     """Draws images of a few classes in the plane where their means differ most.
 
     Args:
@@ -220,13 +220,13 @@ def ablation(found: Ablation) -> str:
 
     def paint(figure: "Figure", axes: "Axes") -> None:
         svg.name_axes(axes, title, "correlation")
-        for name, (legend, colour, style) in shown.items():
+        for name, (legend, color, style) in shown.items():
             axes.plot(
                 found.values,
                 [point[name] for point in found.evaluations],
                 style,
                 gid=name,
-                color=colour,
+                color=color,
                 markersize=5,
                 linewidth=2,
                 label=legend,
@@ -265,7 +265,7 @@ def _names(ranking: Ranking, rows: Sequence[Row]) -> list[tuple[str, str]]:
     heads = [row.checkpoint.strip("/").split("/")[0] for row in rows]
     # A folder's name alone will do where every checkpoint has a folder of its own.
     unique = len(set(heads)) == len(heads)
-    positions = dict(zip(map(id, ranking.rows), ranking.positions, strict=True))
+    positions = dict(zip(map(id, ranking.rows), ranking.ranks, strict=True))
     names = []
     for row, head in zip(rows, heads, strict=True):
         name = printable(head if unique else row.checkpoint)

@@ -10,9 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rankckpt_jax import evaluation, neucrab
-from rankckpt_jax.assessment import Measured
-from rankckpt_jax.ranking import Ranking, Row
+from rankckpt_jax import evaluation
+from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.report import plots
 from rankckpt_jax.report.cells import (
     NONE,
@@ -31,6 +30,8 @@ from rankckpt_jax.report.text import (
     format_seconds,
     printable,
 )
+from rankckpt_jax.results.assessment import MeasureSummary
+from rankckpt_jax.results.ranking import Ranking, Row
 
 METRICS = (
     ("n", "", "Checkpoints with both a score and a fine-tuned accuracy."),
@@ -55,7 +56,7 @@ METRICS = (
 )
 """Of the evaluation table: heading, key of `score_ranking`, and what it says."""
 
-SURENESS = (
+SIGNIFICANCE_COLUMNS = (
     ("Chance", "How often a random order reaches such a Kendall's tau (p value)."),
     (
         "Best first",
@@ -82,7 +83,7 @@ def ranking_table(ranking: Ranking) -> dict[str, Any]:
     """The rows that did not fail, their cells with text, sort key and bar."""
     placed = [
         (row, position)
-        for row, position in zip(ranking.rows, ranking.positions, strict=True)
+        for row, position in zip(ranking.rows, ranking.ranks, strict=True)
         if not row.failure
     ]
     rows = [row for row, _ in placed]
@@ -187,7 +188,7 @@ def scatters(ranking: Ranking) -> list[tuple[str, str, str]]:
     """For each measure with two pairs or more, its plot, name and caption."""
     result = []
     for measure in ranking.measures:
-        n = len(ranking.paired(measure))
+        n = len(ranking.evaluated_rows(measure))
         if n > 1:
             tau = ranking.evaluation[measure]["kendall"]
             value = "undefined" if math.isnan(tau) else f"{tau:.2f}"
@@ -202,7 +203,7 @@ def rank_map(ranking: Ranking) -> dict[str, Any] | None:
 
     None where one measure is all there is: the ranking itself says the same then.
     """
-    rows = ranking.ranked
+    rows = ranking.scored_rows
     columns = {
         printable(measure): [row.score(measure) for row in rows]
         for measure in ranking.measures
@@ -246,7 +247,7 @@ def evaluation_table(ranking: Ranking) -> dict[str, Any] | None:
 
     None without two pairs.
     """
-    pairs = {measure: ranking.paired(measure) for measure in ranking.measures}
+    pairs = {measure: ranking.evaluated_rows(measure) for measure in ranking.measures}
     if max(map(len, pairs.values())) < 2:
         return None
     keys = [key for _, key, _ in METRICS if key]
@@ -291,7 +292,8 @@ def evaluation_table(ranking: Ranking) -> dict[str, Any] | None:
         "chance": {
             "measure": "random order",
             "n": n,
-            "cells": [decimal(chance[key]) for key in keys] + [""] * len(SURENESS),
+            "cells": [decimal(chance[key]) for key in keys]
+            + [""] * len(SIGNIFICANCE_COLUMNS),
         },
         "deviation": decimal(evaluation.kendall_null_deviation(n)),
         "groups": _group_tables(ranking, keys),
@@ -302,7 +304,7 @@ def _metric_cells(
     scores: Mapping[str, float],
     keys: Sequence[str],
     best: Mapping[str, float],
-    measured: Measured | None,
+    measured: MeasureSummary | None,
 ) -> list[dict[str, Any]]:
     cells = []
     for key in keys:
@@ -315,9 +317,9 @@ def _metric_cells(
     return cells
 
 
-def _sure_cells(measured: Measured | None) -> list[dict[str, Any]]:
+def _sure_cells(measured: MeasureSummary | None) -> list[dict[str, Any]]:
     if measured is None:
-        return [_cell(None, NONE)] * len(SURENESS)
+        return [_cell(None, NONE)] * len(SIGNIFICANCE_COLUMNS)
     chance = measured.p_values["kendall"]
     first = measured.probability_best
     versus = measured.versus_first
@@ -368,7 +370,7 @@ def features(ranking: Ranking) -> dict[str, Any] | None:
     if not ranking.views:
         return None
     places = dict(
-        zip((row.checkpoint for row in ranking.rows), ranking.positions, strict=True)
+        zip((row.checkpoint for row in ranking.rows), ranking.ranks, strict=True)
     )
     return {
         "spectrum": plots.spectrum(ranking),

@@ -1,6 +1,6 @@
-"""Matplotlib's drawings as inline SVG that follows the page's fonts and colours.
+"""Matplotlib's drawings as inline SVG that follows the page's fonts and colors.
 
-Matplotlib draws in stand-ins for colours, and the SVG gets the page's variables
+Matplotlib draws in stand-ins for colors, and the SVG gets the page's variables
 instead: one drawing follows light, dark and print.
 """
 
@@ -28,7 +28,7 @@ _VARIABLES = {
     LINE: "var(--line)",
     ACCENT: "var(--accent)",
     PAGE: "var(--page)",
-} | {colour: f"var(--class{i})" for i, colour in enumerate(CLASSES)}
+} | {color: f"var(--class{i})" for i, color in enumerate(CLASSES)}
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
@@ -55,7 +55,7 @@ def draw(
 
     Returns:
       The element, without XML declaration or namespaces, to stand inside HTML. Its
-      colours are variables such as `--ink`.
+      colors are variables such as `--ink`.
     """
     # Imported here: it takes a second, and only the report needs it.
     import matplotlib
@@ -146,7 +146,7 @@ def _inline(svg: str, prefix: str, label: str, hints: Mapping[str, str]) -> str:
 
 
 def _rewrite(key: str, value: str, prefix: str) -> str:
-    """Rewrites one attribute: own ids, the page's font and colours."""
+    """Rewrites one attribute: own ids, the page's font and colors."""
     if key == "id":
         return f"{prefix}-{value}"
     if key == "href":

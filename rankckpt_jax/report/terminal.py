@@ -7,8 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from rankckpt_jax import evaluation
-from rankckpt_jax.ranking import Ranking
-from rankckpt_jax.report import sentences
+from rankckpt_jax.report import conclusions as sentences
 from rankckpt_jax.report.text import (
     count,
     format_percent,
@@ -16,6 +15,7 @@ from rankckpt_jax.report.text import (
     one_line,
     printable,
 )
+from rankckpt_jax.results.ranking import Ranking
 
 _REASON_WIDTH = 120
 """Characters of a failure's reason; the page has all of it."""
@@ -31,8 +31,8 @@ def format_table(ranking: Ranking) -> str:
       ranking: The ranking.
 
     Returns:
-      Text of several lines without a final newline; `rankckpt_jax.ranking.rank` has an
-      example.
+      Text of several lines without a final newline;
+      `rankckpt_jax.results.ranking.rank` has an example.
     """
     failed = len(ranking.failed)
     title = f"{printable(ranking.task)}: {count(len(ranking.rows), 'checkpoint')}"
@@ -41,7 +41,7 @@ def format_table(ranking: Ranking) -> str:
     blocks = [f"{title}\n{description}" if description else title]
     if ranking.rows:
         blocks.append(_ranking_lines(ranking))
-    if any(len(ranking.paired(measure)) > 1 for measure in ranking.measures):
+    if any(len(ranking.evaluated_rows(measure)) > 1 for measure in ranking.measures):
         blocks.append(_evaluation_lines(ranking))
     lines = [sentences.headline(ranking), *sentences.conclusions(ranking)]
     for warning in sentences.grouped_warnings(ranking):
@@ -55,7 +55,7 @@ def format_table(ranking: Ranking) -> str:
 def _ranking_lines(ranking: Ranking) -> str:
     """The numbered table of checkpoints."""
     rows, first = ranking.rows, ranking.measures[0]
-    numbers = ["-" if p is None else str(p) for p in ranking.positions]
+    numbers = ["-" if p is None else str(p) for p in ranking.ranks]
     texts = {"#": numbers, "checkpoint": [printable(row.checkpoint) for row in rows]}
     if any(row.architecture for row in rows):
         texts["architecture"] = [printable(row.architecture) for row in rows]
@@ -102,10 +102,12 @@ def _evaluation_lines(ranking: Ranking) -> str:
 
     lines = [["measure", "n", *names]]
     for measure, scores in ranking.evaluation.items():
-        lines.append(line(printable(measure), len(ranking.paired(measure)), scores))
+        lines.append(
+            line(printable(measure), len(ranking.evaluated_rows(measure)), scores)
+        )
     for name, baseline in ranking.assessment.baselines.items():
         lines.append(line(f"({name})", baseline.n, baseline.scores))
-    pairs = ranking.paired(ranking.measures[0])
+    pairs = ranking.evaluated_rows(ranking.measures[0])
     chance = evaluation.random_ranking([row.fine_tuned() for row in pairs])
     lines.append(line("(random order)", len(pairs), chance))
     return align(lines, left=[0])

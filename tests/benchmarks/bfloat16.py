@@ -16,10 +16,11 @@ import argparse
 import jax
 import numpy as np
 
-from rankckpt_jax import checkpoints, features, measures, models
+from rankckpt_jax import checkpoints, measures, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.checkpoints import slim
+from rankckpt_jax.checkpoints.sources import slim
 from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.features import extract as features
 from tests import slim_golden
 
 NUM_STARTS = 5
@@ -35,14 +36,14 @@ def main():
     if args.checkpoints:
         compare_scores(args.checkpoints, args.images)
         return
-    print(f"{'network':20} {'cosine':>9} {'centred':>9}")
+    print(f"{'network':20} {'cosine':>9} {'centered':>9}")
     for name in args.names:
-        plain, centred = compare_features(name, args.batch)
-        print(f"{name:20} {plain:9.6f} {centred:9.6f}", flush=True)
+        plain, centered = compare_features(name, args.batch)
+        print(f"{name:20} {plain:9.6f} {centered:9.6f}", flush=True)
 
 
 def compare_features(name, batch):
-    """Least cosine over the images: of the features, and of the centred ones."""
+    """Least cosine over the images: of the features, and of the centered ones."""
     wanted = slim.variables_of(models.get(name))
     variables = {}
     for slim_name, variable in wanted.items():
@@ -69,7 +70,7 @@ def compare_scores(pool, images):
     split = tasks.from_folder(images).splits["train"]
     cache = pipeline.ImageCache(4.0)
     print(
-        f"{'checkpoint':28} {'centred':>9} {'float32':>9} {'bfloat16':>9} {'':>7}",
+        f"{'checkpoint':28} {'centered':>9} {'float32':>9} {'bfloat16':>9} {'':>7}",
         end="",
     )
     print("  over starts")

@@ -4,8 +4,8 @@
     python -m tests.benchmarks.extract --batch=32 resnet_v1_50 mobilenet_v2
 
 Ours runs as the command line does, each core of the CPU being a device that takes its
-share of the batch (`parallel.divide_cores`); TensorFlow divides its operations among
-the same cores. Both run in this process, with large pages of memory, on the same
+share of the batch (`mapping.split_cpu_devices`); TensorFlow divides its operations
+among the same cores. Both run in this process, with large pages of memory, on the same
 weights and images, in turns, and the fastest of several turns counts: other work on the
 machine slows both alike. `ours/TF` is the quotient of the rates; `of peak` the
 network's FLOP/s over that of a large matrix product, measured here. On an accelerator
@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax import large_pages, models, parallel
+from rankckpt_jax import models
 from rankckpt_jax.checkpoints import backbone
-from rankckpt_jax.lazy_tensorflow import tensorflow
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
+from rankckpt_jax.devices import mapping
 from tests.benchmarks import tensorflow_twin
 
 
@@ -33,7 +34,7 @@ def main():
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--dtype", default="")
     args = parser.parse_args()
-    parallel.divide_cores()
+    mapping.split_cpu_devices()
     backend = jax.default_backend()
     dtype = args.dtype or ("float32" if backend == "cpu" else "bfloat16")
     peak = peak_flops(dtype)
@@ -59,14 +60,14 @@ def measure(name, batch, turns, dtype, beside_tensorflow):
     variables = jax.jit(models.create(name).init)(jax.random.key(0), images[:1])
     apply = backbone.Apply(name, dtype)
     start = time.perf_counter()
-    forward = parallel.map_devices(
+    forward = mapping.map_devices(
         lambda variables, images: apply(variables, images).features,
         in_axes=(None, 0),
     )
-    held, on_device = parallel.replicate(variables), parallel.shard(images)
+    held, on_device = mapping.replicate(variables), mapping.shard(images)
 
     def ours():
-        return parallel.unshard(forward(held, on_device))
+        return mapping.unshard(forward(held, on_device))
 
     ours()
     compile_seconds = time.perf_counter() - start
@@ -118,5 +119,4 @@ def peak_flops(dtype, side=2048):
 
 
 if __name__ == "__main__":
-    large_pages.restart_with_large_pages()
     main()

@@ -22,8 +22,11 @@ import tempfile
 import jax
 import numpy as np
 
-from rankckpt_jax import checkpoints, features, pretrain, stages
+from rankckpt_jax import checkpoints
+from rankckpt_jax.benchmark import demo as pretrain
 from rankckpt_jax.configs import default
+from rankckpt_jax.features import extract as features
+from rankckpt_jax.run import run as stages
 
 SIZE = 32
 MIXED = (
@@ -57,7 +60,7 @@ def main():
             drawn = count
             config = settings(folder, args.measures, 0 if args.mixed else SIZE)
             ranking = stages.run(config)
-            assert len(ranking.ranked) == count, ranking.failed
+            assert len(ranking.scored_rows) == count, ranking.failed
             del ranking
             gc.collect()
             programs = len(jax.local_devices()[0].client.live_executables())

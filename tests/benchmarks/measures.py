@@ -22,7 +22,7 @@ import scipy.stats
 
 from rankckpt_jax import measures
 from rankckpt_jax.measures import linear as linear_measure
-from rankckpt_jax.measures import sampling
+from rankckpt_jax.measures.statistics import sampling
 from tests.measures import references
 
 SHARED = ("h_score", "regularized_h_score", "logme", "transrate", "gbc", "sfda", "lda")
@@ -81,7 +81,7 @@ def main():
     )
 
 
-def centred(x):
+def centered(x):
     x = x.astype(np.float64)
     return x - x.mean(axis=0)
 
@@ -91,7 +91,7 @@ def by_class(x, y):
 
 
 def h_score(x, y, logits):
-    x = centred(x)
+    x = centered(x)
     between = np.zeros_like(x)
     for c in range(y.max() + 1):
         between[y == c] = x[y == c].mean(axis=0)
@@ -102,7 +102,7 @@ def h_score(x, y, logits):
 def regularized_h_score(x, y, logits):
     from sklearn.covariance import LedoitWolf
 
-    x = centred(x)
+    x = centered(x)
     fitted = LedoitWolf().fit(x)
     between = np.zeros_like(x)
     for c in range(y.max() + 1):
@@ -141,7 +141,7 @@ def transrate(x, y, logits, eps=1e-4):
         matrix = np.eye(z.shape[1]) + z.T @ z / (len(z) * eps)
         return np.linalg.slogdet(matrix)[1] / 2
 
-    x = centred(x)
+    x = centered(x)
     return rate(x) - np.mean([rate(z) for z in by_class(x, y)])
 
 
@@ -216,9 +216,9 @@ def knn(x, y, logits):
     return (y[nearest.kneighbors(return_distance=False)[:, 0]] == y).mean()
 
 
-def _pairs(x, y, standardise):
+def _pairs(x, y, standardize):
     x = x.astype(np.float64)
-    if standardise:
+    if standardize:
         x = (x - x.mean(axis=0)) / x.std(axis=0)
     lower = np.tril_indices(len(x), -1)
     one = (1 - np.corrcoef(x))[lower]

@@ -80,7 +80,8 @@ def main():
 
 def measure(name, case, file):
     from rankckpt_jax import measures
-    from rankckpt_jax.measures import gmm, kmeans, pca
+    from rankckpt_jax.measures.mixture import gmm, kmeans
+    from rankckpt_jax.measures.statistics import pca
 
     features, labels = load(file) if file else draw(case)
     num_components = case.num_components

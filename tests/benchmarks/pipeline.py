@@ -22,9 +22,10 @@ import jax
 import numpy as np
 from PIL import Image
 
-from rankckpt_jax import features, pretrain
+from rankckpt_jax.benchmark import demo as pretrain
 from rankckpt_jax.data import pipeline, tasks
-from rankckpt_jax.lazy_tensorflow import tensorflow
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
+from rankckpt_jax.features import extract as features
 
 PREPROCESS = "vtab"
 

@@ -9,7 +9,7 @@ import functools
 import numpy as np
 
 from rankckpt_jax import models
-from rankckpt_jax.lazy_tensorflow import tensorflow
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.models import inception, mobilenet_v1, mobilenet_v2, mobilenet_v3
 
 

@@ -18,7 +18,9 @@ import time
 import jax
 import numpy as np
 
-from rankckpt_jax import finetune, large_pages, models, parallel, pretrain
+from rankckpt_jax import finetune, models
+from rankckpt_jax.benchmark import demo as pretrain
+from rankckpt_jax.devices import mapping
 from rankckpt_jax.finetune import step
 from tests.benchmarks import tensorflow_twin
 from tests.benchmarks.extract import peak_flops
@@ -35,7 +37,7 @@ def main():
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--dtype", default="")
     args = parser.parse_args()
-    parallel.divide_cores()
+    mapping.split_cpu_devices()
     backend = jax.default_backend()
     dtype = args.dtype or ("float32" if backend == "cpu" else "bfloat16")
     peak = peak_flops(dtype)
@@ -66,8 +68,8 @@ def measure(name, size, batch, turns, dtype, beside_tensorflow):
     recipe = finetune.Recipe(dtype=dtype, batch_size=batch)
     held = [step.initial_state(backbone, CLASSES)]
     run = step.train_step(step.program(backbone, recipe))
-    scaling = parallel.replicate((np.float32(0), np.float32(255), np.zeros(3, "f4")))
-    data = parallel.shard((images, labels, np.arange(batch, dtype=np.int32)))
+    scaling = mapping.replicate((np.float32(0), np.float32(255), np.zeros(3, "f4")))
+    data = mapping.shard((images, labels, np.arange(batch, dtype=np.int32)))
     hyper = step.hyper(recipe, 1e-3, 0)
 
     def ours():
@@ -104,5 +106,4 @@ def measure(name, size, batch, turns, dtype, beside_tensorflow):
 
 
 if __name__ == "__main__":
-    large_pages.restart_with_large_pages()
     main()

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from rankckpt_jax.lazy_tensorflow import tensorflow
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
 
 DECAY = 0.9
 

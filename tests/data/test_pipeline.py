@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from rankckpt_jax import parallel
 from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import InputError
 
 CACHED, STREAMED = pytest.param(1.0, id="cached"), pytest.param(0.0, id="streamed")
@@ -16,8 +16,8 @@ def split():
 
 
 def share(monkeypatch, process, count):
-    monkeypatch.setattr(parallel, "process_index", lambda: process)
-    monkeypatch.setattr(parallel, "process_count", lambda: count)
+    monkeypatch.setattr(processes, "process_index", lambda: process)
+    monkeypatch.setattr(processes, "process_count", lambda: count)
 
 
 @pytest.mark.parametrize("gigabytes", [CACHED, STREAMED])

@@ -10,7 +10,7 @@ def image(height, width, seed=0):
 
 
 def bilinear(array, size):
-    """Bilinear resize with half-pixel centres and no antialiasing, written plainly."""
+    """Bilinear resize with half-pixel centers and no antialiasing, written plainly."""
     result = np.asarray(array, np.float64)
     for axis in (0, 1):
         length = result.shape[axis]
@@ -52,8 +52,8 @@ def test_every_format_becomes_three_channels(tmp_path, suffix):
     from PIL import Image
 
     pixels = np.full((9, 7), 128, np.uint8)
-    Image.fromarray(pixels).save(tmp_path / f"grey.{suffix}")
-    data = (tmp_path / f"grey.{suffix}").read_bytes()
+    Image.fromarray(pixels).save(tmp_path / f"gray.{suffix}")
+    data = (tmp_path / f"gray.{suffix}").read_bytes()
     decoded = preprocess.decode(data).numpy()
     assert decoded.shape == (9, 7, 3) and decoded.dtype == np.uint8
     np.testing.assert_allclose(decoded.astype(int), 128, atol=2)

@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from rankckpt_jax import neucrab
+from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.configs import neucrab_task
 from rankckpt_jax.data import tasks
 from rankckpt_jax.errors import InputError

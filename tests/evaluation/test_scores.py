@@ -198,11 +198,11 @@ def test_null_deviation_is_that_of_all_orders():
 
 
 def test_beyond_chance():
-    assert evaluation.beyond_chance(0.8, 6)
-    assert evaluation.beyond_chance(-0.8, 6)
-    assert not evaluation.beyond_chance(0.6, 6)
-    assert not evaluation.beyond_chance(1.0, 4)
-    assert not evaluation.beyond_chance(math.nan, 20)
+    assert evaluation.is_significant(0.8, 6)
+    assert evaluation.is_significant(-0.8, 6)
+    assert not evaluation.is_significant(0.6, 6)
+    assert not evaluation.is_significant(1.0, 4)
+    assert not evaluation.is_significant(math.nan, 20)
 
 
 def test_mean_over_tasks_leaves_out_what_is_undefined():

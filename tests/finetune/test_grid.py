@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from rankckpt_jax import errors, features, finetune
+from rankckpt_jax import errors, finetune
 from rankckpt_jax.data import pipeline
+from rankckpt_jax.features import extract as features
 from rankckpt_jax.finetune import loop, step
 from tests.finetune import RECIPE, settings, without_times
 

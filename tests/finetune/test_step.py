@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rankckpt_jax import finetune, parallel
+from rankckpt_jax import finetune
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
+from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.finetune import probe, step
 from tests.finetune import RECIPE, settings
@@ -89,7 +90,7 @@ def test_a_step_is_sgd_with_momentum_on_the_mean_cross_entropy(backbone, task):
 
 
 def test_a_batch_that_devices_cannot_share_is_refused_not_rounded(monkeypatch):
-    monkeypatch.setattr(parallel, "local_device_count", lambda: 3)
+    monkeypatch.setattr(mapping, "local_device_count", lambda: 3)
     with pytest.raises(InputError, match="66 is the nearest"):
         step.check_batch(64, 1)
     assert step.check_batch(66, 2) == 66
@@ -105,10 +106,10 @@ def test_decay_and_clipping_are_optax_on_kernels_and_the_whole_gradient(backbone
     state = step.initial_state(given, 3)
     kernel = random.normal(size=(256, 3)).astype(np.float32) / 255
     params = {**state.params, "head": {"kernel": kernel, "bias": np.ones(3, "f4")}}
-    state = parallel.replicate(state._replace(params=params))
+    state = mapping.replicate(state._replace(params=params))
     run = step.train_step(step.program(given, recipe))
     scaling = (np.float32(0), np.float32(255), np.zeros(1, np.float32))
-    data = parallel.shard((images, labels.astype(np.int32), np.arange(8)))
+    data = mapping.shard((images, labels.astype(np.int32), np.arange(8)))
     new, _ = run(state, scaling, step.hyper(recipe, 0.1, 0), data)
     logits = images.astype(np.float64) @ kernel + 1
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -127,7 +128,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient(backbone):
     random = np.random.default_rng(0)
     images = random.uniform(0, 2, (8, 256)).astype(np.float32)
     rows = np.arange(8, dtype=np.int32)
-    data = parallel.shard((images, rows % 3, rows))
+    data = mapping.shard((images, rows % 3, rows))
     scaling = (np.float32(0), np.float32(255), np.zeros(1, np.float32))
     given, found = probe.headless(backbone), []
     for parts in (1, 4):

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from rankckpt_jax import checkpoints, finetune, parallel
+from rankckpt_jax import checkpoints, finetune
+from rankckpt_jax.devices import mapping
 from rankckpt_jax.finetune import step
 from rankckpt_jax.models import layers
 from tests import slim_golden
@@ -36,14 +37,14 @@ def make(name, size, batch, tmp_path):
 def start(backbone, head, recipe):
     """(the state, `advance(state, images, labels, rate)`), images in [-1, 1]."""
     state = step.initial_state(backbone, CLASSES)
-    state = parallel.replicate(state._replace(params={**state.params, "head": head}))
+    state = mapping.replicate(state._replace(params={**state.params, "head": head}))
     run = step.train_step(step.program(backbone, recipe))
     # Images that are in the network's range already.
     scaling = (np.float32(0), np.float32(255), np.zeros(3, np.float32))
 
     def advance(state, images, labels, rate, number=0):
         rows = np.arange(len(labels), dtype=np.int32)
-        data = parallel.shard((images, labels, rows))
+        data = mapping.shard((images, labels, rows))
         return run(state, scaling, step.hyper(recipe, rate, number), data)
 
     return state, advance
@@ -130,7 +131,7 @@ def test_ten_steps_follow_tensorflows_one_by_one(tmp_path):
     )
     with jax.enable_x64(True):
         state, advance = start(backbone, head, recipe)
-        state = parallel.replicate(
+        state = mapping.replicate(
             jax.tree.map(lambda x: np.asarray(x, np.float64), state)
         )
         losses = []

@@ -12,7 +12,7 @@ from scipy import linalg, optimize, special, stats
 from sklearn import covariance, decomposition, discriminant_analysis, neighbors
 
 from rankckpt_jax.measures import mutual_information as ours
-from rankckpt_jax.measures import sampling
+from rankckpt_jax.measures.statistics import sampling
 
 
 def _one_hot(y: np.ndarray) -> np.ndarray:
@@ -149,7 +149,7 @@ def _posterior(x, y, within, shrinkage) -> np.ndarray:
     shrunk = (1 - shrinkage) * within
     shrunk += shrinkage * np.trace(within) / d * np.eye(d)
     means = _class_means(x, y)
-    # With all generalised eigenvectors V of (between, within), V V' is its inverse.
+    # With all generalized eigenvectors V of (between, within), V V' is its inverse.
     total = np.cov(x, rowvar=False, bias=True).reshape(d, d)
     total = (1 - shrinkage) * total + shrinkage * np.trace(total) / d * np.eye(d)
     _, v = linalg.eigh(total - shrunk, shrunk)

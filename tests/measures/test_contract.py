@@ -387,7 +387,7 @@ def test_rsa_is_spearmans_correlation():
 def test_logistic_regression_is_scikit_learns():
     from sklearn.linear_model import LogisticRegression
 
-    from rankckpt_jax.measures import logistic
+    from rankckpt_jax.measures.statistics import logistic
 
     features, labels, _ = drawn(separation=0.5)
     found = logistic.fit(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rankckpt_jax import measures
-from rankckpt_jax.measures import fitting, gmm, pca, prediction
+from rankckpt_jax.measures.mixture import fitting, gmm, prediction
+from rankckpt_jax.measures.statistics import pca
 
 pytestmark = pytest.mark.shared
 

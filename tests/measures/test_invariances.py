@@ -26,7 +26,7 @@ HOLDS = {
     # Whitened by the features' own covariance.
     "h_score": ALL,
     "regularized_h_score": ALL,
-    # Of distances, or of what is standardised first.
+    # Of distances, or of what is standardized first.
     "knn": ALL,
     "gbc": ALL,
     # Evidence is compared at its maximum over the scales, but not over a shift.
@@ -49,7 +49,7 @@ HOLDS = {
     # Random starts or splits follow the order of the images.
     "nleep": ALL - {"order"},
     "mutual_information": ALL - {"order"},
-    # Standardises each dimension.
+    # Standardizes each dimension.
     "linear": {"names", "scale", "shift"},
 }
 # Iterations that stop when little moves, and roundings that grow on the way.

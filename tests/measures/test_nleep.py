@@ -11,7 +11,8 @@ from sklearn.mixture import GaussianMixture
 
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import kmeans, nleep
+from rankckpt_jax.measures import nleep
+from rankckpt_jax.measures.mixture import kmeans
 from tests.processes import with_devices
 
 
@@ -187,7 +188,7 @@ if processes > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", processes, rank)
 from rankckpt_jax import measures
-from rankckpt_jax.measures import fitting, gmm, prediction, sparse_em
+from rankckpt_jax.measures.mixture import fitting, gmm, prediction, sparse_em
 assert jax.device_count() == devices
 random = np.random.default_rng(0)
 labels = np.arange(601) % 6  # Not divisible by any number of devices.

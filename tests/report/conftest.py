@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rankckpt_jax import views
-from rankckpt_jax.ranking import Row, rank
+from rankckpt_jax.features import views
+from rankckpt_jax.results.ranking import Row, rank
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def realistic():
         ("inception_v3/model.ckpt-300000", 299, -0.431, 2.11, -1.02, 0.891, 48.2),
         ("mobilenet_v1_0.50_160/model.ckpt", 160, -0.694, 1.61, -1.21, 0.829, 6.1),
         ("mobilenet_v1_0.25_128/model.ckpt", 128, -0.958, 1.22, -1.40, 0.741, 2.9),
-        ("random_initialisation", 128, -2.871, 0.31, None, 0.384, 2.8),
+        ("random_initialization", 128, -2.871, 0.31, None, 0.384, 2.8),
     ]
     rows = [
         Row(
@@ -89,8 +89,8 @@ def hostile():
     return dataclasses.replace(
         ranking,
         views=tuple(
-            views.of(row.checkpoint, random.normal(size=(30, 4)), labels, names)
-            for row in ranking.ranked[:2]
+            views.summarize(row.checkpoint, random.normal(size=(30, 4)), labels, names)
+            for row in ranking.scored_rows[:2]
         ),
         samples=tuple(views.Sample(name, 32, b"jpeg") for name in names),
     )

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from rankckpt_jax.ranking import Row, rank
 from rankckpt_jax.report import page
+from rankckpt_jax.results.ranking import Row, rank
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -187,10 +187,10 @@ def test_hostile_names_run_nothing_and_the_policy_holds(
     assert tab.evaluate("window.ran === undefined")
     assert dialogs == []
     for mark in "h1", "p[style]":
-        colour = tab.evaluate(
+        color = tab.evaluate(
             f"getComputedStyle(document.querySelector('{mark}')).color"
         )
-        assert colour != "rgb(1, 2, 3)"
+        assert color != "rgb(1, 2, 3)"
     assert asked == []
     # The script of the page itself has run.
     assert tab.evaluate("document.querySelectorAll('svg title').length") == 0

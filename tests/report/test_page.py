@@ -10,9 +10,9 @@ import re
 
 import pytest
 
-from rankckpt_jax import benchmark
-from rankckpt_jax.ranking import Row, rank
+from rankckpt_jax.benchmark import table as benchmark
 from rankckpt_jax.report import notebook, page
+from rankckpt_jax.results.ranking import Row, rank
 
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -63,7 +63,7 @@ def test_says_what_matters(realistic):
         "3.2 M parameters",
         "1 checkpoint failed",
         "two variables found: 263 < 265",
-        "there is no classifier leep: random_initialisation",
+        "there is no classifier leep: random_initialization",
         "Fine-tuning these 5 checkpoints took 53 times as long as ranking them.",
         "random order",
         "config.task.name caltech101",

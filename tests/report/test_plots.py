@@ -1,4 +1,4 @@
-"""Inline SVG: well formed, self-contained, coloured by the page."""
+"""Inline SVG: well formed, self-contained, colored by the page."""
 
 import re
 from xml.etree import ElementTree
@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from rankckpt_jax.ranking import Row, rank
 from rankckpt_jax.report import plots
+from rankckpt_jax.results.ranking import Row, rank
 
 
 def _texts(svg):
@@ -21,12 +21,12 @@ def test_points_have_names_and_hints(realistic):
     assert len(hints) == 5
     assert "inception_v3/model.ckpt-300000\nh_score 2.110, fine-tuned 89.1%" in hints
     # Every checkpoint has a folder of its own, so the folder's name is enough.
-    assert {"inception_v3", "random_initialisation"} <= set(_texts(svg))
+    assert {"inception_v3", "random_initialization"} <= set(_texts(svg))
     assert root.get("role") == "img"
     assert "5 checkpoints" in root.get("aria-label")
 
 
-def test_nothing_is_loaded_and_colours_are_the_pages(realistic):
+def test_nothing_is_loaded_and_colors_are_the_pages(realistic):
     svg = plots.scatter(realistic, "nleep")
     assert "http" not in svg
     assert "xlink" not in svg

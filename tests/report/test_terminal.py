@@ -1,6 +1,6 @@
 """The plain-text table: aligned, numbered, and safe to print."""
 
-from rankckpt_jax.ranking import Row, rank
+from rankckpt_jax.results.ranking import Row, rank
 
 
 def test_table_is_aligned_and_numbered():

@@ -1,6 +1,7 @@
 """Both files, in place and whole."""
 
-from rankckpt_jax import report, store
+from rankckpt_jax import report
+from rankckpt_jax.storage import store
 
 
 def test_writes_both_files_and_returns_the_page(tmp_path, realistic):

@@ -1,0 +1,1 @@
+"""Published pools as data: NeuCRaB, published accuracies, the demo."""

@@ -1,0 +1,272 @@
+r"""The paper's table, from finished runs: measures by groups, means over the tasks.
+
+    python -m rankckpt_jax.benchmark.table --workdir=runs
+    python -m rankckpt_jax.benchmark.table --workdir=runs --published=figures.csv
+
+Reads every `WORKDIR/TASK/ranking.csv`, prints for each group of checkpoints one table
+(rows measures; Recall@1, Rel@1, Recall@3, Rel@3, Pearson, Kendall), and writes
+benchmark.csv and benchmark.html into the workdir. As in the paper each figure is a mean
+over the tasks. Figures of others, of which a file has lines
+
+    group,measure,recall@1,rel@1,recall@3,rel@3,pearson,kendall
+
+stand beside ours in brackets; an empty cell is not known.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from etils import epath
+
+from rankckpt_jax import evaluation
+from rankckpt_jax.benchmark import neucrab
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.report import CSV_NAME, template, terminal
+from rankckpt_jax.report import columns as table
+from rankckpt_jax.report.cells import decimal
+from rankckpt_jax.report.text import printable
+from rankckpt_jax.results import assessment
+from rankckpt_jax.results.ranking import Ranking
+from rankckpt_jax.storage import store
+
+COLUMNS = ("recall@1", "rel@1", "recall@3", "rel@3", "pearson", "kendall")
+"""The paper's columns, keys of `evaluation.score_ranking`."""
+
+RANDOM = "random order"
+"""The line that every measure must beat."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One measure within one group.
+
+    Attributes:
+      group: A group of checkpoints.
+      measure: Its name, or RANDOM.
+      by_task: For each task with at least two pairs, what `score_ranking` says.
+      pairs: For each of these, checkpoints with both a score and an accuracy.
+      published: What others found, by column; may be empty.
+    """
+
+    group: str
+    measure: str
+    by_task: Mapping[str, Mapping[str, float]]
+    pairs: Mapping[str, int]
+    published: Mapping[str, float]
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Means over the tasks, NaN where a figure is defined in none."""
+        found = evaluation.mean_over_tasks(self.by_task)
+        return {key: found.get(key, math.nan) for key in COLUMNS}
+
+
+def read(workdir: epath.PathLike) -> tuple[Ranking, ...]:
+    """The rankings of all tasks in a workdir, by name of the task.
+
+    Raises:
+      InputError: There are none, or one cannot be read.
+    """
+    directory = epath.Path(workdir).expanduser()
+    files = sorted(directory.glob(f"*/{CSV_NAME}")) if directory.exists() else []
+    if not files:
+        raise InputError(
+            "No finished run",
+            where=str(workdir),
+            expected=f"TASK/{CSV_NAME} below it",
+            fix="run the report stage for each task: --config.stages=report",
+        )
+    return tuple(
+        table.from_csv(file.read_text(), file.parent.name, str(file)) for file in files
+    )
+
+
+def tabulate(
+    rankings: Sequence[Ranking],
+    published: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
+) -> tuple[Line, ...]:
+    """One line for each measure within each group, and one for a random order.
+
+    Args:
+      rankings: Of different tasks, over the same checkpoints.
+      published: By (group, measure), figures of others.
+    """
+    published = published or {}
+    measures = dict.fromkeys(m for ranking in rankings for m in ranking.measures)
+    present = {g for r in rankings for row in r.rows for g in row.groups}
+    groups = [g for g in neucrab.GROUPS if g in present]
+    groups += sorted(present - set(groups))
+    lines = []
+    for group in groups or [assessment.ALL]:
+        for measure in [*measures, RANDOM]:
+            by_task, pairs = {}, {}
+            for ranking in rankings:
+                # Chance is that of the checkpoints which the first measure ranks.
+                of = ranking.measures[0] if measure == RANDOM else measure
+                rows = assessment.pairs_within(ranking.rows, group, of)
+                if len(rows) < 2:
+                    continue
+                scores, accuracies = zip(*rows, strict=True)
+                by_task[ranking.task] = (
+                    evaluation.random_ranking(accuracies)
+                    if measure == RANDOM
+                    else evaluation.score_ranking(scores, accuracies)
+                )
+                pairs[ranking.task] = len(rows)
+            others = published.get((group, measure), {})
+            if by_task or others:
+                lines.append(Line(group, measure, by_task, pairs, others))
+    return tuple(lines)
+
+
+def read_published(
+    path: epath.PathLike,
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Figures of others by (group, measure); the module says what the file holds.
+
+    Raises:
+      InputError: It cannot be read.
+    """
+    expected = "the columns group, measure and some of " + ", ".join(COLUMNS)
+    try:
+        reader = csv.DictReader(io.StringIO(epath.Path(path).expanduser().read_text()))
+        return {
+            (line["group"], line["measure"]): {
+                key: float(line[key]) for key in COLUMNS if line.get(key)
+            }
+            for line in reader
+        }
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            "Published figures cannot be read",
+            where=str(path),
+            expected=expected,
+            found=f"{type(error).__name__}: {error}",
+        ) from error
+
+
+def to_text(lines: Sequence[Line]) -> str:
+    """The tables for a terminal, figures of others in brackets."""
+    blocks = []
+    for group in dict.fromkeys(line.group for line in lines):
+        cells = [["measure", "tasks", *COLUMNS]]
+        for line in lines:
+            if line.group == group:
+                figures = [_figure(line, key) for key in COLUMNS]
+                cells.append(
+                    [printable(line.measure), str(len(line.by_task)), *figures]
+                )
+        blocks.append(f"{neucrab.title(group)}\n{terminal.align(cells, left=[0])}")
+    return "\n\n".join(blocks)
+
+
+def _figure(line: Line, key: str) -> str:
+    ours = decimal(line.mean[key])
+    return f"{ours} ({line.published[key]:.2f})" if key in line.published else ours
+
+
+def to_csv(lines: Sequence[Line]) -> str:
+    """Every figure in full: means over the tasks, and of each task."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["group", "measure", "task", "checkpoints", *COLUMNS])
+    for line in lines:
+        for task, scores in {"mean": line.mean, **line.by_task}.items():
+            figures = [scores[key] for key in COLUMNS]
+            count = line.pairs.get(task, "")
+            writer.writerow(
+                [*map(table.text_cell, (line.group, line.measure, task)), count]
+                + ["" if math.isnan(value) else repr(value) for value in figures]
+            )
+    return file.getvalue()
+
+
+def to_html(lines: Sequence[Line]) -> str:
+    """The tables and, for each group, a map of Kendall's tau by measure and task."""
+    tasks = list(dict.fromkeys(task for line in lines for task in line.by_task))
+    return template.render(
+        "benchmark.html.j2",
+        tasks=[printable(task) for task in tasks],
+        columns=[name.capitalize() for name in COLUMNS],
+        groups=[
+            _group_for_page(group, [x for x in lines if x.group == group], tasks)
+            for group in dict.fromkeys(line.group for line in lines)
+        ],
+    )
+
+
+def _group_for_page(
+    group: str, lines: Sequence[Line], tasks: Sequence[str]
+) -> dict[str, Any]:
+    measures = [line for line in lines if line.measure != RANDOM]
+    best = {
+        key: max(
+            (v for x in measures if not math.isnan(v := x.mean[key])), default=None
+        )
+        for key in COLUMNS
+    }
+    return {
+        "title": neucrab.title(group),
+        "rows": [
+            {
+                "measure": printable(line.measure),
+                "baseline": line.measure == RANDOM,
+                "cells": [
+                    {
+                        "text": decimal(line.mean[key]),
+                        "best": line in measures and line.mean[key] == best[key],
+                        "published": f"{line.published[key]:.2f}"
+                        if key in line.published
+                        else "",
+                    }
+                    for key in COLUMNS
+                ],
+            }
+            for line in lines
+        ],
+        "map": [
+            (
+                printable(line.measure),
+                [_tau(line.by_task.get(task, {}).get("kendall")) for task in tasks],
+            )
+            for line in measures
+        ],
+    }
+
+
+def _tau(value: float | None) -> tuple[str, int]:
+    """What is written, and a shade from 0 (no better than chance) to 100."""
+    if value is None or math.isnan(value):
+        return decimal(None), 0
+    return decimal(value), round(100 * max(value, 0.0))
+
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs", "Where the runs of all tasks are.")
+_PUBLISHED = flags.DEFINE_string("published", "", "A CSV file of published figures.")
+
+
+def main(argv: list[str]) -> int:
+    """Prints the tables, writes both files and returns the exit code."""
+    del argv
+    try:
+        published = read_published(_PUBLISHED.value) if _PUBLISHED.value else {}
+        lines = tabulate(read(_WORKDIR.value), published)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    if not lines:
+        print("No two checkpoints of a group have both score and accuracy.")
+        return 0
+    directory = epath.Path(_WORKDIR.value).expanduser()
+    store.write_text_atomically(directory / "benchmark.csv", to_csv(lines))
+    store.write_text_atomically(directory / "benchmark.html", to_html(lines))
+    print(to_text(lines))
+    return 0

@@ -1,0 +1,1 @@
+"""Handles, downloads and archives."""

@@ -1,0 +1,1 @@
+"""TensorFlow graphs -> JAX through tf2jax."""

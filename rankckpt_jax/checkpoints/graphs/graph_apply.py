@@ -1,0 +1,245 @@
+"""The forward function of a network that is known only as a TensorFlow graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.checkpoints.graphs import graph as graph_lib
+from rankckpt_jax.devices import mapping
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.models import layers
+
+# Averages that training moves and evaluation uses, by TensorFlow's and Keras's names.
+_MOVING = re.compile(r"(moving_|running_)?(mean|variance|var)\d*")
+# Of products, by the dtype asked for.
+_PRECISIONS = {"float32": "highest", "bfloat16": "bfloat16"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """What a network wants done to pixels that range and mean cannot say.
+
+    Attributes:
+      reverse: Channels in the order blue, green, red.
+      scale: Multiplies each channel.
+      offset: Is added afterwards, to each channel.
+    """
+
+    reverse: bool = False
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps [B, H, W, 3] to the same shape."""
+        if self.reverse:
+            images = images[..., ::-1]
+        if self == Pixels(self.reverse):
+            return images
+        return images * jnp.asarray(self.scale) + jnp.asarray(self.offset)
+
+
+@dataclasses.dataclass(frozen=True)
+class Graphs:
+    """A network's graphs.
+
+    Attributes:
+      evaluation: Batch norm uses the moving averages.
+      training: Batch norm uses and updates batch statistics; None where the checkpoint
+        was exported without: training then leaves batch norm as it is.
+      pixels: What to do to the images first.
+      batch_size: The only one that the graphs take; 0 for any.
+    """
+
+    evaluation: graph_lib.Graph
+    training: graph_lib.Graph | None
+    pixels: Pixels = Pixels()
+    batch_size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphApply:
+    """`backbone.Apply` for a graph: equal and compiled once for equal graphs.
+
+    Dropout and the like draw from the images themselves: a batch is always treated
+    alike, two batches differently.
+
+    Attributes:
+      graphs: What to apply.
+      dtype: Of the computation: float32, or bfloat16 for products of matrices and
+        convolutions alone; what a graph has between these stays float32.
+      axis_name: Mapped axis over which batch moments are averaged in training.
+      decay: Of batch norm's moving averages, per training step; the graph's own if
+        None.
+    """
+
+    graphs: Graphs = dataclasses.field(repr=False)
+    dtype: str = "float32"
+    axis_name: str | None = None
+    decay: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses a dtype that a graph cannot be computed in."""
+        if self.dtype not in _PRECISIONS:
+            raise InputError(
+                "A network that is known only as a TensorFlow graph cannot be computed "
+                f"in {self.dtype}",
+                expected=" or ".join(_PRECISIONS),
+            )
+
+    def __call__(
+        self,
+        variables: backbone_lib.Variables,
+        images: jax.Array,
+        train: bool = False,
+    ) -> Any:
+        """Applies the network; see `backbone.Apply`."""
+        # What a TPU or GPU makes of float32 otherwise depends on its kind.
+        with jax.default_matmul_precision(_PRECISIONS[self.dtype]):
+            return self._apply(variables, images, train)
+
+    def _apply(
+        self, variables: backbone_lib.Variables, images: jax.Array, train: bool
+    ) -> Any:
+        images = self.graphs.pixels(jnp.asarray(images, jnp.float32))
+        head = variables["params"].get(layers.HEAD)
+        if not train:
+            forward = functools.partial(self._evaluate, variables)
+            return _output(backbone_lib.in_parts(forward, images), head)
+        features, batch_stats = self._train(variables, images)
+        return _output(features, head), batch_stats
+
+    def _evaluate(
+        self, variables: backbone_lib.Variables, images: jax.Array
+    ) -> jax.Array:
+        graph, size = self.graphs.evaluation, self.graphs.batch_size
+        function = _function(graph, None)
+        values, key = _values(graph, variables), jax.random.key(0)
+
+        def forward(images: jax.Array) -> jax.Array:
+            return function(values, images, key)[0]
+
+        if not size:
+            return _pooled(forward(images))
+        batch = images.shape[0]
+        padded = jnp.pad(images, ((0, -batch % size), (0, 0), (0, 0), (0, 0)))
+        parts = padded.reshape(-1, size, *images.shape[1:])
+        features = jax.lax.map(forward, parts)
+        return _pooled(features.reshape(-1, *features.shape[2:]))[:batch]
+
+    def _train(
+        self, variables: backbone_lib.Variables, images: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        graph = self.graphs.training
+        if graph is None:
+            return self._evaluate(variables, images), variables["batch_stats"]
+        if self.graphs.batch_size:
+            raise InputError(
+                "The training graph takes batches of one size only",
+                expected="any batch size",
+                found=str(self.graphs.batch_size),
+                fix="export it again with a batch of None",
+            )
+        function = _function(graph, self.axis_name)
+        key = _key_of(images, self.axis_name)
+        stats = flax.traverse_util.flatten_dict(variables["batch_stats"])
+        moved = {path[1:]: stats[path[1:]] for path, _ in graph.updates}
+
+        def step(moved: Any) -> tuple[jax.Array, Any]:
+            now = flax.traverse_util.unflatten_dict({**stats, **moved})
+            values = _values(graph, {**variables, "batch_stats": now})
+            features, updated = function(values, images, key)
+            return features, {path[1:]: value for path, value in updated.items()}
+
+        if self.decay is None:
+            features, updated = step(moved)
+        else:
+            features, updated = _with_decay(step, moved, self.decay)
+        updated = jax.lax.stop_gradient(updated)
+        return (
+            _pooled(features),
+            flax.traverse_util.unflatten_dict({**stats, **updated}),
+        )
+
+
+def _with_decay(step: Any, moved: Any, decay: float) -> tuple[jax.Array, Any]:
+    """Takes a step with another decay than the graph's.
+
+    The graph has new = d * old + (1 - d) * moment. Its derivative for `old` is d,
+    and the moment follows; rounding costs it about 1e-7 / (1 - d) of its value.
+    """
+    chosen = {
+        path: jnp.ones_like(value)
+        if _MOVING.fullmatch(path[-1])
+        else jnp.zeros_like(value)
+        for path, value in moved.items()
+        if jnp.issubdtype(value.dtype, jnp.floating)
+    }
+    rest = {path: value for path, value in moved.items() if path not in chosen}
+
+    def differentiable(part: Any) -> tuple[Any, jax.Array]:
+        features, updated = step({**part, **rest})
+        return updated, features
+
+    part = {path: moved[path] for path in chosen}
+    updated, slopes, features = jax.jvp(
+        differentiable, (part,), (chosen,), has_aux=True
+    )
+    decayed = dict(updated)
+    for path, old in part.items():
+        if not _MOVING.fullmatch(path[-1]):
+            continue
+        own = jax.lax.stop_gradient(slopes[path])
+        kept = own >= 1
+        moment = (updated[path] - own * old) / jnp.where(kept, 1, 1 - own)
+        new = decay * old + (1 - decay) * moment
+        decayed[path] = jnp.where(kept, updated[path], new)
+    return features, decayed
+
+
+@mapping.bounded_cache
+def _function(graph: graph_lib.Graph, axis_name: str | None) -> Any:
+    from rankckpt_jax.checkpoints.graphs import jax_operations
+
+    return jax_operations.convert(graph, axis_name)
+
+
+def _values(
+    graph: graph_lib.Graph, variables: backbone_lib.Variables
+) -> list[jax.Array]:
+    """The variables that a graph reads, in its order."""
+    values = []
+    for _, path in graph.variables:
+        node: Any = variables
+        for key in path:
+            node = node[key]
+        values.append(jnp.asarray(node))
+    return values
+
+
+def _key_of(images: jax.Array, axis_name: str | None) -> jax.Array:
+    """A random key that the images decide, another one on every device."""
+    bits = jax.lax.bitcast_convert_type(jnp.mean(images), jnp.uint32)
+    key = jax.random.fold_in(jax.random.key(0), bits)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    return key
+
+
+def _pooled(features: jax.Array) -> jax.Array:
+    """[B, D] of [B, D] or [B, h, w, D], by the mean over places; float32."""
+    if features.ndim == 4:
+        features = jnp.mean(features, (1, 2))
+    return features.astype(jnp.float32)
+
+
+def _output(features: jax.Array, head: Any) -> layers.Output:
+    logits = None if head is None else layers.classify(head, features)
+    return layers.Output(features, logits)

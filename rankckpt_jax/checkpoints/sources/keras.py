@@ -1,0 +1,170 @@
+"""Keras models, `.keras` and `.h5`, as `Network`s.
+
+What a file holds is decided in `keras_contents`, before Keras sees it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from rankckpt_jax.checkpoints.graphs import saved_models
+from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
+from rankckpt_jax.checkpoints.graphs.network import Network
+from rankckpt_jax.checkpoints.sources import keras_allowlist as keras_contents
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
+from rankckpt_jax.errors import InputError
+
+SUFFIXES = (".keras", ".h5", ".hdf5")
+"""Of the files that hold a Keras model."""
+
+_log = logging.getLogger(__name__)
+
+_DEFAULT_SIZE = 224
+# Layers that bring pixels to the network's range themselves.
+_SCALING = ("Rescaling", "Normalization")
+# What keras.applications prepare pixels with, by their models' names; those that are
+# not listed scale within the network, or in [-1, 1].
+_CAFFE = re.compile(r"resnet\d+|vgg\d+")
+_TORCH = re.compile(r"densenet\d+|nasnet_torch")
+_SYMMETRIC = re.compile(
+    r"mobilenet.*|inception.*|xception|resnet\d+v2|nasnet.*", re.IGNORECASE
+)
+_CAFFE_PIXELS = Pixels(reverse=True, offset=(-103.939, -116.779, -123.68))
+# (pixel - mean) / deviation, of pixels in [0, 1].
+_TORCH_PIXELS = Pixels(
+    scale=(1 / 0.229, 1 / 0.224, 1 / 0.225),
+    offset=(-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),
+)
+
+
+def read(
+    path: epath.Path | str, output: str | None = None, image_size: int | None = None
+) -> Network:
+    """Reads a file that `keras.Model.save` wrote.
+
+    Args:
+      path: ".keras" or ".h5".
+      output: A layer, whose output is then the only one; the model's own if None.
+      image_size: Side of the images where the model takes any.
+
+    Raises:
+      InputError: It cannot be read, or holds code.
+    """
+    where = str(path)
+    keras_contents.check(path)
+    tensorflow()
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            "Keras is set to another backend than TensorFlow",
+            where="KERAS_BACKEND",
+            expected="tensorflow",
+            found=keras.backend.backend(),
+        )
+    try:
+        model = keras.saving.load_model(where, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its layers do.
+        raise InputError(
+            "A Keras model cannot be loaded",
+            where=where,
+            found=str(error).strip().splitlines()[0] if str(error) else "",
+            fix=f"save it again with the Keras at hand, {keras.__version__}",
+        ) from error
+    return of_model(model, where, output, image_size)
+
+
+def of_model(
+    model: Any, where: str, output: str | None = None, image_size: int | None = None
+) -> Network:
+    """Makes a `Network` of a Keras model in memory; arguments as for `read`."""
+    import keras
+
+    if output is not None:
+        names = [layer.name for layer in model.layers]
+        if output in names:
+            model = keras.Model(model.input, model.get_layer(output).output)
+        elif output not in getattr(model, "output_names", ()):
+            raise InputError(
+                f"The model has no layer {output!r}",
+                where=where,
+                found=", ".join(names),
+                fix="name one of its layers",
+            )
+    tf = tensorflow()
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (3, None):
+        raise InputError(
+            "The model is not one of images",
+            where=where,
+            expected="one input [B, H, W, 3]",
+            found=str(shape),
+        )
+    spec = tf.TensorSpec((shape[0], *shape[1:3], 3), tf.float32)
+
+    def concrete(training: bool) -> Any:
+        def run(images: Any) -> Any:
+            return _by_name(model, model(images, training=training))
+
+        return tf.function(run, autograph=False).get_concrete_function(spec)
+
+    known = {v.value.handle.ref(): v for v in model.variables}
+    evaluation, training = concrete(False), concrete(True)
+    # Counters of random draws: a graph's key takes their place.
+    network = saved_models.from_functions(
+        where,
+        "Keras model",
+        evaluation,
+        training,
+        trainable=[v.value for v in model.trainable_variables],
+        named={reference: v.path for reference, v in known.items()},
+        keep=model,
+        architecture=model.name,
+        **_pixels(model),
+    )
+    if network.image_size is None:
+        return dataclasses.replace(network, image_size=image_size or _DEFAULT_SIZE)
+    return network
+
+
+def _by_name(model: Any, outputs: Any) -> dict[str, Any]:
+    names = getattr(model, "output_names", None)
+    flat = outputs if isinstance(outputs, list | tuple) else [outputs]
+    if isinstance(outputs, dict):
+        return outputs
+    if not names or len(names) != len(flat):
+        names = [f"output_{i}" for i in range(len(flat))]
+    return dict(zip(names, flat, strict=True))
+
+
+def _pixels(model: Any) -> dict[str, Any]:
+    """What the model wants its pixels to be, by its layers and its name."""
+    if any(type(layer).__name__ in _SCALING for layer in _layers(model)):
+        return {"input_range": (0.0, 255.0)}
+    if _CAFFE.fullmatch(model.name):
+        return {"input_range": (0.0, 255.0), "pixels": _CAFFE_PIXELS}
+    if _TORCH.fullmatch(model.name):
+        return {"input_range": (0.0, 1.0), "pixels": _TORCH_PIXELS}
+    if _SYMMETRIC.fullmatch(model.name):
+        return {"input_range": (-1.0, 1.0)}
+    _log.warning(
+        "%s: the model does not say what its pixels range over; [0, 1] is taken, and "
+        "input_range sets another",
+        model.name,
+    )
+    return {"input_range": (0.0, 1.0)}
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from _layers(layer)

@@ -1,0 +1,55 @@
+"""Posteriors of a linear discriminant, image by image.
+
+With weights A [C, D] and offsets b [C] the posterior of class c for x is softmax_c(A x
++ b). Computed in float64 (on a TPU float32) block by block: no N x C array is kept.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankckpt_jax.measures.statistics import blocks
+
+
+class TrueClass(NamedTuple):
+    """Of each image's own class.
+
+    Attributes:
+      posterior: p_iy, [N].
+      softened: The softmax of the posteriors, exp p_iy / sum_c exp p_ic, [N].
+    """
+
+    posterior: np.ndarray
+    softened: np.ndarray
+
+
+def true_class(
+    x: np.ndarray, labels: np.ndarray, weights: np.ndarray, offsets: np.ndarray
+) -> TrueClass:
+    """Posteriors of the classes `labels` [N] for x [N, D]."""
+    shape = blocks.shape(len(x), len(weights))
+    with jax.enable_x64(jax.default_backend() != "tpu"):
+        found = _true_class(
+            blocks.split(x, shape), blocks.split(labels, shape), weights, offsets
+        )
+        return TrueClass(*(np.asarray(a, float).reshape(-1)[: len(x)] for a in found))
+
+
+@jax.jit
+def _true_class(
+    x: jax.Array, labels: jax.Array, weights: jax.Array, offsets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    def one(block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x, label = block
+        joint = blocks.dot(x.astype(weights.dtype), weights.T) + offsets
+        posterior = jax.nn.softmax(joint, axis=1)
+        softened = jax.nn.softmax(posterior, axis=1)
+        own = label[:, None]
+        posterior = jnp.take_along_axis(posterior, own, axis=1)[:, 0]
+        return posterior, jnp.take_along_axis(softened, own, axis=1)[:, 0]
+
+    return jax.lax.map(one, (x, labels))

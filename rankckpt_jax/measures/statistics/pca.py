@@ -1,0 +1,105 @@
+"""Principal components of a feature matrix.
+
+N images, D dimensions, X [N, D]. The covariance S = (X - m)'(X - m) / (N - 1) = V L V';
+the share of the variance that the first d components hold is sum_{j<=d} L_j / tr S.
+Where N < D the Gram matrix (X - m)(X - m)' has the same eigenvalues times N - 1 and is
+smaller: its eigenvectors U give V = (X - m)' U / norm.
+
+Products and decomposition are float64 without an N x D copy in it, see `symmetric`.
+
+One device does it all, so that what follows, k-means, which is discontinuous in its
+input, starts from the very same numbers for any number of devices.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures.statistics import blocks, symmetric
+
+_BLOCK = 1024
+"""Columns that are projected at once."""
+
+
+class PCA(NamedTuple):
+    """Principal components.
+
+    Attributes:
+      mean: [D].
+      components: [d, D], orthonormal rows, by falling variance; the largest entry of
+        each is positive.
+      explained: float64 [min(N, D)], each component's share of the variance.
+    """
+
+    mean: jax.Array
+    components: jax.Array
+    explained: np.ndarray
+
+
+def fit(x: Any, energy: float = 0.8) -> PCA:
+    """Finds the fewest components that together hold more than `energy`.
+
+    Args:
+      x: float [N, D], NumPy or JAX.
+      energy: Share of the variance in (0, 1]; the count is scikit-learn's, which takes
+        the first component whose cumulative share exceeds it.
+
+    Returns:
+      The components; one, of no variance, where `x` is constant.
+
+    Raises:
+      InputError: `energy` is not in (0, 1].
+    """
+    if not 0 < energy <= 1:
+        raise InputError(
+            "PCA keeps a share of the variance", expected="(0, 1]", found=f"{energy}"
+        )
+    x = np.asarray(x)
+    mean = x.mean(axis=0, dtype=np.float64).astype(x.dtype)
+    centered = x - mean
+    wide = len(x) < x.shape[1]
+    values, vectors = symmetric.leading(
+        symmetric.gram(centered.T if wide else centered),
+        lambda values: _count(_shares(values), energy),
+    )
+    explained, vectors = _shares(values), vectors[:, ::-1].T
+    if wide:
+        # In float64 a block of columns at a time, for the same reason as above.
+        columns = range(0, x.shape[1], _BLOCK)
+        parts = [vectors @ centered[:, c : c + _BLOCK].astype(float) for c in columns]
+        vectors = np.concatenate(parts, axis=1)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = vectors / np.where(norms > 0, norms, 1)
+    largest = np.argmax(np.abs(vectors), axis=1)
+    signs = np.where(vectors[np.arange(len(vectors)), largest] < 0, -1, 1)
+    components = (signs[:, None] * vectors).astype(x.dtype)
+    return PCA(jnp.asarray(mean), jnp.asarray(components), explained)
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    """Shares of the variance, falling, from eigenvalues that rise; zeros of zeros."""
+    values = np.maximum(values[::-1], 0)
+    total = values.sum()
+    return values / total if total > 0 else np.zeros_like(values)
+
+
+def _count(explained: np.ndarray, energy: float) -> int:
+    if not explained.any():
+        return 1
+    count = int(np.searchsorted(np.cumsum(explained), energy, side="right")) + 1
+    return min(count, len(explained))
+
+
+def transform(pca: PCA, x: Any) -> jax.Array:
+    """Projects [N, D] onto the components: [N, d], not whitened."""
+    return _project(jnp.asarray(x), pca.mean, pca.components)
+
+
+@jax.jit
+def _project(x: jax.Array, mean: jax.Array, components: jax.Array) -> jax.Array:
+    return blocks.dot(x - mean, components.T)

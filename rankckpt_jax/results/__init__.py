@@ -1,0 +1,1 @@
+"""What is known of checkpoints and rankings, as plain data."""

@@ -1,0 +1,1 @@
+"""Config -> ranking. The only package that reads a config."""

@@ -1,0 +1,97 @@
+"""Our own operations against TensorFlow's."""
+
+import numpy as np
+import pytest
+
+from rankckpt_jax.checkpoints.graphs import jax_operations
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
+
+PADS = [[0, 0], [1, 2], [3, 0], [0, 0]]
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).normal(3, 2, (4, 6, 8, 12)).astype(np.float32)
+
+
+def _node(function, x):
+    """The one node of interest in a function's graph."""
+    tf = tensorflow()
+    concrete = tf.function(function, autograph=False).get_concrete_function(
+        tf.TensorSpec(None, x.dtype)
+    )
+    plain = ("Placeholder", "Identity", "Const", "NoOp")
+    (node,) = [n for n in concrete.graph.as_graph_def().node if n.op not in plain]
+    return node
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("MirrorPad", lambda tf, x: tf.pad(x, PADS, "REFLECT")),
+        ("MirrorPad", lambda tf, x: tf.pad(x, PADS, "SYMMETRIC")),
+        ("DepthToSpace", lambda tf, x: tf.nn.depth_to_space(x, 2)),
+        ("SpaceToDepth", lambda tf, x: tf.nn.space_to_depth(x, 2)),
+        ("Selu", lambda tf, x: tf.nn.selu(x)),
+        ("Softsign", lambda tf, x: tf.nn.softsign(x)),
+    ],
+)
+def test_operations_that_tf2jax_lacks(x, name, call):
+    tf = tensorflow()
+    node = _node(lambda x: call(tf, x), x)
+    assert node.op == name
+    arguments = (x, np.asarray(PADS)) if name == "MirrorPad" else (x,)
+    found = jax_operations._EXTRA[name](node)(*arguments)
+    np.testing.assert_allclose(found, call(tf, x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm(x, training, factor):
+    tf = tensorflow()
+    random = np.random.default_rng(1)
+    scale, offset, mean, var = random.uniform(0.5, 2, (4, 12)).astype(np.float32)
+
+    def norm(x):
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=scale,
+            offset=offset,
+            mean=mean,
+            variance=var,
+            epsilon=1e-3,
+            exponential_avg_factor=factor,
+            is_training=training,
+        )
+
+    node = _node(lambda x: norm(x)[:3], x)
+    found = jax_operations._batch_norm(None, node)(x, scale, offset, mean, var)
+    for actual, expected in zip(found[:3], norm(x)[:3], strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_norm_from_before_the_factor_has_moments(x):
+    """Exported without `exponential_avg_factor`, it goes all the way to the batch's."""
+    node = tensorflow().compat.v1.NodeDef(op="FusedBatchNorm", name="norm")
+    node.attr["is_training"].b = True
+    node.attr["epsilon"].f = 1e-3
+    node.attr["data_format"].s = b"NHWC"
+    empty, ones = np.zeros(0, np.float32), np.ones(12, np.float32)
+    _, mean, var, *_ = jax_operations._batch_norm(None, node)(
+        x, ones, ones, empty, empty
+    )
+    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(var, x.var((0, 1, 2), ddof=1), rtol=1e-5)
+
+
+def test_channels_first(x):
+    node = tensorflow().compat.v1.NodeDef(op="FusedBatchNormV3", name="norm")
+    node.attr["is_training"].b = True
+    node.attr["epsilon"].f = 1e-3
+    vectors = [np.full(12, value, np.float32) for value in (2, 1, 0, 1)]
+    node.attr["data_format"].s = b"NHWC"
+    last = jax_operations._batch_norm(None, node)(x, *vectors)
+    node.attr["data_format"].s = b"NCHW"
+    first = jax_operations._batch_norm(None, node)(np.moveaxis(x, -1, 1), *vectors)
+    np.testing.assert_allclose(np.moveaxis(first[0], 1, -1), last[0], atol=1e-5)
+    np.testing.assert_allclose(first[2], last[2], rtol=1e-5)

@@ -1,0 +1,180 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rankckpt_jax import checkpoints, models
+from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.checkpoints.tensorflow_files import (
+    checkpoint_files as tensorflow_files,
+)
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.models import layers
+from tests import slim_golden
+
+NAME = "mobilenet_v1_025"
+ROOT = "MobilenetV1/"
+
+
+def _head(classes, width=256):
+    weights, biases = (f"{ROOT}Logits/Conv2d_1c_1x1/{n}" for n in ("weights", "biases"))
+    return {
+        weights: slim_golden.draw(weights, (1, 1, width, classes)),
+        biases: slim_golden.draw(biases, (classes,)),
+    }
+
+
+def _random(name):
+    init = jax.jit(models.create(name).init)
+    return init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v1_0.25_128",
+        "mobilenet_v1_0.25_224",
+        "mobilenet_v1_0.50_160",
+        "mobilenet_v1_0.75_128",
+    ],
+)
+def test_real_checkpoints(shared, name):
+    folder = shared / "real" / "checkpoints" / name
+    reference = np.load(folder / "reference_tf_outputs.npz")
+    kind = json.loads((folder / "PROVENANCE.json").read_text())["kind"]
+    backbone = checkpoints.load(folder)
+    assert backbone.name == name
+    assert backbone.image_size == int(name[-3:])
+    assert backbone.num_source_classes == 1001
+    output = jax.jit(backbone.apply)(backbone.variables, reference["input"])
+    limit = 2e-4 if kind == "float_exact" else 2e-3
+    scale = np.abs(reference["logits"]).max()
+    for found, expected in (
+        (output.features, reference["features"]),
+        (output.logits, reference["logits"]),
+    ):
+        assert np.abs(found - expected).max() <= limit * scale
+
+
+def test_what_is_saved_is_what_was_loaded(tmp_path):
+    first = checkpoints.load(slim_golden.write(NAME, tmp_path / "a", _head(10)))
+    checkpoints.save_slim(NAME, first.variables, tmp_path / "b" / "model.ckpt")
+    again = checkpoints.load(tmp_path / "b")
+    assert jax.tree.structure(first.variables) == jax.tree.structure(again.variables)
+    jax.tree.map(np.testing.assert_array_equal, first.variables, again.variables)
+    assert (again.num_source_classes, again.feature_dim) == (10, 256)
+    assert tensorflow_files.shapes(again.source) == tensorflow_files.shapes(
+        first.source
+    )
+
+
+def test_variables_of_another_network_are_not_saved(tmp_path):
+    variables = _random("mobilenet_v1_050")
+    with pytest.raises(InputError, match="mobilenet_v1_025"):
+        checkpoints.save_slim(NAME, variables, tmp_path / "model.ckpt")
+
+
+def test_the_fingerprint_is_of_the_bytes(tmp_path):
+    a = checkpoints.load(slim_golden.write(NAME, tmp_path / "a"))
+    b = checkpoints.load(slim_golden.write(NAME, tmp_path / "b"))
+    other = {f"{ROOT}Conv2d_0/BatchNorm/beta": np.ones(8, np.float32)}
+    c = checkpoints.load(slim_golden.write(NAME, tmp_path / "c", other))
+    assert a.fingerprint == b.fingerprint != c.fingerprint
+
+
+def test_leftovers_of_training_are_skipped(tmp_path):
+    kernel = f"{ROOT}Conv2d_0/weights"
+    value = np.zeros((3, 3, 3, 8), np.float32)
+    leftovers = {
+        "global_step": np.array(7),
+        "beta1_power": np.float32(1),
+        **{
+            f"{kernel}/{slot}": value
+            for slot in ("Momentum", "RMSProp", "RMSProp_1", "Adam", "Adam_1")
+        },
+        f"{kernel}/ExponentialMovingAverage": value,
+        f"{ROOT}AuxLogits/Conv2d_1b_1x1/weights": value,
+    }
+    prefix = slim_golden.write(NAME, tmp_path, leftovers)
+    assert checkpoints.recognize(prefix) == checkpoints.Recognized(NAME, 0, None)
+    plain = checkpoints.load_slim(NAME, prefix)
+    assert plain.variables["params"]["Conv2d_0"]["kernel"].any()
+    moving = checkpoints.load_slim(NAME, prefix, use_moving_averages=True)
+    assert not moving.variables["params"]["Conv2d_0"]["kernel"].any()
+    assert moving.variables["params"]["Conv2d_1_pointwise"]["kernel"].any()
+
+
+def test_moving_averages_that_are_not_there_are_refused(tmp_path):
+    prefix = slim_golden.write(NAME, tmp_path)
+    with pytest.raises(InputError, match="no moving averages"):
+        checkpoints.load_slim(NAME, prefix, use_moving_averages=True)
+
+
+def test_unknown_and_missing_variables_are_named(tmp_path):
+    extra = {f"{ROOT}Conv2d_99/weights": np.zeros((1, 1), np.float32)}
+    prefix = slim_golden.write(NAME, tmp_path / "a", extra)
+    with pytest.raises(InputError, match="unknown: MobilenetV1/Conv2d_99/weights"):
+        checkpoints.load(prefix)
+    values = slim_golden.values(NAME)
+    del values[f"{ROOT}Conv2d_5_depthwise/BatchNorm/gamma"]
+    prefix = str(tmp_path / "b" / "model.ckpt")
+    tensorflow_files.write(prefix, values)
+    match = "missing: MobilenetV1/Conv2d_5_depthwise/BatchNorm/gamma"
+    for call in (checkpoints.load, lambda path: checkpoints.load_slim(NAME, path)):
+        with pytest.raises(InputError, match=match):
+            call(prefix)
+
+
+def test_another_networks_checkpoint_is_refused(tmp_path):
+    prefix = slim_golden.write(NAME, tmp_path)
+    with pytest.raises(InputError, match="misshapen"):
+        checkpoints.load_slim("mobilenet_v1_050", prefix)
+    prefix = str(tmp_path / "other" / "model.ckpt")
+    tensorflow_files.write(prefix, {"w": np.zeros(3, np.float32)})
+    with pytest.raises(InputError, match="No known network"):
+        checkpoints.recognize(prefix)
+
+
+@pytest.mark.parametrize("classes", [0, 10, 1000, 1001, 8142])
+def test_any_number_of_classes(tmp_path, classes):
+    prefix = slim_golden.write(NAME, tmp_path, _head(classes) if classes else {})
+    assert checkpoints.recognize(prefix).num_classes == classes
+    backbone = checkpoints.load_slim(NAME, prefix, image_size=32)
+    apply = jax.jit(backbone.apply)
+    output = apply(backbone.variables, slim_golden.images(32))
+    if not classes:
+        assert output.logits is None
+        return
+    stripped, head = backbone_lib.split_head(backbone.variables)
+    alone = apply(stripped, slim_golden.images(32))
+    assert alone.logits is None
+    np.testing.assert_allclose(alone.features, output.features, rtol=1e-5)
+    np.testing.assert_array_equal(layers.classify(head, alone.features), output.logits)
+
+
+def test_any_multiplier_is_recognized(tmp_path):
+    variables = _random("mobilenet_v1_033")
+    checkpoints.save_slim("mobilenet_v1_033", variables, tmp_path / "model.ckpt")
+    assert checkpoints.recognize(tmp_path).architecture == "mobilenet_v1_033"
+
+
+@pytest.mark.parametrize(
+    ("folder", "size"),
+    [
+        ("mobilenet_v1_0.25_128", 128),
+        ("inception_v3_299", 299),
+        ("mobilenet_v1_025", None),
+        ("mobilenet_v2_140", None),
+        ("imagenet_resnet_v1_50", None),
+        ("resnet_v1_101", None),
+        ("resnet_v2_152", None),
+        ("run-90000", None),
+    ],
+)
+def test_the_image_size_is_in_the_folders_name(tmp_path, folder, size):
+    prefix = slim_golden.write(NAME, tmp_path / folder)
+    assert checkpoints.recognize(prefix).image_size == size
+    assert checkpoints.load(prefix).image_size == (size or 224)
+    assert checkpoints.load(prefix, image_size=64).image_size == 64

@@ -1,0 +1,113 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from rankckpt_jax import checkpoints
+from rankckpt_jax.checkpoints import conversion as converted
+from tests.checkpoints import modules
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("native") / "module"
+    signatures = {"default": {"default": "pooled"}}
+    modules.export_tf1(directory, modules.mobilenet, 32, signatures=signatures)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("graph") / "module"
+    signatures = {"default": {"default": "pooled", "logits": "logits"}}
+    modules.export_tf1(directory, modules.small, 24, signatures=signatures)
+    return directory
+
+
+def _equal(first, second):
+    assert first.apply == second.apply
+    for name in (
+        "architecture",
+        "image_size",
+        "input_range",
+        "input_mean",
+        "fingerprint",
+    ):
+        assert getattr(first, name) == getattr(second, name)
+    jax.tree.map(np.testing.assert_array_equal, first.variables, second.variables)
+
+
+@pytest.mark.parametrize("which", ["native", "graph"])
+def test_a_module_is_converted_once(which, request, tmp_path, monkeypatch):
+    module = request.getfixturevalue(which)
+    first = checkpoints.load_hub(module, name="a", cache=tmp_path)
+    (manifest,) = tmp_path.glob("*/converted.json")
+    provenance = json.loads(manifest.read_text())["result"]["provenance"]
+    assert provenance["handle"] == str(module)
+    assert {"tensorflow", "tf2jax", "jax", "rankckpt_jax"} <= set(
+        provenance["versions"]
+    )
+    monkeypatch.setattr(
+        "rankckpt_jax.checkpoints.sources.hub._convert",
+        lambda *_, **__: pytest.fail("again"),
+    )
+    second = checkpoints.load_hub(module, name="b", cache=tmp_path)
+    _equal(first, second)
+    assert (first.name, second.name) == ("a", "b")
+
+
+def test_a_damaged_conversion_is_made_again(graph, tmp_path, caplog):
+    first = checkpoints.load_hub(graph, cache=tmp_path)
+    (definition,) = tmp_path.glob("*/evaluation.pb")
+    definition.write_bytes(definition.read_bytes()[:-1])
+    _equal(first, checkpoints.load_hub(graph, cache=tmp_path))
+    assert "converting again" in caplog.text
+
+
+def test_no_bit_of_a_conversion_can_be_flipped_unnoticed(graph, tmp_path, caplog):
+    first = checkpoints.load_hub(graph, cache=tmp_path)
+    (manifest,) = tmp_path.glob("*/converted.json")
+    place, stored = manifest.parent, json.loads(manifest.read_text())
+    random = np.random.default_rng(0)
+    files = [path for path in place.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole))] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        caplog.clear()
+        assert converted.load(place, stored["request"]) is None
+        assert path.name in caplog.text
+        path.write_bytes(whole)
+    _equal(first, converted.load(place, stored["request"]))
+
+
+def test_a_changed_module_is_converted_again(tmp_path):
+    module = tmp_path / "module"
+    signatures = {"default": {"default": "pooled"}}
+    modules.export_tf1(module, modules.small, 24, signatures=signatures)
+    first = checkpoints.load_hub(module, cache=tmp_path / "cache")
+    (module / "extra.txt").write_text("changed")
+    second = checkpoints.load_hub(module, cache=tmp_path / "cache")
+    assert first.fingerprint != second.fingerprint
+    assert first.apply == second.apply
+
+
+def test_a_native_network_needs_no_tensorflow_after_that(native, tmp_path):
+    checkpoints.load_hub(native, cache=tmp_path)
+    program = f"""
+import sys
+import numpy as np
+from rankckpt_jax import checkpoints
+backbone = checkpoints.load({str(native)!r}, cache={str(tmp_path)!r})
+out = backbone.apply(backbone.variables, np.zeros((1, 32, 32, 3), np.float32))
+assert out.features.shape == (1, 256)
+assert "tensorflow" not in sys.modules and "tf2jax" not in sys.modules
+"""
+    root = pathlib.Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root, timeout=120)

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+from rankckpt_jax.measures.statistics import symmetric
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 40])
+@pytest.mark.parametrize("rank", [1, 40])
+def test_the_leading_vectors_are_those_of_numpy(size, rank):
+    a = np.random.default_rng(size).normal(size=(size, min(rank, size)))
+    matrix = a @ a.T + 1e-3 * np.diag(np.arange(size))
+    count = max(1, size // 3)
+    values, vectors = symmetric.leading(matrix, lambda _: count)
+    expected_values, expected = np.linalg.eigh(matrix)
+    np.testing.assert_allclose(
+        values, expected_values, rtol=1e-10, atol=1e-12 * values[-1]
+    )
+    assert vectors.shape == (size, count)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(count), atol=1e-12)
+    # Eigenvectors are known up to their sign.
+    cosines = np.abs(np.sum(vectors * expected[:, size - count :], axis=0))
+    np.testing.assert_allclose(cosines, 1, atol=1e-9)
+
+
+def test_the_number_of_vectors_is_chosen_by_the_eigenvalues():
+    matrix = np.diag([1.0, 5.0, 3.0, 2.0])
+    values, vectors = symmetric.leading(matrix, lambda values: int(sum(values > 2)))
+    np.testing.assert_allclose(values, [1, 2, 3, 5])
+    np.testing.assert_allclose(np.abs(vectors), np.eye(4)[:, [2, 1]], atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 40])
+@pytest.mark.parametrize("rank", [1, 40])
+def test_projections_are_on_the_eigenvectors_of_numpy(size, rank):
+    random = np.random.default_rng(size)
+    a = random.normal(size=(size, min(rank, size)))
+    matrix = a @ a.T + 1e-3 * np.diag(np.arange(size))
+    columns = random.normal(size=(size, 5))
+    values, found = symmetric.projected(matrix, columns)
+    expected_values, vectors = np.linalg.eigh(matrix)
+    np.testing.assert_allclose(
+        values, expected_values, rtol=1e-10, atol=1e-12 * values[-1]
+    )
+    np.testing.assert_allclose(np.abs(found), np.abs(vectors.T @ columns), atol=1e-9)
+
+
+def test_a_factor_solves_and_gives_the_determinant():
+    random = np.random.default_rng(0)
+    a, columns = random.normal(size=(30, 12)), random.normal(size=(12, 4))
+    matrix = a.T @ a
+    lower = symmetric.factor(matrix)
+    np.testing.assert_allclose(lower @ lower.T, matrix, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(lower, np.tril(lower))
+    squares = np.sum(symmetric.whiten(lower, columns) ** 2, axis=0)
+    expected = np.sum(columns * np.linalg.solve(matrix, columns), axis=0)
+    np.testing.assert_allclose(squares, expected, rtol=1e-11)
+    expected = np.linalg.slogdet(matrix)[1]
+    np.testing.assert_allclose(symmetric.log_det(matrix), expected, rtol=1e-12)
+
+
+def test_a_singular_matrix_is_whitened_in_its_span():
+    random = np.random.default_rng(0)
+    a, columns = random.normal(size=(5, 12)), random.normal(size=(12, 4))
+    values, vectors = symmetric.eigh(a.T @ a)
+    assert symmetric.rank(values, 12) == 5
+    whitened = symmetric.whiten_span(values, vectors, columns, 5)
+    expected = np.sum(columns * (np.linalg.pinv(a.T @ a) @ columns), axis=0)
+    np.testing.assert_allclose(np.sum(whitened**2, axis=0), expected, rtol=1e-9)
+
+
+def test_what_is_singular_or_near_it_has_no_factor():
+    scales = np.geomspace(1, 1e-9, 12)
+    random = np.random.default_rng(0)
+    vectors, _ = np.linalg.qr(random.normal(size=(12, 12)))
+    matrix = (vectors * scales) @ vectors.T
+    matrix = (matrix + matrix.T) / 2
+    assert symmetric.factor(matrix) is not None
+    assert symmetric.factor(matrix, least=1e-7) is None
+    singular = np.ones((3, 3)) - 2 * np.eye(3)
+    assert symmetric.factor(singular) is None
+    with pytest.raises(np.linalg.LinAlgError):
+        symmetric.log_det(singular)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_products_are_summed_in_double_precision(monkeypatch, backend, dtype):
+    monkeypatch.setattr(symmetric.jax, "default_backend", lambda: backend)
+    random = np.random.default_rng(0)
+    a = random.normal(size=(2500, 37)).astype(dtype)
+    weights = random.integers(0, 3, len(a)).astype(float)
+    exact = a.astype(np.float64)
+    for given, expected in (
+        (None, exact.T @ exact),
+        (weights, (exact.T * weights) @ exact),
+    ):
+        np.testing.assert_allclose(symmetric.gram(a, given), expected, rtol=1e-11)
+    wide = symmetric.gram(a[:40].T)
+    np.testing.assert_allclose(wide, exact[:40] @ exact[:40].T, rtol=1e-11, atol=1e-11)

@@ -1,0 +1,75 @@
+"""Order and evaluation of a ranking."""
+
+import math
+
+import pytest
+
+from rankckpt_jax import evaluation
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.results.ranking import Row, rank
+
+
+def _rows(scores, accuracies, **fields):
+    return [
+        Row(f"ckpt{i}", scores={"nleep": score}, accuracy=accuracy, **fields)
+        for i, (score, accuracy) in enumerate(zip(scores, accuracies, strict=True))
+    ]
+
+
+def test_orders_by_the_first_measure_with_unscored_then_failed_last():
+    rows = [
+        Row("failed", failure="no such file", scores={"nleep": 9.0}),
+        Row("nan", scores={"nleep": math.nan}),
+        Row("low", scores={"nleep": -2.0, "leep": 5.0}),
+        Row("absent", scores={"leep": 1.0}),
+        Row("high", scores={"nleep": -1.0}),
+    ]
+    result = rank("task", ["nleep", "leep"], rows)
+    names = [row.checkpoint for row in result.rows]
+    assert names == ["high", "low", "absent", "nan", "failed"]
+    assert result.ranks == (1, 2, None, None, None)
+    assert result.best.checkpoint == "high"
+    assert [row.checkpoint for row in result.scored_rows] == ["high", "low"]
+    assert [row.checkpoint for row in result.failed] == ["failed"]
+
+
+def test_equal_scores_share_a_rank_and_stand_by_name():
+    rows = [
+        Row(name, scores={"nleep": score})
+        for name, score in zip("dcba", (1, 2, 2, 3), strict=True)
+    ]
+    for order in rows, rows[::-1]:
+        result = rank("task", ["nleep"], order)
+        assert [row.checkpoint for row in result.rows] == ["a", "b", "c", "d"]
+        assert result.ranks == (1, 2, 2, 4)
+
+
+def test_evaluates_every_measure_over_the_rows_that_have_both():
+    rows = [
+        Row("a", scores={"nleep": 3.0, "leep": 1.0}, accuracy=0.9),
+        Row("b", scores={"nleep": 2.0}, accuracy=0.8),
+        Row("c", scores={"nleep": 1.0, "leep": 2.0}, accuracy=0.7),
+        Row("diverged", scores={"nleep": 0.0, "leep": 0.0}, accuracy=math.nan),
+        Row("not tuned", scores={"nleep": 9.0, "leep": 9.0}),
+        Row("failed", failure="x", accuracy=0.95),
+    ]
+    result = rank("task", ["nleep", "leep"], rows)
+    assert result.evaluation["nleep"] == evaluation.score_ranking(
+        [3, 2, 1], [0.9, 0.8, 0.7]
+    )
+    assert result.evaluation["leep"] == evaluation.score_ranking([1, 2], [0.9, 0.7])
+    assert len(result.evaluated_rows("nleep")) == 3
+
+
+def test_ranking_seconds_are_extraction_and_the_measure():
+    row = Row("a", extract_seconds=10.0, score_seconds={"nleep": 2.0, "leep": 0.5})
+    assert row.ranking_seconds("nleep") == 12
+    assert row.ranking_seconds("knn") is None
+    assert Row("a", score_seconds={"nleep": 2.0}).ranking_seconds("nleep") is None
+
+
+def test_bad_input_is_named():
+    with pytest.raises(InputError, match="no measure"):
+        rank("task", [], [])
+    with pytest.raises(InputError, match=r"not a fraction[\s\S]*ckpt0[\s\S]*87.3"):
+        rank("task", ["nleep"], _rows([1.0], [87.3]))

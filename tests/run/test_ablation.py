@@ -1,0 +1,84 @@
+"""NLEEP over its options: the stage, its scores, and what it is held against."""
+
+import numpy as np
+import pytest
+
+from rankckpt_jax import evaluation, measures
+from rankckpt_jax.configs import features as features_config
+from rankckpt_jax.run import ablation
+from rankckpt_jax.run import run as stages
+
+FEW = {"energy": (0.5, 0.8), "components_per_class": (1, 2)}
+
+
+@pytest.fixture
+def nets(tmp_path):
+    """Features of four checkpoints whose classes are told apart ever better."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    means = rng.normal(size=(3, 8))
+    found = {}
+    (tmp_path / "mine").mkdir()
+    for i, separation in enumerate((0.3, 0.8, 1.5, 3.0)):
+        features = separation * means[labels] + rng.normal(size=(60, 8))
+        found[f"net{i}"] = features.astype(np.float32), labels
+        np.savez(
+            tmp_path / "mine" / f"net{i}.npz",
+            features=found[f"net{i}"][0],
+            labels=labels,
+            accuracy=(0.5, 0.4, 0.8, 0.9)[i],
+        )
+    return found
+
+
+def test_the_grid_is_the_papers():
+    assert ablation.GRID["energy"] == (0.5, 0.6, 0.7, 0.8, 0.9)
+    assert ablation.GRID["components_per_class"] == tuple(range(1, 8))
+
+
+def test_each_point_is_a_ranking_held_against_the_accuracies(
+    nets, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ablation, "GRID", FEW)
+    config = features_config.get_config()
+    config.features = str(tmp_path / "mine")
+    config.workdir = str(tmp_path / "runs")
+    config.measures = "nleep"
+    config.measure_options.nleep.components_per_class = 2
+    config.stages = "score,ablate,report"
+    ranking = stages.run(config)
+    assert [found.option for found in ranking.ablations] == list(FEW)
+    accuracies = {row.checkpoint: row.accuracy for row in ranking.rows}
+    for found in ranking.ablations:
+        assert found.values == FEW[found.option] and found.against_accuracy
+        for value, scores, evaluated in zip(
+            found.values, found.scores, found.evaluations, strict=True
+        ):
+            options = {"components_per_class": 2, found.option: value}
+            for name, (features, labels) in nets.items():
+                alone = measures.compute("nleep", features, labels, **options)
+                assert scores[name] == pytest.approx(alone.score, rel=1e-5)
+            expected = evaluation.score_ranking(scores, accuracies)
+            assert evaluated == pytest.approx(expected)
+    page = (tmp_path / "runs/mine/report.html").read_text()
+    assert "How much the choices of NLEEP matter" in page
+    for option in FEW:
+        assert ablation.TITLES[option] in page
+    # The page alone, from what is stored.
+    monkeypatch.setattr(measures, "compute_prepared", lambda *a, **k: pytest.fail())
+    config.stages = "report"
+    assert stages.run(config).ablations == ranking.ablations
+
+
+def test_without_accuracies_it_is_held_against_the_setting_in_use(nets):
+    from rankckpt_jax.results.ranking import Row
+    from rankckpt_jax.run.scoring import Settings
+
+    points = {
+        ("energy", 0.5): {"a": 1.0, "b": 2.0, "c": 3.0},
+        ("energy", 0.8): {"a": 3.0, "b": 2.0, "c": 1.0},
+    }
+    rows = [Row(name) for name in "abc"]
+    (found,) = ablation.evaluate(points, rows, Settings(("nleep",)))
+    assert not found.against_accuracy
+    assert [e["kendall"] for e in found.evaluations] == pytest.approx([-1, 1])

@@ -1,0 +1,642 @@
+"""Whatever can be wrong with what a user gives: one row for each.
+
+A row of the first tables is refused: one `InputError` that says what, where, what was
+expected, what was found and how to fix it, before a network is applied to any image.
+A row of the last is used all the same, and what is doubtful is said. Images of every
+kind, and those that cannot be decoded, are in `data/test_readable`.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rankckpt_jax import api, checkpoints
+from rankckpt_jax.checkpoints.tensorflow_files import (
+    checkpoint_files as tensorflow_files,
+)
+from rankckpt_jax.configs import features as features_config
+from rankckpt_jax.data import tasks
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.features import extract as features
+from rankckpt_jax.run import run as stages
+from rankckpt_jax.run import scoring
+from tests import slim_golden
+from tests.scene import Scene
+
+NAME = "mobilenet_v1_025"
+FIRST = "MobilenetV1/Conv2d_0/weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """A row: what is wrong, what the message says of it, and how it comes about.
+
+    Attributes:
+      name: Of the case.
+      said: Texts that the message has.
+      attempt: Breaks the scene and does what a user would do with it.
+    """
+
+    name: str
+    said: tuple[str, ...]
+    attempt: Callable[[Scene], Any]
+
+
+def written(scene: Scene, **changes: Any) -> Any:
+    """Loads a checkpoint of which some variables have been changed."""
+    prefix = str(scene.pool / "first" / "model.ckpt")
+    names = tensorflow_files.shapes(prefix)
+    values = {**tensorflow_files.read_any(prefix, names), **changes}
+    for file in (scene.pool / "first").iterdir():
+        file.unlink()
+    tensorflow_files.write(prefix, values)
+    return scene.load()
+
+
+def with_value(scene: Scene, value: float) -> Any:
+    weights = slim_golden.values(NAME)[FIRST]
+    weights[0, 0, 0, 0] = value
+    return written(scene, **{FIRST: weights})
+
+
+def index_of_another(scene: Scene) -> Any:
+    """The index of a wider network beside this one's data."""
+    other = slim_golden.write("mobilenet_v1_050", scene.folder / "other")
+    shutil.copy(f"{other}.index", scene.index)
+    return scene.load()
+
+
+def saved_model(scene: Scene) -> pathlib.Path:
+    from rankckpt_jax.data.lazy_tensorflow import tensorflow
+
+    tf = tensorflow()
+    module = tf.Module()
+    module.w = tf.Variable(np.ones((3, 4), np.float32), name="w")
+    signature = [tf.TensorSpec([None, 8, 8, 3], tf.float32)]
+    module.__call__ = tf.function(
+        lambda images: tf.reduce_mean(images, [1, 2]) @ module.w,
+        input_signature=signature,
+    )
+    tf.saved_model.save(module, str(scene.folder / "module"))
+    return scene.folder / "module"
+
+
+def without_variables(scene: Scene) -> Any:
+    module = saved_model(scene)
+    shutil.rmtree(module / "variables")
+    return checkpoints.load(str(module))
+
+
+def nothing(scene: Scene) -> Any:
+    for folder in scene.pool.iterdir():
+        shutil.rmtree(folder)
+    return scene.run()
+
+
+CHECKPOINTS = [
+    Refused(
+        "a truncated .data file",
+        ("first/model.ckpt", "truncated"),
+        lambda s: (s.data.write_bytes(s.data.read_bytes()[:100_000]), s.load()),
+    ),
+    Refused(
+        "a truncated .index",
+        ("first/model.ckpt", "truncated"),
+        lambda s: (s.index.write_bytes(s.index.read_bytes()[:100]), s.load()),
+    ),
+    Refused(
+        "no .index",
+        ("index is missing", "model.ckpt.index"),
+        lambda s: (s.index.unlink(), s.load()),
+    ),
+    Refused(
+        "no .data",
+        ("first/model.ckpt", ".data-"),
+        lambda s: (s.data.unlink(), s.load()),
+    ),
+    Refused("the index of another network", ("first/model.ckpt",), index_of_another),
+    Refused(
+        "one variable of a wrong type",
+        (FIRST, "int32"),
+        lambda s: written(s, **{FIRST: np.ones((3, 3, 3, 8), np.int32)}),
+    ),
+    Refused(
+        "one variable of a wrong shape",
+        (f"misshapen: {FIRST} [3, 3, 3, 9] instead of [3, 3, 3, 8]",),
+        lambda s: written(s, **{FIRST: np.ones((3, 3, 3, 9), np.float32)}),
+    ),
+    Refused("NaN weights", (FIRST, "NaN"), lambda s: with_value(s, np.nan)),
+    Refused("infinite weights", (FIRST, "infinite"), lambda s: with_value(s, np.inf)),
+    Refused("a directory of nothing", ("No checkpoints", ".index"), nothing),
+    Refused("a SavedModel without variables", ("module",), without_variables),
+]
+
+
+def scatter(scene: Scene, count: int, data: bytes) -> Any:
+    """Puts files into a class's folder, among eight images of its own."""
+    for i in range(count):
+        (scene.images / "train" / "red" / f"more{i}.jpg").write_bytes(data)
+    return scene.run()
+
+
+def empty_class(scene: Scene, *files: str) -> Any:
+    (scene.images / "train" / "yellow").mkdir()
+    for file in files:
+        (scene.images / "train" / "yellow" / file).write_bytes(b"")
+    return scene.run()
+
+
+def one_class(scene: Scene) -> Any:
+    for name in ("red", "green"):
+        shutil.rmtree(scene.images / "train" / name)
+    return scene.run()
+
+
+def other_labels(scene: Scene) -> Any:
+    (scene.images / "test" / "red").rename(scene.images / "test" / "Red")
+    return scene.run()
+
+
+IMAGES = [
+    Refused(
+        "no folder",
+        ("No training images", "/images/train", "no such folder"),
+        lambda s: (shutil.rmtree(s.images), s.run()),
+    ),
+    Refused(
+        "no folder `train`",
+        ("No training images", "test"),
+        lambda s: (shutil.rmtree(s.images / "train"), s.run()),
+    ),
+    Refused("an empty class folder", ("'yellow': an empty folder",), empty_class),
+    Refused(
+        "a class folder of other files",
+        ("'yellow'", "2 .webp"),
+        lambda s: empty_class(s, "a.webp", "b.webp"),
+    ),
+    Refused(
+        "a class of which no image can be read",
+        ("'yellow': files 1 .jpg",),
+        lambda s: empty_class(s, "a.jpg"),
+    ),
+    Refused("one class", ("at least two classes", "blue"), one_class),
+    Refused("labels that differ between splits", ("Red", "'test'"), other_labels),
+    Refused(
+        "text files named .jpg",
+        ("Too many images of train", "3 of 27", "red/more0.jpg", "not a JPEG"),
+        lambda s: scatter(s, 3, b"once upon a time"),
+    ),
+    Refused(
+        "more than the stated share, where it is smaller",
+        ("1 of 25", "at most 1%"),
+        lambda s: (
+            (s.images / "train/red/x.jpg").write_bytes(b""),
+            s.run(task={"max_unreadable": 0.01}),
+        ),
+    ),
+    Refused(
+        "a share that is none",
+        ("config.task.max_unreadable", "1.5"),
+        lambda s: s.run(task={"max_unreadable": 1.5}),
+    ),
+    Refused(
+        "a negative number of images",
+        ("config.task.limit",),
+        lambda s: s.run(task={"limit": -1}),
+    ),
+    Refused(
+        "an unknown TFDS data set",
+        ("config.task.tfds", "'no_such'"),
+        lambda s: s.run(task={"path": "", "tfds": "no_such"}),
+    ),
+    Refused(
+        "no images named",
+        ("config.task.path",),
+        lambda s: s.run(task={"path": ""}),
+    ),
+    Refused(
+        "digits that are none",
+        ("config.task.digits", "(3, 12)"),
+        lambda s: s.run(task={"path": "", "digits": (3, 12)}),
+    ),
+]
+
+
+def rank(scene: Scene, **options: Any) -> Any:
+    return api.rank(scene.images, scene.pool, workdir=scene.folder / "runs", **options)
+
+
+def under_a_file(scene: Scene) -> Any:
+    """As root every directory can be written, so one that cannot be is made so."""
+    (scene.folder / "file").write_text("")
+    return scene.run(workdir=str(scene.folder / "file" / "runs"))
+
+
+CONFIGS = [
+    Refused(
+        "an unknown field",
+        ("mesures", "'measures'"),
+        lambda s: rank(s, fields={"mesures": "nleep"}),
+    ),
+    Refused(
+        "an unknown field of a section",
+        ("task.limt", "'limit'"),
+        lambda s: rank(s, fields={"task.limt": 3}),
+    ),
+    Refused(
+        "a field of a wrong type",
+        ("batch_size", "<class 'int'>", "<class 'str'>"),
+        lambda s: rank(s, fields={"batch_size": "many"}),
+    ),
+    Refused(
+        "an unknown measure",
+        ("config.measures", "nlepp", "'nleep'"),
+        lambda s: s.run(measures="nlepp"),
+    ),
+    Refused("no measure", ("config.measures",), lambda s: s.run(measures=" , ")),
+    Refused(
+        "an unknown option of a measure",
+        ("measure_options.nleep", "energi", "'energy'"),
+        lambda s: s.run(measure_options={"nleep": {"energi": 0.9}}),
+    ),
+    Refused(
+        "options of an unknown measure",
+        ("nlepp", "'nleep'"),
+        lambda s: s.run(measure_options={"nlepp": {"energy": 0.9}}),
+    ),
+    Refused(
+        "an option that cannot be",
+        ("measure_options.nleep.energy", "(0, 1]", "2"),
+        lambda s: s.run(measure_options={"nleep": {"energy": 2.0}}),
+    ),
+    Refused(
+        "an unknown stage",
+        ("config.stages", "sore", "'score'"),
+        lambda s: s.run(stages="extract,sore"),
+    ),
+    Refused(
+        "an unknown preprocessing",
+        ("config.preprocess", "vtag", "'vtab'"),
+        lambda s: s.run(preprocess="vtag"),
+    ),
+    Refused(
+        "an unknown dtype",
+        ("config.dtype", "float16"),
+        lambda s: s.run(dtype="float16"),
+    ),
+    Refused(
+        "no images a step",
+        ("config.batch_size", "at least 1", "0"),
+        lambda s: s.run(batch_size=0),
+    ),
+    Refused("a negative seed", ("seed", "at least 0", "-1"), lambda s: s.run(seed=-1)),
+    Refused(
+        "negative memory",
+        ("config.image_cache_gigabytes", "-1"),
+        lambda s: s.run(image_cache_gigabytes=-1.0),
+    ),
+    Refused(
+        "an unknown recipe",
+        ("config.finetune.recipe", "quik", "'quick'"),
+        lambda s: s.run(finetune={"recipe": "quik"}),
+    ),
+    Refused(
+        "a learning rate that is no number",
+        ("config.finetune.learning_rate", "fast"),
+        lambda s: s.run(finetune={"learning_rate": (0.1, "fast")}),
+    ),
+    Refused(
+        "a momentum that cannot be",
+        ("config.finetune.momentum", "[0, 1)", "1.5"),
+        lambda s: s.run(finetune={"momentum": 1.5}),
+    ),
+    Refused(
+        "augmentation of a frozen network",
+        ("config.finetune.frozen", "augmentation"),
+        lambda s: s.run(finetune={"frozen": True, "random_flip": True}),
+    ),
+    Refused(
+        "pre-training without its section",
+        ("config.pretrain",),
+        lambda s: s.run(stages="pretrain,extract"),
+    ),
+    Refused(
+        "an ablation of a measure that is not asked for",
+        ("`ablate`", "config.measures", "nleep"),
+        lambda s: s.run(stages="extract,score,ablate"),
+    ),
+    Refused(
+        "fine-tuning of features alone",
+        ("config.stages", "finetune"),
+        lambda s: s.run(features="x.npz", stages="score,finetune"),
+    ),
+    Refused(
+        "fine-tuning without test images",
+        ("no test images",),
+        lambda s: (
+            shutil.rmtree(s.images / "test"),
+            [f.unlink() for f in s.images.glob("train/*/[1-9].jpg")],
+            s.run(stages="finetune"),
+        ),
+    ),
+    Refused(
+        "features that are not there",
+        ("No features", "/no/such"),
+        lambda s: s.run(features="/no/such", stages="score"),
+    ),
+    Refused(
+        "no checkpoints named",
+        ("config.checkpoints",),
+        lambda s: s.run(checkpoints=""),
+    ),
+    Refused(
+        "an unknown architecture",
+        ("mobilenet_v1_05x",),
+        lambda s: s.run(from_scratch="mobilenet_v1_05x"),
+    ),
+    Refused(
+        "an unknown group of NeuCRaB",
+        ("config.neucrab", "group_iv"),
+        lambda s: s.run(neucrab="group_iv"),
+    ),
+    Refused(
+        "accuracies that are not there",
+        ("none.csv",),
+        lambda s: s.run(accuracies=str(s.folder / "none.csv")),
+    ),
+    Refused("a workdir below a file", ("cannot be written", "file/"), under_a_file),
+    Refused(
+        "a workdir that is read-only",
+        ("cannot be written", "/proc/"),
+        lambda s: s.run(workdir="/proc/runs"),
+    ),
+]
+
+
+def of_features(**changes: Any) -> Callable[[Scene], Any]:
+    """Loads and checks features of 30 images in 4 dimensions, after changes."""
+
+    def attempt(scene: Scene) -> Any:
+        random = np.random.default_rng(0)
+        arrays = {
+            "features": random.normal(size=(30, 4)).astype(np.float32),
+            "labels": np.arange(30) % 3,
+            "logits": random.normal(size=(30, 5)).astype(np.float32),
+        }
+        for name, change in changes.items():
+            arrays[name] = change(arrays[name])
+        path = scene.folder / "net.npz"
+        np.savez(path, **arrays)
+        config = features_config.get_config()
+        config.features, config.workdir = str(path), str(scene.folder / "runs")
+        config.measures = "h_score"
+        [row] = stages.run(config).rows
+        assert row.failure and not row.scores
+        # The text of an `InputError`.
+        raise InputError(row.failure)
+
+    return attempt
+
+
+def set_to(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(array: np.ndarray) -> np.ndarray:
+        array[3, 2] = value
+        return array
+
+    return change
+
+
+FEATURES = [
+    Refused("features with NaN", ("1 NaN",), of_features(features=set_to(np.nan))),
+    Refused("infinite features", ("infinite",), of_features(features=set_to(np.inf))),
+    Refused(
+        "constant features", ("30 equal rows",), of_features(features=np.ones_like)
+    ),
+    Refused(
+        "features that are not pooled",
+        ("[30, 2, 2]",),
+        of_features(features=lambda x: x.reshape(30, 2, 2)),
+    ),
+    Refused(
+        "logits of other images",
+        ("30 rows", "29"),
+        of_features(logits=lambda x: x[1:]),
+    ),
+    Refused(
+        "logits of the wrong width",
+        ("logits must be a matrix", "[30]"),
+        of_features(logits=lambda x: x[:, 0]),
+    ),
+    Refused("logits with NaN", ("logits", "NaN"), of_features(logits=set_to(np.nan))),
+    Refused("too few labels", ("[29]",), of_features(labels=lambda y: y[1:])),
+    Refused(
+        "labels that are no integers",
+        ("float64",),
+        of_features(labels=lambda y: y + 0.5),
+    ),
+    Refused("one label", ("two",), of_features(labels=np.zeros_like)),
+]
+
+TABLE = [*CHECKPOINTS, *IMAGES, *CONFIGS, *FEATURES]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_refused_in_one_message(row, scene, monkeypatch):
+    monkeypatch.setattr(features, "extract", lambda *a, **k: pytest.fail("extracted"))
+    with pytest.raises(InputError) as raised:
+        row.attempt(scene)
+    message = str(raised.value)
+    for text in row.said:
+        assert text in message
+    what, *parts = message.splitlines()
+    assert 10 < len(what) < 120 and not what.endswith(".")
+    named = [part.strip().partition(":")[0] for part in parts]
+    for part in ("where", "expected", "found", "to fix"):
+        assert named.count(part) == 1, message
+    if row not in FEATURES:
+        assert not (scene.folder / "runs").exists()
+
+
+def test_a_failed_checkpoint_is_a_row_and_the_others_go_on(scene):
+    """As one message of the table above, in the row's cell."""
+    scene.data.write_bytes(scene.data.read_bytes()[:100_000])
+    (scene.pool / "third").mkdir()
+    (scene.pool / "third" / "model.ckpt.index").write_bytes(b"not an index")
+    ranking = scene.run()
+    assert {row.checkpoint for row in ranking.failed} == {"first", "third"}
+    assert all("to fix: " in row.failure for row in ranking.failed)
+    assert [row.checkpoint for row in ranking.scored_rows] == ["second"]
+    assert "second is the only checkpoint ranked" in str(ranking)
+
+
+def test_a_checkpoint_of_the_first_format_is_no_bad_input(scene):
+    """TensorFlow's V1 is read: the oldest TF-Slim checkpoints are of it."""
+    from rankckpt_jax.data.lazy_tensorflow import tensorflow
+
+    tf = tensorflow().compat.v1
+    folder = scene.folder / NAME
+    folder.mkdir()
+    prefix = str(folder / "mobilenet.ckpt")
+    with tf.Graph().as_default(), tf.Session() as session:
+        values = slim_golden.values(NAME).items()
+        variables = {name: tf.Variable(value, name=name) for name, value in values}
+        session.run(tf.global_variables_initializer())
+        saver = tf.train.Saver(variables, write_version=tf.train.SaverDef.V1)
+        saver.save(session, prefix, write_meta_graph=False)
+    assert checkpoints.find(folder) == [("mobilenet", prefix)]
+    loaded = checkpoints.load(prefix).variables["params"]["Conv2d_0"]["kernel"]
+    np.testing.assert_array_equal(loaded, slim_golden.values(NAME)[FIRST])
+
+
+def test_links_in_circles_are_not_followed(scene):
+    """Neither among checkpoints, where each would be found forty times, nor images."""
+    (scene.pool / "first" / "again").symlink_to(scene.pool)
+    (scene.images / "train" / "red" / "again").symlink_to(scene.images)
+    names = [name for name, _ in checkpoints.find(scene.pool)]
+    assert names == ["first", "second"]
+    assert tasks.from_folder(str(scene.images)).splits["train"].num_examples == 24
+
+
+def single_image(scene: Scene) -> None:
+    for file in (scene.images / "train" / "red").glob("[1-9].jpg"):
+        file.unlink()
+
+
+def copied(scene: Scene) -> None:
+    for name in ("blue/0.jpg", "red/3.jpg"):
+        shutil.copy(
+            scene.images / "train" / name, scene.images / "test/green" / name[-5:]
+        )
+
+
+def untested(scene: Scene) -> None:
+    shutil.rmtree(scene.images / "test" / "red")
+
+
+def other_formats(scene: Scene) -> None:
+    for name in ("a.webp", "b.tif", "c.TIF"):
+        (scene.images / "train" / "red" / name).write_bytes(b"")
+
+
+DOUBTFUL = {
+    "a class with one image": (
+        single_image,
+        "classes",
+        "1 of 3 classes have a single training image",
+    ),
+    "train and test share files": (
+        copied,
+        "splits",
+        "2 of 12 test images are, byte for byte, training images too",
+    ),
+    "a class without test images": (
+        untested,
+        "classes",
+        "1 of 3 classes have no image in test, so accuracies do not count them: 'red'",
+    ),
+    "files of other formats": (other_formats, "images", "2 .tif, 1 .webp"),
+}
+"""What can be used and is to be known: topic and text of the warning."""
+
+
+@pytest.mark.parametrize("case", DOUBTFUL)
+def test_used_with_a_warning(case, scene, caplog):
+    make, topic, said = DOUBTFUL[case]
+    make(scene)
+    ranking = scene.run()
+    assert said in caplog.text
+    assert len(ranking.scored_rows) == 2
+    for row in ranking.rows:
+        assert said in row.warnings[topic]
+
+
+def test_a_workdir_of_another_config_is_computed_anew(scene, caplog):
+    first = scene.run()
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        second = scene.run(image_size=48)
+    assert "image_size was 32, is 48" in caplog.text
+    assert {r.image_size for r in second.rows} == {48}
+    assert [r.scores for r in first.rows] != [r.scores for r in second.rows]
+
+
+def test_fewer_images_than_components_is_told_in_the_cell(scene):
+    ranking = scene.run(
+        measures="h_score,nleep", measure_options={"nleep": {"components_per_class": 9}}
+    )
+    for row in ranking.rows:
+        assert row.scores.keys() == {"h_score"}
+        assert "more mixture components than images" in row.warnings["nleep"]
+
+
+def test_features_of_other_images_are_not_compared_in_silence():
+    random = np.random.default_rng(0)
+    pool = {
+        name: (random.normal(size=(n, 4)), np.arange(n) % 3)
+        for name, n in (("a", 60), ("b", 60), ("c", 57))
+    }
+    rows = {r.checkpoint: r for r in api.rank_features(pool, measures="lda").rows}
+    assert "57 images of 3 classes" in rows["c"].warnings["images"]
+    assert "images" not in rows["a"].warnings
+    twins = {**pool, "d": pool["a"]}
+    rows = {r.checkpoint: r for r in api.rank_features(twins, measures="lda").rows}
+    assert "equal those of a" in rows["d"].warnings["features"]
+    assert scoring.compare_rows([rows["a"]], ["lda"]) == [rows["a"]]
+
+
+def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rankckpt_jax.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--config=configs/folder.py", "--config.chekpoints=x"], "'checkpoints'"),
+        (["--config.mesures=nleep"], "'measures'"),
+        (["--config.task.pth=x"], "'path'"),
+        (["--config.zzz=1"], "no such field"),
+        (["--config.batch_size=many"], "--config.batch_size=many"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        (["--config=configs/demo.py:more"], "get_config()"),
+        (["--config=configs/caltech.py:grop_i"], "group_iii"),
+        (["--confg=x"], "Did you mean: config"),
+        (["--config.task.path=/no/such/folder"], "/no/such/folder/train"),
+    ],
+)
+def test_the_command_line_ends_with_one_message_and_exit_code_2(given, said):
+    done = command(*given)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") < 8
+
+
+@pytest.mark.parametrize("given", ["--config.zzz=1", "--config.task.path=/no/such"])
+def test_a_traceback_is_shown_where_it_is_asked_for(given):
+    done = command(given, "--debug")
+    assert done.returncode not in (0, 2) and "Traceback" in done.stderr
+
+
+def test_a_failed_checkpoint_shows_in_the_exit_code(scene):
+    scene.index.write_bytes(b"nothing")
+    done = command(
+        "--config=configs/folder.py",
+        f"--config.task.path={scene.images}",
+        f"--config.checkpoints={scene.pool}",
+        f"--config.workdir={scene.folder / 'runs'}",
+        "--config.image_size=32",
+        "--config.measures=h_score",
+    )
+    assert done.returncode == 1, done.stderr
+    assert "failed" in done.stdout and "Traceback" not in done.stderr
