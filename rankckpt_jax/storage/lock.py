@@ -1,0 +1,146 @@
+"""One lock per task directory, so that two runs never write the same results.
+
+    workdir/TASK/.lock/HOLDER.json   host, process and start time of a run
+    workdir/TASK/.lock/HOLDER.lock   locked by the operating system while that run lives
+
+A run writes its own record and then reads the others, so of two runs that start at the
+same time at least one sees the other. The operating system releases the lock of a
+process that ends, however it ends; the next run removes such a record. A bucket has no
+locks: there every record counts until its run or the user removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import filelock
+from etils import epath
+
+from rankckpt_jax.devices import processes
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.storage import store
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def exclusive(directory: epath.Path, shard: str = "") -> Iterator[None]:
+    """Hold the lock of a task directory.
+
+    All processes of a run call this together; process 0 takes the lock.
+
+    Args:
+      directory: The directory of the task, local or in a bucket.
+      shard: Name of this run's shard, such as "2-of-4". Runs on different shards may
+        hold the lock at the same time. Empty for a run on the whole pool.
+
+    Raises:
+      InputError: Another run holds the lock; the message names its host, process and
+        start time.
+      StorageError: The directory cannot be written.
+    """
+    directory = epath.Path(directory)
+
+    def acquire() -> contextlib.ExitStack:
+        if not processes.is_main_process():
+            return contextlib.ExitStack()
+        with store.writing(directory):
+            return _acquire(directory, shard)
+
+    with processes.sync_errors(acquire):
+        yield
+
+
+def _acquire(directory: epath.Path, shard: str) -> contextlib.ExitStack:
+    """Return a context that releases the lock when it ends."""
+    on_bucket = "://" in os.fspath(directory)
+    place = directory / ".lock"
+    place.mkdir(parents=True, exist_ok=True)
+    record = place / f"{shard or 'run'}-{uuid.uuid4().hex}.json"
+    with contextlib.ExitStack() as held:
+        if not on_bucket:
+            # Without it two runs that start together would refuse each other.
+            guard = held.enter_context(contextlib.ExitStack())
+            guard.enter_context(filelock.FileLock(place / "guard.lock", timeout=60))
+            held.callback(_lock_file(record).unlink, missing_ok=True)
+            held.enter_context(filelock.FileLock(_lock_file(record)))
+        held.callback(record.unlink, missing_ok=True)
+        store.write_text_atomically(record, json.dumps(_holder(shard)))
+        for other in sorted(place.glob("*.json"), key=str):
+            if other != record and (on_bucket or not _remove_if_stale(other)):
+                _check_compatible(directory, shard, other, on_bucket)
+        if not on_bucket:
+            guard.close()
+        return held.pop_all()
+
+
+def _lock_file(record: epath.Path) -> epath.Path:
+    return record.with_suffix(".lock")
+
+
+def _holder(shard: str) -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "shard": shard,
+    }
+
+
+def _remove_if_stale(record: epath.Path) -> bool:
+    """Remove the record of a process that has ended; return whether it had."""
+    try:
+        with filelock.FileLock(_lock_file(record), timeout=0):
+            holder = _describe(_read(record))
+            record.unlink(missing_ok=True)
+    except filelock.Timeout:
+        return False
+    _lock_file(record).unlink(missing_ok=True)
+    _log.info("Lock: %s has ended; taking over", holder)
+    return True
+
+
+def _check_compatible(
+    directory: epath.Path, shard: str, record: epath.Path, on_bucket: bool
+) -> None:
+    """Raise InputError unless this run and the holder work on different shards."""
+    holder = _read(record)
+    if shard and holder.get("shard") not in ("", None, shard):
+        return
+    fix = (
+        f"wait until it ends (if it has ended already, remove {record})"
+        if on_bucket
+        else "wait until it ends"
+    )
+    raise InputError(
+        "Another run is using this directory",
+        where=str(directory),
+        found=_describe(holder),
+        fix=f"{fix}, choose another directory with --config.workdir, or give every run "
+        "a shard of its own with --config.shard=i/n",
+    )
+
+
+def _read(record: epath.Path) -> dict[str, Any]:
+    """Return who wrote a record; empty if it is damaged or was just removed."""
+    try:
+        holder = json.loads(record.read_text())
+    except (OSError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _describe(holder: dict[str, Any]) -> str:
+    shard = f" (shard {holder['shard']})" if holder.get("shard") else ""
+    return (
+        f"process {holder.get('process', '?')} on {holder.get('host', '?')}{shard}, "
+        f"started {holder.get('started', '?')}"
+    )
