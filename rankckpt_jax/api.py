@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.results import comparison
 from rankckpt_jax.results import ranking as ranking_lib
-from rankckpt_jax.results.ranking import Ranking, Row
+from rankckpt_jax.results.ranking import Ranking
+from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import scoring
 
 Features = tuple[Any, Any] | tuple[Any, Any, Any] | Mapping[str, Any]
@@ -162,7 +164,7 @@ def rank_features(
             rows.append(scoring.score_row(row, x, y, logits, settings))
         except InputError as error:
             rows.append(dataclasses.replace(row, failure=str(error)))
-    rows = scoring.compare_rows(rows, settings.measures)
+    rows = comparison.compare_rows(rows, settings.measures)
     provenance = {"measures": settings.measures, "options": options or {}, "seed": seed}
     return ranking_lib.rank(
         task,

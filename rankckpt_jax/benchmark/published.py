@@ -14,7 +14,7 @@ from etils import epath
 
 from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.results.ranking import Row
+from rankckpt_jax.results.row import Row
 
 PUBLISHED = "published"
 """The value of `config.accuracies` that means VTAB's figures."""

@@ -6,7 +6,8 @@ import re
 
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.report.text import one_line
-from rankckpt_jax.results.ranking import Ranking, Row, rank
+from rankckpt_jax.results.ranking import Ranking, rank
+from rankckpt_jax.results.row import Row
 
 _FORMULA_STARTS = tuple("=+-@\t\r＝＋－＠")
 """What makes a spreadsheet run a cell as a formula, ASCII and full-width."""

@@ -54,16 +54,19 @@ def headline(ranking: Ranking) -> str:
         tied = sum(position == 1 for position in ranking.ranks) - 1
         tie = f", tied with {count(tied, 'other')}" if tied else ""
         start = f"{measure} ranks {name} first of {n}{tie}"
-    accuracy, pairs = best.fine_tuned(), ranking.evaluated_rows(ranking.measures[0])
+    accuracy, pairs = (
+        best.finite_accuracy(),
+        ranking.evaluated_rows(ranking.measures[0]),
+    )
     if accuracy is None:
         return f"{start}."
     if len(pairs) == 1:
         return f"{start}; fine-tuned, it reaches {format_percent(accuracy)}."
-    top = max(pairs, key=lambda row: row.fine_tuned() or 0.0)
-    top_accuracy = top.fine_tuned() or 0.0
+    top = max(pairs, key=lambda row: row.finite_accuracy() or 0.0)
+    top_accuracy = top.finite_accuracy() or 0.0
     if accuracy == top_accuracy:
         return f"{start}, and so does fine-tuning ({format_percent(accuracy)})."
-    place = 1 + sum((row.fine_tuned() or 0.0) > accuracy for row in pairs)
+    place = 1 + sum((row.finite_accuracy() or 0.0) > accuracy for row in pairs)
     return (
         f"{start}; fine-tuning puts it {ordinal(place)} of {len(pairs)}, "
         f"{format_points(top_accuracy - accuracy)} below "

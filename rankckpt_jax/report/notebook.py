@@ -24,7 +24,7 @@ def to_html(ranking: Ranking) -> str:
     for measure in ranking.measures:
         headings.append(printable(measure))
         columns.append(format_scores([row.score(measure) for row in rows]))
-    accuracies = [row.fine_tuned() for row in rows]
+    accuracies = [row.finite_accuracy() for row in rows]
     if any(accuracy is not None for accuracy in accuracies):
         headings.append("fine-tuned")
         columns.append(["–" if a is None else format_percent(a) for a in accuracies])

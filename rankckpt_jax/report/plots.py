@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from rankckpt_jax.report import svg
 from rankckpt_jax.report.text import format_percent, format_scores, printable
-from rankckpt_jax.results.ranking import Ranking, Row
-from rankckpt_jax.run.ablation import TITLES, Ablation
+from rankckpt_jax.results.ablation import Ablation
+from rankckpt_jax.results.ranking import Ranking
+from rankckpt_jax.results.row import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +50,7 @@ def scatter(ranking: Ranking, measure: str) -> str:
     """
     rows = ranking.evaluated_rows(measure)
     scores = [row.scores[measure] for row in rows]
-    accuracies = [row.fine_tuned() or 0.0 for row in rows]
+    accuracies = [row.finite_accuracy() or 0.0 for row in rows]
 
     def paint(figure: "Figure", axes: "Axes") -> None:
         svg.name_axes(axes, f"{printable(measure)} score", "fine-tuned accuracy")
@@ -212,7 +213,7 @@ def ablation(found: Ablation) -> str:
     Args:
       found: The option and its points.
     """
-    title = TITLES[found.option]
+    title = found.title
     shown = {
         "kendall": ("Kendall", svg.ACCENT, "-o"),
         "pearson": ("Pearson", svg.MUTED, "--s"),

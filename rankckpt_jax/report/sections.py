@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rankckpt_jax import evaluation
-from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.report import plots
 from rankckpt_jax.report.cells import (
     NONE,
@@ -31,7 +30,8 @@ from rankckpt_jax.report.text import (
     printable,
 )
 from rankckpt_jax.results.assessment import MeasureSummary
-from rankckpt_jax.results.ranking import Ranking, Row
+from rankckpt_jax.results.ranking import Ranking
+from rankckpt_jax.results.row import Row
 
 METRICS = (
     ("n", "", "Checkpoints with both a score and a fine-tuned accuracy."),
@@ -98,7 +98,7 @@ def ranking_table(ranking: Ranking) -> dict[str, Any]:
                 spreads=[row.spread(measure) for row in rows],
             )
         )
-    accuracies = [row.fine_tuned() for row in rows]
+    accuracies = [row.finite_accuracy() for row in rows]
     if known(accuracies):
         # Beside the measure that orders, for the eye to compare and to stay in sight.
         columns.insert(
@@ -115,13 +115,13 @@ def ranking_table(ranking: Ranking) -> dict[str, Any]:
     sources = sorted({row.accuracy_source for row in rows if row.accuracy_source})
     return {
         "headings": [column["heading"] for column in columns],
-        "groups": _groups_of(rows),
+        "groups": _groups_of(ranking, rows),
         "sources": [printable(source) for source in sources],
         "rows": [
             {
                 "position": position,
                 "checkpoint": printable(row.checkpoint),
-                "about": _about(row),
+                "about": _about(ranking, row),
                 "groups": " ".join(map(printable, row.groups)),
                 "cells": [column["cells"][i] for column in columns],
             }
@@ -130,10 +130,14 @@ def ranking_table(ranking: Ranking) -> dict[str, Any]:
     }
 
 
-def _groups_of(rows: Sequence[Row]) -> list[tuple[str, str]]:
+def _groups_of(ranking: Ranking, rows: Sequence[Row]) -> list[tuple[str, str]]:
     """(name, title) of the groups that the rows stand in, if they are several."""
     names = sorted({group for row in rows for group in row.groups})
-    return [(printable(n), neucrab.title(n)) for n in names] if len(names) > 1 else []
+    return [(printable(n), _title(ranking, n)) for n in names] if names[1:] else []
+
+
+def _title(ranking: Ranking, group: str) -> str:
+    return printable(ranking.group_titles.get(group, group))
 
 
 def _column(
@@ -170,10 +174,10 @@ def _column(
     return {"heading": heading, "cells": cells}
 
 
-def _about(row: Row) -> str:
+def _about(ranking: Ranking, row: Row) -> str:
     """What kind of checkpoint it is, in one line."""
     parts = [printable(row.architecture)]
-    parts += [neucrab.title(group).partition(":")[0] for group in row.groups]
+    parts += [_title(ranking, group).partition(":")[0] for group in row.groups]
     if row.image_size is not None:
         parts.append(f"{row.image_size} px")
     parts.append(printable(row.preprocessing))
@@ -208,7 +212,7 @@ def rank_map(ranking: Ranking) -> dict[str, Any] | None:
         printable(measure): [row.score(measure) for row in rows]
         for measure in ranking.measures
     }
-    accuracies = [row.fine_tuned() for row in rows]
+    accuracies = [row.finite_accuracy() for row in rows]
     if any(accuracy is not None for accuracy in accuracies):
         # First, for all others to be held against.
         columns = {"fine-tuned": accuracies, **columns}
@@ -286,7 +290,7 @@ def evaluation_table(ranking: Ranking) -> dict[str, Any] | None:
     ]
     first = pairs[ranking.measures[0]]
     n = len(first)
-    chance = evaluation.random_ranking([row.fine_tuned() for row in first])
+    chance = evaluation.random_ranking([row.finite_accuracy() for row in first])
     return {
         "rows": rows,
         "chance": {
@@ -345,7 +349,7 @@ def _group_tables(ranking: Ranking, keys: Sequence[str]) -> list[dict[str, Any]]
     headings = [heading for heading, key, _ in METRICS if key in shown]
     return [
         {
-            "title": neucrab.title(group),
+            "title": _title(ranking, group),
             "headings": headings,
             "rows": [
                 (printable(measure), n, [_cell(s[k], decimal(s[k])) for k in shown])
@@ -393,7 +397,7 @@ def ablations(ranking: Ranking) -> list[dict[str, Any]]:
     return [
         {
             "svg": plots.ablation(found),
-            "title": plots.TITLES[found.option],
+            "title": found.title,
             "against": "fine-tuned accuracies"
             if found.against_accuracy
             else "the ranking with the setting in use",

@@ -67,7 +67,7 @@ def _ranking_lines(ranking: Ranking) -> str:
             score if spread is None else f"{score} ±{spread:.2g}"
             for score, spread in zip(scores, spreads, strict=True)
         ]
-    accuracies = [row.fine_tuned() for row in rows]
+    accuracies = [row.finite_accuracy() for row in rows]
     if any(accuracy is not None for accuracy in accuracies):
         values["fine-tuned"] = [
             "-" if accuracy is None else format_percent(accuracy)
@@ -108,7 +108,7 @@ def _evaluation_lines(ranking: Ranking) -> str:
     for name, baseline in ranking.assessment.baselines.items():
         lines.append(line(f"({name})", baseline.n, baseline.scores))
     pairs = ranking.evaluated_rows(ranking.measures[0])
-    chance = evaluation.random_ranking([row.fine_tuned() for row in pairs])
+    chance = evaluation.random_ranking([row.finite_accuracy() for row in pairs])
     lines.append(line("(random order)", len(pairs), chance))
     return align(lines, left=[0])
 

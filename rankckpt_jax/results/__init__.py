@@ -1,1 +1,1 @@
-"""What is known of checkpoints and rankings, as plain data."""
+"""What is known about checkpoints and rankings, as plain data."""

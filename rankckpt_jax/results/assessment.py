@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from rankckpt_jax import evaluation
 
 if TYPE_CHECKING:
-    from rankckpt_jax.results.ranking import Ranking, Row
+    from rankckpt_jax.results.ranking import Ranking
+    from rankckpt_jax.results.row import Row
 
 BASELINES: Mapping[str, Callable[[Row], float | None]] = {
     "number of parameters": lambda row: row.num_parameters,
@@ -96,7 +97,7 @@ def assess(ranking: Ranking) -> Assessment:
 def _measured(ranking: Ranking, measure: str) -> MeasureSummary:
     rows = ranking.evaluated_rows(measure)
     scores = [row.scores[measure] for row in rows]
-    accuracies = [row.fine_tuned() for row in rows]
+    accuracies = [row.finite_accuracy() for row in rows]
     spreads = [row.spread(measure) or 0.0 for row in rows]
     noisy = any(spreads)
     first = ranking.measures[0]
@@ -106,7 +107,7 @@ def _measured(ranking: Ranking, measure: str) -> MeasureSummary:
         pair = (
             [row.scores[measure] for row in both],
             [row.scores[first] for row in both],
-            [row.fine_tuned() for row in both],
+            [row.finite_accuracy() for row in both],
         )
         versus = evaluation.compare([pair], num_samples=_SAMPLES)
     return MeasureSummary(
@@ -133,7 +134,7 @@ def _baselines(ranking: Ranking) -> dict[str, Baseline]:
             for row in ranking.rows
             if not row.failure
             and (known := value(row)) is not None
-            and (accuracy := row.fine_tuned()) is not None
+            and (accuracy := row.finite_accuracy()) is not None
         ]
         if len(pairs) > 1:
             scores = evaluation.score_ranking(
@@ -168,7 +169,7 @@ def pairs_within(
         for row in rows
         if (group in row.groups or (group == ALL and not row.groups))
         and (score := row.score(measure)) is not None
-        and (accuracy := row.fine_tuned()) is not None
+        and (accuracy := row.finite_accuracy()) is not None
     ]
 
 

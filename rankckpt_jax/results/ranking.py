@@ -1,13 +1,7 @@
-"""A ranking as data: what is known of every checkpoint, in order, and how far to trust.
-
-Nothing here computes on images or features. `rank` puts finished rows in order and
-evaluates each measure. `str(ranking)` is the numbered table for a terminal, and
-`rankckpt_jax.report` makes files of a ranking.
-"""
+"""Ranking: the checkpoints of one task in order, as plain data, and `rank`."""
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,117 +9,33 @@ from etils import epath
 
 from rankckpt_jax import evaluation
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.results.row import Row
 from rankckpt_jax.storage import store
 
 if TYPE_CHECKING:
     from rankckpt_jax.features import views as views_lib
     from rankckpt_jax.results import assessment as assessment_lib
-    from rankckpt_jax.run import ablation as ablation_lib
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """Everything known of one checkpoint on one task; what is unknown stays empty.
-
-    Attributes:
-      checkpoint: Its name, unique within the task.
-      architecture: The network's name, such as `"mobilenet_v1_025"`.
-      group: The set it belongs to, such as NeuCRaB's `"group_i"`; several with commas
-        between.
-      scores: By measure; higher means better transfer. A measure that is absent or not
-        finite has no score.
-      spreads: By measure, the standard deviation of the score over repetitions.
-      warnings: By measure or topic, one sentence that a reader should know.
-      score_seconds: By measure, the time to compute it from features.
-      terms: By measure that is relative to the pool, what its score is made of.
-      accuracy: Test accuracy after fine-tuning, in [0, 1].
-      accuracy_source: Where it is from, if it was not measured here.
-      curve: (step, accuracy) on the way, of the chosen run of fine-tuning.
-      extract_seconds: The time to extract the features that all measures share.
-      finetune_seconds: The time of fine-tuning, with its search for settings.
-      extract_images: Images that features were extracted from.
-      finetune_images: Images trained on, each time counted, in all runs.
-      multiply_adds: Of one forward pass of one image.
-      num_parameters: Weights of the network without its source classifier.
-      source_accuracy: Top-1 where it was pre-trained, in per cent, as published.
-      feature_dim: D, the length of one feature vector.
-      image_size: Side of the square input, in pixels.
-      sketch: Distances between some of the feature vectors; those of equal weights
-        under two names agree.
-      images: How many images of how many classes were scored, and a digest of the
-        classes' sizes; different ones were not scored on the same images.
-      preprocessing: How images were brought to what the network takes, in words.
-      failure: Why this checkpoint has no scores; empty when it has.
-    """
-
-    checkpoint: str
-    architecture: str = ""
-    group: str = ""
-    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    spreads: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    score_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    terms: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
-    accuracy: float | None = None
-    accuracy_source: str = ""
-    curve: tuple[tuple[int, float], ...] = ()
-    extract_seconds: float | None = None
-    finetune_seconds: float | None = None
-    extract_images: int | None = None
-    finetune_images: int | None = None
-    multiply_adds: int | None = None
-    num_parameters: int | None = None
-    source_accuracy: float | None = None
-    feature_dim: int | None = None
-    image_size: int | None = None
-    sketch: tuple[float, ...] = ()
-    images: str = ""
-    preprocessing: str = ""
-    failure: str = ""
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The sets it belongs to."""
-        return tuple(name.strip() for name in self.group.split(",") if name.strip())
-
-    def score(self, measure: str) -> float | None:
-        """The finite score by `measure`, or None: failed, not computed, or NaN."""
-        return None if self.failure else _finite(self.scores.get(measure))
-
-    def spread(self, measure: str) -> float | None:
-        """The finite spread of the score by `measure`, or None."""
-        return None if self.failure else _finite(self.spreads.get(measure))
-
-    def fine_tuned(self) -> float | None:
-        """The accuracy in [0, 1], or None: not fine-tuned, or it diverged to NaN."""
-        return _finite(self.accuracy)
-
-    def ranking_seconds(self, measure: str) -> float | None:
-        """Extraction and scoring by `measure` together, or None where one is unknown.
-
-        This is what ranking by one measure costs; the other measures are not in it.
-        """
-        parts = self.extract_seconds, self.score_seconds.get(measure)
-        known = [part for part in map(_finite, parts) if part is not None]
-        return sum(known) if len(known) == len(parts) else None
+    from rankckpt_jax.results.ablation import Ablation
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Checkpoints of one task in order, with the evidence. Made by `rank`.
+    """The checkpoints of one task in order, with their evaluation. Made by `rank`.
 
     Attributes:
       task: The task's short name.
-      task_description: What it is, in a phrase or sentence; may be empty.
+      task_description: The task in a phrase or sentence; may be empty.
       measures: Names of the measures; the first one orders the ranking.
       rows: Best first by the first measure; then rows without a score by it, then
         failures.
-      evaluation: For every measure, `evaluation.score_ranking` over
+      evaluation: For each measure, the result of `evaluation.score_ranking` over
         `evaluated_rows(measure)`.
-      provenance: What made this ranking: configuration, versions, device.
-      num_test: Images that accuracies were measured on, where they are known.
-      views: What the features of some of the checkpoints look like.
-      samples: Some images as the networks see them.
+      provenance: Configuration, versions and devices of the run.
+      group_titles: Title of each group of checkpoints; a group without a title is
+        shown by its name.
+      num_test: Number of test images that the accuracies were measured on, or None.
+      views: Summaries of the features of some checkpoints.
+      samples: Some preprocessed images.
       ablations: How the ranking depends on options of the measure.
     """
 
@@ -135,21 +45,23 @@ class Ranking:
     rows: tuple[Row, ...]
     evaluation: Mapping[str, Mapping[str, float]]
     provenance: Mapping[str, Any]
+    group_titles: Mapping[str, str] = dataclasses.field(default_factory=dict)
     num_test: int | None = None
     views: tuple["views_lib.FeatureSummary", ...] = ()
     samples: tuple["views_lib.Sample", ...] = ()
-    ablations: tuple["ablation_lib.Ablation", ...] = ()
+    ablations: tuple["Ablation", ...] = ()
 
     @functools.cached_property
     def assessment(self) -> "assessment_lib.Assessment":
-        """How sure one can be of the evaluation; computed when first asked for."""
+        """How certain the evaluation is; computed when first asked for."""
+        # Imported here: it imports this module.
         from rankckpt_jax.results import assessment
 
         return assessment.assess(self)
 
     @property
     def best(self) -> Row | None:
-        """The row ranked first, or None where no checkpoint has a score."""
+        """The row ranked first, or None if no checkpoint has a score."""
         return self.scored_rows[0] if self.scored_rows else None
 
     @property
@@ -159,89 +71,89 @@ class Ranking:
 
     @property
     def failed(self) -> tuple[Row, ...]:
-        """The rows that name a failure."""
+        """The rows of checkpoints that failed."""
         return tuple(r for r in self.rows if r.failure)
 
     @property
     def ranks(self) -> tuple[int | None, ...]:
-        """The rank of every row from 1; equal scores share one, None where unranked."""
+        """The rank of each row from 1. Equal scores share a rank; None if unranked."""
         scores = [row.score(self.measures[0]) for row in self.rows]
-        known = [score for score in scores if score is not None]
+        finite = [score for score in scores if score is not None]
         return tuple(
-            None if score is None else 1 + sum(other > score for other in known)
+            None if score is None else 1 + sum(other > score for other in finite)
             for score in scores
         )
 
     def evaluated_rows(self, measure: str) -> tuple[Row, ...]:
-        """The rows that have both a score by `measure` and a fine-tuned accuracy."""
+        """Return the rows with both a score by `measure` and an accuracy."""
         return _evaluated_rows(self.rows, measure)
 
     def append(self, other: "Ranking") -> "Ranking":
-        """Adds the checkpoints of another ranking of the same task, ranked anew.
+        """Return this ranking with the checkpoints of another, ranked again.
 
-        A checkpoint of both is taken from `other`. Measures that are relative to the
-        pool are combined over all of it.
+        A checkpoint in both is taken from `other`. Scores of measures that are relative
+        to the pool are combined again.
 
         Args:
-          other: Over the same images; that they are is not checked beyond the name.
-
-        Returns:
-          A new ranking, by the measures of both, in this one's order.
+          other: A ranking of the same task over the same images. Only the task's name
+            is checked.
 
         Raises:
-          InputError: It is of another task.
+          InputError: The other ranking is of another task.
         """
-        # Only a ranking that is added to needs the measures, and with them JAX.
-        from rankckpt_jax.run import scoring
+        # Imported here for start-up time: comparing rows needs the measures and JAX.
+        from rankckpt_jax.results import comparison
 
         if other.task != self.task:
             raise InputError(
-                "Rankings of different tasks cannot be put together",
+                "Rankings of different tasks cannot be combined",
                 expected=self.task,
                 found=other.task,
+                fix="append a ranking of the same task",
             )
-        measures = (
-            *self.measures,
-            *(m for m in other.measures if m not in self.measures),
-        )
+        measures = tuple(dict.fromkeys((*self.measures, *other.measures)))
         rows = {row.checkpoint: row for row in (*self.rows, *other.rows)}
         return rank(
             self.task,
             measures,
-            scoring.compare_rows(list(rows.values()), measures),
+            comparison.compare_rows(list(rows.values()), measures),
             task_description=self.task_description,
             provenance={**other.provenance, **self.provenance},
+            group_titles={**other.group_titles, **self.group_titles},
         )
 
     def to_csv(self, path: epath.PathLike | None = None) -> str:
-        """The ranking as comma-separated values; see `report.table`.
+        """Return the ranking as comma-separated values; see `report.columns`.
 
         Args:
-          path: A file to write it to as well.
+          path: A file to write as well.
         """
-        from rankckpt_jax.report import columns as table
+        # Imported here: the report imports this module, and this is a convenience.
+        from rankckpt_jax.report import columns
 
-        return _written(table.to_csv(self), path)
+        return _write(columns.to_csv(self), path)
 
     def to_html(self, path: epath.PathLike | None = None) -> str:
-        """The ranking as one self-contained page; see `report.page`.
+        """Return the ranking as one self-contained page; see `report.page`.
 
         Args:
-          path: A file to write it to as well.
+          path: A file to write as well.
         """
+        # Imported here: the report imports this module, and this is a convenience.
         from rankckpt_jax.report import page
 
-        return _written(page.to_html(self), path)
+        return _write(page.to_html(self), path)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of it."""
+        """Return the table that a notebook shows."""
+        # Imported here: the report imports this module, and this is a convenience.
         from rankckpt_jax.report import notebook
 
         return notebook.to_html(self)
 
     def __str__(self) -> str:
-        """The ranking as a table for a terminal; see `report.terminal`."""
-        # The report is built on this module; only a ranking that is printed needs it.
+        """Return the ranking as a table for a terminal; see `report.terminal`."""
+        # Imported here: the report imports this module, and this is a convenience.
         from rankckpt_jax.report import terminal
 
         return terminal.format_table(self)
@@ -254,8 +166,9 @@ def rank(
     *,
     task_description: str = "",
     provenance: Mapping[str, Any] | None = None,
+    group_titles: Mapping[str, str] | None = None,
 ) -> Ranking:
-    """Orders checkpoints by the first measure and evaluates every measure.
+    """Order checkpoints by the first measure and evaluate every measure.
 
     Equal scores are ordered by name, so the same rows always give the same ranking.
 
@@ -285,30 +198,32 @@ def rank(
 
     Args:
       task: The task's short name.
-      measures: One or more measure names; the first one orders the ranking.
+      measures: One or more names of measures; the first one orders the ranking.
       rows: The checkpoints, in any order.
-      task_description: What the task is, in a phrase or sentence.
-      provenance: What made the rows, for the report: any nested plain data.
-
-    Returns:
-      The ranking.
+      task_description: The task in a phrase or sentence.
+      provenance: Configuration, versions and devices, as nested plain data.
+      group_titles: Title of each group of checkpoints.
 
     Raises:
-      InputError: If no measure is given, or an accuracy lies outside [0, 1].
+      InputError: There is no measure, or an accuracy lies outside [0, 1].
     """
     if not measures:
         raise InputError(
-            "there is no measure to rank by", expected="at least one measure name"
+            "There is no measure to rank by",
+            expected="at least one name of a measure",
+            found="none",
+            fix='name one, such as "nleep"',
         )
     rows = tuple(rows)
     for row in rows:
-        accuracy = row.fine_tuned()
+        accuracy = row.finite_accuracy()
         if accuracy is not None and not 0 <= accuracy <= 1:
             raise InputError(
-                "an accuracy is not a fraction",
+                "An accuracy is not a fraction",
                 where=f"checkpoint {row.checkpoint!r}",
                 expected="a value from 0 to 1",
                 found=str(accuracy),
+                fix="divide percentages by 100",
             )
 
     def order(row: Row) -> tuple[bool, bool, float, str]:
@@ -322,32 +237,26 @@ def rank(
         rows=tuple(sorted(rows, key=order)),
         evaluation={m: _evaluate(_evaluated_rows(rows, m), m) for m in measures},
         provenance=dict(provenance or {}),
+        group_titles=dict(group_titles or {}),
     )
 
 
-def _written(text: str, path: epath.PathLike | None) -> str:
-    """Returns `text`, written to `path` if there is one."""
+def _write(text: str, path: epath.PathLike | None) -> str:
+    """Write `text` to `path`, if given, and return it."""
     if path is not None:
         store.write_text_atomically(epath.Path(path).expanduser(), text)
     return text
-
-
-def _finite(value: float | None) -> float | None:
-    """Returns `value` as a Python float where it is finite, else None."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def _evaluated_rows(rows: Iterable[Row], measure: str) -> tuple[Row, ...]:
     return tuple(
         row
         for row in rows
-        if row.score(measure) is not None and row.fine_tuned() is not None
+        if row.score(measure) is not None and row.finite_accuracy() is not None
     )
 
 
-def _evaluate(pairs: Sequence[Row], measure: str) -> dict[str, float]:
+def _evaluate(rows: Sequence[Row], measure: str) -> dict[str, float]:
     return evaluation.score_ranking(
-        [row.scores[measure] for row in pairs], [row.fine_tuned() for row in pairs]
+        [row.scores[measure] for row in rows], [row.finite_accuracy() for row in rows]
     )

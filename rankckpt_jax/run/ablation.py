@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from etils import epath
 
 from rankckpt_jax import evaluation
-from rankckpt_jax.results.ranking import Row
+from rankckpt_jax.results.ablation import Ablation
+from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import scoring
 
 MEASURE = "nleep"
@@ -28,28 +29,6 @@ TITLES = {
     "energy": "share of the variance that PCA keeps",
     "components_per_class": "Gaussian components per class",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Ablation:
-    """What one option does.
-
-    Attributes:
-      option: Its name.
-      values: What it was set to.
-      scores: For each value, scores by checkpoint.
-      evaluations: For each value, what `evaluation.score_ranking` says against the
-        accuracies, or against the scores of the setting in use where there are none.
-      against_accuracy: Which of the two.
-      default: The value in use.
-    """
-
-    option: str
-    values: tuple[float, ...]
-    scores: tuple[Mapping[str, float], ...]
-    evaluations: tuple[Mapping[str, float], ...]
-    against_accuracy: bool
-    default: float
 
 
 def settings(base: scoring.Settings, option: str, value: float) -> scoring.Settings:
@@ -85,7 +64,7 @@ def evaluate(
     accuracies = {
         row.checkpoint: accuracy
         for row in rows
-        if (accuracy := row.fine_tuned()) is not None
+        if (accuracy := row.finite_accuracy()) is not None
     }
     found = []
     for option, values in GRID.items():
@@ -110,6 +89,7 @@ def evaluate(
         found.append(
             Ablation(
                 option,
+                TITLES[option],
                 tuple(known),
                 tuple(scores[option, value] for value in known),
                 tuple(evaluations),

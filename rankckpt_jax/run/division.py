@@ -20,7 +20,7 @@ from etils import epath
 
 from rankckpt_jax.devices import signals
 from rankckpt_jax.errors import Interrupted
-from rankckpt_jax.results.ranking import Row
+from rankckpt_jax.results.row import Row
 from rankckpt_jax.storage import claims, store
 
 _SECONDS_BETWEEN_LOOKS = 5.0
@@ -112,5 +112,5 @@ def _made_meanwhile(
     if found is None:
         return None
     curve = tuple((int(step), float(value)) for step, value in found.result["curve"])
-    sketch = tuple(found.result["sketch"])
-    return Row(**{**found.result, "curve": curve, "sketch": sketch})
+    fingerprint = tuple(found.result["fingerprint"])
+    return Row(**{**found.result, "curve": curve, "fingerprint": fingerprint})

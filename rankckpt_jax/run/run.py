@@ -46,7 +46,10 @@ from rankckpt_jax.errors import (
 )
 from rankckpt_jax.features import extract as features
 from rankckpt_jax.features import precomputed, views
-from rankckpt_jax.results.ranking import Ranking, Row, rank
+from rankckpt_jax.results import comparison
+from rankckpt_jax.results.ablation import Ablation
+from rankckpt_jax.results.ranking import Ranking, rank
+from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import ablation, division, pool, scoring, validation
 from rankckpt_jax.storage import claims, store
 
@@ -141,7 +144,7 @@ def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
         dataclasses.replace(row, warnings={**task.warnings, **row.warnings})
         for row in rows
     ]
-    rows = scoring.compare_rows(rows, settings.measures)
+    rows = comparison.compare_rows(rows, settings.measures)
     rows = accuracies.merge_accuracies(rows, known, source)
     ranking = rank(
         task.name,
@@ -149,6 +152,7 @@ def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
         rows,
         task_description=task.description,
         provenance=_provenance(this, time.monotonic() - started),
+        group_titles={g: neucrab.title(g) for row in rows for g in row.groups},
     )
     ranking = dataclasses.replace(ranking, ablations=_ablations(this, ranking))
     if "report" in stages and processes.is_main_process():
@@ -169,7 +173,7 @@ def _stored(this: Run, name: str) -> features.Features | precomputed.Precomputed
         return None
 
 
-def _ablations(this: Run, ranking: Ranking) -> tuple[ablation.Ablation, ...]:
+def _ablations(this: Run, ranking: Ranking) -> tuple[Ablation, ...]:
     """Scores every point of the grid that is not stored; without the stage, none."""
     if ablation.MEASURE not in this.settings.measures:
         return ()

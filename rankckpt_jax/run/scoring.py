@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import time
@@ -15,7 +14,7 @@ from etils import epath
 import rankckpt_jax
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError, suggest
-from rankckpt_jax.results.ranking import Row
+from rankckpt_jax.results.row import Row
 from rankckpt_jax.storage import store
 
 # More would tell nothing more; fewer might be of images that all networks see alike.
@@ -196,12 +195,12 @@ def score_row(
         warnings=warnings,
         score_seconds=seconds,
         terms=terms,
-        sketch=_sketch(features),
+        fingerprint=_fingerprint(features),
         images=_describe_images(labels),
     )
 
 
-def _sketch(features: Any) -> tuple[float, ...]:
+def _fingerprint(features: Any) -> tuple[float, ...]:
     """Distances from some rows to the next: equal, but for rounding, for equal weights.
 
     Not lengths, which are all 1 where features have been normalized.
@@ -217,66 +216,6 @@ def _describe_images(labels: Any) -> str:
     sizes = ",".join(map(str, sorted(counts)))
     told = f"{counts.sum()} images of {len(counts)} classes"
     return f"{told} ({store.digest(sizes)[:8]})"
-
-
-def warn_of_other_images(rows: Sequence[Row]) -> list[Row]:
-    """Adds a warning to rows whose images differ in number or classes from the most."""
-    seen = collections.Counter(row.images for row in rows if row.images)
-    if len(seen) < 2:
-        return list(rows)
-    usual = seen.most_common(1)[0][0]
-    warned = []
-    for row in rows:
-        if row.images and row.images != usual:
-            said = f"it was scored on {row.images}, most others on {usual}"
-            said += ": their scores cannot be compared"
-            row = dataclasses.replace(row, warnings={**row.warnings, "images": said})
-        warned.append(row)
-    return warned
-
-
-def warn_of_twins(rows: Sequence[Row]) -> list[Row]:
-    """Adds a warning to rows whose features are, but for rounding, an earlier row's."""
-    warned: list[Row] = []
-    for row in rows:
-        for other in warned:
-            if not row.failure and not other.failure and _are_twins(row, other):
-                said = (
-                    f"its features equal those of {other.checkpoint}: one network, "
-                    "two names?"
-                )
-                row = dataclasses.replace(
-                    row, warnings={**row.warnings, "features": said}
-                )
-                break
-        warned.append(row)
-    return warned
-
-
-def _are_twins(one: Row, other: Row) -> bool:
-    if not one.sketch or len(one.sketch) != len(other.sketch):
-        return False
-    # A graph and the network that it was recognized as differ by 1e-4.
-    return np.allclose(one.sketch, other.sketch, rtol=1e-3, atol=0)
-
-
-def compare_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The rows with what shows only beside others: relative scores, and warnings."""
-    return warn_of_other_images(warn_of_twins(relative_to_pool(rows, names)))
-
-
-def relative_to_pool(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """Puts the scores of measures that are relative to the pool in place."""
-    rows = list(rows)
-    for name in filter(measures.is_relative, names):
-        known = [i for i, row in enumerate(rows) if name in row.terms]
-        if not known:
-            continue
-        combined = measures.combine(name, [rows[i].terms[name] for i in known])
-        for i, score in zip(known, combined, strict=True):
-            scores = {**rows[i].scores, name: float(score)}
-            rows[i] = dataclasses.replace(rows[i], scores=scores)
-    return rows
 
 
 def _compute(

@@ -5,7 +5,7 @@ import pytest
 from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.benchmark import published as accuracies
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.results.ranking import Row
+from rankckpt_jax.results.row import Row
 
 
 def test_published_ones_follow_the_task():

@@ -14,7 +14,8 @@ from rankckpt_jax.benchmark import table as benchmark
 from rankckpt_jax.configs import features as features_config
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.report import columns as table
-from rankckpt_jax.results.ranking import Row, rank
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import run as stages
 from rankckpt_jax.storage import store
 

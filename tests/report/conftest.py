@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rankckpt_jax.features import views
-from rankckpt_jax.results.ranking import Row, rank
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from rankckpt_jax.report import page
-from rankckpt_jax.results.ranking import Row, rank
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
 
 playwright = pytest.importorskip("playwright.sync_api")
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankckpt_jax.report import columns as table
-from rankckpt_jax.results.ranking import Row, rank
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
 
 
 def _read(ranking):

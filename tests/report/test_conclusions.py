@@ -3,7 +3,8 @@
 import pytest
 
 from rankckpt_jax.report import conclusions as sentences
-from rankckpt_jax.results.ranking import Row, rank
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
 
 
 def _rows(scores, accuracies, **fields):

@@ -12,7 +12,8 @@ import pytest
 
 from rankckpt_jax.benchmark import table as benchmark
 from rankckpt_jax.report import notebook, page
-from rankckpt_jax.results.ranking import Row, rank
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
 
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rankckpt_jax.report import plots
-from rankckpt_jax.results.ranking import Row, rank
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
 
 
 def _texts(svg):

@@ -1,6 +1,7 @@
 """The plain-text table: aligned, numbered, and safe to print."""
 
-from rankckpt_jax.results.ranking import Row, rank
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
 
 
 def test_table_is_aligned_and_numbered():

@@ -6,7 +6,8 @@ import pytest
 
 from rankckpt_jax import evaluation
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.results.ranking import Row, rank
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
 
 
 def _rows(scores, accuracies, **fields):

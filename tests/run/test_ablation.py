@@ -71,7 +71,7 @@ def test_each_point_is_a_ranking_held_against_the_accuracies(
 
 
 def test_without_accuracies_it_is_held_against_the_setting_in_use(nets):
-    from rankckpt_jax.results.ranking import Row
+    from rankckpt_jax.results.row import Row
     from rankckpt_jax.run.scoring import Settings
 
     points = {

@@ -25,8 +25,8 @@ from rankckpt_jax.configs import features as features_config
 from rankckpt_jax.data import tasks
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract as features
+from rankckpt_jax.results import comparison
 from rankckpt_jax.run import run as stages
-from rankckpt_jax.run import scoring
 from tests import slim_golden
 from tests.scene import Scene
 
@@ -588,7 +588,7 @@ def test_features_of_other_images_are_not_compared_in_silence():
     twins = {**pool, "d": pool["a"]}
     rows = {r.checkpoint: r for r in api.rank_features(twins, measures="lda").rows}
     assert "equal those of a" in rows["d"].warnings["features"]
-    assert scoring.compare_rows([rows["a"]], ["lda"]) == [rows["a"]]
+    assert comparison.compare_rows([rows["a"]], ["lda"]) == [rows["a"]]
 
 
 def command(*arguments: Any) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ from etils import epath
 
 from rankckpt_jax.devices import signals
 from rankckpt_jax.errors import Interrupted
-from rankckpt_jax.results.ranking import Row
+from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import division
 from rankckpt_jax.storage import claims
 

@@ -84,7 +84,7 @@ def test_fine_tuning_that_diverges_is_no_accuracy(image_folder, pool, tmp_path):
     made.finetune.learning_rate = 1e38
     ranking = stages.run(made)
     for row in ranking.rows:
-        assert row.accuracy is None and row.fine_tuned() is None
+        assert row.accuracy is None and row.finite_accuracy() is None
         assert "fine-tuning diverged at step" in row.warnings["accuracy"]
     assert not ranking.evaluated_rows("h_score")
     assert "No ranked checkpoint was fine-tuned" in str(ranking)
@@ -104,7 +104,7 @@ def test_one_network_under_two_names_is_told(image_folder, pool, tmp_path):
     assert "equal those of second" in rows["third"].warnings["features"]
     assert "features" not in {**rows["first"].warnings, **rows["second"].warnings}
     # Lines are wrapped for a terminal.
-    assert "one network, two names?" in " ".join(str(ranking).split())
+    assert "network under two names" in " ".join(str(ranking).split())
 
 
 def test_preprocessing_is_kept_and_shown(image_folder, pool, tmp_path):

@@ -1,0 +1,99 @@
+"""Row: everything known about one checkpoint on one task, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The results of one checkpoint on one task. Unknown values stay empty.
+
+    Attributes:
+      checkpoint: Its name, unique within the task.
+      architecture: The network's name, such as `"mobilenet_v1_025"`.
+      group: The group it belongs to, such as NeuCRaB's `"group_i"`; several groups are
+        separated by commas.
+      scores: Score by measure; higher means better transfer. A measure that is missing
+        or not finite has no score.
+      spreads: Standard deviation of the score over repetitions, by measure.
+      warnings: One warning by measure or topic.
+      score_seconds: Time to compute the score from features, by measure.
+      terms: For measures that are relative to the pool, the terms of the score.
+      accuracy: Test accuracy after fine-tuning, in [0, 1]; NaN if training diverged.
+      accuracy_source: The source of an accuracy that was not measured in this run.
+      curve: (step, accuracy) during fine-tuning with the chosen hyperparameters.
+      extract_seconds: Time to extract the features, which all measures share.
+      finetune_seconds: Time of fine-tuning, including the hyperparameter search.
+      extract_images: Number of images that features were extracted from.
+      finetune_images: Number of images that all fine-tuning runs trained on; an image
+        counts each time it is used.
+      multiply_adds: Multiply-adds of one forward pass with one image.
+      num_parameters: Parameters of the network without its classification head.
+      source_accuracy: Published top-1 accuracy on the source data set, in percent.
+      feature_dim: D, the dimension of a feature vector.
+      image_size: Side of the square input, in pixels.
+      fingerprint: Distances between some of the feature vectors. They agree for the
+        same weights under two names.
+      images: Number of scored images and classes, and a digest of the class sizes.
+      preprocessing: A phrase that describes how images are preprocessed.
+      failure: The reason why this checkpoint has no scores, or empty.
+    """
+
+    checkpoint: str
+    architecture: str = ""
+    group: str = ""
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    spreads: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    score_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    terms: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    accuracy: float | None = None
+    accuracy_source: str = ""
+    curve: tuple[tuple[int, float], ...] = ()
+    extract_seconds: float | None = None
+    finetune_seconds: float | None = None
+    extract_images: int | None = None
+    finetune_images: int | None = None
+    multiply_adds: int | None = None
+    num_parameters: int | None = None
+    source_accuracy: float | None = None
+    feature_dim: int | None = None
+    image_size: int | None = None
+    fingerprint: tuple[float, ...] = ()
+    images: str = ""
+    preprocessing: str = ""
+    failure: str = ""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of the groups it belongs to."""
+        return tuple(name.strip() for name in self.group.split(",") if name.strip())
+
+    def score(self, measure: str) -> float | None:
+        """Return the score by `measure`, or None if there is no finite one."""
+        return None if self.failure else finite(self.scores.get(measure))
+
+    def spread(self, measure: str) -> float | None:
+        """Return the spread of the score by `measure`, or None."""
+        return None if self.failure else finite(self.spreads.get(measure))
+
+    def finite_accuracy(self) -> float | None:
+        """Return the accuracy in [0, 1], or None if unknown or if training diverged."""
+        return finite(self.accuracy)
+
+    def ranking_seconds(self, measure: str) -> float | None:
+        """Return the time of extraction and scoring by `measure`, or None if unknown.
+
+        The time of other measures is not included.
+        """
+        extract = finite(self.extract_seconds)
+        score = finite(self.score_seconds.get(measure))
+        return None if extract is None or score is None else extract + score
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value as a Python float if it is a finite number, else None."""
+    return float(value) if value is not None and math.isfinite(value) else None
