@@ -1,86 +1,40 @@
-"""Measures: how well a checkpoint will transfer, from features alone.
+"""Measures predict from features alone how well a checkpoint will transfer.
 
     result = measures.compute("nleep", features, labels)
     result.score, result.details
 
-To add one, write `measures/my_measure.py` with a function under
-`@register("my_measure")` and import it here. `gmm`, `kmeans` and `pca` may be used on
-their own.
+To add a measure, write one file in this directory; see `registry`. The submodules
+`gmm`, `kmeans` and `pca` can be used on their own.
 """
 
-from rankckpt_jax.measures import (
-    baselines,
-    energy,
-    etran,
-    gbc,
-    h_score,
-    knn,
-    lda,
-    leep,
-    linear,
-    logme,
-    mutual_information,
-    nce,
-    ncti,
-    nleep,
-    pactran,
-    parc,
-    regularized_h_score,
-    rsa,
-    sfda,
-    transrate,
-)
+from rankckpt_jax.measures.computation import compute, compute_all, compute_prepared
+from rankckpt_jax.measures.inputs import Inputs, prepare
 from rankckpt_jax.measures.mixture import gmm, kmeans
 from rankckpt_jax.measures.registry import (
-    Inputs,
+    Measure,
     Result,
-    check_options,
-    combine,
-    compute,
-    compute_all,
-    compute_prepared,
-    is_relative,
+    get,
+    import_all,
     names,
-    prepare,
     register,
-    requires_logits,
 )
 from rankckpt_jax.measures.statistics import pca
 
+import_all(__path__, __name__)
+
 __all__ = [
     "Inputs",
+    "Measure",
     "Result",
-    "baselines",
-    "check_options",
-    "combine",
     "compute",
     "compute_all",
     "compute_prepared",
-    "energy",
-    "etran",
-    "gbc",
+    "get",
     "gmm",
-    "h_score",
-    "is_relative",
+    "import_all",
     "kmeans",
-    "knn",
-    "lda",
-    "leep",
-    "linear",
-    "logme",
-    "mutual_information",
     "names",
-    "nce",
-    "ncti",
-    "nleep",
-    "pactran",
-    "parc",
     "pca",
     "prepare",
     "register",
-    "regularized_h_score",
-    "requires_logits",
-    "rsa",
-    "sfda",
-    "transrate",
 ]

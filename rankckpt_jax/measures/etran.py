@@ -2,13 +2,13 @@
 
     ETran = 0.15 E' + 0.85 L'
 
-E' the energy and L' the LDA posterior (see those files), each brought to [0, 1] over
-the checkpoints of a pool. Alone a checkpoint has only its two terms; its score is then
-their sum with the same weights, which means nothing beside another pool's.
+where E is the energy, L the LDA posterior (see those files), and ' rescales linearly to
+[0, 1] over the checkpoints of a pool. The score of a single checkpoint is 0.15 E +
+0.85 L and cannot be compared with scores from another pool.
 
-Cost: theirs, N V + 2 N D C. Range: [0, 1] in a pool. Higher is better. The two
-terms are those of the authors' code. The published sum has also a regression term,
-which is for detection and is left out.
+Cost: N V + 2 N D C FLOP. Range: [0, 1] in a pool. Higher is better. The two terms
+follow the authors' code. The published sum has a third term, for regression, which
+applies to object detection only and is omitted.
 """
 
 from __future__ import annotations
@@ -19,34 +19,26 @@ import jax
 import numpy as np
 
 from rankckpt_jax.measures import lda
-from rankckpt_jax.measures.registry import Result, register, relative
-from rankckpt_jax.measures.statistics.class_statistics import Statistics
+from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.statistics import scaling
 
 _WEIGHTS = {"energy": 0.15, "lda": 0.85}
 
 
 def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
-    """Scores of checkpoints from the terms of each."""
-    shares = {name: relative([terms[name] for terms in pool]) for name in _WEIGHTS}
+    """Return the scores of a pool's checkpoints from the terms of each."""
+    scaled = {name: scaling.min_max([t[name] for t in pool]) for name in _WEIGHTS}
     return [
-        sum(weight * shares[name][i] for name, weight in _WEIGHTS.items())
+        sum(weight * scaled[name][i] for name, weight in _WEIGHTS.items())
         for i in range(len(pool))
     ]
 
 
-@register("etran", needs_logits=True, combine=combine)
-def etran(
-    features: jax.Array,
-    labels: jax.Array,
-    logits: jax.Array,
-    num_classes: int,
-    statistics: Statistics,
-) -> Result:
-    """ETran's two terms for features [N, D], labels [N] and logits [N, V]."""
-    del features, num_classes
-    terms = {
-        "energy": statistics.average(np.asarray(jax.nn.logsumexp(logits, axis=1))),
-        "lda": lda.posterior(statistics, np.asarray(labels)),
-    }
+@register("etran", needs_logits=True, uses_weights=True, combine=combine)
+def etran(inputs: Inputs) -> Result:
+    """ETran's two terms from features [N, D], labels [N] and logits [N, V]."""
+    statistics = inputs.statistics
+    energies = np.asarray(jax.nn.logsumexp(inputs.logits, axis=1))
+    terms = {"energy": statistics.average(energies), "lda": lda.posterior(statistics)}
     score = sum(weight * terms[name] for name, weight in _WEIGHTS.items())
     return Result(score, {"terms": terms})

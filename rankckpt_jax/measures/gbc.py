@@ -18,29 +18,21 @@ from __future__ import annotations
 
 import math
 
-import jax
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Result, register
-from rankckpt_jax.measures.statistics.class_statistics import Statistics
+from rankckpt_jax.measures.registry import Inputs, Result, register
 
 COVARIANCES = ("spherical", "diagonal")
 
 _FLOOR = 1e-4
 
 
-@register("gbc", bounds=(-math.inf, 0.0))
-def gbc(
-    features: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    statistics: Statistics,
-    covariance: str = "spherical",
-    dimensions: int = 64,
-) -> Result:
+@register("gbc", bounds=(-math.inf, 0.0), uses_weights=True)
+def gbc(inputs: Inputs, covariance: str = "spherical", dimensions: int = 64) -> Result:
     """GBC; `dimensions` principal components are kept, all features if 0."""
-    del features, labels
+    num_classes = inputs.num_classes
+    statistics = inputs.statistics
     if covariance not in COVARIANCES:
         raise InputError(
             f"Unknown covariance of GBC {covariance!r}", expected=", ".join(COVARIANCES)

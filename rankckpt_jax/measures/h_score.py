@@ -21,23 +21,16 @@ from __future__ import annotations
 
 import math
 
-import jax
 import numpy as np
 
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import symmetric
-from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
-@register("h_score", bounds=(0.0, math.inf))
-def h_score(
-    features: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    statistics: Statistics,
-) -> Result:
+@register("h_score", bounds=(0.0, math.inf), uses_weights=True)
+def h_score(inputs: Inputs) -> Result:
     """H-score of features [N, D] and labels [N]."""
-    del features, labels, num_classes
+    statistics = inputs.statistics
     means, rank = statistics.class_means.T, statistics.rank
     if statistics.factor is not None:
         whitened = symmetric.whiten(statistics.factor, means)

@@ -23,26 +23,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import blocks, sampling
-from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _TILE = 512
 """Rows of a tile."""
 
 
 @register("knn", bounds=(0.0, 1.0))
-def knn(
-    features: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    seed: int,
-    statistics: Statistics,
-    k: int = 1,
-    max_queries: int = 20_000,
-) -> Result:
+def knn(inputs: Inputs, k: int = 1, max_queries: int = 20_000) -> Result:
     """Leave-one-out accuracy of features [N, D] and labels [N] with k neighbours."""
-    del features
+    num_classes = inputs.num_classes
+    seed = inputs.seed
+    statistics = inputs.statistics
     count = len(statistics.labels)
     if not 1 <= k < count:
         raise InputError(

@@ -18,18 +18,15 @@ import jax
 import numpy as np
 
 from rankckpt_jax.measures.mixture import prediction
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 
 
 @register("leep", needs_logits=True, bounds=(-math.inf, 0.0))
-def leep(
-    features: jax.Array,
-    labels: jax.Array,
-    logits: jax.Array,
-    num_classes: int,
-) -> Result:
+def leep(inputs: Inputs) -> Result:
     """LEEP from the checkpoint's own classifier; features are not used."""
-    del features
+    labels = inputs.labels
+    logits = inputs.logits
+    num_classes = inputs.num_classes
     probabilities = jax.nn.softmax(logits, axis=-1)
     found = prediction.likelihood(probabilities, labels, num_classes)
 

@@ -16,12 +16,11 @@ is published; both are ours.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import logistic, sampling
 
 RIDGES = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -35,14 +34,12 @@ _TRAIN, _VALIDATION, _HELD_OUT = 0, 1, 2
 
 
 @register("linear", bounds=(0.0, 1.0))
-def linear(
-    features: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    seed: int,
-    num_steps: int = 100,
-) -> Result:
+def linear(inputs: Inputs, num_steps: int = 100) -> Result:
     """Held-out accuracy for features [N, D] and labels [N]."""
+    features = inputs.features
+    labels = inputs.labels
+    num_classes = inputs.num_classes
+    seed = inputs.seed
     part = split(np.asarray(labels), seed)
     if not (part == _HELD_OUT).any():
         raise InputError(

@@ -22,27 +22,20 @@ denominators, as there.
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import symmetric
-from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _STEPS = 11
 _TOLERANCE = 1e-3
 _FLOOR = 1e-5
 
 
-@register("logme")
-def logme(
-    features: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    statistics: Statistics,
-) -> Result:
+@register("logme", uses_weights=True)
+def logme(inputs: Inputs) -> Result:
     """LogME of features [N, D] and labels [N]."""
-    del features, labels, num_classes
+    statistics = inputs.statistics
     count, mean = statistics.total, statistics.mean
     counts = statistics.counts
     # Column c is F't_c.

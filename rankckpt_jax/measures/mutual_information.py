@@ -35,9 +35,8 @@ import optax
 import scipy.special
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import blocks, sampling
-from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _DIMENSIONS = 64
 _HIDDEN = 128
@@ -49,10 +48,7 @@ _VALIDATION = 5
 
 @register("mutual_information")
 def mutual_information(
-    features: jax.Array,
-    num_classes: int,
-    seed: int,
-    statistics: Statistics,
+    inputs: Inputs,
     num_steps: int = 200,
     num_restarts: int = 2,
     max_images: int = 10_000,
@@ -60,10 +56,7 @@ def mutual_information(
     """A lower bound of I(features; labels).
 
     Args:
-      features: [N, D]; only their dtype matters.
-      num_classes: C.
-      seed: Decides the halves and the starts.
-      statistics: Of features and labels.
+      inputs: Features [N, D] and labels [N]; the seed decides halves and starts.
       num_steps: Steps of Adam, each over half of the images.
       num_restarts: Critics for each half.
       max_images: More are not learned from, see `sampling.subset`.
@@ -75,6 +68,10 @@ def mutual_information(
     Raises:
       InputError: No class has four images, which the halves need.
     """
+    features = inputs.features
+    num_classes = inputs.num_classes
+    seed = inputs.seed
+    statistics = inputs.statistics
     if statistics.sizes.max() < 4:
         raise InputError(
             "Mutual information is learned on one half and measured on the other",

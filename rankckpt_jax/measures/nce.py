@@ -18,20 +18,16 @@ import math
 import jax
 import numpy as np
 
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import blocks
 
 
 @register("nce", needs_logits=True, bounds=(-math.inf, 0.0))
-def nce(
-    features: jax.Array,
-    labels: jax.Array,
-    logits: jax.Array,
-    num_classes: int,
-    soft: bool = False,
-) -> Result:
+def nce(inputs: Inputs, soft: bool = False) -> Result:
     """NCE from the checkpoint's logits [N, V]; `soft` as the module says."""
-    del features
+    labels = inputs.labels
+    logits = inputs.logits
+    num_classes = inputs.num_classes
     details = {"num_source_classes": logits.shape[1]}
     if soft:
         one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=logits.dtype)

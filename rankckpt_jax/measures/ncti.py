@@ -33,9 +33,8 @@ import scipy.linalg
 import scipy.special
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Result, register, relative
-from rankckpt_jax.measures.statistics import symmetric
-from rankckpt_jax.measures.statistics.class_statistics import Statistics
+from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.statistics import scaling, symmetric
 
 _DIMENSIONS = 64
 _SUMMED = 32
@@ -45,17 +44,21 @@ _SIGNS = {"seli": 1, "ncc": 1, "vc": -1}
 
 def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
     """Scores of checkpoints from the terms of each."""
-    parts = [s * relative([t[name] for t in pool]) for name, s in _SIGNS.items()]
+    parts = [
+        sign * scaling.min_max([terms[name] for terms in pool])
+        for name, sign in _SIGNS.items()
+    ]
     return np.sum(parts, axis=0).tolist()
 
 
-@register("ncti", combine=combine)
-def ncti(statistics: Statistics) -> Result:
+@register("ncti", combine=combine, uses_weights=True)
+def ncti(inputs: Inputs) -> Result:
     """NCTI's three terms, and in its details the shrinkage.
 
     Raises:
       InputError: No two images of a class differ.
     """
+    statistics = inputs.statistics
     count, counts = statistics.total, statistics.counts
     values = statistics.spectrum[0][::-1][:_DIMENSIONS]
     kept = min(len(values), statistics.rank)

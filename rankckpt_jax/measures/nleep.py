@@ -37,12 +37,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.mixture import fitting, kmeans, prediction
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import pca
 
 VARIANTS = ("paper", "stable_transfer", "sfda", "pactran", "spherical")
@@ -87,10 +86,7 @@ def _check(options: Mapping[str, Any]) -> None:
 
 @register("nleep", bounds=_bounds, check=_check)
 def nleep(
-    features: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    seed: int,
+    inputs: Inputs,
     variant: str = "paper",
     energy: float = 0.8,
     components_per_class: int = 5,
@@ -103,10 +99,7 @@ def nleep(
     """NLEEP with the settings that the paper's faithful ports share.
 
     Args:
-      features: float [N, D].
-      labels: int [N] in 0 ... C-1.
-      num_classes: C.
-      seed: Decides the k-means starts of the mixture.
+      inputs: Features [N, D] and labels [N]; the seed decides the k-means starts.
       variant: One of VARIANTS.
       energy: Share of the variance that PCA keeps, in (0, 1].
       components_per_class: Gaussian components per class; not in `pactran`.
@@ -125,6 +118,10 @@ def nleep(
     Raises:
       InputError: There are fewer images than components, or an option is unknown.
     """
+    features = inputs.features
+    labels = inputs.labels
+    num_classes = inputs.num_classes
+    seed = inputs.seed
     points, classes = np.asarray(features), np.asarray(labels)
     if variant == "pactran" and len(points) > _PACTRAN_IMAGES:
         chosen = np.random.default_rng(seed).permutation(len(points))

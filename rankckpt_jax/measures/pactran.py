@@ -25,14 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import logistic
-from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
-@register("pactran")
+@register("pactran", uses_weights=True)
 def pactran(
-    statistics: Statistics,
+    inputs: Inputs,
     prior_factor: float = 10.0,
     variance_factor: float = 100.0,
     num_steps: int = 500,
@@ -40,7 +39,7 @@ def pactran(
     """The bound's negative.
 
     Args:
-      statistics: Of features and labels.
+      inputs: Features [N, D] and labels [N].
       prior_factor: f, above 0.
       variance_factor: g, above 0.
       num_steps: Steps of L-BFGS at most.
@@ -52,6 +51,7 @@ def pactran(
     Raises:
       InputError: A factor is not positive.
     """
+    statistics = inputs.statistics
     if min(prior_factor, variance_factor) <= 0:
         raise InputError(
             "PACTran's factors must be positive",

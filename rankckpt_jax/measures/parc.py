@@ -18,19 +18,19 @@ from __future__ import annotations
 import numpy as np
 
 from rankckpt_jax.measures import rsa
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import rank_correlation, sampling
-from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
-@register("parc", bounds=(-100.0, 100.0))
+@register("parc", bounds=(-100.0, 100.0), uses_weights=True)
 def parc(
-    statistics: Statistics,
-    seed: int,
+    inputs: Inputs,
     dimensions: int = 0,
     max_images: int = rsa.MAX_IMAGES,
 ) -> Result:
     """PARC; all dimensions if `dimensions` is 0."""
+    statistics = inputs.statistics
+    seed = inputs.seed
     rows = sampling.subset(statistics.labels, max_images, seed)
     x, weights = statistics.features[rows], statistics.weights[rows]
     dtype = x.dtype

@@ -19,23 +19,16 @@ from __future__ import annotations
 
 import math
 
-import jax
 import numpy as np
 
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import symmetric
-from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
-@register("regularized_h_score", bounds=(0.0, math.inf))
-def regularized_h_score(
-    features: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    statistics: Statistics,
-) -> Result:
+@register("regularized_h_score", bounds=(0.0, math.inf), uses_weights=True)
+def regularized_h_score(inputs: Inputs) -> Result:
     """Regularized H-score of features [N, D] and labels [N]."""
-    del features, labels, num_classes
+    statistics = inputs.statistics
     count, size = statistics.total, statistics.features.shape[1]
     covariance = statistics.scatter / count
     mean = np.trace(covariance) / size

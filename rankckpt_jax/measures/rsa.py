@@ -26,9 +26,8 @@ import numpy as np
 import scipy.stats
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import rank_correlation, sampling
-from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 MAX_IMAGES = 20_000
 """Images whose pairs are taken: 200 million pairs."""
@@ -36,18 +35,15 @@ MAX_IMAGES = 20_000
 _MOST_WITH_TARGET = 2000
 
 
-@register("rsa", bounds=(-1.0, 1.0))
-def rsa(
-    statistics: Statistics,
-    seed: int,
-    max_images: int = MAX_IMAGES,
-    target: Any = None,
-) -> Result:
+@register("rsa", bounds=(-1.0, 1.0), uses_weights=True)
+def rsa(inputs: Inputs, max_images: int = MAX_IMAGES, target: Any = None) -> Result:
     """RSA; `num_images` in its details is how many were compared.
 
     Raises:
       InputError: The target is not of the same images.
     """
+    statistics = inputs.statistics
+    seed = inputs.seed
     labels = statistics.labels
     most = max_images if target is None else min(max_images, _MOST_WITH_TARGET)
     rows = sampling.subset(labels, most, seed)

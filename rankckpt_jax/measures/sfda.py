@@ -20,11 +20,10 @@ code l comes of three steps of power iteration and the posterior is not its loga
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import scipy.linalg
 
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import discriminant
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
@@ -32,15 +31,12 @@ _POWER_STEPS = 3
 _LEAST_SHRINKAGE = 1e-10
 
 
-@register("sfda", bounds=(0.0, 1.0))
-def sfda(
-    features: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    statistics: Statistics,
-) -> Result:
+@register("sfda", bounds=(0.0, 1.0), uses_weights=True)
+def sfda(inputs: Inputs) -> Result:
     """SFDA of features [N, D] and labels [N]."""
-    del features
+    labels = inputs.labels
+    num_classes = inputs.num_classes
+    statistics = inputs.statistics
     classes = np.asarray(labels)
     within = statistics.within / statistics.total
     shrinkage = max(np.exp(-5 * _largest_eigenvalue(within)), _LEAST_SHRINKAGE)

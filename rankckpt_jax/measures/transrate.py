@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax.measures.registry import Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import blocks, symmetric
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
@@ -30,16 +30,10 @@ _BLOCK = 1024
 """Rows of a class whose products are formed at once."""
 
 
-@register("transrate")
-def transrate(
-    features: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    statistics: Statistics,
-    eps: float = 1e-4,
-) -> Result:
+@register("transrate", uses_weights=True)
+def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:
     """TransRate of features [N, D] and labels [N]; `eps` is the distortion."""
-    del features, labels, num_classes
+    statistics = inputs.statistics
     scaled = statistics.scatter / (statistics.total * eps)
     scaled.flat[:: len(scaled) + 1] += 1
     whole = symmetric.log_det(scaled) / 2

@@ -25,11 +25,12 @@ def compare_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
 def _combine_scores(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     """Compute the scores of measures that are relative to the pool from their terms."""
     rows = list(rows)
-    for name in filter(measures.is_relative, names):
+    for name in names:
+        combine = measures.get(name).combine
         indices = [i for i, row in enumerate(rows) if name in row.terms]
-        if not indices:
+        if combine is None or not indices:
             continue
-        scores = measures.combine(name, [rows[i].terms[name] for i in indices])
+        scores = combine([rows[i].terms[name] for i in indices])
         for i, score in zip(indices, scores, strict=True):
             combined = {**rows[i].scores, name: float(score)}
             rows[i] = dataclasses.replace(rows[i], scores=combined)

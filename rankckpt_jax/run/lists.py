@@ -30,12 +30,12 @@ def checkpoints() -> str:
 
 def measures() -> str:
     """Every measure with the first line of its documentation."""
-    from rankckpt_jax.measures import registry
+    from rankckpt_jax import measures as registry
 
     lines = [["measure", "needs logits", "what it is"]]
     lines += [
-        [name, "yes" if registry.requires_logits(name) else "no", registry.about(name)]
-        for name in registry.names()
+        [measure.name, "yes" if measure.needs_logits else "no", measure.about]
+        for measure in map(registry.get, registry.names())
     ]
     return terminal.align(lines, left=[0, 1, 2])
 

@@ -85,7 +85,7 @@ def check_settings(settings: Settings) -> None:
       InputError: A measure or option is unknown, or a value cannot be used.
     """
     for measure, options in settings.options.items():
-        measures.check_options(measure, options)
+        measures.get(measure).check_options(options)
     for field in ("seed", "num_bootstrap"):
         value = getattr(settings, field)
         if value < 0:
@@ -186,7 +186,7 @@ def score_row(
             scores[measure] = result["score"]
         if (spread := result["details"].get("spread")) is not None:
             spreads[measure] = spread
-        if measures.is_relative(measure) and "terms" in result["details"]:
+        if measures.get(measure).combine and "terms" in result["details"]:
             terms[measure] = result["details"]["terms"]
     return dataclasses.replace(
         row,

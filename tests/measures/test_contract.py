@@ -1,7 +1,5 @@
 """What every registered measure must hold to, found by walking the registry."""
 
-import dataclasses
-import inspect
 import sys
 
 import jax
@@ -11,7 +9,6 @@ import pytest
 
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures import registry
 from tests.measures import references
 
 FACTS = {
@@ -42,6 +39,7 @@ RANGES = {
     "pactran": (-np.inf, 0),
 }
 NAMES = [name for name in measures.names() if name != "static"]
+NEED_LOGITS = [n for n in measures.names() if measures.get(n).needs_logits]
 FROM_IMAGES = [name for name in NAMES if name not in CONSTANT]
 
 
@@ -120,7 +118,7 @@ def test_kind_of_number_does_not_matter(name):
 
 @pytest.mark.parametrize("name", measures.names())
 def test_documentation_has_its_parts(name):
-    told = sys.modules[registry._REGISTRY[name].__module__].__doc__
+    told = sys.modules[measures.get(name).compute.__module__].__doc__
     told = " ".join(told.split())
     for part in ("Cost:", "Range:", "igher", "ublished"):
         assert part in told, part
@@ -192,13 +190,13 @@ def test_defined_or_refused(case):
 def test_many_source_classes():
     features, labels, _ = drawn(n=60)
     logits = np.random.default_rng(0).normal(size=(60, 100_000)).astype(np.float32)
-    for name in filter(measures.requires_logits, measures.names()):
+    for name in NEED_LOGITS:
         assert np.isfinite(score(name, features, labels, logits)), name
 
 
 def test_no_classifier_no_score():
     features, labels, _ = drawn()
-    for name in filter(measures.requires_logits, measures.names()):
+    for name in NEED_LOGITS:
         with pytest.raises(InputError, match="needs the checkpoint's own classifier"):
             measures.compute(name, features, labels)
 
@@ -281,8 +279,7 @@ NOT_COPIES = ("knn", "mutual_information", "parc", "rsa")
 WEIGHTED = [
     name
     for name in FROM_IMAGES
-    if "statistics" in inspect.signature(registry._REGISTRY[name]).parameters
-    and name not in NOT_COPIES
+    if measures.get(name).uses_weights and name not in NOT_COPIES
 ]
 
 
@@ -291,30 +288,30 @@ def test_a_weight_is_as_many_copies(name):
     features, labels, logits = drawn()
     weights = np.random.default_rng(0).integers(0, 4, len(labels)).astype(float)
     rows = np.repeat(np.arange(len(labels)), weights.astype(int))
-    once = registry.prepare(features, labels, logits)
-    once = dataclasses.replace(once, statistics=once.statistics.reweighted(weights))
-    copied = registry.prepare(features[rows], labels[rows], logits[rows])
+    once = measures.prepare(features, labels, logits)
+    once = once.reweight(weights)
+    copied = measures.prepare(features[rows], labels[rows], logits[rows])
     found, expected = (measures.compute_prepared(name, i).score for i in (once, copied))
     assert found == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["etran", "ncti"])
 def test_scores_relative_to_a_pool(name):
-    assert measures.is_relative(name)
-    assert not measures.is_relative("nleep")
+    combine = measures.get(name).combine
+    assert measures.get("nleep").combine is None
     terms = [
         measures.compute(name, *drawn(s, seed=3)).details["terms"]
         # From where the classes can be told apart: NCTI's collapse is small before too.
         for s in (0.5, 1.0, 2.0, 4.0)
     ]
-    scores = measures.combine(name, terms)
+    scores = combine(terms)
     assert scores == sorted(scores)
-    assert measures.combine(name, terms[:1]) == [0.0]
+    assert combine(terms[:1]) == [0.0]
 
 
 def test_etran_is_its_formula():
     pool = [{"energy": e, "lda": d} for e, d in ((1.0, 0.5), (3.0, 0.4), (2.0, 0.9))]
-    found = measures.combine("etran", pool)
+    found = measures.get("etran").combine(pool)
     np.testing.assert_allclose(found, [0.17, 0.15, 0.075 + 0.85])
 
 

@@ -15,10 +15,10 @@ def test_names_are_known_and_nleep_is_the_first():
 
 
 def test_only_measures_of_the_classifier_require_logits():
-    assert measures.requires_logits("leep")
-    assert not measures.requires_logits("nleep")
+    assert measures.get("leep").needs_logits
+    assert not measures.get("nleep").needs_logits
     with pytest.raises(InputError, match="Unknown measure"):
-        measures.requires_logits("no such")
+        measures.get("no such")
 
 
 @pytest.mark.parametrize("name", ["nleep", "leep", "h_score"])
@@ -76,11 +76,10 @@ def test_bad_input_is_one_clear_message(features, labels, message):
     ],
 )
 def test_a_score_outside_its_range_is_refused(small, monkeypatch, bounds, score, fits):
-    for name in ("_REGISTRY", "_BOUNDS", "_COMBINE"):
-        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
     @measures.register("wrong", bounds=bounds)
-    def wrong(features, labels, num_classes, most=0.0):
+    def wrong(inputs, most=0.0):
         return measures.Result(score)
 
     if fits:
@@ -89,3 +88,22 @@ def test_a_score_outside_its_range_is_refused(small, monkeypatch, bounds, score,
     else:
         with pytest.raises(InputError, match="outside its possible range"):
             measures.compute("wrong", small.features, small.labels, most=2.0)
+
+
+def test_import_all_adds_a_measure_from_one_file(small, monkeypatch, tmp_path):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(measures, "__path__", [*measures.__path__, str(tmp_path)])
+    (tmp_path / "spread.py").write_text(
+        '"""Spread of the features."""\n'
+        "from rankckpt_jax.measures.registry import Inputs, Result, register\n"
+        "@register('spread')\n"
+        "def spread(inputs: Inputs, power: float = 1.0) -> Result:\n"
+        "    return Result(float(inputs.features.std()) ** power)\n"
+    )
+    measures.import_all(measures.__path__, measures.__name__)
+    assert "spread" in measures.names()
+    assert measures.get("spread").about == "Spread of the features."
+    result = measures.compute("spread", small.features, small.labels, power=2.0)
+    assert result.score == pytest.approx(small.features.var(), rel=1e-5)
+    with pytest.raises(InputError, match="did you mean 'power'"):
+        measures.compute("spread", small.features, small.labels, powr=2.0)

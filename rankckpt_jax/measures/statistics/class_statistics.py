@@ -49,7 +49,7 @@ class Statistics:
         self.num_classes = num_classes
         self.weights = np.ones(len(self.labels)) if weights is None else weights
 
-    def reweighted(self, weights: np.ndarray) -> Statistics:
+    def reweight(self, weights: np.ndarray) -> Statistics:
         """Those of the same images, counted `weights` [N] times; nothing is copied."""
         made = Statistics(self.features, self.labels, self.num_classes, weights)
         for shared in ("sizes", "by_class", "_rough_mean", "centered"):

@@ -1,0 +1,173 @@
+"""Computing measures: options, bounds and the bootstrap over images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures import registry
+from rankckpt_jax.measures.inputs import Inputs, prepare
+from rankckpt_jax.measures.registry import Measure, Options, Result
+
+_ROUNDING = 1e-3
+"""How far float32 rounding may carry a score beyond its bounds, relative to the bound
+where that is above 1."""
+
+
+def compute(
+    name: str,
+    features: Any,
+    labels: Any,
+    logits: Any = None,
+    seed: int = 0,
+    facts: Mapping[str, Any] | None = None,
+    num_bootstrap: int = 0,
+    **options: Any,
+) -> Result:
+    """Score one checkpoint on one task.
+
+    Args:
+      name: One of `names()`.
+      features: float [N, D], NumPy or JAX. Values are converted to float32, except
+        float64 where JAX has it enabled.
+      labels: int [N], in any coding.
+      logits: float [N, V] of the checkpoint's own classifier, or None.
+      seed: Seed of all random choices.
+      facts: Properties of the checkpoint that features do not show: "name",
+        "num_parameters", "source_accuracy", "early_stop_accuracy".
+      num_bootstrap: Number of resamples of the images, drawn with replacement within
+        each class. `details["bootstrap_spread"]` is then the standard deviation of the
+        score over the resamples, and `details["spread"]` adds the variance over random
+        restarts to it.
+      **options: Options of the measure.
+
+    Returns:
+      The result, with a finite score.
+
+    Raises:
+      InputError: The measure or an option does not exist, the arrays do not match or
+        hold values that are not finite, or the measure is not defined for them.
+    """
+    inputs = prepare(features, labels, logits, facts)
+    return compute_prepared(name, inputs, seed, num_bootstrap, **options)
+
+
+def compute_all(
+    features: Any,
+    labels: Any,
+    logits: Any = None,
+    names: Iterable[str] | None = None,
+    seed: int = 0,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Result]:
+    """Score one checkpoint with several measures that share their statistics.
+
+    Args:
+      features: As for `compute`.
+      labels: As for `compute`.
+      logits: As for `compute`.
+      names: Names of the measures; all if None.
+      seed: As for `compute`.
+      facts: As for `compute`.
+
+    Returns:
+      The result of each measure, with its time in `details["seconds"]`. A measure that
+      is not defined for these inputs has the score NaN and the reason as its warning.
+    """
+    inputs = prepare(features, labels, logits, facts)
+    results = {}
+    for name in registry.names() if names is None else names:
+        start = time.monotonic()
+        try:
+            result = compute_prepared(name, inputs, seed)
+        except InputError as error:
+            result = Result(math.nan, {}, error.what)
+        details = {**result.details, "seconds": time.monotonic() - start}
+        results[name] = dataclasses.replace(result, details=details)
+    return results
+
+
+def compute_prepared(
+    name: str,
+    inputs: Inputs,
+    seed: int = 0,
+    num_bootstrap: int = 0,
+    **options: Any,
+) -> Result:
+    """Score inputs from `prepare`, which several measures can share; see `compute`."""
+    measure = registry.get(name)
+    measure.check_options(options)
+    if measure.needs_logits and inputs.logits is None:
+        raise InputError(
+            f"{name} needs the checkpoint's own classifier, and it has none",
+            expected="logits [N, source classes]",
+            found="no logits",
+            fix="rank by another measure, such as nleep",
+        )
+    inputs = dataclasses.replace(inputs, seed=seed)
+    result = _run(measure, inputs, options)
+    if not np.isfinite(result.score):
+        raise InputError(
+            f"{name} is not defined for these features",
+            found=f"a score of {result.score}",
+            fix="check for constant features and for classes with a single image",
+        )
+    _check_bounds(measure, result.score, options)
+    if num_bootstrap < 1:
+        return result
+    scores = _bootstrap(measure, inputs, num_bootstrap, options, result)
+    spread = float(np.std(scores, ddof=1)) if num_bootstrap > 1 else 0.0
+    # Images and random restarts vary independently of each other.
+    total = float(np.hypot(spread, result.details.get("spread", 0.0)))
+    details = {**result.details, "spread": total, "bootstrap_spread": spread}
+    details["bootstrap_scores"] = scores
+    return dataclasses.replace(result, details=details)
+
+
+def _run(measure: Measure, inputs: Inputs, options: Options) -> Result:
+    # A TPU multiplies in bfloat16 by default, which is too coarse for statistics.
+    with jax.default_matmul_precision("highest"):
+        return measure.compute(inputs, **options)
+
+
+def _check_bounds(measure: Measure, score: float, options: Options) -> None:
+    low, high = measure.bounds_for(options)
+    below, above = (_ROUNDING * max(1.0, abs(bound)) for bound in (low, high))
+    if not low - below <= score <= high + above:
+        raise InputError(
+            f"The score of {measure.name} is outside its possible range",
+            expected=f"from {low:g} to {high:g}",
+            found=f"{score:g}",
+            fix="this is a bug in the measure: please report it with the features",
+        )
+
+
+def _bootstrap(
+    measure: Measure, inputs: Inputs, count: int, options: Options, result: Result
+) -> list[float]:
+    """Return the scores of `count` resamples of the images.
+
+    Images are drawn with replacement within each class, so that no class is lost or
+    changes its size. Rows are copied only if the measure can neither reweight its score
+    nor be computed from weighted statistics.
+    """
+    groups = inputs.statistics.groups
+    random = np.random.default_rng([inputs.seed, 1])
+    scores = []
+    for _ in range(count):
+        drawn = np.concatenate([random.choice(group, len(group)) for group in groups])
+        weights = np.bincount(drawn, minlength=len(inputs.labels)).astype(float)
+        if result.reweighted is not None:
+            scores.append(result.reweighted(weights))
+        elif measure.uses_weights:
+            scores.append(_run(measure, inputs.reweight(weights), options).score)
+        else:
+            scores.append(_run(measure, inputs.take(np.sort(drawn)), options).score)
+    return scores
