@@ -24,7 +24,7 @@ from rankckpt_jax.data import pipeline
 from rankckpt_jax.data.tasks import Task
 from rankckpt_jax.devices import processes, signals
 from rankckpt_jax.finetune import saves
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files, store
 
 _log = logging.getLogger(__name__)
 
@@ -77,17 +77,17 @@ def pool(
     start = finetune.initial_state(backbone, task.num_classes)
     with contextlib.closing(saves.Saves(directory / "state", wanted)) as kept:
         state, first, facts = kept.restore(start)
-        files = dict(facts.get("files", {}))
-        if not _are_whole(directory, files):
+        saved = dict(facts.get("files", {}))
+        if not _are_whole(directory, saved):
             kept.forget()
-            state, first, files = start, 0, {}
+            state, first, saved = start, 0, {}
 
         def keep(step: int, state: finetune.State) -> None:
-            kept.save(step, state, {"files": files})
+            kept.save(step, state, {"files": saved})
 
         for stage in sorted(stages):
             name = f"step_{stage}"
-            if name in files:
+            if name in saved:
                 continue
             description = f"pre-training {architecture} to step {stage}"
             state, loss, diverged_at = finetune.train(
@@ -109,15 +109,15 @@ def pool(
                     "config.pretrain.learning_rate may mend it"
                 )
             first = stage
-            files[name] = {}
+            saved[name] = {}
             if processes.is_main_process():
-                files[name] = _save(architecture, state, directory / name)
+                saved[name] = _save(architecture, state, directory / name)
             keep(stage, state)
             kept.wait()
             # The random initialization has no loss.
             told = f", loss {loss:.3f}" if stage else ""
             _log.info("pre-trained to step %d%s", stage, told)
-        store.save_result(place, wanted, {"files": files})
+        store.save_result(place, wanted, {"files": saved})
         kept.discard()
     processes.barrier("a pool is made")
     return True
@@ -142,7 +142,7 @@ def from_scratch(
         jax.tree.map(np.asarray, dict(variables)),
         image_size=image_size,
         name=f"{architecture}_from_scratch",
-        fingerprint=store.digest("random", architecture, str(seed)),
+        fingerprint=files.digest("random", architecture, str(seed)),
         source="random initialization",
     )
 
@@ -162,21 +162,21 @@ def _save(
         architecture, jax.tree.map(np.asarray, variables), partial / "model.ckpt"
     )
     partial.rename(place)
-    return store.digest_files(place)
+    return files.digest_files(place)
 
 
 def _are_whole(
-    directory: epath.Path, files: Mapping[str, Mapping[str, str]] | None
+    directory: epath.Path, saved: Mapping[str, Mapping[str, str]] | None
 ) -> bool:
     """Whether checkpoints are as they were written; the same on all processes.
 
     Args:
       directory: The pool's.
-      files: Checksums by checkpoint; None of a pool whose maker kept none.
+      saved: Checksums by checkpoint; None of a pool whose maker kept none.
     """
-    whole = files is not None
-    if files is not None and processes.is_main_process():
+    whole = saved is not None
+    if saved is not None and processes.is_main_process():
         whole = all(
-            store.verify_checksums(directory / name, files[name]) for name in files
+            files.verify_checksums(directory / name, saved[name]) for name in saved
         )
     return processes.broadcast_from_main(whole)

@@ -35,7 +35,7 @@ from rankckpt_jax.report.cells import decimal
 from rankckpt_jax.report.text import printable
 from rankckpt_jax.results import assessment
 from rankckpt_jax.results.ranking import Ranking
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 COLUMNS = ("recall@1", "rel@1", "recall@3", "rel@3", "pearson", "kendall")
 """The paper's columns, keys of `evaluation.score_ranking`."""
@@ -76,8 +76,8 @@ def read(workdir: epath.PathLike) -> tuple[Ranking, ...]:
       InputError: There are none, or one cannot be read.
     """
     directory = epath.Path(workdir).expanduser()
-    files = sorted(directory.glob(f"*/{CSV_NAME}")) if directory.exists() else []
-    if not files:
+    paths = sorted(directory.glob(f"*/{CSV_NAME}")) if directory.exists() else []
+    if not paths:
         raise InputError(
             "No finished run",
             where=str(workdir),
@@ -85,7 +85,7 @@ def read(workdir: epath.PathLike) -> tuple[Ranking, ...]:
             fix="run the report stage for each task: --config.stages=report",
         )
     return tuple(
-        table.from_csv(file.read_text(), file.parent.name, str(file)) for file in files
+        table.from_csv(file.read_text(), file.parent.name, str(file)) for file in paths
     )
 
 
@@ -266,7 +266,7 @@ def main(argv: list[str]) -> int:
         print("No two checkpoints of a group have both score and accuracy.")
         return 0
     directory = epath.Path(_WORKDIR.value).expanduser()
-    store.write_text_atomically(directory / "benchmark.csv", to_csv(lines))
-    store.write_text_atomically(directory / "benchmark.html", to_html(lines))
+    files.write_text_atomically(directory / "benchmark.csv", to_csv(lines))
+    files.write_text_atomically(directory / "benchmark.html", to_html(lines))
     print(to_text(lines))
     return 0

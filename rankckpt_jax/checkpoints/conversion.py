@@ -23,7 +23,7 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.graphs import graph as graph_lib
 from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs, Pixels
 from rankckpt_jax.devices import processes
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files, store
 
 _log = logging.getLogger(__name__)
 
@@ -58,13 +58,13 @@ def save(
     for left in place.glob("variables.*"):
         left.rmtree()
     variables = place / "variables"
-    with store.writing(variables, ValueError, RuntimeError), _checkpointer() as orbax:
+    with files.writing(variables, ValueError, RuntimeError), _checkpointer() as orbax:
         orbax.save(variables.resolve(), values, force=True)
     result: dict[str, Any] = {
         "paths": [_SEPARATOR.join(path) for path in order],
         "shapes": [list(value.shape) for value in values],
         "dtypes": [str(value.dtype) for value in values],
-        "files": store.digest_files(variables),
+        "files": files.digest_files(variables),
         "backbone": _facts(backbone),
         "provenance": dict(provenance),
     }
@@ -84,13 +84,13 @@ def load(
     result = entry.result
     try:
         # Orbax does not tell of all damage, and of some at length.
-        if not store.verify_checksums(place / "variables", result["files"]):
+        if not files.verify_checksums(place / "variables", result["files"]):
             return None
         values = _restore(place / "variables", result)
         graphs = _load_graphs(place, result["graphs"]) if "graphs" in result else None
     except (OSError, ValueError, KeyError) as error:
         text = "%s cannot be read (%s): converting again"
-        _log.warning(text, place, store.reason(error))
+        _log.warning(text, place, files.reason(error))
         return None
     paths = [tuple(path.split(_SEPARATOR)) for path in result["paths"]]
     flat = dict(zip(paths, values, strict=True))
@@ -143,7 +143,7 @@ def _save_graphs(place: epath.Path, graphs: Graphs) -> dict[str, Any]:
         graph = getattr(graphs, name)
         if graph is None:
             continue
-        store.write_bytes_atomically(place / f"{name}.pb", graph.definition)
+        files.write_bytes_atomically(place / f"{name}.pb", graph.definition)
         described[name] = {
             "variables": [[key, list(path)] for key, path in graph.variables],
             "features": graph.features,

@@ -20,7 +20,7 @@ from rankckpt_jax.checkpoints.tensorflow_files import (
     checkpoint_files as tensorflow_files,
 )
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -148,4 +148,4 @@ def _name(prefix: str, root: epath.Path) -> str:
 
 
 def _safe(name: str) -> str:
-    return store.directory_name(name, "checkpoint")
+    return files.directory_name(name, "checkpoint")

@@ -25,7 +25,7 @@ from rankckpt_jax.data.splits import (
     order,
 )
 from rankckpt_jax.errors import InputError, some
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
@@ -88,8 +88,8 @@ def from_folder(
             fix="make one sub-folder of `train` per class, with its images inside",
         )
     names = [s for s in ("train", "val", "test") if (root / s).is_dir()]
-    files = {split: _images_by_class(root / split) for split in names}
-    classes = tuple(sorted(files["train"]))
+    by_split = {split: _images_by_class(root / split) for split in names}
+    classes = tuple(sorted(by_split["train"]))
     if len(classes) < 2:
         raise InputError(
             "A classification task needs at least two classes",
@@ -98,7 +98,7 @@ def from_folder(
             found=f"{len(classes)} folder(s): {', '.join(classes) or '-'}",
             fix="make one sub-folder of `train` per class, with its images inside",
         )
-    for split, by_class in files.items():
+    for split, by_class in by_split.items():
         if unknown := sorted({c for c, fs in by_class.items() if fs} - set(classes)):
             raise InputError(
                 f"Classes of {split!r} that have no training images",
@@ -107,29 +107,32 @@ def from_folder(
                 found=some(unknown),
                 fix="give each the same name in every split",
             )
-    glances = _glance_at(files)
+    glances = _glance_at(by_split)
     unreadable: dict[str, dict[str, str]] = {}
-    for split, by_class in files.items():
+    for split, by_class in by_split.items():
         bad = {f: glances[f].why for fs in by_class.values() for f in fs}
         bad = {file: why for file, why in bad.items() if why}
         unreadable[split] = {str(f.relative_to(root)): why for f, why in bad.items()}
-        files[split] = {
+        by_split[split] = {
             c: [file for file in fs if file not in bad] for c, fs in by_class.items()
         }
     origin = f"folder {root}"
-    if "test" not in files and "val" in files:
-        files["test"], unreadable["test"] = files.pop("val"), unreadable.pop("val")
+    if "test" not in by_split and "val" in by_split:
+        by_split["test"], unreadable["test"] = (
+            by_split.pop("val"),
+            unreadable.pop("val"),
+        )
         origin += ", its val images as test"
-    elif "test" not in files:
-        files["train"], files["test"] = _hold_out(files["train"])
+    elif "test" not in by_split:
+        by_split["train"], by_split["test"] = _hold_out(by_split["train"])
         origin += f", {HELD_OUT_FRACTION:.0%} of train held out as test"
     splits = {
         split: _folder_split(root, split, by_class, classes, unreadable.get(split, {}))
-        for split, by_class in files.items()
+        for split, by_class in by_split.items()
     }
     for made in splits.values():
         check_unreadable(made, max_unreadable, str(root / made.name))
-    if empty := sorted(c for c, images in files["train"].items() if not images):
+    if empty := sorted(c for c, images in by_split["train"].items() if not images):
         raise InputError(
             "Classes without any training image",
             where=str(root / "train"),
@@ -137,12 +140,12 @@ def from_folder(
             found="; ".join(f"{c!r}: {_contents(root / 'train' / c)}" for c in empty),
             fix="add images, or remove the folder",
         )
-    if "val" in files:
-        train, val = files["train"], files["val"]
+    if "val" in by_split:
+        train, val = by_split["train"], by_split["val"]
         both = {name: train[name] + val.get(name, []) for name in train}
         left_out = {**unreadable["train"], **unreadable["val"]}
         splits["trainval"] = _folder_split(root, "trainval", both, classes, left_out)
-    notes = _notes(root, names, files, glances)
+    notes = _notes(root, names, by_split, glances)
     return Task(name or root.resolve().name, classes, splits, origin, notes)
 
 
@@ -167,8 +170,10 @@ def _hidden(path: pathlib.Path, root: pathlib.Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _glance_at(files: Mapping[str, ByClass]) -> dict[pathlib.Path, FileInfo]:
-    every = [f for by_class in files.values() for fs in by_class.values() for f in fs]
+def _glance_at(by_split: Mapping[str, ByClass]) -> dict[pathlib.Path, FileInfo]:
+    every = [
+        f for by_class in by_split.values() for fs in by_class.values() for f in fs
+    ]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         return dict(zip(every, threads.map(_glance, every), strict=True))
 
@@ -192,21 +197,21 @@ def _glance(path: pathlib.Path) -> FileInfo:
 def _notes(
     root: pathlib.Path,
     names: Sequence[str],
-    files: Mapping[str, ByClass],
+    by_split: Mapping[str, ByClass],
     glances: Mapping[pathlib.Path, FileInfo],
 ) -> dict[str, str]:
     """What makes results of a folder doubtful, though it can be used."""
     notes = {}
     said = []
-    if alone := [c for c, images in files["train"].items() if len(images) == 1]:
+    if alone := [c for c, images in by_split["train"].items() if len(images) == 1]:
         said.append(
-            f"{len(alone)} of {len(files['train'])} classes have a single training "
+            f"{len(alone)} of {len(by_split['train'])} classes have a single training "
             f"image, which tells nothing of their spread: {some(map(repr, alone))}"
         )
-    for split in files.keys() - {"train"}:
-        if absent := [c for c in files["train"] if not files[split].get(c)]:
+    for split in by_split.keys() - {"train"}:
+        if absent := [c for c in by_split["train"] if not by_split[split].get(c)]:
             said.append(
-                f"{len(absent)} of {len(files['train'])} classes have no image in "
+                f"{len(absent)} of {len(by_split['train'])} classes have no image in "
                 f"{split}, so accuracies do not count them: {some(map(repr, absent))}"
             )
     if said:
@@ -221,9 +226,9 @@ def _notes(
         counts = ", ".join(f"{n} {suffix}" for suffix, n in sorted(others.items()))
         notes["images"] = f"files of other formats are not read: {counts}"
     learnt = [
-        f for s in files.keys() - {"test"} for fs in files[s].values() for f in fs
+        f for s in by_split.keys() - {"test"} for fs in by_split[s].values() for f in fs
     ]
-    tested = [file for images in files["test"].values() for file in images]
+    tested = [file for images in by_split["test"].values() for file in images]
     if twins := _same_bytes(tested, learnt, glances):
         shown = [
             f"{str(a.relative_to(root))!r} = {str(b.relative_to(root))!r}"
@@ -255,12 +260,12 @@ def _same_bytes(
     for key in keys:
         finer: dict[Any, tuple[list[pathlib.Path], list[pathlib.Path]]] = {}
         for number, group in enumerate(groups):
-            for side, files in enumerate(group):
-                for file in files:
+            for side, paths in enumerate(group):
+                for file in paths:
                     place = finer.setdefault((number, key(file)), ([], []))
                     place[side].append(file)
         groups = [group for group in finer.values() if all(group)]
-    return [(file, others[0]) for files, others in groups for file in files]
+    return [(file, others[0]) for paths, others in groups for file in paths]
 
 
 def _middle(path: pathlib.Path, size: int) -> bytes:
@@ -276,14 +281,14 @@ def _whole(path: pathlib.Path) -> bytes:
 
 def _hold_out(by_class: ByClass) -> tuple[ByClass, ByClass]:
     train, test = {}, {}
-    for name, files in by_class.items():
+    for name, paths in by_class.items():
         ordered = sorted(
-            files, key=lambda file: hashlib.sha256(os.fsencode(file.name)).digest()
+            paths, key=lambda file: hashlib.sha256(os.fsencode(file.name)).digest()
         )
-        held = max(min(len(files) - 1, math.ceil(HELD_OUT_FRACTION * len(files))), 0)
+        held = max(min(len(paths) - 1, math.ceil(HELD_OUT_FRACTION * len(paths))), 0)
         test[name] = sorted(ordered[:held])
         train[name] = sorted(ordered[held:])
-    return train, {name: files for name, files in test.items() if files}
+    return train, {name: paths for name, paths in test.items() if paths}
 
 
 def _folder_split(
@@ -294,7 +299,7 @@ def _folder_split(
     unreadable: Mapping[str, str],
 ) -> Split:
     label_of = {class_name: label for label, class_name in enumerate(classes)}
-    pairs = [(f, label_of[c]) for c, files in by_class.items() for f in files]
+    pairs = [(f, label_of[c]) for c, paths in by_class.items() for f in paths]
     return _files_split(root, name, pairs, unreadable)
 
 
@@ -343,7 +348,7 @@ def _files_split(
     return Split(
         name,
         len(labels),
-        store.digest(*described),
+        files.digest(*described),
         examples,
         subset,
         without,

@@ -10,7 +10,7 @@ import numpy as np
 
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import InputError, some
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 MAX_UNREADABLE = 0.1
 """Largest share of a split's images that may be left out, where nothing else is said.
@@ -132,7 +132,7 @@ def array_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
     def subset(name: str, rows: np.ndarray) -> Split:
         return array_split(name, images[rows], labels[rows])
 
-    fingerprint = store.digest(images.tobytes(), labels.tobytes())
+    fingerprint = files.digest(images.tobytes(), labels.tobytes())
     return Split(name, len(labels), fingerprint, examples, subset)
 
 

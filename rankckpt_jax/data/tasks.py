@@ -20,7 +20,7 @@ from rankckpt_jax.data.folders import from_folder
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import MAX_UNREADABLE, Split, Task, array_split
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 _CANVAS = 48
 """Side in pixels of the images that `from_digits` draws."""
@@ -346,7 +346,7 @@ def _tfds_split(
     return Split(
         name,
         num_examples,
-        store.digest(*described),
+        files.digest(*described),
         examples,
         without=without,
         unreadable={f"{expression}, example {i}": why for i, why in reasons.items()},

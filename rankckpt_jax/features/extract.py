@@ -26,7 +26,7 @@ from rankckpt_jax.data.tasks import Split
 from rankckpt_jax.devices import mapping, processes, progress, signals
 from rankckpt_jax.errors import InputError, Interrupted, suggest
 from rankckpt_jax.models import layers
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files, store
 
 NUM_TRACES: collections.Counter[int] = collections.Counter()
 """How often each architecture's forward pass, by its hash, was traced: tests hold it to
@@ -267,7 +267,7 @@ def _facts(features: np.ndarray, backbone: backbone_lib.Backbone) -> dict[str, A
             "squares": float(np.square(exact).sum()),
             "largest": float(np.abs(exact).max(initial=0)),
             # Of the rows of this process; equal rows give equal ones.
-            "first": store.digest(features[:1].tobytes()),
+            "first": files.digest(features[:1].tobytes()),
             "equal": bool((features == features[:1]).all()),
         }
     shares = [share for share in processes.all_gather(mine) if share["count"]]

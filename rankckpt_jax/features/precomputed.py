@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files, store
 
 _KNOWN = ("features", "labels", "logits", "accuracy", "num_parameters")
 
@@ -74,7 +74,7 @@ def find(pattern: str) -> list[tuple[str, epath.Path]]:
     for part in filter(None, (part.strip() for part in pattern.split(","))):
         for path in _expand(epath.Path(part).expanduser()):
             name = path.stem if path.suffix == ".npz" else path.parent.parent.name
-            name = store.directory_name(name, "features")
+            name = files.directory_name(name, "features")
             if found.get(name, path) != path:
                 raise InputError(
                     f"Two sets of features are called {name!r}",
@@ -144,7 +144,7 @@ def _load_npz(path: epath.Path) -> Precomputed:
         arrays["features"],
         arrays["labels"],
         arrays.get("logits"),
-        store.digest(data),
+        files.digest(data),
         _number(path, arrays.get("accuracy")),
         None
         if "num_parameters" not in arrays

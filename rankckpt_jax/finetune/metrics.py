@@ -22,7 +22,7 @@ import numpy as np
 from etils import epath
 
 from rankckpt_jax.devices import processes
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def put_right(place: epath.Path, text: str) -> None:
         return
     if not path.exists() or path.read_bytes() != text.encode():
         _log.warning("%s is not what its run recorded: written again", path)
-        store.write_text_atomically(path, text)
+        files.write_text_atomically(path, text)
 
 
 class Writer:
@@ -151,7 +151,7 @@ class Writer:
         """Writes the history as CSV, and what there is of events to disk."""
         if self._place is not None:
             path = self._place.parent / f"{self._place.name}.csv"
-            store.write_text_atomically(path, history.csv())
+            files.write_text_atomically(path, history.csv())
         if self._events is not None:
             with self._events_are_extra():
                 self._events.flush()

@@ -17,7 +17,7 @@ from etils import epath
 
 from rankckpt_jax.devices import mapping, processes
 from rankckpt_jax.finetune.step import State
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files, store
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Saves:
         except Exception as error:
             # Whatever Orbax and what is below it make of damaged files.
             text = "%s cannot be read (%s): not used"
-            _log.warning(text, place, store.reason(error))
+            _log.warning(text, place, files.reason(error))
             return None
         if _checksum(found, facts) != checksum:
             _log.warning("%s does not match its checksum: not used", place)
@@ -155,7 +155,7 @@ class Saves:
 
     def _writing(self) -> Any:
         # Orbax tells of a full disk by various errors, some of them from a thread.
-        return store.writing(self._directory, ValueError, RuntimeError)
+        return files.writing(self._directory, ValueError, RuntimeError)
 
 
 def remove(directory: epath.Path) -> None:
@@ -173,4 +173,4 @@ def _request(directory: epath.Path) -> epath.Path:
 def _checksum(values: Any, facts: Any) -> str:
     """Identity of what one save holds; `facts` as JSON gives them back."""
     text = json.dumps(facts, sort_keys=True)
-    return store.digest(text, store.digest_arrays(jax.tree.leaves(values)))
+    return files.digest(text, files.digest_arrays(jax.tree.leaves(values)))

@@ -5,7 +5,7 @@ from etils import epath
 from rankckpt_jax.report import columns as table
 from rankckpt_jax.report import page
 from rankckpt_jax.results.ranking import Ranking
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 CSV_NAME = "ranking.csv"
 HTML_NAME = "report.html"
@@ -27,6 +27,6 @@ def write(ranking: Ranking, directory: epath.PathLike) -> epath.Path:
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     html = directory / HTML_NAME
-    store.write_text_atomically(directory / CSV_NAME, table.to_csv(ranking))
-    store.write_text_atomically(html, page.to_html(ranking))
+    files.write_text_atomically(directory / CSV_NAME, table.to_csv(ranking))
+    files.write_text_atomically(html, page.to_html(ranking))
     return html

@@ -10,7 +10,7 @@ from etils import epath
 from rankckpt_jax import evaluation
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.results.row import Row
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 if TYPE_CHECKING:
     from rankckpt_jax.features import views as views_lib
@@ -244,7 +244,7 @@ def rank(
 def _write(text: str, path: epath.PathLike | None) -> str:
     """Write `text` to `path`, if given, and return it."""
     if path is not None:
-        store.write_text_atomically(epath.Path(path).expanduser(), text)
+        files.write_text_atomically(epath.Path(path).expanduser(), text)
     return text
 
 

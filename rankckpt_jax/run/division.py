@@ -21,7 +21,7 @@ from etils import epath
 from rankckpt_jax.devices import signals
 from rankckpt_jax.errors import Interrupted
 from rankckpt_jax.results.row import Row
-from rankckpt_jax.storage import claims, store
+from rankckpt_jax.storage import claims, files, store
 
 _SECONDS_BETWEEN_LOOKS = 5.0
 
@@ -93,7 +93,7 @@ def _claim(directory: epath.Path, name: str, waited_for: set[str]) -> Iterator[b
 def _now(directory: epath.Path) -> float:
     """The store's own time, in whole seconds."""
     probe = directory / f".clock-{store.process_token()}"
-    store.write_text_atomically(probe, "")
+    files.write_text_atomically(probe, "")
     now = probe.stat().mtime
     probe.unlink()
     return now

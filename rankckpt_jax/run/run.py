@@ -51,7 +51,7 @@ from rankckpt_jax.results.ablation import Ablation
 from rankckpt_jax.results.ranking import Ranking, rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import ablation, division, pool, scoring, validation
-from rankckpt_jax.storage import claims, store
+from rankckpt_jax.storage import claims, files, store
 
 STAGES = ("pretrain", "extract", "score", "ablate", "finetune", "report")
 
@@ -130,7 +130,7 @@ def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
         task,
         sweep,
         epath.Path(config.workdir).expanduser()
-        / store.directory_name(task.name, "task"),
+        / files.directory_name(task.name, "task"),
         pipeline.ImageCache(config.image_cache_gigabytes),
         () if config.features or "pretrain" in stages else tuple(pool.members(config)),
     )
@@ -291,7 +291,7 @@ def _rows(this: Run) -> list[Row]:
     makers = _precomputed_makers(this) if this.config.features else _makers(this)
     if this.config.shard_checkpoints:
         version = json.dumps(this.config.to_dict(), sort_keys=True, default=str)
-        return division.rows(this.directory, makers, store.digest(version))
+        return division.rows(this.directory, makers, files.digest(version))
     rows = []
     for name, make in makers.items():
         if signals.should_stop():

@@ -15,7 +15,7 @@ import rankckpt_jax
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError, suggest
 from rankckpt_jax.results.row import Row
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files, store
 
 # More would tell nothing more; fewer might be of images that all networks see alike.
 _ROWS_COMPARED = 32
@@ -215,7 +215,7 @@ def _describe_images(labels: Any) -> str:
     _, counts = np.unique(np.asarray(labels), return_counts=True)
     sizes = ",".join(map(str, sorted(counts)))
     told = f"{counts.sum()} images of {len(counts)} classes"
-    return f"{told} ({store.digest(sizes)[:8]})"
+    return f"{told} ({files.digest(sizes)[:8]})"
 
 
 def _compute(

@@ -29,7 +29,7 @@ from typing import Any
 from etils import epath
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files, store
 
 RENEWED_EVERY = 10.0
 """Seconds between renewals of a claim."""
@@ -63,7 +63,7 @@ def held(directory: epath.Path, name: str, *, shared: bool = False) -> Iterator[
     done = threading.Event()
 
     def write() -> None:
-        store.write_text_atomically(mine, json.dumps(me))
+        files.write_text_atomically(mine, json.dumps(me))
 
     def renew() -> None:
         while not done.wait(RENEWED_EVERY):

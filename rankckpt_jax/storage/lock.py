@@ -26,7 +26,7 @@ from etils import epath
 
 from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def exclusive(directory: epath.Path, shard: str = "") -> Iterator[None]:
     def acquire() -> contextlib.ExitStack:
         if not processes.is_main_process():
             return contextlib.ExitStack()
-        with store.writing(directory):
+        with files.writing(directory):
             return _acquire(directory, shard)
 
     with processes.sync_errors(acquire):
@@ -73,7 +73,7 @@ def _acquire(directory: epath.Path, shard: str) -> contextlib.ExitStack:
             held.callback(_lock_file(record).unlink, missing_ok=True)
             held.enter_context(filelock.FileLock(_lock_file(record)))
         held.callback(record.unlink, missing_ok=True)
-        store.write_text_atomically(record, json.dumps(_holder(shard)))
+        files.write_text_atomically(record, json.dumps(_holder(shard)))
         for other in sorted(place.glob("*.json"), key=str):
             if other != record and (on_bucket or not _remove_if_stale(other)):
                 _check_compatible(directory, shard, other, on_bucket)

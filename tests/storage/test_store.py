@@ -7,7 +7,7 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files, store
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def test_a_damaged_file_is_never_loaded(place, name, damage):
 
 def test_a_killed_write_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path):
     path = epath.Path(tmp_path) / "file"
-    store.write_text_atomically(path, "old")
+    files.write_text_atomically(path, "old")
     (path.parent / ".file.partial").write_text("half of the n")
     assert path.read_text() == "old"
-    store.write_text_atomically(path, "new")
+    files.write_text_atomically(path, "new")
     assert [p.name for p in path.parent.iterdir()] == ["file"]
     assert path.read_text() == "new"
 
@@ -87,29 +87,29 @@ def test_a_json_result_round_trips(tmp_path):
 )
 @settings(max_examples=200, deadline=None)
 def test_any_name_is_that_of_one_directory(name):
-    found = store.directory_name(name)
+    found = files.directory_name(name)
     assert found not in ("", ".", "..") and len(found.encode()) <= 130
     assert not set(found) & set("/\\\0~:") and found.isprintable()
     assert not found.startswith((".", "-"))
     assert found.casefold() not in ("report.html", "ranking.csv", "converted")
     assert pathlib.PurePath("a", found).parent == pathlib.PurePath("a")
-    assert store.directory_name(found) == found
+    assert files.directory_name(found) == found
 
 
 def test_long_names_stay_apart():
-    names = {store.directory_name("a" * 300 + end) for end in "bc"}
+    names = {files.directory_name("a" * 300 + end) for end in "bc"}
     assert len(names) == 2
 
 
 def test_the_reason_of_a_failed_write_survives_all_that_a_library_adds():
     told = f'OUT_OF_RANGE: Error writing "{"a/" * 300}": File too large'
     settings_of_it = f" [tensorstore_spec='{{{'x' * 900}}}'] [os_error_code='27']"
-    found = store.reason(ValueError(told + settings_of_it))
+    found = files.reason(ValueError(told + settings_of_it))
     assert found.startswith("OUT_OF_RANGE: Error writing")
     assert found.endswith(": File too large")
     assert len(found) < 420
-    assert store.reason(ValueError("")) == "ValueError('')"
+    assert files.reason(ValueError("")) == "ValueError('')"
 
 
 def test_digest_separates_its_parts():
-    assert store.digest("ab", "c") != store.digest("a", "bc")
+    assert files.digest("ab", "c") != files.digest("a", "bc")

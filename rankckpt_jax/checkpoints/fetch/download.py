@@ -26,7 +26,7 @@ from etils import epath
 from rankckpt_jax.checkpoints.fetch import archives
 from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import InputError, redact
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 RANK_CKPT = "http://storage.googleapis.com/gresearch/rank_ckpt/rank_ckpt.zip"
 """The paper's own checkpoints, of Groups II and III and two of Group I."""
@@ -389,7 +389,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:
-    store.write_text_atomically(epath.Path(path), json.dumps(value, indent=1))
+    files.write_text_atomically(epath.Path(path), json.dumps(value, indent=1))
 
 
 def _sha256(path: pathlib.Path) -> str:

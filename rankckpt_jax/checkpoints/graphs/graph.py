@@ -17,7 +17,7 @@ from typing import Any
 
 from rankckpt_jax.checkpoints.graphs import flat_graph as flat_lib
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 Path = tuple[str, ...]
 """Where a variable stands: ("params" or "batch_stats", scope, ..., leaf)."""
@@ -53,7 +53,7 @@ class Graph:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all that decides the function."""
-        return store.digest(
+        return files.digest(
             self.definition, repr((self.variables, self.features, self.updates))
         )
 

@@ -28,7 +28,7 @@ from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply
 from rankckpt_jax.checkpoints.sources import keras as keras_files
 from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import InputError, redact
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def load_hub(
         "prefer_native": prefer_native,
         "rankckpt_jax": rankckpt_jax.__version__,
     }
-    key = store.digest(fingerprint, repr((signature, output, image_size)))[:16]
+    key = files.digest(fingerprint, repr((signature, output, image_size)))[:16]
     directory = epath.Path(cache) / key if cache is not None else None
     found = converted_lib.load(directory, request) if directory is not None else None
     title = name or handles.name(str(handle)).strip("/").replace("/", "_")
@@ -251,21 +251,21 @@ def _feature_dim(apply: GraphApply, variables: Any, size: int, handle: str) -> i
 def _fingerprint(place: epath.Path) -> str:
     """SHA-256 over the names and bytes of all files of a module."""
     root = pathlib.Path(place)
-    files = [root] if root.is_file() else sorted(root.rglob("*"))
+    paths = [root] if root.is_file() else sorted(root.rglob("*"))
     parts: list[str] = []
-    for file in files:
+    for file in paths:
         if file.is_file():
             with file.open("rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             parts += [file.relative_to(root).as_posix(), digest]
-    return store.digest(*parts)
+    return files.digest(*parts)
 
 
 def _identity(fingerprint: str, signature: str | None, output: str | None) -> str:
     """What features are told apart by: the files, and what was chosen of them."""
     if signature is None and output is None:
         return fingerprint
-    return store.digest(fingerprint, repr((signature, output)))
+    return files.digest(fingerprint, repr((signature, output)))
 
 
 def _versions() -> dict[str, str]:

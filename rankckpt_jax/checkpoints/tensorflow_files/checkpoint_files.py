@@ -20,7 +20,7 @@ from etils import epath
 from rankckpt_jax.checkpoints.tensorflow_files import tensor_bundle
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import InputError, some
-from rankckpt_jax.storage import store
+from rankckpt_jax.storage import files
 
 PART = re.compile(r"(?P<prefix>.+)\.(index|data-\d+-of-\d+)", re.DOTALL)
 """Matches the path of a file that belongs to a V2 checkpoint."""
@@ -121,7 +121,7 @@ def write(prefix: epath.Path | str, values: Mapping[str, np.ndarray]) -> None:
     tf = tensorflow()
     prefix = epath.Path(prefix)
     names = sorted(values)
-    with store.writing(prefix, tf.errors.OpError):
+    with files.writing(prefix, tf.errors.OpError):
         prefix.parent.mkdir(parents=True, exist_ok=True)
         tf.raw_ops.SaveV2(
             prefix=str(prefix),
@@ -134,11 +134,11 @@ def write(prefix: epath.Path | str, values: Mapping[str, np.ndarray]) -> None:
 def fingerprint(prefix: str) -> str:
     """SHA-256 over the bytes of all of a checkpoint's files, in hexadecimal."""
     path = epath.Path(prefix)
-    files = [
+    paths = [
         file for file in path.parent.glob(path.name + ".*") if PART.fullmatch(str(file))
     ]
     digest = hashlib.sha256()
-    for file in sorted(files, key=str) or [path]:
+    for file in sorted(paths, key=str) or [path]:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
