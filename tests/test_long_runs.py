@@ -9,7 +9,7 @@ import pytest
 
 from rankckpt_jax.configs import default
 from rankckpt_jax.devices import mapping
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 from rankckpt_jax.run import run as stages
 from tests.benchmarks import long_run
 
@@ -33,7 +33,7 @@ def run(image_folder, pool, tmp_path):
         config.stages = "extract,score"
         assert len(stages.run(config).rows) == count
         gc.collect()
-        return sum(features.NUM_TRACES.values()), programs(), long_run.handles()
+        return sum(extract.NUM_TRACES.values()), programs(), long_run.handles()
 
     return run
 

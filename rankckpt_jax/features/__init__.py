@@ -1,1 +1,1 @@
-"""Images and a backbone -> features."""
+"""Features: images and a backbone in, one array of features per checkpoint out."""

@@ -1,4 +1,4 @@
-"""What features and images look like, for people: small pictures of large arrays."""
+"""Small summaries of large arrays, for the report: features and sample images."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 import numpy as np
 
 from rankckpt_jax.data import pipeline
-from rankckpt_jax.data.tasks import Split
+from rankckpt_jax.data.splits import Split
 from rankckpt_jax.measures.statistics import pca
 
 ENERGY = 0.8
-"""The share of the variance that NLEEP keeps."""
+"""Share of the variance that NLEEP keeps by default."""
 
-_MOST_ROWS = 4000
-_MOST_CLASSES = 6
-_ROWS_A_CLASS = 40
+_MAX_ROWS = 4000
+_MAX_CLASSES = 6
+_MAX_ROWS_PER_CLASS = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSummary:
-    """What the features of one checkpoint look like.
+    """Summary of one checkpoint's features.
 
     Attributes:
-      checkpoint: Its name.
-      cumulative: Share of the variance within the first 1, 2, ... components.
-      dimensions: Components that hold more than ENERGY of it.
+      checkpoint: Name of the checkpoint.
+      cumulative: Share of the variance within the first 1, 2, ... principal components.
+      dimensions: Number of components that hold more than ENERGY of the variance.
       between: Share of the variance that lies between classes, in [0, 1].
       points: (x, y) of some images of a few classes, in the plane in which the means
         of these classes differ most.
-      labels: Which of `classes` each point is of.
+      labels: Index into `classes` of each point.
       classes: Names of these classes.
     """
 
@@ -47,12 +47,12 @@ class FeatureSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """An image as a network sees it.
+    """An image as the network receives it.
 
     Attributes:
-      class_name: Of its label.
+      class_name: Name of its class.
       size: Its side in pixels.
-      jpeg: The file.
+      jpeg: The image as a JPEG file.
     """
 
     class_name: str
@@ -63,46 +63,46 @@ class Sample:
 def summarize(
     checkpoint: str, features: Any, labels: Any, class_names: Sequence[str] = ()
 ) -> FeatureSummary:
-    """Looks at a checkpoint's features; at 4000 of them, drawn at random, at most.
+    """Summarize a checkpoint's features, of at most 4000 images drawn at random.
 
     Args:
-      checkpoint: Its name.
+      checkpoint: Name of the checkpoint.
       features: float [N, D].
       labels: int [N].
-      class_names: Class of each label; the labels themselves where there are none.
+      class_names: Name of each label; "class LABEL" for labels without a name.
     """
     x, y = np.asarray(features, np.float32), np.asarray(labels)
-    if len(x) > _MOST_ROWS:
-        rows = np.sort(np.random.default_rng(0).permutation(len(x))[:_MOST_ROWS])
+    if len(x) > _MAX_ROWS:
+        rows = np.sort(np.random.default_rng(0).permutation(len(x))[:_MAX_ROWS])
         x, y = x[rows], y[rows]
     fitted = pca.fit(x, ENERGY)
-    cumulative = np.cumsum(fitted.explained)
     centered = x - x.mean(0)
-    classes, positions, counts = np.unique(y, return_inverse=True, return_counts=True)
-    means = np.stack([centered[positions == c].mean(0) for c in range(len(classes))])
+    classes, position, counts = np.unique(y, return_inverse=True, return_counts=True)
+    means = np.stack([centered[position == c].mean(0) for c in range(len(classes))])
     total = float((centered**2).sum())
     between = float((counts[:, None] * means**2).sum()) / total if total > 0 else 0.0
-    shown = np.sort(np.argsort(-counts, kind="stable")[:_MOST_CLASSES])
-    plane = means[shown] - means[shown].mean(0)
-    _, _, directions = np.linalg.svd(plane, full_matrices=False)
-    directions = np.vstack([directions, np.zeros((2, x.shape[1]))])[:2]
-    points, labels_shown = [], []
-    for place, c in enumerate(shown):
-        rows = np.flatnonzero(positions == c)[:_ROWS_A_CLASS]
-        projected = centered[rows] @ directions.T
-        points += [(float(p[0]), float(p[1])) for p in projected]
-        labels_shown += [place] * len(rows)
+
+    # The largest classes, in the plane of the first two principal axes of their means.
+    chosen = np.sort(np.argsort(-counts, kind="stable")[:_MAX_CLASSES])
+    offsets = means[chosen] - means[chosen].mean(0)
+    _, _, axes = np.linalg.svd(offsets, full_matrices=False)
+    axes = np.vstack([axes, np.zeros((2, x.shape[1]))])[:2]
+    points, point_labels = [], []
+    for i, c in enumerate(chosen):
+        rows = np.flatnonzero(position == c)[:_MAX_ROWS_PER_CLASS]
+        points += [(float(p[0]), float(p[1])) for p in centered[rows] @ axes.T]
+        point_labels += [i] * len(rows)
     names = [
         str(class_names[label]) if 0 <= label < len(class_names) else f"class {label}"
-        for label in classes[shown]
+        for label in classes[chosen]
     ]
     return FeatureSummary(
         checkpoint,
-        tuple(float(share) for share in cumulative),
+        tuple(float(share) for share in np.cumsum(fitted.explained)),
         len(fitted.components),
         between,
         tuple(points),
-        tuple(labels_shown),
+        tuple(point_labels),
         tuple(names),
     )
 
@@ -115,36 +115,36 @@ def samples(
     preprocess: str,
     count: int = 8,
 ) -> tuple[Sample, ...]:
-    """Takes a few images as they come out of the resizing that networks get.
+    """Return a few images after resizing.
 
     Args:
-      split: Of the task; drawn at random where it can be picked from, else its first.
-      class_names: Class of each label.
+      split: The images; drawn at random, or the first ones of a stream.
+      class_names: Name of each label.
       size: Side in pixels.
-      preprocess: See `preprocess.resize`.
-      count: How many.
+      preprocess: The preprocessing; see `preprocess.resize`.
+      count: Number of images.
     """
     if split.subset is not None:
         order = np.random.default_rng(0).permutation(split.num_examples)
         split = split.subset("samples", np.sort(order[:count]))
-    found: list[Sample] = []
-    batches = pipeline.batches(
+    for batch in pipeline.batches(
         split,
         size=size,
         preprocess=preprocess,
         batch_size=count,
         cache=pipeline.ImageCache(0),
-    )
-    for batch in batches:
-        for image, label in zip(
-            batch.images[batch.mask], batch.labels[batch.mask], strict=True
-        ):
-            found.append(Sample(str(class_names[label]), size, _jpeg(image)))
-        break
-    return tuple(found[:count])
+    ):
+        return tuple(
+            Sample(str(class_names[label]), size, _jpeg(image))
+            for image, label in zip(
+                batch.images[batch.mask], batch.labels[batch.mask], strict=True
+            )
+        )
+    return ()
 
 
 def _jpeg(image: np.ndarray) -> bytes:
+    # Imported here for start-up time.
     from PIL import Image
 
     file = io.BytesIO()

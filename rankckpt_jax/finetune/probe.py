@@ -17,7 +17,7 @@ from rankckpt_jax.data import pipeline
 from rankckpt_jax.data.tasks import Split
 from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 from rankckpt_jax.models import layers
 
 
@@ -85,7 +85,7 @@ class FeatureCache(pipeline.ImageCache):
                     where="config.finetune.frozen",
                     found=f"{processes.process_count()} processes",
                 )
-            found = features.extract(
+            found = extract.extract(
                 self._backbone, split, preprocess=preprocess, **self._extract
             )
             self._features[split.fingerprint] = found["features"], found["labels"]

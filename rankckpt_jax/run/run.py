@@ -44,8 +44,8 @@ from rankckpt_jax.errors import (
     UnreadableImage,
     redact,
 )
-from rankckpt_jax.features import extract as features
-from rankckpt_jax.features import precomputed, views
+from rankckpt_jax.features import extract, precomputed, views
+from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.results import comparison
 from rankckpt_jax.results.ablation import Ablation
 from rankckpt_jax.results.ranking import Ranking, rank
@@ -160,14 +160,14 @@ def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
     return ranking
 
 
-def _stored(this: Run, name: str) -> features.Features | precomputed.Precomputed | None:
+def _stored(this: Run, name: str) -> FeatureSet | None:
     """A checkpoint's features of the training images, wherever they are kept."""
     if this.config.features:
-        path = dict(precomputed.find(this.config.features))[name]
+        path = dict(precomputed.find_features(this.config.features))[name]
     else:
         path = this.directory / name / "features" / "train"
     try:
-        return precomputed.load(path)
+        return precomputed.load_features(path)
     except InputError as error:
         _log.warning("%s", error)
         return None
@@ -328,7 +328,7 @@ def _pretraining(this: Run) -> Iterator[None]:
 
 def _precomputed_task(config: Any) -> tasks.Task:
     """Stands for a task of which only features are known."""
-    found = precomputed.find(config.features)
+    found = precomputed.find_features(config.features)
     first = found[0][1]
     # Of a store, the task is three levels above `features/SPLIT`.
     folder = first.parent if first.suffix == ".npz" else first.parents[2]
@@ -338,7 +338,7 @@ def _precomputed_task(config: Any) -> tasks.Task:
 
 
 def _precomputed_makers(this: Run) -> dict[str, Callable[[], Row]]:
-    found = precomputed.find(this.config.features)
+    found = precomputed.find_features(this.config.features)
     return {
         name: functools.partial(
             _precomputed_row, this, name, path, f"[{position}/{len(found)}] {name}"
@@ -421,7 +421,7 @@ def _precomputed_row(this: Run, name: str, path: epath.Path, title: str) -> Row:
     """The row of features that were made elsewhere."""
     group = ", ".join(neucrab.groups_of(name))
     try:
-        found = precomputed.load(path)
+        found = precomputed.load_features(path)
         scoring.check(found.features, found.labels, found.logits, str(path))
         row = Row(
             name,
@@ -454,23 +454,23 @@ def _with_scores(
     title: str,
 ) -> Row:
     split = this.task.splits["train"]
-    extract = functools.partial(
-        features.get,
+    load = functools.partial(
+        extract.load_or_extract,
         directory / "features",
         backbone,
         split,
         preprocess=this.config.preprocess,
-        dtype=features.compute_dtype(this.config.dtype),
+        dtype=extract.compute_dtype(this.config.dtype),
         batch_size=this.config.batch_size,
         cache=this.cache,
         description=f"{title}: features",
     )
-    extracted, computed = extract(compute="extract" in this.stages)
+    extracted, computed = load(compute="extract" in this.stages)
     if extracted is None:
         return dataclasses.replace(
             row, failure="no features yet: run the stage `extract`"
         )
-    _tell(title, "features", computed, extracted.seconds)
+    _tell(title, "features", computed, extracted.seconds or 0.0)
     row = dataclasses.replace(
         row, extract_seconds=extracted.seconds, extract_images=split.num_examples
     )
@@ -480,7 +480,7 @@ def _with_scores(
 def _scored(
     this: Run,
     directory: epath.Path,
-    extracted: features.Features | precomputed.Precomputed,
+    extracted: FeatureSet,
     facts: Mapping[str, Any],
     row: Row,
     title: str,

@@ -10,7 +10,7 @@ from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.splits import Task
 from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import InputError, suggest
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 from rankckpt_jax.run import ablation, scoring
 
 # Sections whose fields are looked at by those who know them.
@@ -84,7 +84,7 @@ def check(config: Any, stages: tuple[str, ...], settings: scoring.Settings) -> N
             found=str(config.preprocess),
             fix=suggest(config.preprocess, preprocess_lib.names()),
         )
-    features.compute_dtype(config.dtype)
+    extract.compute_dtype(config.dtype)
     if config.features and {"pretrain", "finetune"} & set(stages):
         raise InputError(
             "Features alone cannot be fine-tuned",

@@ -20,7 +20,7 @@ from rankckpt_jax import checkpoints, measures, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.sources import slim
 from rankckpt_jax.data import pipeline, tasks
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 from tests import slim_golden
 
 NUM_STARTS = 5
@@ -77,7 +77,7 @@ def compare_scores(pool, images):
     for name, path in checkpoints.find(pool):
         backbone = checkpoints.load(path, name=name)
         found = {
-            dtype: features.extract(
+            dtype: extract.extract(
                 backbone,
                 split,
                 preprocess="vtab",

@@ -25,7 +25,7 @@ import numpy as np
 from rankckpt_jax import checkpoints
 from rankckpt_jax.benchmark import demo as pretrain
 from rankckpt_jax.configs import default
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 from rankckpt_jax.run import run as stages
 
 SIZE = 32
@@ -64,7 +64,7 @@ def main():
             del ranking
             gc.collect()
             programs = len(jax.local_devices()[0].client.live_executables())
-            traces = sum(features.NUM_TRACES.values())
+            traces = sum(extract.NUM_TRACES.values())
             print(
                 f"{count:11} {resident():6.0f} MB {peak():6.0f} MB {handles():6} "
                 f"{programs:8} {len(compiled):8} {traces:6}",

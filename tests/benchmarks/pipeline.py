@@ -25,7 +25,7 @@ from PIL import Image
 from rankckpt_jax.benchmark import demo as pretrain
 from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 
 PREPROCESS = "vtab"
 
@@ -116,12 +116,12 @@ def read(split, size, batch, cache):
 
 
 def rate(backbone, split, batch, cache):
-    """Images a second of `features.extract`: the fastest of three passes after one in
+    """Images a second of `extract.extract`: the fastest of three passes after one in
     which all is compiled and, if `cache` has room, decoded."""
     seconds = []
     for _ in range(4):
         begun = time.perf_counter()
-        features.extract(
+        extract.extract(
             backbone, split, preprocess=PREPROCESS, batch_size=batch, cache=cache
         )
         seconds.append(time.perf_counter() - begun)

@@ -16,7 +16,7 @@ from PIL import Image
 from rankckpt_jax.data import corrupt_images as readable
 from rankckpt_jax.data import pipeline, preprocess, tasks
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 
 PIXELS = np.add.outer(np.arange(40), np.arange(50))[..., None] * [1, 2, 0.5]
 PIXELS = PIXELS.astype(np.uint8)
@@ -237,7 +237,7 @@ def test_a_run_leaves_the_same_images_out_for_all_and_says_so(
 
     # A later run knows, decodes only what was broken, and computes nothing.
     with monkeypatch.context() as patched:
-        patched.setattr(features, "extract", lambda *a, **k: pytest.fail("extracted"))
+        patched.setattr(extract, "extract", lambda *a, **k: pytest.fail("extracted"))
         again = scene.run()
     assert [r.scores for r in again.rows] == [r.scores for r in ranking.rows]
     # Once they are mended they take part again.

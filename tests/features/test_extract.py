@@ -2,6 +2,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -9,172 +10,138 @@ from etils import epath
 from rankckpt_jax import checkpoints
 from rankckpt_jax.data import pipeline, preprocess, tasks
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
+from rankckpt_jax.models import layers
+
+SETTINGS = {"preprocess": "vtab", "batch_size": 8}
 
 
-@pytest.fixture
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A network that compiles at once: the mean of each row of the image, projected."""
+
+    dtype: str = "float32"
+
+    def __call__(self, variables, images):
+        x = images.mean(axis=(2, 3)).astype(self.dtype)
+        features = (x @ variables["params"]["kernel"]).astype(jnp.float32)
+        return layers.Output(features, None)
+
+
+@pytest.fixture(scope="module")
 def split():
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (21, 40, 40, 3), dtype=np.uint8)
     return tasks.array_split("train", images, np.arange(21) % 3)
 
 
-def load(pool, name):
-    return checkpoints.load(str(pool / name), name=name, image_size=32)
+@pytest.fixture(scope="module")
+def first(pool):
+    return checkpoints.load(str(pool / "first"), name="first", image_size=32)
 
 
-def extract(backbone, split, batch_size=8):
-    return features.extract(
-        backbone,
-        split,
-        preprocess="vtab",
-        batch_size=batch_size,
-        cache=pipeline.ImageCache(1.0),
-    )
+@pytest.fixture(scope="module")
+def linear(first):
+    """The same backbone with the weights of `Linear`."""
+    kernel = np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)
+    variables = {"params": {"kernel": kernel}}
+    return dataclasses.replace(first, apply=Linear(), variables=variables)
 
 
-def test_features_are_those_of_the_network_on_each_image_in_order(pool, split):
-    backbone = load(pool, "first")
-    found = extract(backbone, split)
-    resized = np.stack(
-        [
-            preprocess.resize(example["image"], 32, "vtab").numpy()
-            for example in split.examples(None, 0, 1, 0).as_numpy_iterator()
-        ]
-    )
-    direct = backbone.apply(backbone.variables, resized / 127.5 - 1)
-    # Float32 through 27 layers in another order of operations.
-    tolerance = {"rtol": 1e-4, "atol": 1e-5 * np.abs(direct.features).max()}
-    np.testing.assert_allclose(found["features"], direct.features, **tolerance)
-    np.testing.assert_allclose(found["logits"], direct.logits, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(found["labels"], np.arange(21) % 3)
+def run(backbone, split, **changes):
+    settings = {**SETTINGS, "cache": pipeline.ImageCache(1.0), **changes}
+    return extract.extract(backbone, split, **settings)
 
 
-def test_the_batch_size_does_not_matter(pool, split):
-    backbone = load(pool, "second")
+def load(directory, backbone, split, **changes):
+    settings = {**SETTINGS, "cache": pipeline.ImageCache(1.0), **changes}
+    return extract.load_or_extract(epath.Path(directory), backbone, split, **settings)
+
+
+def test_extract_matches_network_in_split_order(pool, first, split):
+    """With one trace for both checkpoints, of which the second has no classifier."""
+    extract._forward.cache_clear()
+    extract.NUM_TRACES.clear()
+    arrays = run(first, split)
+    second = checkpoints.load(str(pool / "second"), name="second", image_size=32)
+    assert "logits" not in run(second, split)
+    assert list(extract.NUM_TRACES.values()) == [1]
+
+    examples = split.examples(None, 0, 1, 0).as_numpy_iterator()
+    images = [preprocess.resize(e["image"], 32, "vtab").numpy() for e in examples]
+    expected = jax.jit(first.apply)(first.variables, np.stack(images) / 127.5 - 1)
+    # Float32 through 27 layers, in another order of operations.
+    atol = 1e-5 * np.abs(expected.features).max()
     np.testing.assert_allclose(
-        extract(backbone, split, 4)["features"],
-        extract(backbone, split, 21)["features"],
-        rtol=1e-5,
-        atol=1e-6,
+        arrays["features"], expected.features, rtol=1e-4, atol=atol
     )
+    np.testing.assert_allclose(arrays["logits"], expected.logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(arrays["labels"], np.arange(21) % 3)
 
 
-def test_checkpoints_of_an_architecture_share_one_trace(pool, split):
-    features._forward.cache_clear()
-    features.NUM_TRACES.clear()
-    for name in ("first", "second"):  # One has a classifier, the other has none.
-        assert ("logits" in extract(load(pool, name), split)) == (name == "first")
-    assert list(features.NUM_TRACES.values()) == [1]
+@pytest.mark.parametrize("batch_size", [4, 21, 32])
+def test_extract_is_independent_of_batch_size(linear, split, batch_size):
+    expected = run(linear, split)["features"]
+    features = run(linear, split, batch_size=batch_size)["features"]
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_second_run_computes_nothing(pool, split, tmp_path, monkeypatch):
-    backbone = load(pool, "first")
+def test_extract_computes_in_dtype(linear, split):
+    exact = run(linear, split)["features"]
+    rounded = run(linear, split, dtype="bfloat16")["features"]
+    assert rounded.dtype == np.float32
+    assert not np.array_equal(exact, rounded)
+    np.testing.assert_allclose(rounded, exact, atol=0.02 * np.abs(exact).max())
 
-    def get():
-        return features.get(
-            epath.Path(tmp_path),
-            backbone,
-            split,
-            preprocess="vtab",
-            batch_size=8,
-            cache=pipeline.ImageCache(1.0),
-        )
 
-    first, computed = get()
-    assert computed
-    monkeypatch.setattr(features, "extract", lambda *a, **k: pytest.fail("extracted"))
-    second, computed = get()
-    assert not computed
+def test_load_or_extract_stores_features(linear, split, tmp_path, monkeypatch):
+    assert load(tmp_path, linear, split, compute=False) == (None, False)
+    first, computed = load(tmp_path, linear, split)
+    assert computed and first.seconds > 0
+    manifest = json.loads((tmp_path / "train" / "manifest.json").read_text())
+    values = first.features.astype(np.float64)
+    assert manifest["result"] == {
+        "count": 21,
+        "mean": pytest.approx(values.mean()),
+        "standard_deviation": pytest.approx(values.std()),
+        "largest": pytest.approx(np.abs(values).max()),
+        "seconds": first.seconds,
+        "images_left_out": {},
+    }
+    monkeypatch.setattr(extract, "extract", lambda *a, **k: pytest.fail("extracted"))
+    second, computed = load(tmp_path, linear, split)
+    assert not computed and first.checksum == second.checksum != ""
     np.testing.assert_array_equal(first.features, second.features)
-    assert first.checksum == second.checksum != ""
 
 
 @pytest.mark.parametrize(
     "change", [{"image_size": 48}, {"fingerprint": "x"}, {"input_range": (0.0, 1.0)}]
 )
-def test_what_decides_the_features_is_in_the_request(pool, split, change):
-    backbone = load(pool, "first")
-    other = dataclasses.replace(backbone, **change)
-    assert features.request(backbone, split, "vtab", "float32") != features.request(
-        other, split, "vtab", "float32"
-    )
+def test_make_key_differs_between_backbones(first, split, change):
+    key = extract.make_key(first, split, "vtab", "float32")
+    other = dataclasses.replace(first, **change)
+    assert extract.make_key(other, split, "vtab", "float32") != key
+    assert extract.make_key(first, split, "vtab", "bfloat16") != key
 
 
-def test_bfloat16_is_near_float32_and_kept_apart_from_it(pool, split):
-    backbone = load(pool, "first")
-    exact, rounded = (
-        features.extract(
-            backbone,
-            split,
-            preprocess="vtab",
-            dtype=dtype,
-            batch_size=8,
-            cache=pipeline.ImageCache(1.0),
-        )["features"]
-        for dtype in ("float32", "bfloat16")
-    )
-    assert rounded.dtype == np.float32
-    norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(rounded, axis=1)
-    assert ((exact * rounded).sum(axis=1) > 0.999 * norms).all()
-    assert not np.array_equal(exact, rounded)
-    assert features.request(backbone, split, "vtab", "float32") != features.request(
-        backbone, split, "vtab", "bfloat16"
-    )
-
-
-def test_the_dtype_follows_the_platform(monkeypatch):
-    assert features.compute_dtype("auto") == "float32"
+def test_compute_dtype_depends_on_platform(monkeypatch):
+    assert extract.compute_dtype("auto") == "float32"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert features.compute_dtype("auto") == "bfloat16"
-    assert features.compute_dtype("float32") == "float32"
+    assert extract.compute_dtype("auto") == "bfloat16"
+    assert extract.compute_dtype("float32") == "float32"
     with pytest.raises(InputError, match=r"config\.dtype"):
-        features.compute_dtype("float16")
+        extract.compute_dtype("float16")
 
 
-def test_the_manifest_tells_mean_and_spread(pool, split, tmp_path):
-    found, _ = features.get(
-        epath.Path(tmp_path),
-        load(pool, "second"),
-        split,
-        preprocess="vtab",
-        batch_size=8,
-        cache=pipeline.ImageCache(1.0),
-    )
-    told = json.loads((tmp_path / "train" / "manifest.json").read_text())["result"]
-    exact = found.features.astype(np.float64)
-    assert told["count"] == 21 and told["images_left_out"] == {}
-    assert told["mean"] == pytest.approx(exact.mean())
-    assert told["standard_deviation"] == pytest.approx(exact.std())
-    assert told["largest"] == pytest.approx(np.abs(exact).max())
-
-
-def test_features_that_are_equal_for_all_images_are_refused(pool, split, tmp_path):
-    """As those of a network whose last layer gives nothing but zeros."""
-    backbone = load(pool, "second")
-    dead = jax.tree.map(np.zeros_like, backbone.variables)
-    with pytest.raises(InputError, match="the same features for every image"):
-        features.get(
-            epath.Path(tmp_path),
-            dataclasses.replace(backbone, variables=dead),
-            split,
-            preprocess="vtab",
-            batch_size=8,
-            cache=pipeline.ImageCache(1.0),
-        )
-    assert not list(tmp_path.rglob("*.npy"))
-
-
-def test_features_that_are_not_finite_are_refused(pool, split, tmp_path):
-    backbone = load(pool, "second")
-    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), backbone.variables)
-    with pytest.raises(InputError, match="not finite"):
-        features.get(
-            epath.Path(tmp_path),
-            dataclasses.replace(backbone, variables=broken),
-            split,
-            preprocess="vtab",
-            batch_size=8,
-            cache=pipeline.ImageCache(1.0),
-        )
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [(0.0, "the same features for every image"), (np.nan, "not finite")],
+)
+def test_load_or_extract_rejects_useless_features(
+    linear, split, tmp_path, weight, message
+):
+    weights = jax.tree.map(lambda x: np.full_like(x, weight), linear.variables)
+    broken = dataclasses.replace(linear, variables=weights)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, broken, split)
     assert not list(tmp_path.rglob("*.npy"))

@@ -1,10 +1,9 @@
-"""Features from elsewhere: what is read, what is refused, and that nothing is run."""
-
 import csv
 
 import numpy as np
 import pytest
 
+from rankckpt_jax import measures
 from rankckpt_jax.configs import features as features_config
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import precomputed
@@ -14,74 +13,73 @@ from rankckpt_jax.storage import store
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three checkpoints whose classes are told apart ever better."""
+    """Features of three checkpoints, whose classes are ever further apart."""
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     means = rng.normal(size=(3, 8))
-    place = tmp_path / "mine"
-    place.mkdir()
+    directory = tmp_path / "mine"
+    directory.mkdir()
     for i, separation in enumerate((0.2, 1.0, 3.0)):
         features = separation * means[labels] + rng.normal(size=(60, 8))
-        extra = {} if i == 1 else {"logits": features[:, :5]}
         np.savez(
-            place / f"net{i}.npz",
+            directory / f"net{i}.npz",
             features=features.astype(np.float32),
             labels=labels,
             accuracy=np.float64(0.4 + 0.2 * i),
             num_parameters=1000 * (i + 1),
-            **extra,
+            **({} if i == 1 else {"logits": features[:, :5]}),
         )
-    return place
+    return directory
 
 
-def run(folder, workdir, **changes):
+def run(folder, workdir, measures="h_score,leep,num_parameters,etran"):
     config = features_config.get_config()
     config.features = str(folder)
     config.workdir = str(workdir)
-    config.measures = "h_score,leep,num_parameters,etran"
-    config.update(changes)
+    config.measures = measures
     return stages.run(config)
 
 
-def test_files_are_ranked_and_kept(folder, tmp_path, monkeypatch):
+def test_run_ranks_npz_files_and_stores_scores(folder, tmp_path, monkeypatch):
     ranking = run(folder, tmp_path / "runs")
     assert ranking.task == "mine"
     assert [row.checkpoint for row in ranking.rows] == ["net2", "net1", "net0"]
     assert ranking.evaluation["h_score"]["kendall"] == pytest.approx(1)
-    by_name = {row.checkpoint: row for row in ranking.rows}
-    assert "leep" not in by_name["net1"].scores
-    assert "classifier" in by_name["net1"].warnings["leep"]
-    assert by_name["net2"].accuracy_source == "net2.npz"
-    # Relative to the pool: the terms of the two that have a classifier.
-    assert set(by_name["net0"].terms) == {"etran"}
+    rows = {row.checkpoint: row for row in ranking.rows}
+    assert "leep" not in rows["net1"].scores
+    assert "classifier" in rows["net1"].warnings["leep"]
+    assert rows["net2"].accuracy_source == "net2.npz"
+    # Etran is relative to the pool: its terms come from the two with a classifier.
+    assert set(rows["net0"].terms) == {"etran"}
     assert (tmp_path / "runs/mine/report.html").exists()
-    from rankckpt_jax import measures
 
     monkeypatch.setattr(measures, "compute_prepared", lambda *a, **k: pytest.fail())
     again = run(folder, tmp_path / "runs")
     assert [r.scores for r in again.rows] == [r.scores for r in ranking.rows]
 
 
-def test_a_bad_file_is_a_row_and_the_others_go_on(folder, tmp_path):
+def test_run_continues_after_bad_file(folder, tmp_path):
     (folder / "broken.npz").write_bytes(b"PK nothing")
     np.savez(folder / "half.npz", features=np.zeros((4, 2)))
-    ranking = run(folder, tmp_path / "runs")
+    ranking = run(folder, tmp_path / "runs", "h_score")
     failures = {row.checkpoint: row.failure for row in ranking.failed}
     assert failures.keys() == {"broken", "half"}
     assert "no array labels" in failures["half"]
 
 
-def test_pickles_are_refused(tmp_path):
-    class Evil:
+def test_load_features_rejects_pickles(tmp_path):
+    class Malicious:
         def __reduce__(self):
             return (print, ("run",))
 
-    np.savez(tmp_path / "e.npz", features=np.array([Evil()], object), labels=[0])
+    objects = np.array([Malicious()], object)
+    np.savez(tmp_path / "e.npz", features=objects, labels=[0])
+    [(_, path)] = precomputed.find_features(str(tmp_path))
     with pytest.raises(InputError, match=r"cannot be read[\s\S]*pickle"):
-        precomputed.load(precomputed.find(str(tmp_path))[0][1])
+        precomputed.load_features(path)
 
 
-def test_a_store_is_read_without_its_checkpoints(folder, tmp_path):
+def test_run_reads_features_of_earlier_run(folder, tmp_path):
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         store.save(
@@ -94,31 +92,29 @@ def test_a_store_is_read_without_its_checkpoints(folder, tmp_path):
             },
         )
     pattern = tmp_path / "runs/flowers/*/features/train"
-    ranking = run(pattern, tmp_path / "again")
+    ranking = run(pattern, tmp_path / "again", "h_score")
     assert ranking.task == "flowers"
     assert {row.checkpoint for row in ranking.rows} == {"a", "b"}
     assert all(row.architecture == "resnet_v1_50" for row in ranking.rows)
     assert all(row.extract_seconds == 3.0 for row in ranking.rows)
-    damaged = tmp_path / "runs/flowers/a/features/train/labels.npy"
-    damaged.write_bytes(b"")
-    ranking = run(pattern, tmp_path / "other")
+
+    (tmp_path / "runs/flowers/a/features/train/labels.npy").write_bytes(b"")
+    ranking = run(pattern, tmp_path / "other", "h_score")
     assert [row.checkpoint for row in ranking.failed] == ["a"]
 
 
-def test_two_of_one_name_are_refused(folder, tmp_path):
+def test_find_features_rejects_duplicate_names(folder, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "net0.npz").write_bytes((folder / "net0.npz").read_bytes())
     with pytest.raises(InputError, match="net0"):
-        precomputed.find(f"{folder},{tmp_path / 'other'}")
+        precomputed.find_features(f"{folder},{tmp_path / 'other'}")
 
 
-def test_all_measures_reach_the_table_the_file_and_the_page(folder, tmp_path):
-    from rankckpt_jax import measures
-
-    ranking = run(folder, tmp_path / "runs", measures="all")
-    # A static list needs its file.
+def test_run_shows_all_measures_in_every_output(folder, tmp_path):
+    ranking = run(folder, tmp_path / "runs", "all")
+    # The measure `static` needs a file of scores.
     assert set(ranking.measures) == set(measures.names()) - {"static"}
-    (row,) = [row for row in ranking.rows if row.checkpoint == "net2"]
+    [row] = [row for row in ranking.rows if row.checkpoint == "net2"]
     unknown = {"source_accuracy", "early_stopping"}
     assert set(row.scores) == set(ranking.measures) - unknown
     text = (tmp_path / "runs/mine/ranking.csv").read_text()
@@ -129,5 +125,5 @@ def test_all_measures_reach_the_table_the_file_and_the_page(folder, tmp_path):
         assert f"<span>{measure}</span>" in rank_map
         assert measure in header and measure in str(ranking)
         if measure not in unknown:
-            (line,) = [line for line in lines if line[1] == "net2"]
+            [line] = [line for line in lines if line[1] == "net2"]
             assert float(line[header.index(f"{measure}_seconds")]) >= 0

@@ -6,7 +6,7 @@ from etils import epath
 
 from rankckpt_jax import errors, finetune
 from rankckpt_jax.data import pipeline
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import loop, step
 from tests.finetune import RECIPE, settings, without_times
 
@@ -208,7 +208,7 @@ def test_a_linear_probe_is_logistic_regression_on_the_features(
     outcome, _ = finetune.get(
         epath.Path(tmp_path), backbone, task, recipe, **settings()
     )
-    found = features.extract(backbone, task.splits["train"], batch_size=8, **settings())
+    found = extract.extract(backbone, task.splits["train"], batch_size=8, **settings())
     x, y = found["features"].astype(np.float64), found["labels"]
     kernel, bias = np.zeros((x.shape[1], 2)), np.zeros(2)
     trace = np.zeros_like(kernel), np.zeros_like(bias)
@@ -232,7 +232,7 @@ def test_a_linear_probe_is_logistic_regression_on_the_features(
         trace = (0.9 * trace[0] + x[rows].T @ error, 0.9 * trace[1] + error.sum(0))
         kernel, bias = kernel - rate * trace[0], bias - rate * trace[1]
     assert outcome.runs[0].final_loss == pytest.approx(loss, rel=1e-5)
-    found = features.extract(backbone, task.splits["test"], batch_size=8, **settings())
+    found = extract.extract(backbone, task.splits["test"], batch_size=8, **settings())
     guess = (found["features"] @ kernel + bias).argmax(1)
     assert outcome.accuracy == pytest.approx(np.mean(guess == found["labels"]))
 

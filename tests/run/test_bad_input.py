@@ -24,7 +24,7 @@ from rankckpt_jax.checkpoints.tensorflow_files import (
 from rankckpt_jax.configs import features as features_config
 from rankckpt_jax.data import tasks
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 from rankckpt_jax.results import comparison
 from rankckpt_jax.run import run as stages
 from tests import slim_golden
@@ -449,7 +449,7 @@ TABLE = [*CHECKPOINTS, *IMAGES, *CONFIGS, *FEATURES]
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 def test_refused_in_one_message(row, scene, monkeypatch):
-    monkeypatch.setattr(features, "extract", lambda *a, **k: pytest.fail("extracted"))
+    monkeypatch.setattr(extract, "extract", lambda *a, **k: pytest.fail("extracted"))
     with pytest.raises(InputError) as raised:
         row.attempt(scene)
     message = str(raised.value)

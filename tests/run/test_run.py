@@ -13,7 +13,7 @@ import pytest
 
 from rankckpt_jax import checkpoints, measures
 from rankckpt_jax.configs import default
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import loop
 from rankckpt_jax.run import run as stages
 from tests.processes import with_devices
@@ -63,7 +63,7 @@ def test_everything_is_written_and_nothing_is_done_twice(
     assert "config.image_size" in page and "versions" in page
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".partial")]
 
-    monkeypatch.setattr(features, "extract", lambda *a, **k: pytest.fail("extracted"))
+    monkeypatch.setattr(extract, "extract", lambda *a, **k: pytest.fail("extracted"))
     monkeypatch.setattr(loop, "train_cells", lambda *a, **k: pytest.fail("trained"))
     monkeypatch.setattr(measures, "compute", lambda *a, **k: pytest.fail("scored"))
     again = stages.run(made)

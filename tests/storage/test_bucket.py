@@ -6,7 +6,7 @@ import pytest
 
 from rankckpt_jax import measures
 from rankckpt_jax.configs import folder
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 from rankckpt_jax.run import run as stages
 
 
@@ -31,7 +31,7 @@ def test_a_run_writes_to_a_bucket_and_finds_it_again(
     # Nothing has taken the address for a local path.
     assert set(pathlib.Path().iterdir()) == before
 
-    monkeypatch.setattr(features, "extract", lambda *a, **k: pytest.fail("extracted"))
+    monkeypatch.setattr(extract, "extract", lambda *a, **k: pytest.fail("extracted"))
     monkeypatch.setattr(
         measures, "compute_prepared", lambda *a, **k: pytest.fail("scored")
     )

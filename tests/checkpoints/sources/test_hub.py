@@ -9,7 +9,7 @@ import pytest
 from rankckpt_jax import checkpoints, finetune
 from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.features import extract as features
+from rankckpt_jax.features import extract
 from tests.checkpoints import modules
 
 # Of the largest feature: float32 convolutions add in another order.
@@ -287,7 +287,7 @@ def test_a_graph_is_extracted_from_and_fine_tuned(small, tmp_path):
     task = tasks.Task("halves", ("top", "bottom"), splits, "made up")
     settings = {"preprocess": "vtab", "cache": pipeline.ImageCache(1.0)}
     backbone = checkpoints.load_hub(small)
-    found = features.extract(backbone, splits["test"], batch_size=8, **settings)
+    found = extract.extract(backbone, splits["test"], batch_size=8, **settings)
     assert found["features"].shape == (21, 12)
     assert found["logits"].shape == (21, 5)
     recipe = finetune.Recipe(
