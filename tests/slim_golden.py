@@ -22,9 +22,7 @@ import zlib
 
 import numpy as np
 
-from rankckpt_jax.checkpoints.tensorflow_files import (
-    checkpoint_files as tensorflow_files,
-)
+from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 
 NAMES = (
     "inception_resnet_v2",
@@ -84,7 +82,7 @@ def write(
 ) -> str:
     """Writes a network as a genuine checkpoint, and returns its prefix."""
     prefix = str(folder / "model.ckpt")
-    tensorflow_files.write(prefix, {**values(name), **(extra or {})})
+    checkpoint_files.write(prefix, {**values(name), **(extra or {})})
     return prefix
 
 

@@ -15,7 +15,7 @@ from rankckpt_jax.checkpoints.fetch import download
 from rankckpt_jax.checkpoints.fetch import uris as handles
 from rankckpt_jax.checkpoints.sources.hub import is_module, load_hub
 from rankckpt_jax.checkpoints.sources.slim import (
-    Recognized,
+    CheckpointInfo,
     load_slim,
     recognize,
     save_slim,
@@ -23,7 +23,7 @@ from rankckpt_jax.checkpoints.sources.slim import (
 
 __all__ = [
     "Backbone",
-    "Recognized",
+    "CheckpointInfo",
     "download",
     "find",
     "load",

@@ -16,9 +16,7 @@ from etils import epath
 from rankckpt_jax.checkpoints.fetch import download
 from rankckpt_jax.checkpoints.fetch import uris as handles
 from rankckpt_jax.checkpoints.sources import hub
-from rankckpt_jax.checkpoints.tensorflow_files import (
-    checkpoint_files as tensorflow_files,
-)
+from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import files
 
@@ -123,7 +121,7 @@ def _prefixes(place: epath.Path, above: frozenset[str] = frozenset()) -> Iterato
             for child in place.iterdir():
                 yield from _prefixes(child, above | {here})
         return
-    match = tensorflow_files.PART.fullmatch(str(place))
+    match = checkpoint_files.PART.fullmatch(str(place))
     if match:
         yield match["prefix"]
     elif epath.Path(f"{place}.index").exists() or place.suffix == ".ckpt":

@@ -18,9 +18,7 @@ import numpy as np
 import pytest
 
 from rankckpt_jax import api, checkpoints
-from rankckpt_jax.checkpoints.tensorflow_files import (
-    checkpoint_files as tensorflow_files,
-)
+from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 from rankckpt_jax.configs import features as features_config
 from rankckpt_jax.data import tasks
 from rankckpt_jax.errors import InputError
@@ -52,11 +50,11 @@ class Refused:
 def written(scene: Scene, **changes: Any) -> Any:
     """Loads a checkpoint of which some variables have been changed."""
     prefix = str(scene.pool / "first" / "model.ckpt")
-    names = tensorflow_files.shapes(prefix)
-    values = {**tensorflow_files.read_any(prefix, names), **changes}
+    names = checkpoint_files.shapes(prefix)
+    values = {**checkpoint_files.read(prefix, names), **changes}
     for file in (scene.pool / "first").iterdir():
         file.unlink()
-    tensorflow_files.write(prefix, values)
+    checkpoint_files.write(prefix, values)
     return scene.load()
 
 

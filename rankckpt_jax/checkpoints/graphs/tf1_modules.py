@@ -19,7 +19,7 @@ from etils import epath
 from rankckpt_jax.checkpoints.graphs import flat_graph as flat_lib
 from rankckpt_jax.checkpoints.graphs import signatures
 from rankckpt_jax.checkpoints.graphs.network import Function, Network, Shape
-from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files as files
+from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 from rankckpt_jax.errors import InputError, some
 
 HUB_MODULE = "tfhub_module.pb"
@@ -56,7 +56,11 @@ def read(where: str, graphs: list[Any], signature: str | None) -> Network:
     evaluation, training = _by_tags(graphs, where)
     key = signatures.choose(list(evaluation.signature_def), signature, where)
     prefix = f"{where}/variables/variables"
-    found = files.shapes(prefix) if epath.Path(f"{prefix}.index").exists() else {}
+    found = (
+        checkpoint_files.shapes(prefix)
+        if epath.Path(f"{prefix}.index").exists()
+        else {}
+    )
     functions = [_graph_function(evaluation, key, where)]
     if training is not None:
         if key in training.signature_def:
@@ -82,7 +86,7 @@ def read(where: str, graphs: list[Any], signature: str | None) -> Network:
                 found=f"without {some(missing)}",
                 fix="copy the directory variables/ again",
             )
-        stored = files.read_any(prefix, [keys[name] for name in names])
+        stored = checkpoint_files.read(prefix, [keys[name] for name in names])
         return {name: stored[keys[name]] for name in names}
 
     names = set(dtypes)

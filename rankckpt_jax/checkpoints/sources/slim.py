@@ -1,7 +1,7 @@
-"""TF-Slim checkpoints to Flax variables and back, by the variables' own names.
+"""TF-Slim checkpoints to Flax variables and back, by the names of the variables.
 
-The Flax modules carry TF-Slim's scopes as names and TensorFlow's shapes, so one rule
-converts every network:
+The Flax modules are named after TF-Slim's scopes and keep TensorFlow's shapes, so one
+rule converts every network:
 
     SCOPE/a/b/weights                           params/a/b/kernel
     SCOPE/a/b/{depthwise,pointwise}_weights     params/a/b/{depthwise,pointwise}_kernel
@@ -10,10 +10,9 @@ converts every network:
     SCOPE/a/BatchNorm/moving_{mean,variance}    batch_stats/a/BatchNorm/{mean,var}
     SCOPE/CLASSIFIER/{weights,biases}           params/logits/{kernel,bias}
 
-Only the classifier changes its shape: TF-Slim has most as 1x1 convolutions,
-[1, 1, D, C]. Every variable of a checkpoint is accounted for: what is neither the
-network's nor known to belong to its training (optimizer slots, the step, moving-average
-shadows, auxiliary heads) is an error.
+Only the classifier is reshaped: TF-Slim stores most as 1x1 convolutions, [1, 1, D, C].
+A variable that belongs neither to the network nor to its training (optimizer slots, the
+step, moving averages of the weights, auxiliary heads) is an error.
 """
 
 from __future__ import annotations
@@ -31,23 +30,23 @@ from etils import epath
 
 from rankckpt_jax import models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files as files
+from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.models import architecture as architecture_lib
 from rankckpt_jax.models import layers
 
 SHADOW = "/ExponentialMovingAverage"
-"""Suffix of a variable's moving average, where training kept one."""
+"""Suffix of the moving average of a variable, which some trainers keep."""
 
 _SLOTS = ("Momentum", "RMSProp", "RMSProp_1", "Adam", "Adam_1", "Adagrad", "Adadelta")
-# Variables of training that no network has; TF-Slim's trainers write them.
+# Variables that trainers write, and that belong to no network.
 _TRAINING = re.compile(
     r"(^|/)(global_step|beta[12]_power|learning_rate|save_counter"
     r"|_CHECKPOINTABLE_OBJECT_GRAPH)$"
     r"|/(" + "|".join(_SLOTS) + r")(/.*)?$"
     r"|/BatchNorm/moving_(mean|variance)/(biased|local_step).*$"
 )
-# Heads that only help Inception to train.
+# Classifiers that Inception has for training only.
 _AUXILIARY = re.compile(r"(^|/)AuxLogits/")
 
 _LEAVES = {
@@ -60,18 +59,19 @@ _LEAVES = {
 }
 _BATCH_NORM_LEAVES = {"scale": "gamma", "bias": "beta"}
 
-# Sizes that networks are trained at besides the multiples of 32.
+# Image sizes that networks are trained at, apart from the multiples of 32.
 _ODD_IMAGE_SIZES = (299, 331)
 
 
 @dataclasses.dataclass(frozen=True)
-class Recognized:
-    """What a checkpoint's own variables say about it.
+class CheckpointInfo:
+    """The network in a checkpoint, recognized by its variables.
 
     Attributes:
-      architecture: A name that `models.create` knows.
+      architecture: A name for `models.create`.
       num_classes: Width of its classifier; 0 without one.
-      image_size: From its own or its folder's name; None where they do not say.
+      image_size: Side of the images in pixels, from the name of the file or folder;
+        None if neither has one.
     """
 
     architecture: str
@@ -81,7 +81,13 @@ class Recognized:
 
 @dataclasses.dataclass(frozen=True)
 class Variable:
-    """Where a TF-Slim variable belongs: path in the Flax variables, both shapes."""
+    """A variable in both formats.
+
+    Attributes:
+      path: Its path in the Flax variables.
+      shape: Its shape there.
+      slim_shape: Its shape in a TF-Slim checkpoint.
+    """
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
@@ -98,34 +104,33 @@ def load_slim(
     input_range: tuple[float, float] | None = None,
     input_mean: tuple[float, float, float] | None = None,
 ) -> backbone_lib.Backbone:
-    """Converts a TF-Slim checkpoint in TensorFlow's V2 format.
+    """Load a TF-Slim checkpoint. TensorFlow is not imported.
 
     Args:
-      architecture: A name that `models.create` knows.
+      architecture: A name for `models.create`.
       path: The prefix "DIR/model.ckpt", its ".index" file, or a directory with one.
-      image_size: Side of the images in pixels; by default what the folder's name
-        says ("mobilenet_v1_0.25_128"), else the architecture's own.
+      image_size: Side of the images in pixels; by default the number in the folder's
+        name ("mobilenet_v1_0.25_128"), else the architecture's own size.
       name: Unique in its pool; by default the folder's name.
-      use_moving_averages: Take the shadows that training with
-        `ExponentialMovingAverage` left, where a variable has one, instead of the
-        plain weights.
+      use_moving_averages: Load the moving averages of the weights, which trainers
+        with `ExponentialMovingAverage` store, instead of the weights.
       input_range: Values that 0 and 255 become; by default the architecture's.
       input_mean: Subtracted afterwards, per channel; by default the architecture's.
 
     Returns:
-      The backbone, with the checkpoint's classifier where it has one.
+      The backbone, with the checkpoint's classifier if there is one.
 
     Raises:
-      InputError: The file cannot be read, or its variables are not exactly those of
-        the architecture; the message lists the names.
+      InputError: The file cannot be read, or its variables differ from those of the
+        architecture; the message lists them.
     """
-    prefix = files.prefix_of(path)
-    found = files.shapes(prefix)
+    prefix = checkpoint_files.prefix_of(path)
+    shapes = checkpoint_files.shapes(prefix)
     network = models.get(architecture)
-    wanted = variables_of(network, _num_classes(network, found))
-    _account_for(prefix, network, wanted, found)
-    shadows = {slim for slim in wanted if slim + SHADOW in found}
-    if use_moving_averages and not shadows:
+    expected = variables_of(network, _num_classes(network, shapes))
+    _check_variables(prefix, network, expected, shapes)
+    averaged = {slim for slim in expected if slim + SHADOW in shapes}
+    if use_moving_averages and not averaged:
         raise InputError(
             "The checkpoint has no moving averages of its weights",
             where=prefix,
@@ -133,22 +138,22 @@ def load_slim(
             fix="load it without use_moving_averages",
         )
     stored = {
-        slim: slim + SHADOW if use_moving_averages and slim in shadows else slim
-        for slim in wanted
+        slim: slim + SHADOW if use_moving_averages and slim in averaged else slim
+        for slim in expected
     }
-    values = files.read(prefix, stored.values())
+    values = _read_weights(prefix, list(stored.values()))
     flat = {
         variable.path: values[stored[slim]].reshape(variable.shape)
-        for slim, variable in wanted.items()
+        for slim, variable in expected.items()
     }
     return backbone_lib.create(
         architecture,
         flax.traverse_util.unflatten_dict(flat),
-        image_size=image_size or _size_in(prefix),
+        image_size=image_size or _size_in_name(prefix),
         input_range=input_range,
         input_mean=input_mean,
         name=name or epath.Path(prefix).parent.name or architecture,
-        fingerprint=files.fingerprint(prefix),
+        fingerprint=checkpoint_files.fingerprint(prefix),
         source=prefix,
     )
 
@@ -156,63 +161,61 @@ def load_slim(
 def save_slim(
     architecture: str, variables: backbone_lib.Variables, path: epath.Path | str
 ) -> None:
-    """Writes Flax variables as a TF-Slim checkpoint: the inverse of `load_slim`.
+    """Write Flax variables as a TF-Slim checkpoint, the inverse of `load_slim`.
 
     Args:
-      architecture: Whose variables they are.
+      architecture: A name for `models.create`.
       variables: {"params", "batch_stats"}, with or without `params["logits"]`.
-      path: The prefix; its directory is made.
+      path: The prefix; its directory is created.
 
     Raises:
-      InputError: They are not the architecture's variables.
+      InputError: The variables are not those of the architecture.
+      StorageError: A file cannot be written.
     """
     _, head = backbone_lib.split_head(variables)
     num_classes = 0 if head is None else head["bias"].shape[-1]
-    wanted = variables_of(models.get(architecture), num_classes)
+    expected = variables_of(models.get(architecture), num_classes)
     flat = flax.traverse_util.flatten_dict(dict(variables))
-    if {v.path: v.shape for v in wanted.values()} != {
+    if {v.path: v.shape for v in expected.values()} != {
         path: value.shape for path, value in flat.items()
     }:
         raise InputError(f"These are not the variables of {architecture}")
-    files.write(
-        path,
-        {
-            slim: np.asarray(flat[variable.path], np.float32).reshape(
-                variable.slim_shape
-            )
-            for slim, variable in wanted.items()
-        },
-    )
+    values = {
+        slim: np.asarray(flat[variable.path], np.float32).reshape(variable.slim_shape)
+        for slim, variable in expected.items()
+    }
+    checkpoint_files.write(path, values)
 
 
-def recognize(path: epath.Path | str) -> Recognized:
-    """Tells a checkpoint's architecture, width and classifier from its variables.
+def recognize(path: epath.Path | str) -> CheckpointInfo:
+    """Recognize the network of a checkpoint by its variables' names and shapes.
 
     Raises:
-      InputError: The file cannot be read, or no known network has its variables.
+      InputError: The file cannot be read, or no known network has these variables.
     """
-    prefix = files.prefix_of(path)
-    found = files.shapes(prefix)
+    prefix = checkpoint_files.prefix_of(path)
+    shapes = checkpoint_files.shapes(prefix)
     nearest, nearest_share = None, 0.0
-    for network in architecture_lib.candidates(found):
-        if not any(name.startswith(network.scope + "/") for name in found):
+    for network in architecture_lib.candidates(shapes):
+        if not any(name.startswith(network.scope + "/") for name in shapes):
             continue
-        wanted = variables_of(network)
+        expected = variables_of(network)
         share = sum(
-            found.get(slim) == variable.slim_shape for slim, variable in wanted.items()
-        ) / len(wanted)
+            shapes.get(slim) == variable.slim_shape
+            for slim, variable in expected.items()
+        ) / len(expected)
         if share == 1:
-            classes = _num_classes(network, found)
-            return Recognized(network.name, classes, _size_in(prefix))
+            classes = _num_classes(network, shapes)
+            return CheckpointInfo(network.name, classes, _size_in_name(prefix))
         if share > nearest_share:
             nearest, nearest_share = network, share
     if nearest is not None:
-        _account_for(prefix, nearest, variables_of(nearest), found)
+        _check_variables(prefix, nearest, variables_of(nearest), shapes)
     raise InputError(
         "No known network has this checkpoint's variables",
         where=prefix,
         expected="a TF-Slim checkpoint of " + ", ".join(models.names()),
-        found=some(sorted(found)) or "no variables",
+        found=some(sorted(shapes)) or "no variables",
         fix="give the network's own checkpoint, or export it as a SavedModel",
     )
 
@@ -221,14 +224,14 @@ def recognize(path: epath.Path | str) -> Recognized:
 def variables_of(
     network: architecture_lib.Architecture, num_classes: int = 0
 ) -> Mapping[str, Variable]:
-    """The variables that TF-Slim has for a network, by their names there."""
+    """Return the variables of a network by their names in TF-Slim."""
     module = network.build(num_classes=num_classes)
     size = network.minimum_image_size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)
     flat = flax.traverse_util.flatten_dict(shapes)
     normalized = {path[1:-1] for path in flat if path[0] == "batch_stats"}
-    wanted = {}
+    result = {}
     for path, leaf in flat.items():
         _, *scopes, name = path
         slim_shape = leaf.shape
@@ -239,56 +242,91 @@ def variables_of(
         if tuple(scopes) in normalized:
             name = _BATCH_NORM_LEAVES.get(name, name)
         slim = "/".join([network.scope, *scopes, _LEAVES.get(name, name)])
-        wanted[slim] = Variable(path, leaf.shape, slim_shape)
-    return wanted
+        result[slim] = Variable(path, leaf.shape, slim_shape)
+    return result
 
 
 def _num_classes(
-    network: architecture_lib.Architecture, found: architecture_lib.Shapes
+    network: architecture_lib.Architecture, shapes: architecture_lib.Shapes
 ) -> int:
-    shape = found.get(f"{network.scope}/{network.classifier}/weights")
+    shape = shapes.get(f"{network.scope}/{network.classifier}/weights")
     return shape[-1] if shape else 0
 
 
-def _account_for(
+def _check_variables(
     prefix: str,
     network: architecture_lib.Architecture,
-    wanted: Mapping[str, Variable],
-    found: architecture_lib.Shapes,
+    expected: Mapping[str, Variable],
+    shapes: architecture_lib.Shapes,
 ) -> None:
-    """Raises where a variable is missing, unknown or of another shape."""
-    missing = sorted(wanted.keys() - found.keys())
-    unknown = sorted(
+    """Raise if a variable is missing, unknown or of another shape."""
+    unknown = [
         name
-        for name in found.keys() - wanted.keys()
+        for name in shapes.keys() - expected.keys()
         if not _TRAINING.search(name)
         and not _AUXILIARY.search(name)
-        and name.removesuffix(SHADOW) not in wanted
-    )
-    misshapen = sorted(
-        f"{slim} {list(found[slim])} instead of {list(variable.slim_shape)}"
-        for slim, variable in wanted.items()
-        if slim in found and found[slim] != variable.slim_shape
-    )
-    problems = (("missing", missing), ("unknown", unknown), ("misshapen", misshapen))
-    if missing or unknown or misshapen:
+        and name.removesuffix(SHADOW) not in expected
+    ]
+    misshapen = [
+        f"{slim} {list(shapes[slim])} instead of {list(variable.slim_shape)}"
+        for slim, variable in expected.items()
+        if slim in shapes and shapes[slim] != variable.slim_shape
+    ]
+    problems = {
+        "missing": expected.keys() - shapes.keys(),
+        "unknown": unknown,
+        "misshapen": misshapen,
+    }
+    if any(problems.values()):
         raise InputError(
             f"The variables are not those of {network.name}",
             where=prefix,
-            expected=f"{len(wanted)} variables below {network.scope}/",
+            expected=f"{len(expected)} variables below {network.scope}/",
             found="; ".join(
-                f"{kind}: {some(names)}" for kind, names in problems if names
+                f"{kind}: {some(sorted(names))}"
+                for kind, names in problems.items()
+                if names
             ),
-            fix="give the right architecture; checkpoints.recognize(path) tells it",
+            fix="give the right architecture; checkpoints.recognize(path) returns it",
         )
 
 
-def _size_in(prefix: str) -> int | None:
-    """Image size in the file's or folder's name: "mobilenet_v1_0.25_128" -> 128.
+def _read_weights(prefix: str, names: list[str]) -> dict[str, np.ndarray]:
+    """Read variables as float32.
 
-    Other numbers stand there too: steps, multipliers ("mobilenet_v2_140"), depths
-    ("resnet_v1_50"). A size is told from them by being one that networks are trained
-    at: a multiple of 32, or 299.
+    Raises:
+      InputError: A variable has no floating-point numbers, or some are not finite.
+    """
+    values = checkpoint_files.read(prefix, names)
+    for name, value in values.items():
+        # NumPy's own hierarchy of types does not have bfloat16.
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise InputError(
+                f"Variable {name!r} has the wrong type",
+                where=prefix,
+                expected="floating point",
+                found=str(value.dtype),
+                fix="give a checkpoint that a training run wrote",
+            )
+        value = value.astype(np.float32, copy=False)
+        if not np.isfinite(value).all():
+            raise InputError(
+                f"Variable {name!r} has NaN or infinite values",
+                where=prefix,
+                expected="finite numbers",
+                found=f"{(~np.isfinite(value)).sum()} of {value.size} are not finite",
+                fix="take another step of the training run that wrote it",
+            )
+        values[name] = value
+    return values
+
+
+def _size_in_name(prefix: str) -> int | None:
+    """Return the image size in the name of the file or folder, or None.
+
+    "mobilenet_v1_0.25_128" gives 128. Names also end in steps, multipliers
+    ("mobilenet_v2_140") and depths ("resnet_v1_50"), so only sizes that networks are
+    trained at count: multiples of 32, and 299 and 331.
     """
     path = epath.Path(prefix)
     stem = re.sub(r"\.ckpt(-\d+)?$", "", path.name)

@@ -1,288 +1,287 @@
-"""The index of a TensorFlow checkpoint (format V2), read with distrust.
+"""TensorFlow's checkpoint format V2, read and written without TensorFlow.
 
-    NAME.index                  a sorted table: of each variable the type, the shape
-                                and where its bytes stand
-    NAME.data-00000-of-00001    the bytes
+    NAME.index                  a table: type, shape, position and checksum of variables
+    NAME.data-00000-of-00001    their bytes
 
-TensorFlow's own reader ends the whole process where an index is wrong but its
-checksums are right, as in one that was made to harm. So the index is read here first,
-and only one in which everything fits is handed to TensorFlow for the values, whose
-checksums it compares.
-
-The table is LevelDB's: a footer of 48 bytes says where the block of blocks is, and
-each block has entries (length shared with the key before, length of the rest, length
-of the value, both), then the offsets of the entries that share nothing, then how many
-these are.
+Checkpoints are treated as untrusted input. TensorFlow's own reader aborts the process
+if an index is inconsistent but has correct checksums, so `check` also precedes
+TensorFlow's loader of SavedModels.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import struct
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Mapping
 
+import numpy as np
 from etils import epath
 
-from rankckpt_jax.data.lazy_tensorflow import tensorflow
+from rankckpt_jax.checkpoints.tensorflow_files import protobuf, slices, table
+from rankckpt_jax.checkpoints.tensorflow_files.mapping import map_file
+from rankckpt_jax.checkpoints.tensorflow_files.protobuf import (
+    BYTES,
+    FIXED32,
+    VARINT,
+    Field,
+    FormatError,
+)
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.storage import files
 
-_FOOTER = 48
-_MAGIC = 0xDB4775248B80FB57
-_TRAILER = 5  # After each block: its compression and a checksum.
-_REFERENCES = 100  # Numbers of types above are of references.
-_MOST_DIMENSIONS = 254  # TensorFlow's shapes have no more.
-_MOST_BYTES = 1 << 62
-# Of an index: some ten bytes a variable more than the names of all.
-_MOST_INDEX = 256_000_000
+# An entry takes some ten bytes more than the variable's name.
+_MAX_INDEX_BYTES = 256_000_000
+_MAX_SHARDS = 100_000
 
-
-class _Damaged(Exception):
-    """The index says something that cannot be."""
+_HEADER = {1: Field("num_shards", VARINT), 2: Field("endianness", VARINT)}
+_ENTRY = {
+    1: Field("dtype", VARINT),
+    2: Field("shape", BYTES),
+    3: Field("shard", VARINT),
+    4: Field("start", VARINT),
+    5: Field("size", VARINT),
+    6: Field("checksum", FIXED32),
+    7: Field("slices", BYTES, repeated=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What the index says of a variable.
+    """A variable, or a slice of one, in the index.
 
     Attributes:
-      shape: Its dimensions.
-      dtype: TensorFlow's number of its type.
-      file: The data file's number.
+      variable: Shape, type and slices.
+      file: Name of the data file. The position is not used if there are slices.
       start: First byte in it.
       size: Number of bytes.
+      checksum: Masked CRC32C of the bytes.
     """
 
-    shape: tuple[int, ...]
-    dtype: int
-    file: int
+    variable: slices.Variable
+    file: str
     start: int
     size: int
+    checksum: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The variable's dimensions."""
+        return self.variable.shape
 
 
-def read(prefix: str) -> dict[str, Entry]:
-    """Reads the whole index and checks that each of its parts fits the others.
+Index = dict[str, Entry]
+"""Entries by the variables' names, and the slices of partitioned variables by keys
+that start with a null character."""
+
+
+def read_index(prefix: str) -> Index:
+    """Read the index of a checkpoint and check that its parts agree.
 
     Args:
       prefix: "DIR/NAME" of DIR/NAME.index.
 
-    Returns:
-      The variables by name.
-
     Raises:
-      InputError: It is damaged, or was made to do damage.
+      InputError: The index is damaged or forged.
     """
     path = epath.Path(f"{prefix}.index")
     try:
-        if path.stat().length > _MOST_INDEX:
-            raise _Damaged("a file too large for an index")
-        return _read(path.read_bytes())
-    except (_Damaged, OSError) as error:
-        raise InputError(
-            "A checkpoint cannot be read",
-            where=str(path),
-            expected="a whole index in TensorFlow's V2 format",
-            found=str(error),
-            fix="copy it again; it may be truncated",
-        ) from error
+        if path.stat().length > _MAX_INDEX_BYTES:
+            raise FormatError("a file too large for an index")
+        return _parse_index(epath.Path(prefix).name, path.read_bytes())
+    except (FormatError, OSError) as error:
+        raise unreadable(str(path), error) from error
 
 
-def check(prefix: str) -> None:
-    """Refuses what `read` does, and data files that end before a variable does.
+def check(prefix: str) -> Index:
+    """Read the index and compare it with the sizes of the data files.
 
     Raises:
-      InputError: It names the file.
+      InputError: The index is damaged or forged, or a data file is missing or shorter
+        than the index requires.
     """
-    ends: dict[int, int] = {}
-    for entry in read(prefix).values():
+    index = read_index(prefix)
+    ends: dict[str, int] = {}
+    for entry in index.values():
         ends[entry.file] = max(ends.get(entry.file, 0), entry.start + entry.size)
-    files = _shards(prefix)
-    for number, end in sorted(ends.items()):
-        path = files.get(number)
-        size = None if path is None else path.stat().length
+    for name, end in sorted(ends.items()):
+        path = epath.Path(prefix).with_name(name)
+        size = path.stat().length if path.exists() else None
         if size is None or size < end:
             raise InputError(
                 "A checkpoint cannot be read",
-                where=str(path or f"{prefix}.data-{number:05d}-of-*"),
+                where=str(path),
                 expected=f"a file of {end} bytes or more",
                 found="no such file" if size is None else f"{size} bytes",
                 fix="copy it again; it may be truncated",
             )
+    return index
 
 
-def _shards(prefix: str) -> dict[int, epath.Path]:
-    place = epath.Path(prefix)
-    found = {}
-    for path in place.parent.glob("*.data-*-of-*"):
-        stem, _, rest = path.name.rpartition(".data-")
-        number = rest.partition("-")[0]
-        if stem == place.name and number.isdigit():
-            found[int(number)] = path
-    return found
+def read(prefix: str, names: list[str]) -> dict[str, np.ndarray]:
+    """Read the values of variables in their stored types.
 
+    The data files are memory-mapped, and every variable is compared with its checksum.
 
-def _read(data: bytes) -> dict[str, Entry]:
-    tensorflow()
-    from tensorflow.core.protobuf import tensor_bundle_pb2
+    Args:
+      prefix: "DIR/NAME" of DIR/NAME.index.
+      names: Variables of number types, all of them in the index.
 
-    rows = _rows(data)
-    key, value = next(rows, (b"", b""))
-    header = _parsed(tensor_bundle_pb2.BundleHeaderProto, value)
-    if key or not 1 <= header.num_shards < 100_000:
-        raise _Damaged("no header")
-    if header.endianness != tensor_bundle_pb2.BundleHeaderProto.LITTLE:
-        raise _Damaged("numbers of another byte order")
-    found = {}
-    for key, value in rows:
-        message = _parsed(tensor_bundle_pb2.BundleEntryProto, value)
+    Raises:
+      InputError: The files are damaged or truncated.
+    """
+    index = check(prefix)
+    mapped: dict[str, memoryview] = {}
+
+    def read_entry(name: str, entry: Entry) -> np.ndarray:
+        if entry.file not in mapped:
+            mapped[entry.file] = map_file(epath.Path(prefix).with_name(entry.file))
+        data = mapped[entry.file][entry.start : entry.start + entry.size]
+        if table.masked_crc32c(data) != entry.checksum:
+            raise FormatError(f"the values of {name!r} do not match their checksum")
+        dtype = slices.DTYPES[entry.variable.dtype]
+        # A copy, which stays when the file is overwritten.
+        return np.frombuffer(data, dtype).reshape(entry.shape).copy()
+
+    def read_slice(name: str, extents: slices.Extents) -> np.ndarray:
+        return read_entry(name, index[_text(slices.slice_key(name, extents))])
+
+    result = {}
+    for name in names:
+        variable = index[name].variable
         try:
-            name = key.decode()
+            if variable.slices:
+                result[name] = slices.join(
+                    name, variable, functools.partial(read_slice, name)
+                )
+            else:
+                result[name] = read_entry(name, index[name])
+        except FormatError as error:
+            raise unreadable(prefix, error) from error
+    return result
+
+
+def write(prefix: epath.Path, values: Mapping[str, np.ndarray]) -> None:
+    """Write variables as a checkpoint with one data file; the index comes last.
+
+    Raises:
+      StorageError: A file cannot be written.
+    """
+    numbers = {dtype: number for number, dtype in reversed(slices.DTYPES.items())}
+    # The version of the format, 1, is the header's third field.
+    entries = [(b"", protobuf.field(1, 1) + protobuf.field(3, protobuf.field(1, 1)))]
+    index = prefix.with_name(f"{prefix.name}.index")
+    start = 0
+    with files.writing(prefix):
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        index.unlink(missing_ok=True)
+        with prefix.with_name(_data_file(prefix.name, 0, 1)).open("wb") as file:
+            for name, value in sorted(values.items()):
+                data = np.asarray(value, order="C").tobytes()
+                file.write(data)
+                dims = b"".join(
+                    protobuf.field(2, protobuf.field(1, size)) for size in value.shape
+                )
+                entry = protobuf.field(1, numbers[value.dtype])
+                entry += protobuf.field(2, dims)
+                entry += protobuf.field(4, start) + protobuf.field(5, len(data))
+                checksum = table.masked_crc32c(data).to_bytes(4, "little")
+                entry += protobuf.varint(6 << 3 | FIXED32) + checksum
+                entries.append((name.encode(), entry))
+                start += len(data)
+    files.write_bytes_atomically(index, table.write(entries))
+
+
+def unreadable(where: str, error: Exception) -> InputError:
+    """Return the error for files that are damaged."""
+    return InputError(
+        "A checkpoint cannot be read",
+        where=where,
+        expected="intact files of a TensorFlow checkpoint",
+        found=str(error),
+        fix="copy it again; it may be truncated",
+    )
+
+
+def _data_file(name: str, shard: int, num_shards: int) -> str:
+    return f"{name}.data-{shard:05d}-of-{num_shards:05d}"
+
+
+def _text(key: bytes) -> str:
+    """Return a key as text: a variable's name, or an encoded slice."""
+    return key.decode("latin-1") if key[:1] == b"\0" else key.decode()
+
+
+def _parse_index(name: str, data: bytes) -> Index:
+    rows = table.read(data)
+    key, value = next(rows, (b"", memoryview(b"")))
+    header = protobuf.parse(value, _HEADER)
+    num_shards = header["num_shards"]
+    if key or not 1 <= num_shards < _MAX_SHARDS:
+        raise FormatError("the header is missing")
+    if header["endianness"]:
+        raise FormatError("big-endian values")
+    index = {}
+    for key, value in rows:
+        try:
+            text = _text(key)
         except UnicodeDecodeError as error:
-            raise _Damaged(f"a name that is no text: {key[:40]!r}") from error
-        if message.slices:
-            raise _Damaged(f"{name!r} is divided into parts, which are not read here")
-        found[name] = _entry(name, message, header.num_shards)
-    return found
-
-
-def _entry(name: str, message: Any, num_files: int) -> Entry:
-    tf = tensorflow()
-    if message.shape.unknown_rank or len(message.shape.dim) > _MOST_DIMENSIONS:
-        raise _Damaged(f"{name!r} has no shape")
-    shape = tuple(int(dim.size) for dim in message.shape.dim)
-    entry = Entry(shape, message.dtype, message.shard_id, message.offset, message.size)
-    try:
-        dtype = tf.as_dtype(message.dtype)
-        # Of text and the like the size follows from the values.
-        width = dtype.size if dtype != tf.string and dtype.is_numpy_compatible else 0
-    except (TypeError, ValueError) as error:
-        raise _Damaged(f"{name!r} is of unknown type {message.dtype}") from error
-    if dtype in (tf.resource, tf.variant) or message.dtype > _REFERENCES:
-        raise _Damaged(f"{name!r} is of type {dtype.name}")
-    if (
-        any(size < 0 for size in shape)
-        or math.prod(shape) * max(width, 1) > _MOST_BYTES
-    ):
-        raise _Damaged(f"{name!r} has the shape {list(shape)}")
-    if not 0 <= entry.file < num_files:
-        raise _Damaged(f"{name!r} is in file {entry.file} of {num_files}")
-    if entry.start < 0 or entry.size < 0 or entry.start + entry.size > _MOST_BYTES:
-        raise _Damaged(f"{name!r} has {entry.size} bytes from {entry.start} on")
-    # A text is at least its length, of one byte.
-    count = math.prod(shape)
-    if count * width != entry.size if width else count > entry.size:
-        raise _Damaged(
-            f"{name!r} of shape {list(shape)} and type {dtype.name} has "
-            f"{entry.size} bytes"
+            raise FormatError(f"{key[:40]!r} is not a name") from error
+        message = protobuf.parse(value, _ENTRY)
+        if message["shard"] >= num_shards:
+            raise FormatError(f"{text!r} is in shard {message['shard']}/{num_shards}")
+        index[text] = Entry(
+            slices.parse_variable(
+                text, message["dtype"], message["shape"], message["slices"]
+            ),
+            _data_file(name, message["shard"], num_shards),
+            message["start"],
+            message["size"],
+            message["checksum"],
         )
-    return entry
+    slice_keys = {text for text in index if text[:1] == "\0"}
+    for text, entry in index.items():
+        slice_keys -= _check_entry(text, entry, index)
+    if slice_keys:
+        raise FormatError("a slice of no variable")
+    return index
 
 
-def _parsed(kind: Any, data: bytes) -> Any:
-    try:
-        return kind.FromString(data)
-    except Exception as error:  # protobuf's DecodeError differs by implementation.
-        raise _Damaged("an entry that cannot be read") from error
+def _check_entry(name: str, entry: Entry, index: Index) -> set[str]:
+    """Raise if an entry's size differs from its type and shape.
+
+    Returns:
+      The keys of its slices.
+    """
+    variable = entry.variable
+    if entry.start + entry.size > slices.MAX_BYTES:
+        raise FormatError(f"{name!r} has {entry.size} bytes from {entry.start}")
+    if not variable.slices:
+        is_text = variable.dtype == slices.STRING
+        expected = variable.size
+        if not is_text:
+            expected *= slices.DTYPES[variable.dtype].itemsize
+        # A string takes at least the byte of its length.
+        if entry.size < expected or (entry.size > expected and not is_text):
+            raise FormatError(
+                f"{name!r} of shape {list(variable.shape)} and type {variable.dtype} "
+                f"has {entry.size} bytes"
+            )
+    keys = set()
+    for extents in variable.slices:
+        key = _text(slices.slice_key(name, extents))
+        keys.add(key)
+        part = index.get(key)
+        shape = slices.slice_shape(variable.shape, extents)
+        if (
+            part is None
+            or part.variable.slices
+            or part.variable.dtype != variable.dtype
+            or part.shape != shape
+        ):
+            raise FormatError(f"a slice of {name!r} is missing or has another shape")
+    return keys
 
 
-# ------------------------------------------------------------------- the table
-
-
-def _rows(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of the whole table, in rising order of the keys."""
-    if len(data) < _FOOTER or struct.unpack("<Q", data[-8:])[0] != _MAGIC:
-        raise _Damaged("no end of such a file")
-    footer = data[-_FOOTER:]
-    at = 0
-    for _ in range(2):  # The first handle is of a block that is not used.
-        start, at = _number(footer, at)
-        size, at = _number(footer, at)
-    before: bytes | None = None
-    for last, handle in _block(data, start, size):
-        start, at = _number(handle, 0)
-        size, at = _number(handle, at)
-        for key, value in _block(data, start, size):
-            if (before is not None and key <= before) or key > last:
-                raise _Damaged("keys that are out of order")
-            before = key
-            yield key, value
-        # A block's name lies between its last key and the next block's first.
-        before = last
-
-
-def _block(data: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of each entry of a block."""
-    if start + size + _TRAILER > len(data) - _FOOTER:
-        raise _Damaged("a block beyond its end")
-    kind, checksum = struct.unpack("<BI", data[start + size : start + size + _TRAILER])
-    if kind:
-        raise _Damaged("a compressed block")
-    if _masked(_crc32c(data[start : start + size + 1])) != checksum:
-        raise _Damaged("a block that does not match its checksum")
-    block = data[start : start + size]
-    if size < 4:
-        raise _Damaged("a block without an end")
-    (count,) = struct.unpack("<I", block[-4:])
-    end = size - 4 - 4 * count
-    if count < 1 or end < 0:
-        raise _Damaged("a block without an end")
-    whole = set(struct.unpack(f"<{count}I", block[end:-4]))
-    entries: set[int] = set()
-    at, key = 0, b""
-    while at < end:
-        begin = at
-        shared, at = _number(block, at)
-        more, at = _number(block, at)
-        length, at = _number(block, at)
-        if shared > len(key) or at + more + length > end:
-            raise _Damaged("an entry beyond its block")
-        if not shared:
-            entries.add(begin)
-        key = key[:shared] + block[at : at + more]
-        yield key, block[at + more : at + more + length]
-        at += more + length
-    # TensorFlow starts its search at these.
-    if not whole <= entries | ({0} if not end else set()):
-        raise _Damaged("a block whose parts do not fit")
-
-
-def _number(data: bytes, at: int) -> tuple[int, int]:
-    """(a number of at most 64 bits in groups of seven, where the next thing is)."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise _Damaged("a number that is cut short")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if value >= 1 << 63:
-                break
-            return value, at
-    raise _Damaged("a number that is too large")
-
-
-def _table() -> tuple[int, ...]:
-    found = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        found.append(value)
-    return tuple(found)
-
-
-_CRC = _table()
-
-
-def _crc32c(data: bytes) -> int:
-    """Castagnoli's cyclic redundancy check, which no library at hand has."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value = _CRC[(value ^ byte) & 0xFF] ^ value >> 8
-    return value ^ 0xFFFFFFFF
-
-
-def _masked(value: int) -> int:
-    """As it is stored: LevelDB turns it, so that none is taken over itself."""
-    return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
+def variables(index: Index) -> dict[str, slices.Variable]:
+    """Return the variables of an index, without the slices of partitioned ones."""
+    return {name: entry.variable for name, entry in index.items() if name[:1] != "\0"}

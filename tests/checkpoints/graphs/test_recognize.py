@@ -3,16 +3,14 @@
 import pytest
 
 from rankckpt_jax import checkpoints, models
-from rankckpt_jax.checkpoints.tensorflow_files import (
-    checkpoint_files as tensorflow_files,
-)
+from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 from tests import slim_golden
 
 
 @pytest.fixture
 def recognize(monkeypatch):
     def recognize(shapes):
-        monkeypatch.setattr(tensorflow_files, "shapes", lambda prefix: shapes)
+        monkeypatch.setattr(checkpoint_files, "shapes", lambda prefix: shapes)
         found = checkpoints.recognize("a/model.ckpt")
         return found.architecture, found.num_classes
 

@@ -6,9 +6,7 @@ import pytest
 
 from rankckpt_jax import checkpoints, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.checkpoints.tensorflow_files import (
-    checkpoint_files as tensorflow_files,
-)
+from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.models import layers
 from tests import slim_golden
@@ -65,7 +63,7 @@ def test_what_is_saved_is_what_was_loaded(tmp_path):
     assert jax.tree.structure(first.variables) == jax.tree.structure(again.variables)
     jax.tree.map(np.testing.assert_array_equal, first.variables, again.variables)
     assert (again.num_source_classes, again.feature_dim) == (10, 256)
-    assert tensorflow_files.shapes(again.source) == tensorflow_files.shapes(
+    assert checkpoint_files.shapes(again.source) == checkpoint_files.shapes(
         first.source
     )
 
@@ -98,7 +96,7 @@ def test_leftovers_of_training_are_skipped(tmp_path):
         f"{ROOT}AuxLogits/Conv2d_1b_1x1/weights": value,
     }
     prefix = slim_golden.write(NAME, tmp_path, leftovers)
-    assert checkpoints.recognize(prefix) == checkpoints.Recognized(NAME, 0, None)
+    assert checkpoints.recognize(prefix) == checkpoints.CheckpointInfo(NAME, 0, None)
     plain = checkpoints.load_slim(NAME, prefix)
     assert plain.variables["params"]["Conv2d_0"]["kernel"].any()
     moving = checkpoints.load_slim(NAME, prefix, use_moving_averages=True)
@@ -120,7 +118,7 @@ def test_unknown_and_missing_variables_are_named(tmp_path):
     values = slim_golden.values(NAME)
     del values[f"{ROOT}Conv2d_5_depthwise/BatchNorm/gamma"]
     prefix = str(tmp_path / "b" / "model.ckpt")
-    tensorflow_files.write(prefix, values)
+    checkpoint_files.write(prefix, values)
     match = "missing: MobilenetV1/Conv2d_5_depthwise/BatchNorm/gamma"
     for call in (checkpoints.load, lambda path: checkpoints.load_slim(NAME, path)):
         with pytest.raises(InputError, match=match):
@@ -132,7 +130,7 @@ def test_another_networks_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="misshapen"):
         checkpoints.load_slim("mobilenet_v1_050", prefix)
     prefix = str(tmp_path / "other" / "model.ckpt")
-    tensorflow_files.write(prefix, {"w": np.zeros(3, np.float32)})
+    checkpoint_files.write(prefix, {"w": np.zeros(3, np.float32)})
     with pytest.raises(InputError, match="No known network"):
         checkpoints.recognize(prefix)
 
