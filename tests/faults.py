@@ -153,9 +153,6 @@ def without_times(value):
 def whole(workdir):
     """When each result was written that a later run must not make again."""
     patterns = ["**/scores/**/*.json", "**/finetune/**/*.json", "**/manifest.json"]
-    if (pathlib.Path(workdir) / "pretrained" / "pool.json").exists():
-        # Before that, a checkpoint counts once its training state is saved too.
-        patterns.append("pretrained/**/*.*")
     return {
         path: path.stat().st_mtime_ns
         for pattern in patterns

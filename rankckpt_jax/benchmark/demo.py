@@ -59,7 +59,7 @@ def pool(
     """
     directory = epath.Path(directory)
     recipe = dataclasses.replace(recipe, num_steps=max(stages))
-    wanted = {
+    key = {
         "architecture": architecture,
         "image_size": image_size,
         "stages": list(stages),
@@ -67,29 +67,27 @@ def pool(
         "preprocess": preprocess,
         **dataclasses.asdict(recipe),
     }
-    place = directory / "pool.json"
-    found = store.load_result(place, wanted)
-    if found is not None and _are_whole(directory, found.result.get("files")):
-        # Still there where a run was killed just after the pool was complete.
+    missing = [
+        stage
+        for stage in sorted(stages)
+        if store.load_files(directory / f"step_{stage}", key) is None
+    ]
+    if not missing:
+        # A run that was killed after the last stage leaves its state.
         saves.remove(directory / "state")
         return False
     backbone = from_scratch(architecture, image_size, recipe.seed)
     start = finetune.initial_state(backbone, task.num_classes)
-    with contextlib.closing(saves.Saves(directory / "state", wanted)) as kept:
-        state, first, facts = kept.restore(start)
-        saved = dict(facts.get("files", {}))
-        if not _are_whole(directory, saved):
-            kept.forget()
-            state, first, saved = start, 0, {}
+    with contextlib.closing(saves.Saves(directory / "state", key)) as saved:
+        state, first, _ = saved.restore(start)
+        if first > missing[0]:
+            saved.discard()
+            state, first = start, 0
 
-        def keep(step: int, state: finetune.State) -> None:
-            kept.save(step, state, {"files": saved})
+        def save(step: int, state: finetune.State) -> None:
+            saved.save(step, state, {})
 
-        for stage in sorted(stages):
-            name = f"step_{stage}"
-            if name in saved:
-                continue
-            description = f"pre-training {architecture} to step {stage}"
+        for stage in missing:
             state, loss, diverged_at = finetune.train(
                 backbone,
                 state,
@@ -99,27 +97,24 @@ def pool(
                 cache=cache,
                 first_step=first,
                 last_step=stage,
-                on_pause=keep,
+                on_pause=save,
                 should_stop=lambda step: signals.should_stop(),
-                description=description,
+                description=f"pre-training {architecture} to step {stage}",
             )
             if diverged_at >= 0:
                 raise FloatingPointError(
-                    f"Pre-training diverged at step {diverged_at}; a lower "
-                    "config.pretrain.learning_rate may mend it"
+                    f"Pre-training diverged at step {diverged_at}; try a lower "
+                    "config.pretrain.learning_rate"
                 )
             first = stage
-            saved[name] = {}
             if processes.is_main_process():
-                saved[name] = _save(architecture, state, directory / name)
-            keep(stage, state)
-            kept.wait()
+                _save(architecture, state, directory / f"step_{stage}", key)
+            save(stage, state)
             # The random initialization has no loss.
-            told = f", loss {loss:.3f}" if stage else ""
-            _log.info("pre-trained to step %d%s", stage, told)
-        store.save_result(place, wanted, {"files": saved})
-        kept.discard()
-    processes.barrier("a pool is made")
+            loss_text = f", loss {loss:.3f}" if stage else ""
+            _log.info("pre-trained to step %d%s", stage, loss_text)
+        saved.discard()
+    processes.barrier("pool complete")
     return True
 
 
@@ -148,12 +143,12 @@ def from_scratch(
 
 
 def _save(
-    architecture: str, state: finetune.State, place: epath.Path
-) -> dict[str, str]:
-    """Writes `place/model.ckpt`, all of it or nothing; returns its files' checksums."""
+    architecture: str, state: finetune.State, place: epath.Path, key: Mapping[str, Any]
+) -> None:
+    """Store `place/model.ckpt`, a TF-Slim checkpoint, and its manifest."""
     params = {**state.params["backbone"], "logits": state.params["head"]}
     variables = {"params": params, "batch_stats": state.batch_stats}
-    # TensorFlow leaves files of random names behind where it is killed.
+    # A killed TensorFlow leaves files with random names.
     partial = place.parent / f".{place.name}.partial"
     for directory in (partial, place):
         if directory.exists():
@@ -162,21 +157,4 @@ def _save(
         architecture, jax.tree.map(np.asarray, variables), partial / "model.ckpt"
     )
     partial.rename(place)
-    return files.digest_files(place)
-
-
-def _are_whole(
-    directory: epath.Path, saved: Mapping[str, Mapping[str, str]] | None
-) -> bool:
-    """Whether checkpoints are as they were written; the same on all processes.
-
-    Args:
-      directory: The pool's.
-      saved: Checksums by checkpoint; None of a pool whose maker kept none.
-    """
-    whole = saved is not None
-    if saved is not None and processes.is_main_process():
-        whole = all(
-            files.verify_checksums(directory / name, saved[name]) for name in saved
-        )
-    return processes.broadcast_from_main(whole)
+    store.save_files(place, key, {})

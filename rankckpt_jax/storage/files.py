@@ -1,4 +1,4 @@
-"""Files of a store: names, atomic writes and checksums."""
+"""Names of files, atomic writes and checksums."""
 
 from __future__ import annotations
 
@@ -7,62 +7,61 @@ import hashlib
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-import numpy as np
 from etils import epath
 
 from rankckpt_jax.errors import StorageError
 
-# Bytes; room is left for what temporary files and claims add.
-_LONGEST_NAME = 120
-# What stands beside checkpoints, and beside tasks.
+# Bytes; leaves room for the affixes of temporary files.
+_MAX_NAME_BYTES = 120
+# Names of files and directories that stand beside those of tasks and checkpoints.
 _RESERVED = ("ranking.csv", "report.html", "converted")
 
 _log = logging.getLogger(__name__)
 
 
-def directory_name(name: str, otherwise: str = "unnamed") -> str:
-    """What a task or checkpoint of any name is called in the store.
+def directory_name(name: str, default: str = "unnamed") -> str:
+    """Return the directory name of a task or checkpoint.
 
-    Letters and digits of any script and `._+=-` stay, other characters become `_`. The
-    name leads nowhere, is not hidden, is none of the files that stand beside it, and is
-    short enough for any file system; the end of a long one is told by its digest.
+    Letters and digits of any script and `._+=-` are kept, other characters become `_`.
+    The result has no path separators, is not hidden, is not a reserved name, and is
+    short enough for any file system: a long name ends with a digest.
 
     Example:
       >>> [directory_name(n) for n in ("a/b c", "../../etc", "..", "report.html")]
       ['a_b_c', 'etc', 'unnamed', 'report.html_']
 
     Args:
-      name: As the user or a file gave it.
-      otherwise: For a name of which nothing is left.
+      name: Any text.
+      default: The result for a name without any allowed character.
     """
     text = unicodedata.normalize("NFC", name)
-    kept = re.sub(r"[^\w.+=-]+", "_", text).strip("._-") or otherwise
-    if len(kept.encode()) > _LONGEST_NAME:
-        start = kept.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
-        kept = f"{start}-{digest(name)[:8]}"
-    return f"{kept}_" if kept.casefold() in _RESERVED else kept
+    cleaned = re.sub(r"[^\w.+=-]+", "_", text).strip("._-") or default
+    if len(cleaned.encode()) > _MAX_NAME_BYTES:
+        start = cleaned.encode()[: _MAX_NAME_BYTES - 9].decode(errors="ignore")
+        cleaned = f"{start}-{digest(name)[:8]}"
+    return f"{cleaned}_" if cleaned.casefold() in _RESERVED else cleaned
 
 
 def reason(error: Exception) -> str:
-    """What a library says; of thousands of letters the beginning and the end."""
+    """Return the first line of an error message, shortened in the middle."""
     line = (str(error).strip().splitlines() or [repr(error)])[0]
-    # TensorStore, which writes states of training, ends with all of its settings.
+    # TensorStore, which Orbax writes with, appends all of its settings.
     line = line.partition(" [tensorstore_spec=")[0]
     return line if len(line) < 400 else f"{line[:150]} ... {line[-250:]}"
 
 
 @contextlib.contextmanager
 def writing(path: epath.Path, *kinds: type[Exception]) -> Iterator[None]:
-    """Turns what goes wrong in writing `path` into one `StorageError`.
+    """Turn errors of writing `path` into a `StorageError`.
 
     Args:
       path: A file or directory.
-      kinds: Errors beside `OSError` by which a library says so.
+      kinds: Errors other than `OSError` that a library raises for a failed write.
 
     Raises:
-      StorageError: It cannot be written.
+      StorageError: The path cannot be written.
     """
     caught: tuple[type[Exception], ...] = (OSError, *kinds)
     try:
@@ -74,19 +73,19 @@ def writing(path: epath.Path, *kinds: type[Exception]) -> Iterator[None]:
             "A result cannot be written",
             where=str(path),
             found=getattr(error, "strerror", None) or reason(error),
-            fix="make room, or name another directory with --config.workdir; started "
-            "again, the run goes on where it was",
+            fix="free disk space or choose another directory with --config.workdir, "
+            "then run again; the run resumes",
         ) from error
 
 
 def write_bytes_atomically(path: epath.Path, data: bytes) -> None:
-    """Writes `data` to `path` so that a reader sees the old file or the new one.
+    """Write `data` so that a reader sees either the old file or the new one.
 
-    The temporary name is derived from the final one, so that a write that was
-    killed is overwritten by the next instead of being left behind.
+    The name of the temporary file is derived from `path`, so the next write replaces
+    the leftover of a killed one.
 
     Raises:
-      StorageError: It cannot be written; nothing is left of the attempt.
+      StorageError: The file cannot be written; the temporary file is removed.
     """
     path = epath.Path(path)
     temporary = path.parent / f".{path.name}.partial"
@@ -102,12 +101,12 @@ def write_bytes_atomically(path: epath.Path, data: bytes) -> None:
 
 
 def write_text_atomically(path: epath.Path, text: str) -> None:
-    """Writes UTF-8 `text` as `write_bytes_atomically` does."""
+    """Write UTF-8 `text` as `write_bytes_atomically` does."""
     write_bytes_atomically(path, text.encode("utf-8"))
 
 
 def digest(*parts: bytes | str) -> str:
-    """Returns the SHA-256 of the parts, each length-prefixed, in hexadecimal."""
+    """Return the SHA-256 of the parts, each prefixed by its length, in hexadecimal."""
     sha = hashlib.sha256()
     for part in parts:
         data = (
@@ -118,34 +117,33 @@ def digest(*parts: bytes | str) -> str:
     return sha.hexdigest()
 
 
-def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
-    """SHA-256 of the arrays' shapes, types and values, in their order."""
-    parts: list[bytes | str] = []
-    for array in map(np.asarray, arrays):
-        parts += [str((array.shape, array.dtype)), array.tobytes()]
-    return digest(*parts)
-
-
 def digest_files(directory: epath.Path) -> dict[str, str]:
-    """SHA-256 of every file below `directory`, by its path relative to that."""
-    found: dict[str, str] = {}
+    """Return the SHA-256 of every file below `directory`, by its relative path."""
+    digests: dict[str, str] = {}
     for path in sorted(directory.iterdir(), key=str):
         if path.is_dir():
             below = digest_files(path)
-            found |= {f"{path.name}/{name}": below[name] for name in below}
+            digests |= {f"{path.name}/{name}": below[name] for name in below}
         else:
-            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests
+
+
+def read_verified(path: epath.Path, checksum: str) -> bytes | None:
+    """Return the bytes of a file; log and return None if its SHA-256 differs."""
+    if not path.exists():
+        _log.warning("%s: file is missing; recomputing", path)
+        return None
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != checksum:
+        _log.warning("%s: checksum does not match; recomputing", path)
+        return None
+    return data
 
 
 def verify_checksums(directory: epath.Path, expected: Mapping[str, str]) -> bool:
-    """Whether files are as `digest_files` found them; one that is not is logged."""
-    for name, checksum in expected.items():
-        path = directory / name
-        if not path.exists():
-            _log.warning("%s is missing: making it again", path)
-            return False
-        if hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
-            _log.warning("%s does not match its checksum: making it again", path)
-            return False
-    return True
+    """Return whether files match the result of `digest_files`; log a mismatch."""
+    return all(
+        read_verified(directory / name, checksum) is not None
+        for name, checksum in expected.items()
+    )

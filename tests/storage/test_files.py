@@ -1,0 +1,51 @@
+import pathlib
+
+from etils import epath
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rankckpt_jax.storage import files
+
+
+@given(
+    name=st.text()
+    | st.text("./\\\0~a \n", max_size=9)
+    | st.sampled_from(["..", ".", "", "/", "a" * 400, "\u00e9" * 200, "Report.HTML"])
+)
+@settings(max_examples=100, deadline=None)
+def test_directory_name_is_safe_for_any_name(name):
+    result = files.directory_name(name)
+    assert result not in ("", ".", "..") and len(result.encode()) <= 130
+    assert not set(result) & set("/\\\0~:") and result.isprintable()
+    assert not result.startswith((".", "-"))
+    assert result.casefold() not in ("report.html", "ranking.csv", "converted")
+    assert pathlib.PurePath("a", result).parent == pathlib.PurePath("a")
+    assert files.directory_name(result) == result
+
+
+def test_directory_name_keeps_long_names_distinct():
+    assert len({files.directory_name("a" * 300 + end) for end in "bc"}) == 2
+
+
+def test_write_replaces_the_leftover_of_a_killed_write(tmp_path):
+    path = epath.Path(tmp_path) / "file"
+    files.write_text_atomically(path, "old")
+    (path.parent / ".file.partial").write_text("half of the n")
+    assert path.read_text() == "old"
+    files.write_text_atomically(path, "new")
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+    assert path.read_text() == "new"
+
+
+def test_reason_shortens_long_messages():
+    message = f'OUT_OF_RANGE: Error writing "{"a/" * 300}": File too large'
+    appended = f" [tensorstore_spec='{{{'x' * 900}}}'] [os_error_code='27']"
+    reason = files.reason(ValueError(message + appended))
+    assert reason.startswith("OUT_OF_RANGE: Error writing")
+    assert reason.endswith(": File too large")
+    assert len(reason) < 420
+    assert files.reason(ValueError("")) == "ValueError('')"
+
+
+def test_digest_separates_its_parts():
+    assert files.digest("ab", "c") != files.digest("a", "bc")
