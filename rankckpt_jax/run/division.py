@@ -92,7 +92,7 @@ def _claim(directory: epath.Path, name: str, waited_for: set[str]) -> Iterator[b
 
 def _now(directory: epath.Path) -> float:
     """The store's own time, in whole seconds."""
-    probe = directory / f".clock-{store.process_token()}"
+    probe = directory / f".clock-{claims.process_token()}"
     files.write_text_atomically(probe, "")
     now = probe.stat().mtime
     probe.unlink()

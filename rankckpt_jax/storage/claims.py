@@ -20,16 +20,18 @@ import contextlib
 import json
 import os
 import random
+import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.storage import files, store
+from rankckpt_jax.storage import files
 
 RENEWED_EVERY = 10.0
 """Seconds between renewals of a claim."""
@@ -38,6 +40,7 @@ DEAD_AFTER = 120.0
 """Seconds without renewal after which a claim's holder counts as dead."""
 
 _TRIES = 8
+_OWN_NAME = re.compile(r"(?P<machine>[0-9a-f]{12})-(?P<pid>\d+)-[0-9a-f]{32}")
 
 
 class Taken(Exception):
@@ -127,7 +130,7 @@ def describe(holder: dict[str, Any]) -> str:
 
 def _myself(shared: bool) -> dict[str, Any]:
     return {
-        "id": store.process_token(),
+        "id": process_token(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
@@ -153,15 +156,56 @@ def _other(place: epath.Path, mine: epath.Path, shared: bool) -> dict[str, Any] 
 def _living(place: epath.Path, mine: epath.Path) -> list[epath.Path]:
     """Files of the others; those of dead ones are removed."""
     now = mine.stat().mtime
-    store.remove_stale(place)
+    _remove_stale(place)
     living = []
     for path in place.glob("*.json"):
         # Perhaps given up just now.
         with contextlib.suppress(OSError):
             if path.name == mine.name:
                 continue
-            if store.is_gone(path.name) or now - path.stat().mtime > DEAD_AFTER:
+            if is_gone(path.name) or now - path.stat().mtime > DEAD_AFTER:
                 path.unlink(missing_ok=True)
             else:
                 living.append(path)
     return living
+
+
+def process_token() -> str:
+    """A name for a file of this process, by which others tell whether it still runs."""
+    return f"{_machine()}-{os.getpid()}-{uuid.uuid4().hex}"
+
+
+def is_gone(name: str) -> bool:
+    """Whether the process whose `own_name` is in `name` ran here and has ended."""
+    found = _OWN_NAME.search(name)
+    if found is None or found["machine"] != _machine():
+        return False
+    try:
+        os.kill(int(found["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _remove_stale(directory: epath.Path) -> None:
+    """Removes what killed processes left: hidden files that bear an `own_name`."""
+    for path in directory.glob(".*"):
+        if _OWN_NAME.search(path.name) is None:
+            continue
+        # Perhaps removed meanwhile by the one that made it.
+        with contextlib.suppress(OSError):
+            age = time.time() - path.stat().mtime
+            if is_gone(path.name) or age > DEAD_AFTER:
+                path.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Identity of what process numbers are unique in."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            parts = file.read().strip(), os.readlink("/proc/self/ns/pid")
+    except OSError:
+        parts = str(uuid.getnode()), ""
+    return files.digest(*parts)[:12]

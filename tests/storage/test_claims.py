@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.storage import claims, store
+from rankckpt_jax.storage import claims
 
 
 def files(directory):
@@ -82,7 +82,7 @@ def test_one_that_is_not_renewed_counts_as_dead(tmp_path):
 def test_a_process_of_this_machine_that_is_gone_is_noticed_at_once(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    machine, _, rest = store.process_token().split("-")
+    machine, _, rest = claims.process_token().split("-")
     path = another(tmp_path, own_name=f"{machine}-{gone.pid}-{rest}")
     # Damaged, it says as much; and what was being written when it was killed goes too.
     path.write_text("{")
@@ -101,7 +101,7 @@ def test_one_that_died_beside_another_leaves_nothing(tmp_path):
         # It came later, so only the end of this one can notice it.
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
-        machine, _, rest = store.process_token().split("-")
+        machine, _, rest = claims.process_token().split("-")
         another(tmp_path, own_name=f"{machine}-{gone.pid}-{rest}")
     assert not files(tmp_path)
 
