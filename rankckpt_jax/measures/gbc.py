@@ -1,17 +1,18 @@
 """GBC (Pandy et al. 2022, CVPR): Bhattacharyya coefficients between Gaussian classes.
 
-N images, C classes; features on their first 64 principal components, class c with mean
-m_c and variance v_c (of each dimension, or one for all), s = (v_a + v_b) / 2:
+N images, C classes. Features are reduced to their first 64 principal components. With
+the mean m_c and variance v_c of class c, and s = (v_a + v_b) / 2,
 
     B(a, b) = 1/8 sum_d (m_a - m_b)_d^2 / s_d
               + 1/2 sum_d log(s_d / sqrt(v_a,d v_b,d))          (their equation 3)
     GBC     = - sum_{a != b} exp(-B(a, b))                      (their equation 4)
 
-`spherical`, the paper's choice, has one variance for all dimensions, their mean, and
-counts its logarithm once, as published code does. Variances divide by n_c and are at
-least 1e-4, in each dimension.
+`covariance="spherical"`, the paper's choice, uses the mean variance over dimensions. As
+in published code, its logarithm is then counted once. Variances divide by n_c and are
+at least 1e-4 in each dimension.
 
-Cost: 2 N D^2 + O(D^3), shared, and C^2 64. Range: [-C (C - 1), 0]. Higher is better.
+Cost: 2 N D^2 + O(D^3) FLOP, shared, and 64 C^2. Range: [-C (C - 1), 0]. Higher is
+better.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import math
 
 import numpy as np
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import unknown_name
 from rankckpt_jax.measures.registry import Inputs, Result, register
 
 COVARIANCES = ("spherical", "diagonal")
@@ -30,13 +31,17 @@ _FLOOR = 1e-4
 
 @register("gbc", bounds=(-math.inf, 0.0), uses_weights=True)
 def gbc(inputs: Inputs, covariance: str = "spherical", dimensions: int = 64) -> Result:
-    """GBC; `dimensions` principal components are kept, all features if 0."""
-    num_classes = inputs.num_classes
+    """GBC on the first principal components.
+
+    Args:
+      inputs: Features [N, D] and labels [N].
+      covariance: "spherical" or "diagonal".
+      dimensions: Number of principal components; 0 for the features themselves.
+    """
     statistics = inputs.statistics
     if covariance not in COVARIANCES:
-        raise InputError(
-            f"Unknown covariance of GBC {covariance!r}", expected=", ".join(COVARIANCES)
-        )
+        where = "measure_options.gbc.covariance"
+        raise unknown_name("covariance", covariance, COVARIANCES, where)
     if 0 < dimensions < statistics.features.shape[1]:
         x = statistics.principal(dimensions)
     else:
@@ -44,7 +49,7 @@ def gbc(inputs: Inputs, covariance: str = "spherical", dimensions: int = 64) -> 
     counts = statistics.counts[:, None]
     means = statistics.class_sums(x) / counts
     variances = statistics.class_sums((x - means[statistics.labels]) ** 2) / counts
-    # As published, dimension by dimension, and then averaged.
+    # As in published code, the minimum applies before averaging.
     variances = np.maximum(variances, _FLOOR)
     if covariance == "spherical":
         variances = variances.mean(axis=1, keepdims=True)
@@ -54,5 +59,5 @@ def gbc(inputs: Inputs, covariance: str = "spherical", dimensions: int = 64) -> 
         distance = np.sum((mean - means) ** 2 / average, axis=1) / 8
         logs = np.log(average) - (np.log(variance) + np.log(variances)) / 2
         total += np.sum(np.exp(-distance - logs.sum(axis=1) / 2))
-    # Each class met itself, with coefficient 1.
-    return Result(float(num_classes - total), {"dimensions": x.shape[1]})
+    # The sum includes a = b, with coefficient 1.
+    return Result(float(inputs.num_classes - total), {"dimensions": x.shape[1]})

@@ -1,20 +1,20 @@
 """H-score (Bao et al. 2019, ICIP): between-class variance in whitened features.
 
-N images, D dimensions, C classes, F [N, D] features, G [N, D] each image's class mean:
+N images, D dimensions, C classes, F [N, D] features, G [N, D] the class mean of each
+image:
 
     H = tr(pinv(cov F) cov G)                                  (their definition 2)
 
-With the scatter T = V diag(l) V' and class means g_c about the mean (`statistics`),
+With the scatter T = V diag(l) V' and the centered class means g_c (`statistics`),
 
-    H = sum_c n_c sum_j (v_j'g_c)^2 / l_j         over the l_j that are not 0.
+    H = sum_c n_c sum_j (v_j'g_c)^2 / l_j         over all l_j > 0,
 
-which is sum_c n_c |L^-1 g_c|^2 where T = L L' is not singular.
+which equals sum_c n_c |L^-1 g_c|^2 for T = L L' if T is not singular.
 
-Cost: 2 N D^2 + D^3 / 3, and 4 D^3 where T is singular, shared. Range: [0, min(C - 1,
-D)]. Higher is better. Both covariances divide by N - 1 in the reference
-implementations, so the factor cancels.
-Of published code Google's stable_transfer multiplies the two matrices element by
-element, which is another quantity.
+Cost: 2 N D^2 + D^3 / 3 FLOP, and 4 D^3 if T is singular, shared. Range: [0, min(C - 1,
+D)]. Higher is better. The reference implementations divide both covariances by N - 1,
+so the factor cancels. Among published code, Google's stable_transfer multiplies the two
+matrices element by element, which is a different quantity.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""kNN: leave-one-out accuracy of the nearest neighbours.
+"""kNN: leave-one-out accuracy of a k-nearest-neighbors classifier.
 
-N images; each takes the class that most of its k nearest others (Euclidean distance)
-have, where classes are equal in number that with the nearer neighbours:
+N images. Each image is assigned the majority class of its k nearest other images in
+Euclidean distance. Ties between classes go to the class with the nearer neighbors.
 
-    kNN = share of the images that take their own class.
+    kNN = fraction of images that are assigned their own class.
 
-Exact, tile by tile: no N x N array. A tile of products of images i and j serves both,
-who ask each other. Of more than `max_queries` images so many, drawn
-(`sampling.subset`), are asked; their neighbours are sought among all.
+The search is exact and works on tiles, so no N x N array exists. One tile of products
+between images i and j serves the queries of both. If there are more than `max_queries`
+images, a stratified subset (`sampling.subset`) is queried against all images.
 
-Cost: N^2 D. Range: [0, 1]. Higher is better. Published code of PARC's authors gives
-per cent, others use cosine similarity.
+Cost: N^2 D FLOP. Range: [0, 1]. Higher is better. Published code by PARC's authors
+returns percent; other code uses cosine similarity.
 """
 
 from __future__ import annotations
@@ -32,52 +32,60 @@ _TILE = 512
 
 @register("knn", bounds=(0.0, 1.0))
 def knn(inputs: Inputs, k: int = 1, max_queries: int = 20_000) -> Result:
-    """Leave-one-out accuracy of features [N, D] and labels [N] with k neighbours."""
-    num_classes = inputs.num_classes
-    seed = inputs.seed
+    """Leave-one-out accuracy.
+
+    Args:
+      inputs: Features [N, D] and labels [N]; the seed selects the queries.
+      k: Number of neighbors.
+      max_queries: Maximum number of images to classify.
+
+    Raises:
+      InputError: k is not between 1 and N - 1.
+    """
     statistics = inputs.statistics
     count = len(statistics.labels)
     if not 1 <= k < count:
         raise InputError(
-            "k nearest neighbours need more than k images",
+            "k must be smaller than the number of images",
             where="measure_options.knn.k",
             expected=f"1 to {count - 1}",
             found=f"{k}",
         )
-    asked = sampling.subset(statistics.labels, max_queries, seed)
-    others = np.setdiff1d(np.arange(count), asked, assume_unique=True)
-    order = np.concatenate([asked, others])
+    queries = sampling.subset(statistics.labels, max_queries, inputs.seed)
+    others = np.setdiff1d(np.arange(count), queries, assume_unique=True)
+    order = np.concatenate([queries, others])
     size = min(_TILE, -(-count // 8) * 8)
-    # About the mean the products, whose differences are distances, are smallest.
+    # Centering makes the products smaller, whose differences are distances.
     x = statistics.centered[order] if len(others) else statistics.centered
-    found = _neighbour_class(
+    classes = _classify(
         np.pad(x, ((0, -count % size), (0, 0))),
         np.pad(statistics.labels[order], (0, -count % size)),
         count,
-        _pairs(-(-len(asked) // size), -(-count // size)),
+        _tile_pairs(-(-len(queries) // size), -(-count // size)),
         size,
         k,
-        num_classes,
+        inputs.num_classes,
     )
-    predicted = np.asarray(found)[: len(asked)]
-    right = predicted == statistics.labels[asked]
+    predicted = np.asarray(classes)[: len(queries)]
+    correct = predicted == statistics.labels[queries]
 
     def score(weights: np.ndarray) -> float:
-        return float(np.average(right, weights=weights[asked]))
+        return float(np.average(correct, weights=weights[queries]))
 
-    details = {"num_queries": len(asked)}
+    details = {"num_queries": len(queries)}
     return Result(score(statistics.weights), details, reweighted=score)
 
 
-def _pairs(asked: int, tiles: int) -> np.ndarray:
-    """Tiles i <= j of which i is asked: int32 [pairs, 2], rising."""
+def _tile_pairs(num_queries: int, num_tiles: int) -> np.ndarray:
+    """Return pairs of tiles i <= j in which i holds queries: int32 [pairs, 2]."""
     return np.array(
-        [(i, j) for i in range(asked) for j in range(i, tiles)], dtype=np.int32
+        [(i, j) for i in range(num_queries) for j in range(i, num_tiles)],
+        dtype=np.int32,
     )
 
 
 @functools.partial(jax.jit, static_argnames=("size", "k", "num_classes"))
-def _neighbour_class(
+def _classify(
     x: jax.Array,
     labels: jax.Array,
     count: int,
@@ -86,33 +94,33 @@ def _neighbour_class(
     k: int,
     num_classes: int,
 ) -> jax.Array:
-    """The class that each row's neighbours among the first `count` have: [rows]."""
-    # x_i'x_j - |x_j|^2 / 2 falls as j's distance from i rises.
+    """Return the majority class of each row's neighbors among `count` rows: [rows]."""
+    # x_i'x_j - |x_j|^2 / 2 decreases with the distance between i and j.
     half = jnp.sum(x * x, axis=1) / 2
     half = jnp.where(jnp.arange(len(x)) < count, half, jnp.inf)
 
     def part(array: jax.Array, tile: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(array, tile * size, size)
 
-    def nearer(
+    def update(
         best: Any, tile: jax.Array, other: jax.Array, product: jax.Array, axis: int
     ) -> Any:
-        """The best k of rows of `tile`; `axis` of their products runs over `other`."""
+        """Merge neighbors from tile `other`, along `axis`, into those of `tile`."""
         value, label = part(best[0], tile), part(best[1], tile)
-        likeness = product - jnp.expand_dims(part(half, other), 1 - axis)
+        similarity = product - jnp.expand_dims(part(half, other), 1 - axis)
         if k == 1:
-            new, place = blocks.maximum(likeness, axis)
-            # Of equals the first stays.
-            new, found = new[:, None], part(labels, other)[place][:, None]
-            label = jnp.where(new > value, found, label)
+            new, place = blocks.maximum(similarity, axis)
+            # The first of several equal neighbors stays.
+            new, candidate = new[:, None], part(labels, other)[place][:, None]
+            label = jnp.where(new > value, candidate, label)
             value = jnp.maximum(new, value)
         else:
-            rows = likeness if axis == 1 else likeness.T
+            rows = similarity if axis == 1 else similarity.T
             new, place = jax.lax.top_k(rows, min(k, size))
             both = jnp.concatenate([value, new], axis=1)
-            known = jnp.concatenate([label, part(labels, other)[place]], axis=1)
+            candidates = jnp.concatenate([label, part(labels, other)[place]], axis=1)
             value, place = jax.lax.top_k(both, k)
-            label = jnp.take_along_axis(known, place, axis=1)
+            label = jnp.take_along_axis(candidates, place, axis=1)
         start = tile * size, 0
         return (
             jax.lax.dynamic_update_slice(best[0], value, start),
@@ -125,10 +133,10 @@ def _neighbour_class(
 
         def within(best: Any) -> Any:
             others = jnp.where(jnp.eye(size, dtype=bool), -jnp.inf, product)
-            return nearer(best, i, j, others, 1)
+            return update(best, i, j, others, 1)
 
         def between(best: Any) -> Any:
-            return nearer(nearer(best, i, j, product, 1), j, i, product, 0)
+            return update(update(best, i, j, product, 1), j, i, product, 0)
 
         return jax.lax.cond(i == j, within, between, best), None
 
@@ -137,7 +145,7 @@ def _neighbour_class(
         jnp.zeros((len(x), k), labels.dtype),
     )
     _, nearest = jax.lax.scan(step, best, pairs)[0]
-    # Nearer neighbours count more, by too little to outvote another.
+    # Nearer neighbors count slightly more, which breaks ties but no majority.
     weights = 1 + jnp.arange(k, 0, -1) / (4.0 * k * k)
     votes = jnp.zeros((len(x), num_classes), x.dtype)
     place = jnp.arange(len(x))[:, None]

@@ -1,17 +1,17 @@
 """Linear classifier: held-out accuracy of logistic regression on frozen features.
 
-The "linear separability" of Li et al. (2021, section 4). Features are standardized;
-of each class a fifth is held out and a fifth, by turns, chooses the ridge out of
-RIDGES (one solve for all, see `logistic`); then
+This is the "linear separability" of Li et al. (2021, section 4). Features are
+standardized. A fifth of each class is held out, and another fifth selects the ridge
+among RIDGES, which are solved together (`logistic`). Then
 
-    score = accuracy on the images held out, of the classifier with the best ridge.
+    score = accuracy on the held-out images of the classifier with the best ridge.
 
-Classes of fewer than three images are learned from and not asked. Which images are held
-out is decided by `seed`.
+Classes with fewer than three images are only trained on. The seed selects the held-out
+images.
 
-Cost: about 6 N D C FLOP for each of at most 100 steps and each ridge. Range: [0, 1].
-Higher is better. The paper does not say its optimizer or its split, and no code of it
-is published; both are ours.
+Cost: about 6 N D C FLOP per step and ridge, for at most 100 steps. Range: [0, 1].
+Higher is better. The paper specifies neither optimizer nor split, and its code is not
+published; both are our choice.
 """
 
 from __future__ import annotations
@@ -24,41 +24,45 @@ from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import logistic, sampling
 
 RIDGES = (1e-1, 1e-2, 1e-3, 1e-4)
-"""Ridge strengths r of `logistic`, of which the best on validation is taken."""
+"""Ridge strengths r of `logistic`; the best one on the validation images is used."""
 
 _TOLERANCE = 3e-4
-"""Largest entry of the gradient, as `logistic` scales it; of the gradient itself that
-is less than the 1e-4 at which scikit-learn stops."""
+"""Largest entry of the scaled gradient of `logistic` at convergence. The unscaled
+gradient is then below 1e-4, where scikit-learn stops."""
 
 _TRAIN, _VALIDATION, _HELD_OUT = 0, 1, 2
 
 
 @register("linear", bounds=(0.0, 1.0))
 def linear(inputs: Inputs, num_steps: int = 100) -> Result:
-    """Held-out accuracy for features [N, D] and labels [N]."""
-    features = inputs.features
-    labels = inputs.labels
-    num_classes = inputs.num_classes
-    seed = inputs.seed
-    part = split(np.asarray(labels), seed)
+    """Held-out accuracy for features [N, D] and labels [N].
+
+    Args:
+      inputs: Features [N, D] and labels [N]; the seed selects the split.
+      num_steps: Maximum number of L-BFGS steps.
+
+    Raises:
+      InputError: No class has three images.
+    """
+    x, labels = np.asarray(inputs.features), np.asarray(inputs.labels)
+    part = split(labels, inputs.seed)
     if not (part == _HELD_OUT).any():
         raise InputError(
-            "No class has images enough to hold some out",
+            "linear needs a class with at least three images",
             expected="at least three images in some class",
-            found=f"{len(part)} images in {num_classes} classes",
+            found=f"{len(part)} images in {inputs.num_classes} classes",
         )
-    learned = part == _TRAIN
-    x = np.asarray(features)
-    mean = x[learned].mean(axis=0, dtype=np.float64)
-    deviation = x[learned].std(axis=0, dtype=np.float64)
+    train = part == _TRAIN
+    mean = x[train].mean(axis=0, dtype=np.float64)
+    deviation = x[train].std(axis=0, dtype=np.float64)
     varies = deviation > np.finfo(x.dtype).eps * np.abs(x).max(axis=0)
     scale = np.where(varies, 1 / np.where(varies, deviation, 1), 0)
     standard = jnp.asarray((x - mean.astype(x.dtype)) * scale.astype(x.dtype))
-    found = logistic.fit(
-        standard[learned],
-        np.asarray(labels)[learned],
-        np.ones(learned.sum()),
-        num_classes,
+    solutions = logistic.fit(
+        standard[train],
+        labels[train],
+        np.ones(train.sum()),
+        inputs.num_classes,
         np.ones(standard.shape[1]),
         np.array(RIDGES),
         max_steps=num_steps,
@@ -67,18 +71,18 @@ def linear(inputs: Inputs, num_steps: int = 100) -> Result:
     predicted = np.stack(
         [
             np.argmax(logistic.logits(standard, kernel, bias), axis=1)
-            for kernel, bias in zip(found.kernel, found.bias, strict=True)
+            for kernel, bias in zip(solutions.kernel, solutions.bias, strict=True)
         ]
     )
-    correct = predicted == np.asarray(labels)
+    correct = predicted == labels
     validation = correct[:, part == _VALIDATION].mean(axis=1)
     best = int(np.argmax(validation))
     held_out = correct[best, part == _HELD_OUT]
 
     def score(weights: np.ndarray) -> float:
-        often = weights[part == _HELD_OUT]
-        # A resample may leave no image of few that are held out.
-        return float(often @ held_out / max(often.sum(), 1))
+        held_out_weights = weights[part == _HELD_OUT]
+        # A resample can miss all held-out images if they are few.
+        return float(held_out_weights @ held_out / max(held_out_weights.sum(), 1))
 
     return Result(
         score(np.ones(len(part))),
@@ -92,12 +96,12 @@ def linear(inputs: Inputs, num_steps: int = 100) -> Result:
 
 
 def split(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Which part each image is in, class by class: int [N]."""
+    """Return the part of each image (0 train, 1 validation, 2 held out): int [N]."""
     part = np.full(len(labels), _TRAIN)
     for members in sampling.shuffled_classes(labels, seed):
         if len(members) < 3:
             continue
-        share = max(1, len(members) // 5)
-        part[members[:share]] = _HELD_OUT
-        part[members[share : 2 * share]] = _VALIDATION
+        fifth = max(1, len(members) // 5)
+        part[members[:fifth]] = _HELD_OUT
+        part[members[fifth : 2 * fifth]] = _VALIDATION
     return part

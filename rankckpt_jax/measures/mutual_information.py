@@ -1,26 +1,25 @@
 """Mutual information of features and labels, by MINE (Belghazi et al. 2018, ICML).
 
-N images, C classes. For any critic T(x, y) the Donsker-Varadhan bound (their theorem 1,
-and definition 3.1 with sample means) is
+N images, C classes with frequencies pi_c. For any critic T(x, y), the Donsker-Varadhan
+bound (their theorem 1, and definition 3.1 with sample means) is
 
     I(X; Y) >= 1/N sum_i T(x_i, y_i) - log 1/N sum_i sum_c pi_c exp T(x_i, c)
 
-with pi_c the share of class c: the labels are few, and the product of the marginals is
-summed over them instead of being sampled. The critic, a network with one hidden layer
-and an output for each class, reads the features' first 64 principal components, scaled
-to unit mean variance.
+The product of the marginals is summed over all classes instead of being sampled. The
+critic is a network with one hidden layer and one output per class. Its inputs are the
+first 64 principal components of the features, scaled to a mean variance of 1.
 
-On the images it learned from a critic finds information in noise, and so does one that
-is stopped where it looks best. So images are divided in halves, class by class: a
-critic learns from four fifths of one half, is stopped where the bound on the last fifth
-is largest, and the bound on the other half is one estimate. The score is the mean over
-both ways round and over the restarts. A critic's last layer starts at zero, where the
-bound is 0.
+On its own training images, a critic finds information even in noise, and so does early
+stopping on the images that are scored. Images are therefore split into two halves,
+class by class. A critic is trained on four fifths of one half, stopped where the bound
+on the last fifth is largest, and evaluated on the other half. The score is the mean
+over both directions and over the restarts. The last layer of a critic starts at zero,
+where the bound is 0.
 
-Cost: 2 N D^2, shared, and 6 N (64 + C) 128 FLOP for each step of four critics. Range:
-at most log C, in nats; near 0 or below for noise. Higher is better. Li et al. (2021)
-name the measure and not their critic; this one is ours. Published critics draw the
-product of the marginals by shuffling the labels, and measure on what they learned from.
+Cost: 2 N D^2 FLOP, shared, and 6 N (64 + C) 128 per step of four critics. Range: at
+most log C, in nats; about 0 for noise. Higher is better. Li et al. (2021) name this
+measure but do not specify a critic; this one is our choice. Published critics sample
+the product of the marginals by shuffling labels, and evaluate on the training images.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _HIDDEN = 128
 _LEARNING_RATE = 1e-2
 _WEIGHT_DECAY = 1e-2
 _VALIDATION = 5
-"""One in so many images of a half decides where its critic stops."""
+"""One in this many images of a half is used for early stopping."""
 
 
 @register("mutual_information")
@@ -53,28 +52,26 @@ def mutual_information(
     num_restarts: int = 2,
     max_images: int = 10_000,
 ) -> Result:
-    """A lower bound of I(features; labels).
+    """A lower bound of the mutual information of features and labels.
 
     Args:
-      inputs: Features [N, D] and labels [N]; the seed decides halves and starts.
-      num_steps: Steps of Adam, each over half of the images.
-      num_restarts: Critics for each half.
-      max_images: More are not learned from, see `sampling.subset`.
+      inputs: Features [N, D] and labels [N]; the seed selects halves and initial
+        critics.
+      num_steps: Steps of AdamW, each over half of the images.
+      num_restarts: Number of critics per half.
+      max_images: Maximum number of images, see `sampling.subset`.
 
     Returns:
-      The estimate; in its details the `scores` of the restarts and, of two or more,
+      The estimate. Its details hold the `scores` of the restarts and, for two or more,
       their standard deviation `spread`.
 
     Raises:
-      InputError: No class has four images, which the halves need.
+      InputError: No class has four images.
     """
-    features = inputs.features
-    num_classes = inputs.num_classes
-    seed = inputs.seed
-    statistics = inputs.statistics
+    statistics, seed, dtype = inputs.statistics, inputs.seed, inputs.features.dtype
     if statistics.sizes.max() < 4:
         raise InputError(
-            "Mutual information is learned on one half and measured on the other",
+            "mutual_information needs a class with at least four images",
             expected="at least four images in some class",
             found=f"{statistics.sizes.max()}",
         )
@@ -83,69 +80,72 @@ def mutual_information(
     x = statistics.principal(_DIMENSIONS)
     variance = np.mean(x**2)
     x = (x / np.sqrt(variance) if variance > 0 else x)[rows]
-    # A decomposition leaves the signs open; the third moments decide them.
+    # The signs of principal components are arbitrary; third moments fix them.
     x = x * np.where(np.sum(x**3, axis=0) < 0, -1, 1)
     part = parts(labels, seed)
     critics = np.asarray(
         _critics(
-            jnp.asarray(x, features.dtype),
+            jnp.asarray(x, dtype),
             jnp.asarray(labels),
             jnp.asarray(part),
-            starts(x.shape[1], features.dtype, seed, num_restarts),
-            num_classes,
+            init_hidden(x.shape[1], dtype, seed, num_restarts),
+            inputs.num_classes,
             num_steps,
         ),
         np.float64,
     )
 
-    asked = part % 2 == 1, part % 2 == 0
+    # The critic of each half is evaluated on the other half.
+    evaluated = part % 2 == 1, part % 2 == 0
 
-    def scores(weights: np.ndarray) -> np.ndarray:
-        often = weights[rows]
-        # The critic of one half is asked about the other.
+    def compute_scores(weights: np.ndarray) -> np.ndarray:
+        weights = weights[rows]
         bounds = [
-            [_bound(pair[half][a], labels[a], often[a]) for half, a in enumerate(asked)]
+            [
+                _bound(pair[half][mask], labels[mask], weights[mask])
+                for half, mask in enumerate(evaluated)
+            ]
             for pair in critics
         ]
         return np.mean(bounds, axis=1)
 
-    found = scores(statistics.weights)
-    details: dict[str, Any] = {"scores": found.tolist(), "num_images": len(rows)}
+    scores = compute_scores(statistics.weights)
+    details: dict[str, Any] = {"scores": scores.tolist(), "num_images": len(rows)}
     if num_restarts > 1:
-        details["spread"] = float(np.std(found, ddof=1))
+        details["spread"] = float(np.std(scores, ddof=1))
     return Result(
-        float(found.mean()),
+        float(scores.mean()),
         details,
-        reweighted=lambda weights: float(scores(weights).mean()),
+        reweighted=lambda weights: float(compute_scores(weights).mean()),
     )
 
 
 def parts(labels: np.ndarray, seed: int) -> np.ndarray:
-    """The half, 0 or 1, of each image; 2 more where it decides when to stop: [N]."""
+    """Return the half (0 or 1) of each image, plus 2 for early stopping: [N]."""
     part = np.zeros(len(labels), np.int32)
     start = 0
     for group in sampling.shuffled_classes(labels, seed):
-        # Counted on from class to class, so that small ones fall into every part.
+        # Counting continues across classes, so that small classes reach every part.
         place = start + np.arange(len(group))
         start += len(group)
         part[group] = place % 2 + 2 * (place // 2 % _VALIDATION == 0)
     return part
 
 
-def starts(dimensions: int, dtype: Any, seed: int, count: int) -> jax.Array:
-    """The hidden layers with which critics start: [count, min(D, 64), 128]."""
+def init_hidden(dimensions: int, dtype: Any, seed: int, count: int) -> jax.Array:
+    """Return the initial hidden layers of critics: [count, min(D, 64), 128]."""
     shape = min(dimensions, _DIMENSIONS), _HIDDEN
     normal = jax.nn.initializers.he_normal()
     keys = jax.random.split(jax.random.key(seed), count)
     return jnp.stack([normal(key, shape, dtype) for key in keys])
 
 
-def _bound(critic: np.ndarray, labels: np.ndarray, often: np.ndarray) -> float:
-    """Donsker and Varadhan's, of T [n, C] on images that count `often` times."""
-    total = often.sum()
-    shares = np.bincount(labels, often, critic.shape[1]) / total
-    joint = often @ np.take_along_axis(critic, labels[:, None], axis=1)[:, 0] / total
-    product = scipy.special.logsumexp(critic, b=np.outer(often / total, shares))
+def _bound(critic: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+    """Return the Donsker-Varadhan bound of T [n, C] on images with weights [n]."""
+    total = weights.sum()
+    priors = np.bincount(labels, weights, critic.shape[1]) / total
+    joint = weights @ np.take_along_axis(critic, labels[:, None], axis=1)[:, 0] / total
+    product = scipy.special.logsumexp(critic, b=np.outer(weights / total, priors))
     return float(joint - product)
 
 
@@ -158,7 +158,7 @@ def _critics(
     num_classes: int,
     num_steps: int,
 ) -> jax.Array:
-    """T of all images by a critic of each start and half: [restarts, 2, N, C]."""
+    """Return T of all images for each restart and half: [restarts, 2, N, C]."""
     optimizer = optax.adamw(_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     truth = jax.nn.one_hot(labels, num_classes, dtype=x.dtype)
 
@@ -175,7 +175,7 @@ def _critics(
 
     def learn(hidden: jax.Array, half: jax.Array) -> jax.Array:
         own = part % 2 == half
-        learned = (own & (part < 2)).astype(x.dtype)
+        train = (own & (part < 2)).astype(x.dtype)
         stopping = (own & (part >= 2)).astype(x.dtype)
         params = {
             "hidden": hidden,
@@ -185,18 +185,20 @@ def _critics(
 
         def loss(params: Any) -> tuple[jax.Array, jax.Array]:
             values = critic(params)
-            return -bound(values, learned), values
+            return -bound(values, train), values
 
         def step(_: Any, state: Any) -> Any:
-            params, carried, best, kept = state
+            params, optimizer_state, best, best_params = state
             gradient, values = jax.grad(loss, has_aux=True)(params)
-            found = bound(values, stopping)
-            kept = jax.tree.map(
-                lambda a, b: jnp.where(found > best, a, b), params, kept
+            current = bound(values, stopping)
+            best_params = jax.tree.map(
+                lambda a, b: jnp.where(current > best, a, b), params, best_params
             )
-            updates, carried = optimizer.update(gradient, carried, params)
+            updates, optimizer_state = optimizer.update(
+                gradient, optimizer_state, params
+            )
             params = optax.apply_updates(params, updates)
-            return params, carried, jnp.maximum(best, found), kept
+            return params, optimizer_state, jnp.maximum(best, current), best_params
 
         worst = jnp.asarray(-jnp.inf, x.dtype)
         state = params, optimizer.init(params), worst, params

@@ -1,12 +1,12 @@
 """NCE (Tran et al. 2019, arXiv 1908.08142): negative conditional entropy.
 
-N images, C target classes, V source classes, p_i the source classifier's probabilities.
-With z_i = argmax p_i and the empirical joint P(y, z),
+N images, C target classes, V source classes, p_i the probabilities of the source
+classifier. With z_i = argmax p_i and the empirical joint distribution P(y, z),
 
     NCE = -H(Y | Z) = sum_{y, z} P(y, z) log P(y | z)          (their equation 4)
 
-`soft` takes P(y, z) = 1/N sum_i p_i(z) 1[y_i = y] instead, as LEEP does; published code
-with that name differs from the paper's.
+The option `soft` uses P(y, z) = 1/N sum_i p_i(z) 1[y_i = y] instead, as in LEEP.
+Published code under the name NCE can differ from the paper in this respect.
 
 Cost: O(N V). Range: [-log C, 0], in nats. Higher is better.
 """
@@ -14,6 +14,7 @@ Cost: O(N V). Range: [-log C, 0], in nats. Higher is better.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -24,30 +25,38 @@ from rankckpt_jax.measures.statistics import blocks
 
 @register("nce", needs_logits=True, bounds=(-math.inf, 0.0))
 def nce(inputs: Inputs, soft: bool = False) -> Result:
-    """NCE from the checkpoint's logits [N, V]; `soft` as the module says."""
-    labels = inputs.labels
-    logits = inputs.logits
-    num_classes = inputs.num_classes
+    """NCE from the logits [N, V]; `soft` averages probabilities instead of argmax."""
+    labels, logits, num_classes = inputs.labels, inputs.logits, inputs.num_classes
+    score = _soft(logits, labels, num_classes) if soft else _hard(logits, labels)
     details = {"num_source_classes": logits.shape[1]}
-    if soft:
-        one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=logits.dtype)
-        probabilities = jax.nn.softmax(logits, axis=1)
+    return Result(score(np.ones(len(labels))), details, reweighted=score)
 
-        def shared(weights: np.ndarray) -> float:
-            members = one_hot * weights.astype(one_hot.dtype)
-            joint = np.asarray(blocks.dot(members, probabilities), float)
-            ratios = joint / np.maximum(joint.sum(axis=0), np.finfo(float).tiny)
-            kept = joint > 0
-            return float(np.sum(joint[kept] * np.log(ratios[kept])) / weights.sum())
 
-        return Result(shared(np.ones(len(labels))), details, reweighted=shared)
-    source = np.asarray(jax.jit(blocks.maximum)(logits)[1])
-    # The pairs that occur, of which there are at most N, whatever V is.
-    _, pair = np.unique(source * num_classes + np.asarray(labels), return_inverse=True)
+def _soft(
+    logits: jax.Array, labels: jax.Array, num_classes: int
+) -> Callable[[np.ndarray], float]:
+    one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=logits.dtype)
+    probabilities = jax.nn.softmax(logits, axis=1)
 
-    def hard(weights: np.ndarray) -> float:
+    def score(weights: np.ndarray) -> float:
+        members = one_hot * weights.astype(one_hot.dtype)
+        joint = np.asarray(blocks.dot(members, probabilities), float)
+        ratios = joint / np.maximum(joint.sum(axis=0), np.finfo(float).tiny)
+        kept = joint > 0
+        return float(np.sum(joint[kept] * np.log(ratios[kept])) / weights.sum())
+
+    return score
+
+
+def _hard(logits: jax.Array, labels: jax.Array) -> Callable[[np.ndarray], float]:
+    source, target = np.asarray(jax.jit(blocks.maximum)(logits)[1]), np.asarray(labels)
+    # Only pairs that occur are stored, at most N for any V.
+    key = source * (target.max() + 1) + target
+    _, pair = np.unique(key, return_inverse=True)
+
+    def score(weights: np.ndarray) -> float:
         ratios = np.bincount(pair, weights)[pair] / np.bincount(source, weights)[source]
         drawn = weights > 0
         return float(weights[drawn] @ np.log(ratios[drawn]) / weights.sum())
 
-    return Result(hard(np.ones(len(labels))), details, reweighted=hard)
+    return score

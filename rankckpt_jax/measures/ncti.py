@@ -1,27 +1,27 @@
-"""NCTI (Wang et al. 2023, ICCV): how near the features are to neural collapse.
+"""NCTI (Wang et al. 2023, ICCV): how close the features are to neural collapse.
 
-N images, C classes; X [N, d] the features on their first 64 principal components. A
-linear discriminant of X with the within-class scatter S_W / N shrunk by
+N images, C classes, X [N, d] the first 64 principal components of the features. A
+linear discriminant of X is computed with the within-class scatter S_W / N shrunk by
 
-    a = exp(-sum of the 32 largest variances)     (not at all where that is below 1e-10)
+    a = exp(-sum of the 32 largest variances)     (not shrunk if a < 1e-10)
 
-gives C - 1 directions, scaled to unit scatter within classes, and posteriors P [N, C].
-Three terms stand for the three signs of neural collapse:
+It gives C - 1 directions, scaled to unit within-class scatter, and posteriors P [N, C].
+Three terms measure the three properties of neural collapse:
 
-    seli   nuclear norm of the centered X along the directions     rises
-    ncc    mean posterior P[i, y_i] of the true class             rises
-    vc     log sum_c nuclear norm of the rows of P of class c     falls
+    seli   nuclear norm of the centered X along the directions     increases
+    ncc    mean posterior P[i, y_i] of the true class              increases
+    vc     log sum_c nuclear norm of the rows of P of class c      decreases
 
-and NCTI = seli' + ncc' - vc', each brought to [0, 1] over the checkpoints of a pool.
-Alone a checkpoint has only its terms; the score is then their sum with the same signs,
-which means nothing beside another pool's.
+and NCTI = seli' + ncc' - vc', where ' rescales linearly to [0, 1] over the checkpoints
+of a pool. The score of a single checkpoint is seli + ncc - vc and cannot be compared
+with scores from another pool.
 
-Cost: 2 N D^2 + O(D^3), shared, and N C min(n_c, C). Range: [-1, 2] in a pool. Higher is
-better. The definition is that of the authors' code. It takes scikit-learn's
-discriminant analysis, whose solver without shrinkage divided by N - C until version 1.8
-and divides by N now, as this does: a factor that all of a pool share. The term `vc` is
-not monotone: it also falls where nothing tells classes apart. Published
-ports keep 16 components.
+Cost: 2 N D^2 + O(D^3) FLOP, shared, and N C min(n_c, C). Range: [-1, 2] in a pool.
+Higher is better. The definition follows the authors' code, which uses scikit-learn's
+discriminant analysis. Without shrinkage, scikit-learn divided by N - C up to version
+1.8 and divides by N now, as this implementation does; the factor is common to a pool.
+The term `vc` is not monotone: it is also low if the classes are not separated at all.
+Published ports keep 16 components.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SIGNS = {"seli": 1, "ncc": 1, "vc": -1}
 
 
 def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
-    """Scores of checkpoints from the terms of each."""
+    """Return the scores of a pool's checkpoints from the terms of each."""
     parts = [
         sign * scaling.min_max([terms[name] for terms in pool])
         for name, sign in _SIGNS.items()
@@ -53,10 +53,10 @@ def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
 
 @register("ncti", combine=combine, uses_weights=True)
 def ncti(inputs: Inputs) -> Result:
-    """NCTI's three terms, and in its details the shrinkage.
+    """NCTI's three terms, with the shrinkage in its details.
 
     Raises:
-      InputError: No two images of a class differ.
+      InputError: All images of each class are equal.
     """
     statistics = inputs.statistics
     count, counts = statistics.total, statistics.counts
@@ -69,30 +69,33 @@ def ncti(inputs: Inputs) -> Result:
     within = np.diag(variances) - between
     precision = max(statistics.features.shape) * np.finfo(float).eps
     if not kept or np.trace(within) <= precision * np.sum(variances):
-        raise InputError("ncti needs classes with images that differ")
+        raise InputError(
+            "ncti needs a class with images that differ",
+            fix="check for constant features and for classes with a single image",
+        )
     explained = np.sum(values[:_SUMMED]) / (count - 1)
     shrinkage = max(float(np.exp(-explained)), _LEAST_SHRINKAGE)
     if shrinkage > _LEAST_SHRINKAGE:
-        # Of as many dimensions as are kept, whether or not anything varies in them.
+        # The trace is averaged over all kept dimensions, even constant ones.
         width = min(_DIMENSIONS, *statistics.features.shape)
         within = _shrunk(within, shrinkage, width)
         between = _shrunk(np.diag(variances), shrinkage, width) - within
     scatters, whitening = symmetric.eigh(within)
     kept_within = scatters > precision * scatters[-1]
     whitening = whitening[:, kept_within] / np.sqrt(scatters[kept_within])
-    _, turned = symmetric.eigh(whitening.T @ between @ whitening)
-    directions = (whitening @ turned[:, ::-1])[:, : len(counts) - 1]
+    _, rotation = symmetric.eigh(whitening.T @ between @ whitening)
+    directions = (whitening @ rotation[:, ::-1])[:, : len(counts) - 1]
     spread, _ = symmetric.eigh(directions.T @ (values[:kept, None] * directions))
-    # W W' is the inverse of the scatter within classes.
+    # whitening whitening' is the inverse of the within-class scatter.
     weights = (means @ whitening) @ whitening.T
     offsets = np.log(counts / count) - np.sum(means * weights, axis=1) / 2
     points = statistics.principal(kept)
     truth = nuclear = 0.0
     for label, group in enumerate(statistics.groups):
         posterior = scipy.special.softmax(points[group] @ weights.T + offsets, axis=1)
-        often = statistics.weights[group]
-        truth += float(often @ posterior[:, label])
-        rows = np.sqrt(often)[:, None] * posterior
+        multiplicities = statistics.weights[group]
+        truth += float(multiplicities @ posterior[:, label])
+        rows = np.sqrt(multiplicities)[:, None] * posterior
         nuclear += float(scipy.linalg.svdvals(rows).sum())
     terms = {
         "seli": float(np.sum(np.sqrt(np.maximum(spread, 0)))),
@@ -104,5 +107,6 @@ def ncti(inputs: Inputs) -> Result:
 
 
 def _shrunk(scatter: np.ndarray, amount: float, dimensions: int) -> np.ndarray:
+    """Return (1 - a) S + a tr(S) / d I."""
     scale = np.trace(scatter) / dimensions
     return (1 - amount) * scatter + amount * scale * np.eye(len(scatter))

@@ -1,16 +1,17 @@
 """PARC (Bolya et al. 2021, NeurIPS, arXiv 2111.06977): RSA of standardized features.
 
-N images, F [N, D] with columns brought to mean 0 and standard deviation 1:
+N images, F [N, D] features with columns of mean 0 and standard deviation 1:
 
     PARC = 100 Spearman({1 - corr(f_i, f_j)}, {1 - corr(onehot y_i, onehot y_j)})
 
-over all pairs (their section 3.2). `dimensions` principal components may be kept
-before, as in the paper's further experiments; by default all.
+over all pairs of images (their section 3.2). The option `dimensions` first reduces the
+features to principal components, as in further experiments of the paper.
 
-Cost: N^2 D, and N^2 / 2 counts, in tiles (`rank_correlation`). Of more than
-`max_images` images so many are drawn (`sampling.subset`). Range: [-100, 100]. Higher is
-better. Published copies reduce to 32 dimensions by default, and let rounding tell equal
-label dissimilarities apart, which moves the fifth digit.
+Cost: N^2 D FLOP and N^2 / 2 counts, in tiles (`rank_correlation`). Range: [-100, 100].
+Higher is better. If there are more than `max_images` images, a stratified subset is
+used (`sampling.subset`). Published copies reduce to 32 dimensions by default. They also
+break ties of equal label dissimilarities by rounding errors, which changes the fifth
+digit.
 """
 
 from __future__ import annotations
@@ -28,18 +29,23 @@ def parc(
     dimensions: int = 0,
     max_images: int = rsa.MAX_IMAGES,
 ) -> Result:
-    """PARC; all dimensions if `dimensions` is 0."""
+    """PARC.
+
+    Args:
+      inputs: Features [N, D] and labels [N]; the seed selects the images.
+      dimensions: Number of principal components; 0 for the features themselves.
+      max_images: Maximum number of images.
+    """
     statistics = inputs.statistics
-    seed = inputs.seed
-    rows = sampling.subset(statistics.labels, max_images, seed)
+    rows = sampling.subset(statistics.labels, max_images, inputs.seed)
     x, weights = statistics.features[rows], statistics.weights[rows]
     dtype = x.dtype
     if 0 < dimensions < x.shape[1]:
         x = statistics.principal(dimensions)[rows].astype(dtype)
-    share = weights / weights.sum()
-    centered = x - (share @ x).astype(dtype)
-    deviation = np.sqrt(share @ centered**2).astype(dtype)
-    # Rounding's share of a constant column is no deviation.
+    shares = weights / weights.sum()
+    centered = x - (shares @ x).astype(dtype)
+    deviation = np.sqrt(shares @ centered**2).astype(dtype)
+    # The deviation of a constant column is rounding error.
     varies = deviation > 8 * np.finfo(dtype).eps * np.abs(x).max(axis=0)
     standard = np.where(varies, centered / np.where(varies, deviation, 1), 0)
     score = rank_correlation.with_labels(standard, statistics.labels[rows], weights)

@@ -1,18 +1,18 @@
-"""Regularized H-score (Ibrahim et al. 2021, arXiv 2110.06893): H-score, shrunk.
+"""Regularized H-score (Ibrahim et al. 2021, arXiv 2110.06893): H-score with shrinkage.
 
-N images, D dimensions; T the scatter and g_c the class means about the mean
-(`statistics`). The covariance S = T / N is shrunk as Ledoit and Wolf (2004) do,
+N images, D dimensions, T the scatter, g_c the centered class means (`statistics`). The
+covariance S = T / N is shrunk as in Ledoit and Wolf (2004),
 
     S_a = (1 - a) S + a tr(S) / D I
     a   = min(1, b / d),  d = |S - tr(S)/D I|^2 / D,
                           b = (sum_i |x_i|^4 / N - |S|^2) / (D N)
     H_a = tr(S_a^-1 (1 - a) cov G)                             (their equation 8)
 
-where cov G, of each image's class mean, divides by N - 1. With few images for the
-dimensions the plain H-score overfits: it reaches C - 1 for noise.
+where cov G, the covariance of each image's class mean, divides by N - 1. With few
+images for the dimensions the plain H-score overfits: it reaches C - 1 for noise.
 
-Cost: 2 N D^2, shared, and D^3 / 3. Range: [0, C - 1]. Higher is better. No published
-implementation is known to differ.
+Cost: 2 N D^2 FLOP, shared, and D^3 / 3. Range: [0, C - 1]. Higher is better. No
+published implementation is known to differ.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def regularized_h_score(inputs: Inputs) -> Result:
     if lower is not None:
         whitened = symmetric.whiten(lower, columns)
     else:
-        # No noise, no shrinkage: the images are at two points.
+        # Without noise there is no shrinkage, for example if all images of a class are
+        # equal.
         spectrum = symmetric.eigh(shrunk)
         rank = symmetric.rank(spectrum[0], max(statistics.features.shape))
         whitened = symmetric.whiten_span(*spectrum, columns, rank)

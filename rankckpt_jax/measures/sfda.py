@@ -1,21 +1,22 @@
 """SFDA (Shao et al. 2022, arXiv 2207.03036): self-challenging Fisher discriminant.
 
-N images, D dimensions, C classes with means g_c and shares pi_c; S_W = W / N. A linear
-discriminant with the shrunk within-class scatter
+N images, D dimensions, C classes with means g_c and frequencies pi_c; S_W = W / N. A
+linear discriminant with the shrunk within-class scatter
 
     S = (1 - a) S_W + a tr(S_W) / D I,   a = max(exp(-5 l), 1e-10)      (section 4.2)
 
-l being S_W's largest eigenvalue, has the posteriors p_i = softmax_c(x'S^-1 g_c
-- 1/2 g_c'S^-1 g_c + log pi_c): with all eigenvectors kept, their product is S^-1 and
-nothing needs to be decomposed. Then ConfMix makes the classes harder to tell,
+where l is the largest eigenvalue of S_W, has the posteriors p_i = softmax_c(x'S^-1 g_c
+- 1/2 g_c'S^-1 g_c + log pi_c). The product of all eigenvectors is S^-1, so no
+decomposition is needed. ConfMix then makes the classes harder to separate,
 
     x_i <- q_i x_i + (1 - q_i) o_y,   q_i = softmax(p_i)_y               (equation 9)
 
-o_y the mean of the other classes' means, and SFDA is the mean posterior of the true
-class under a second discriminant with the same a.
+where o_y is the mean of the other classes' means. SFDA is the mean posterior of the
+true class under a second discriminant with the same a.
 
-Cost: twice 2 N D^2 + 2 N D C + O(D^3). Range: (0, 1). Higher is better. As in published
-code l comes of three steps of power iteration and the posterior is not its logarithm.
+Cost: twice 2 N D^2 + 2 N D C + O(D^3) FLOP. Range: (0, 1). Higher is better. As in
+published code, l comes from three steps of power iteration, and the posterior is
+averaged without a logarithm.
 """
 
 from __future__ import annotations
@@ -34,36 +35,34 @@ _LEAST_SHRINKAGE = 1e-10
 @register("sfda", bounds=(0.0, 1.0), uses_weights=True)
 def sfda(inputs: Inputs) -> Result:
     """SFDA of features [N, D] and labels [N]."""
-    labels = inputs.labels
-    num_classes = inputs.num_classes
-    statistics = inputs.statistics
-    classes = np.asarray(labels)
+    statistics, num_classes = inputs.statistics, inputs.num_classes
+    labels = statistics.labels
     within = statistics.within / statistics.total
     shrinkage = max(np.exp(-5 * _largest_eigenvalue(within)), _LEAST_SHRINKAGE)
     x = statistics.centered
-    first = discriminant.true_class(x, classes, *_discriminant(statistics, shrinkage))
+    first = discriminant.true_class(x, labels, *_discriminant(statistics, shrinkage))
     means = statistics.class_means + statistics.rest
     others = (means.sum(axis=0) - means) / (num_classes - 1)
     keep = first.softened[:, None].astype(x.dtype)
-    mixed = keep * x + (1 - keep) * others.astype(x.dtype)[classes]
-    second = Statistics(mixed, classes, num_classes, statistics.weights)
-    found = discriminant.true_class(
-        second.centered, classes, *_discriminant(second, shrinkage)
+    mixed = keep * x + (1 - keep) * others.astype(x.dtype)[labels]
+    second = Statistics(mixed, labels, num_classes, statistics.weights)
+    result = discriminant.true_class(
+        second.centered, labels, *_discriminant(second, shrinkage)
     )
-    # Rounding may leave posteriors of 1 a hair above it.
-    score = min(statistics.average(found.posterior), 1.0)
+    # Rounding can raise a mean of posteriors slightly above 1.
+    score = min(statistics.average(result.posterior), 1.0)
     return Result(score, {"shrinkage": float(shrinkage)})
 
 
 def _discriminant(
     statistics: Statistics, shrinkage: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [C, D] and offsets [C] for features as `statistics.centered`."""
+    """Return weights [C, D] and offsets [C] for the features `statistics.centered`."""
     count = statistics.total
     within = (1 - shrinkage) * statistics.within / count
     size = len(within)
     ridge = shrinkage * np.trace(statistics.within) / count / size
-    # Constant features leave nothing to invert: all classes are alike then.
+    # The minimum keeps the matrix invertible for constant features.
     within.flat[:: size + 1] += max(ridge, np.finfo(float).tiny ** 0.5)
     means = statistics.class_means + statistics.rest
     weights = scipy.linalg.solve(within, means.T, assume_a="pos").T
@@ -72,7 +71,7 @@ def _discriminant(
 
 
 def _largest_eigenvalue(matrix: np.ndarray) -> float:
-    """By the power iteration of published code, which stops after three steps."""
+    """Approximate the eigenvalue with the three power iterations of published code."""
     x = matrix.sum(axis=1)
     y = x
     for _ in range(_POWER_STEPS):

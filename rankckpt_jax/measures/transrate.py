@@ -1,15 +1,15 @@
-"""TransRate (Huang et al. 2022, ICML): coding rate of all less that of a class.
+"""TransRate (Huang et al. 2022, ICML): coding rate of the features less of each class.
 
-N images, D dimensions, Z [n, D] some of the centered features,
+N images, D dimensions, Z [n, D] a subset of the centered features,
 
     R(Z)      = 1/2 log det(I + Z'Z / (n eps))                  (their equation 6)
     TransRate = R(F) - 1/C sum_c R(F_c)                         (their equation 7)
 
-with F_c the features of class c about the mean of all, and eps = 1e-4 as in published
-code, which weighs classes alike.
+where F_c are the features of class c about the mean of all features, and eps = 1e-4. As
+in published code, classes have equal weights.
 
-Cost: 2 N D^2 for R(F), shared, and D^3 / 3; for the classes 2 N n D with n images each
-where n < D (the determinant of ZZ' is the same), else 2 N D^2. Range: at least 0 for
+Cost: 2 N D^2 FLOP for R(F), shared, and D^3 / 3. Classes of n images cost 2 N n D if
+n < D (since Z Z' has the same determinant), else 2 N D^2. Range: at least 0 for
 balanced classes; grows with D. Higher is better.
 """
 
@@ -27,33 +27,34 @@ from rankckpt_jax.measures.statistics import blocks, symmetric
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _BLOCK = 1024
-"""Rows of a class whose products are formed at once."""
+"""Rows of a class that are multiplied at once."""
 
 
 @register("transrate", uses_weights=True)
 def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:
-    """TransRate of features [N, D] and labels [N]; `eps` is the distortion."""
+    """TransRate of features [N, D] and labels [N] with distortion `eps`."""
     statistics = inputs.statistics
     scaled = statistics.scatter / (statistics.total * eps)
     scaled.flat[:: len(scaled) + 1] += 1
-    whole = symmetric.log_det(scaled) / 2
+    rate = symmetric.log_det(scaled) / 2
     exact = jax.default_backend() != "tpu"
     with jax.enable_x64(exact or statistics.centered.dtype == np.float64):
         x = jnp.asarray(statistics.centered)
-        found = [
-            _rates(x, statistics.rest, rows, weights, eps)
-            for rows, weights in _of_one_size(statistics)
-        ]
-        rates = np.concatenate([np.asarray(rate) for rate in found])
-    rate = whole - float(np.mean(rates))
-    return Result(float(rate), {"rate": float(whole)})
+        class_rates = np.concatenate(
+            [
+                np.asarray(_rates(x, statistics.rest, rows, weights, eps))
+                for rows, weights in _group_by_size(statistics)
+            ]
+        )
+    score = rate - float(np.mean(class_rates))
+    return Result(float(score), {"rate": float(rate)})
 
 
-def _of_one_size(statistics: Statistics) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows [K, n] of K classes of about one size, and their weights, 0 for padding.
+def _group_by_size(statistics: Statistics) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows [K, n] of K classes of similar size and weights, 0 for padding.
 
-    At most an eighth is padding, and few sizes are compiled for: padded to the largest,
-    one large class would make all the others as costly.
+    At most an eighth is padding, and few sizes need a compilation. Padding all classes
+    to the largest one would make each of them as expensive.
     """
     sizes: dict[int, list[np.ndarray]] = {}
     for group in statistics.groups:
@@ -72,23 +73,23 @@ def _of_one_size(statistics: Statistics) -> Iterator[tuple[np.ndarray, np.ndarra
 def _rates(
     x: jax.Array, rest: jax.Array, rows: jax.Array, weights: jax.Array, eps: float
 ) -> jax.Array:
-    """R of K classes [K], their rows [K, n] of x [N, D] less `rest`."""
+    """Return R of K classes [K], from their rows [K, n] of x [N, D] - rest."""
     wide, size = jnp.zeros(0, float).dtype, x.shape[1]
 
-    def scaled(chosen: jax.Array, scale: jax.Array) -> jax.Array:
-        return (x[chosen].astype(wide) - rest) * scale[:, None]
+    def scaled(members: jax.Array, scale: jax.Array) -> jax.Array:
+        return (x[members].astype(wide) - rest) * scale[:, None]
 
-    def one(group: tuple[jax.Array, jax.Array]) -> jax.Array:
-        chosen, weight = group
+    def class_rate(group: tuple[jax.Array, jax.Array]) -> jax.Array:
+        members, weight = group
         scale = jnp.sqrt(weight / (jnp.sum(weight) * eps)).astype(wide)
-        if len(chosen) <= size:
-            z = scaled(chosen, scale)
+        if len(members) <= size:
+            z = scaled(members, scale)
             product = blocks.dot(z, z.T)
         else:
-            # Block by block: a class may have most of the images.
-            padding = -len(chosen) % _BLOCK
+            # In blocks, since a class can have most of the images.
+            padding = -len(members) % _BLOCK
             parts = (
-                jnp.pad(chosen, (0, padding)).reshape(-1, _BLOCK),
+                jnp.pad(members, (0, padding)).reshape(-1, _BLOCK),
                 jnp.pad(scale, (0, padding)).reshape(-1, _BLOCK),
             )
 
@@ -101,4 +102,4 @@ def _rates(
         factor = jnp.linalg.cholesky(matrix)
         return jnp.sum(jnp.log(jnp.diagonal(factor)))
 
-    return jax.lax.map(one, (rows, weights))
+    return jax.lax.map(class_rate, (rows, weights))

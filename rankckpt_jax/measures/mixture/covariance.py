@@ -1,27 +1,25 @@
-"""The parameters of a mixture, from the moments of its components.
+"""Parameters of a Gaussian mixture from the moments of its components.
 
-K components in D dimensions; D' >= D counts the columns of zeros that blocks pad to.
-Central second moments M of each component's points become covariances with a ridge,
-and these become their "precision_cholesky": with S = L L', the upper triangular
-P = L^-T for which S^-1 = P P', so that a Mahalanobis distance is |P'(x - m)|^2 and
-log det S = -2 sum_j log P_jj.
+K components in D dimensions; D' >= D includes the columns of zeros that `blocks` pads.
+The central second moments M of each component become covariances S with a ridge. With
+S = L L', their "precision_cholesky" is the upper triangular P = L^-T. Then
+S^-1 = P P', a Mahalanobis distance is |P'(x - m)|^2, and log det S = -2 sum_j log P_jj.
 
     full       M, S, P [K, D', D']
     tied       M, S, P [D', D'], one for all components
-    diag       M, S, P [K, D'], variances and their 1 / sqrt
+    diag       M, S, P [K, D'], variances and 1 / sqrt(variance)
     spherical  M, S, P [K]
 
-A padded dimension has variance 1: it adds nothing to a log determinant, and nothing to
-a distance, since all points and means are 0 there.
+A padded dimension has variance 1. It adds nothing to a log determinant, and nothing to
+a distance because all points and means are 0 there.
 
-The ridge. scikit-learn adds 1e-6. In float32 a moment of size s is only known to
-eps s = 6e-8 s, so that the smallest eigenvalues of a singular M (fewer points than
-dimensions) are noise of either sign, and a ridge below the noise does not make them
-positive. The ridge of a component is therefore at least RELATIVE_RIDGE eps max_j M_jj;
-where the factorization still fails, it is multiplied by ten until it does not. In
-float64 that floor lies far below 1e-6 and the result is scikit-learn's.
-Of a raised ridge `refine` makes the one that was asked for, as far as it can; EM over
-few points for each component needs neither (`low_rank`).
+Ridge. scikit-learn adds 1e-6. In float32, a moment of size s has a rounding error of
+eps s = 6e-8 s. The smallest eigenvalues of a singular M (fewer points than dimensions)
+are then noise of either sign, and only a ridge above the noise makes them positive. The
+ridge of a component is therefore at least RELATIVE_RIDGE eps max_j M_jj, and it is
+multiplied by 10 until the factorization succeeds. In float64 this minimum lies far
+below 1e-6, and the result equals scikit-learn's. `refine` restores the requested ridge
+as far as possible. EM with few points per component needs neither (`low_rank`).
 """
 
 from __future__ import annotations
@@ -39,25 +37,27 @@ from rankckpt_jax.measures.statistics import blocks
 TYPES = ("full", "tied", "diag", "spherical")
 
 RELATIVE_RIDGE = 8.0
-"""Least ridge of a full or tied covariance over eps times its largest variance."""
+"""Minimum ridge of a full or tied covariance, in units of eps times its largest
+variance."""
 
 _INVERSE_BLOCK = 32
-"""Rows that `inverse_cholesky` eliminates at once; half of it for small matrices."""
+"""Rows that `inverse_cholesky` eliminates at once; half as many for small matrices."""
 
 _MANY_BLOCKS = 4
+"""Matrices above this many blocks count as large."""
 
 _CACHED_ELEMENTS = 1 << 20
-"""Elements of the matrices that a CPU works on at once: its cache holds the steps'."""
+"""Elements of the matrices that a CPU processes at once, to fit into its cache."""
 
 
 class Parameters(NamedTuple):
-    """A mixture of K components in D' padded dimensions, as EM works on it.
+    """A mixture of K components in D' padded dimensions.
 
     Attributes:
-      weights: [K], summing to 1; 0 for a component that is padding.
+      weights: [K], summing to 1.
       means: [K, D'].
-      covariances: As the module describes for each type, ridge included.
-      precision_cholesky: Likewise.
+      covariances: S, including the ridge; for shapes see the module docstring.
+      precision_cholesky: P, of the same shape.
     """
 
     weights: Any
@@ -66,23 +66,21 @@ class Parameters(NamedTuple):
     precision_cholesky: Any
 
 
-def parameters(
+def compute_parameters(
     covariance_type: str,
     counts: jax.Array,
-    total: jax.Array,
     means: jax.Array,
     moments: jax.Array,
     dimensions: jax.Array,
     ridge: jax.Array,
 ) -> Parameters:
-    """Weights, covariances and their factors.
+    """Return the mixture with these moments.
 
     Args:
       covariance_type: One of TYPES.
-      counts: [K], the responsibilities' sums.
-      total: Scalar, their sum over all components (of all devices).
+      counts: [K], sums of the responsibilities.
       means: [K, D'].
-      moments: Central second moments, as the module describes.
+      moments: Central second moments M; for shapes see the module docstring.
       dimensions: Scalar D, the dimensions that are not padding.
       ridge: Scalar, added to every variance.
     """
@@ -94,13 +92,13 @@ def parameters(
         if covariance_type == "diag":
             covariances = jnp.where(real, covariances, 1)
         factors = jax.lax.rsqrt(covariances)
-    return Parameters(counts / total, means, covariances, factors)
+    return Parameters(counts / jnp.sum(counts), means, covariances, factors)
 
 
 def log_normalizer(
     covariance_type: str, parameters: Parameters, dimensions: jax.Array
 ) -> jax.Array:
-    """The log of w_k / sqrt(det 2 pi S_k), for each component: [K]."""
+    """Return log w_k / sqrt(det 2 pi S_k) of each component: [K]."""
     factors = parameters.precision_cholesky
     if covariance_type == "full":
         log_det = jnp.sum(jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)), axis=1)
@@ -116,42 +114,38 @@ def log_normalizer(
 def log_weighted(
     weights: jax.Array, log_det: jax.Array, dimensions: jax.Array
 ) -> jax.Array:
-    """The log of w_k / sqrt(det 2 pi S_k) from log sqrt(det S_k^-1): [K]."""
-    # A finite stand-in for log 0, which would make 0 times infinity of padding.
-    nothing = jnp.finfo(log_det.dtype).min / 1e6
-    log_weights = jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, 1)), 0)
+    """Return log w_k / sqrt(det 2 pi S_k) from log sqrt(det S_k^-1) [K]: [K]."""
     half_log_2pi = 0.9189385332046727
-    normalizer = log_weights + log_det - dimensions * half_log_2pi
-    return jnp.where(weights > 0, normalizer, nothing).astype(log_det.dtype)
+    return jnp.log(weights) + log_det - dimensions * half_log_2pi
 
 
 def _factorize(
     moments: jax.Array, real: jax.Array, ridge: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Covariances [..., D', D'] with their ridge, and their precision_cholesky."""
+    """Return covariances [..., D', D'] including the ridge, and their P."""
     if moments.ndim == 3:
-        factorize = functools.partial(_factorize_together, real=real, ridge=ridge)
+        factorize = functools.partial(_factorize_batch, real=real, ridge=ridge)
         return _by_chunks(factorize, moments)
-    return _factorize_together(moments, real, ridge)
+    return _factorize_batch(moments, real, ridge)
 
 
 def _by_chunks(function: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """`function` of arrays [K, D', D'], a cacheful of them at a time on a CPU."""
+    """Apply `function` to arrays [K, D', D'], in chunks that fit a CPU's cache."""
     count, size, _ = arrays[0].shape
-    together = max(1, _CACHED_ELEMENTS // size**2)
-    if jax.default_backend() != "cpu" or count <= together:
+    length = max(1, _CACHED_ELEMENTS // size**2)
+    if jax.default_backend() != "cpu" or count <= length:
         return function(*arrays)
 
     def chunk(index: jax.Array) -> Any:
         return function(*(array[index] for array in arrays))
 
-    # The last chunk is filled with the last matrix.
-    index = np.minimum(np.arange(-(-count // together) * together), count - 1)
-    done = jax.lax.map(chunk, index.reshape(-1, together))
+    # The last chunk is padded with copies of the last matrix.
+    index = np.minimum(np.arange(-(-count // length) * length), count - 1)
+    done = jax.lax.map(chunk, index.reshape(-1, length))
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], done)
 
 
-def _factorize_together(
+def _factorize_batch(
     moments: jax.Array, real: jax.Array, ridge: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     eps = jnp.finfo(moments.dtype).eps
@@ -164,15 +158,15 @@ def _factorize_together(
         return ridges, covariances, inverse_cholesky(covariances)
 
     def failed(state: tuple[jax.Array, ...]) -> jax.Array:
-        # What broke down is NaN to its last entry.
+        # A failed factorization is NaN up to its last entry.
         ridges, _, factors = state
-        return jnp.isnan(factors[..., -1, -1]) & (ridges < enough)
+        return jnp.isnan(factors[..., -1, -1]) & (ridges < largest_ridge)
 
     def raise_ridge(state: Any) -> Any:
         return with_ridge(jnp.where(failed(state), 10 * state[0], state[0]))
 
     first = jnp.maximum(ridge, RELATIVE_RIDGE * eps * largest)
-    enough = jnp.maximum(first, largest)
+    largest_ridge = jnp.maximum(first, largest)
     start = first / 10, moments, jnp.full_like(moments, jnp.nan)
     _, covariances, factors = jax.lax.while_loop(
         lambda state: jnp.any(failed(state)), raise_ridge, start
@@ -186,19 +180,21 @@ def refine(
     dimensions: jax.Array,
     ridge: jax.Array,
 ) -> Parameters:
-    """Full covariances with the ridge that was asked for, where rounding raised it.
+    """Replace a raised ridge of full covariances by the requested one.
 
-    Cholesky QR, twice (Fukaya et al. 2020): with P of the raised ridge, the matrix
-    G = P' S P = sum_i R[k, i] (P'(x_i - m))(P'(x_i - m))' / n_k + ridge P'P is formed
-    from whitened points, not from S. Its eigenvalues are near 1, and where the ridge
-    was raised, ridge / raised ridge: it has a Cholesky factor G = L L' in float32 where
-    S has none, and P L^-T is as exact as a QR of the points would make it.
+    This is Cholesky QR, applied twice (Fukaya et al. 2020). With P of the raised ridge,
+
+        G = P' S P = sum_i R[k, i] (P'(x_i - m))(P'(x_i - m))' / n_k + ridge P'P
+
+    is computed from whitened points, not from S. Its eigenvalues are near 1, or near
+    ridge / raised ridge where the ridge was raised. So G = L L' exists in float32 even
+    if S has no Cholesky factor, and P L^-T is as accurate as a QR of the points.
 
     Args:
-      mixture: With a ridge that may have been raised.
-      gram: Maps P [K, D', D'] to the sum above, [K, D', D'].
+      mixture: Its ridge may have been raised.
+      gram: Maps P [K, D', D'] to the sum over i above, [K, D', D'].
       dimensions: Scalar D.
-      ridge: Scalar, the one that was asked for.
+      ridge: Scalar, the requested ridge.
     """
     p = mixture.precision_cholesky
     real = jnp.arange(p.shape[-1]) < dimensions
@@ -207,7 +203,7 @@ def refine(
         ridges = jnp.where(real, ridge, 1)[:, None] * p
         product = sums + blocks.dot(jnp.swapaxes(p, 1, 2), ridges)
         inverse = jnp.swapaxes(inverse_cholesky(product), 1, 2)
-        # A ratio of ridges below rounding is more than one pass can undo.
+        # One pass cannot undo a ratio of ridges below eps.
         better = blocks.dot(p, inverse)
         return jnp.where(jnp.isnan(better[:, -1:, -1:]), p, better)
 
@@ -215,18 +211,18 @@ def refine(
 
 
 def inverse_cholesky(matrices: jax.Array) -> jax.Array:
-    """L^-1 of positive definite A = L L', [..., D', D'], NaN where A is not that.
+    """Return L^-1 of A = L L' [..., D', D'], NaN if A is not positive definite.
 
-    Elimination by blocks of b rows, for all matrices at once. Each step takes a
-    diagonal block to its own L^-1, multiplies its rows with that, and subtracts their
-    multiples from the rows below; with the columns done so far holding what elimination
-    makes of an identity, two batched matrix products, D^3 FLOP in all. LAPACK goes
-    matrix by matrix, in several threads that wait for each other on a busy machine, and
-    accelerators have nothing better for hundreds of small matrices.
+    Gaussian elimination by blocks of b rows, for all matrices at once. Each step
+    replaces a diagonal block by its own L^-1, multiplies its rows by it, and subtracts
+    multiples of these rows from the rows below. Finished columns hold the result of the
+    same steps on an identity matrix. The cost is two batched matrix products per step,
+    D^3 FLOP in total. LAPACK factorizes one matrix at a time, in threads that wait for
+    each other, and accelerators have no faster routine for hundreds of small matrices.
     """
     shape = matrices.shape
     size = shape[-1]
-    # D' is a multiple of the smaller one.
+    # D' is a multiple of the smaller width.
     width = (
         _INVERSE_BLOCK if size > _MANY_BLOCKS * _INVERSE_BLOCK else _INVERSE_BLOCK // 2
     )
@@ -234,7 +230,7 @@ def inverse_cholesky(matrices: jax.Array) -> jax.Array:
 
 
 def _eliminate(m: jax.Array, width: int) -> jax.Array:
-    """`inverse_cholesky` of [K, D', D'] by blocks of `width` rows."""
+    """Compute `inverse_cholesky` of [K, D', D'] by blocks of `width` rows."""
     size = m.shape[-1]
     rows = []
     for i in range(0, size, width):
@@ -255,7 +251,7 @@ def _eliminate(m: jax.Array, width: int) -> jax.Array:
 
 
 def _small_inverse_cholesky(matrices: jax.Array) -> jax.Array:
-    """As `inverse_cholesky` for [K, b, b], a column after the other."""
+    """Compute `inverse_cholesky` of [K, b, b] column by column."""
     a = jnp.transpose(matrices, (1, 2, 0))
     size = len(a)
     place = jnp.arange(size)[:, None, None]
@@ -265,7 +261,7 @@ def _small_inverse_cholesky(matrices: jax.Array) -> jax.Array:
         a, inverse = state
         scale = jax.lax.rsqrt(a[j, j])
         row, inverse_row = a[j] * scale, inverse[j] * scale
-        # Row j becomes itself, scaled; those above stay.
+        # Row j is scaled, the rows above it stay.
         factor = jnp.where(place > j, row[:, None], 0)
         return (
             a - factor * row,
@@ -277,5 +273,5 @@ def _small_inverse_cholesky(matrices: jax.Array) -> jax.Array:
 
 
 def whiten(factor: jax.Array, centered: jax.Array) -> jax.Array:
-    """P'(x - m) of one full covariance: factor [D, D], centered [D, B] -> [D, B]."""
+    """Return P'(x - m) for a factor P [D, D] and centered points [D, B]: [D, B]."""
     return blocks.dot(factor.T, centered)

@@ -1,10 +1,10 @@
-"""From points to a fitted mixture: checks, devices, and the choice of EM.
+"""Fitting a mixture: validation, division among devices, and the choice of EM.
 
-The points are centered, padded and cut into blocks, and the blocks divided among the
-devices of all processes (`blocks`). Each mapped program is compiled once for the shapes
-that it meets and runs EM to its end without a word to the host. With full covariances
-and few points for each, `sparse_em` runs first and `em` only if it gives up. It needs
-no covariances, which are therefore made when they are asked for.
+The points are centered, padded, cut into blocks, and divided among the devices of all
+processes (`blocks`). Each mapped program is compiled once per shape and runs EM to its
+end on the device. With full covariances and few points per component, `sparse_em` runs
+first, and `em` only if it gives up. `sparse_em` does not need [D, D] covariances, so
+they are computed only when they are read.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax.devices import mapping, processes
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.devices import mapping
+from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures.mixture import covariance, em, kmeans, sparse_em
 from rankckpt_jax.measures.statistics import blocks
 
 _SPARSE_POINTS = 4
-"""Lists are tried where a component has fewer points than this times the dimensions."""
+"""`sparse_em` is tried if components have fewer points than this times D on average."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """A mixture, and its training points as they lie on the devices.
+    """A fitted mixture with its training points on the devices.
 
     Attributes:
-      state: Where EM ended; its `parameters` are None.
+      state: The final state of EM; its `parameters` are None.
       num_components: K.
-      center: [D], the points' mean.
-      setting: How it was fitted.
-      data: The points, leading axis the local device; by components, all points.
-      lists: Where nearly all responsibilities are 0, all others; else None.
-      made: What `parameters` needs: the mixture, or the lists that it is made of.
+      center: [D], the mean of the points.
+      setting: The settings of EM.
+      data: The points; the leading axis is the local device.
+      lists: All responsibilities that are not 0, if `sparse_em` finished; else None.
+      source: What `parameters` is computed from: the mixture itself, or the lists from
+        which an M-step computes it.
     """
 
     state: em.State
@@ -47,20 +48,20 @@ class Fitted:
     setting: em.Setting
     data: em.Data
     lists: sparse_em.Lists | None
-    made: covariance.Parameters | sparse_em.Lists
+    source: covariance.Parameters | sparse_em.Lists
 
     @property
     def lower_bounds(self) -> np.ndarray:
-        """[iterations + 1], the mean log likelihood that each E-step found."""
+        """Mean log likelihood of each E-step, [iterations + 1]."""
         steps = int(np.asarray(self.state.step))
         return np.asarray(self.state.lower_bounds)[: steps + 1]
 
     @functools.cached_property
     def parameters(self) -> covariance.Parameters:
-        """The mixture, of the centered and padded points."""
-        if isinstance(self.made, covariance.Parameters):
-            return self.made
-        return _m_step(self.num_components)(self.data, self.made)
+        """The mixture of the centered and padded points."""
+        if isinstance(self.source, covariance.Parameters):
+            return self.source
+        return _m_step(self.num_components)(self.data, self.source)
 
 
 def fit(
@@ -73,52 +74,42 @@ def fit(
     tol: float = 1e-3,
     max_iter: int = 100,
     seed: int = 0,
-    shard: str = "rows",
 ) -> Fitted:
-    """As `gmm.fit`; the points stay on the devices for what comes next."""
+    """Fit a mixture and keep the points on the devices; arguments as for `gmm.fit`."""
     x = np.asarray(jnp.asarray(x))
-    _check(x, num_components, covariance_type, max_iter, shard)
+    _check(x, num_components, covariance_type, max_iter)
     if init_labels is None:
         init_labels = kmeans.fit(x, num_components, seed).assignments
-    labels = _checked_labels(init_labels, len(x), num_components)
+    labels = _check_labels(init_labels, len(x), num_components)
     center = x.mean(axis=0, dtype=np.float64).astype(x.dtype)
     padded = blocks.pad_dimensions(x - center)
-    shape = blocks.shape(len(x), _columns(covariance_type, num_components, padded))
+    shape = blocks.shape(len(x), _num_columns(covariance_type, num_components, padded))
+    mask = blocks.row_mask(len(x), shape, x.dtype)
     scalars = (x.shape[1], len(x), reg_covar, tol)
     data = em.Data(
-        blocks.split(padded, shape),
-        blocks.row_mask(len(x), shape, x.dtype),
+        blocks.for_devices(blocks.split(padded, shape)),
+        blocks.for_devices(mask),
         *(np.asarray(scalar, x.dtype) for scalar in scalars),
     )
-    mine = data._replace(
-        x=blocks.for_devices(data.x), mask=blocks.for_devices(data.mask)
-    )
-    setting = em.Setting(covariance_type, max_iter, shard)
+    setting = em.Setting(covariance_type, max_iter)
     few_points = len(x) < _SPARSE_POINTS * x.shape[1] * num_components
-    sparse = covariance_type == "full" and few_points and shard == "rows"
     width = sparse_em.width(int(np.bincount(labels).max()), x.shape[1])
     labels = blocks.for_devices(blocks.split(labels, shape, fill=num_components))
-    made: Any
-    if sparse:
+    if covariance_type == "full" and few_points:
         run = _run_sparse(setting, num_components, width)
-        state, made, lists, dense = run(mine, labels)
+        state, source, lists, dense = run(data, labels)
         if not bool(np.asarray(dense)):
-            return Fitted(state, num_components, center, setting, mine, lists, made)
-        state = state._replace(parameters=_m_step(num_components)(mine, made))
+            return Fitted(state, num_components, center, setting, data, lists, source)
+        state = state._replace(parameters=_m_step(num_components)(data, source))
     else:
-        state = _begin(setting, num_components)(mine, labels)
-    if shard == "rows":
-        state = _continue(setting)(mine, state)
-        made = state.parameters
-    else:
-        mine = data
-        state, made = _by_components(setting, data, state)
-    state = state._replace(parameters=None)
-    return Fitted(state, num_components, center, setting, mine, None, made)
+        state = _init(setting, num_components)(data, labels)
+    state = _run_dense(setting)(data, state)
+    source, state = state.parameters, state._replace(parameters=None)
+    return Fitted(state, num_components, center, setting, data, None, source)
 
 
-def _columns(covariance_type: str, num_components: int, x: np.ndarray) -> int:
-    """Values that EM makes of each point: K responsibilities, and what leads there."""
+def _num_columns(covariance_type: str, num_components: int, x: np.ndarray) -> int:
+    """Return the size of the largest array per point that EM computes."""
     if covariance_type != "full":
         return max(num_components, x.shape[1])
     statistics = x.shape[1] ** 2 // 2
@@ -126,28 +117,28 @@ def _columns(covariance_type: str, num_components: int, x: np.ndarray) -> int:
 
 
 DATA_AXES: Any = em.Data(*(0, 0, None, None, None, None))
-"""For `map_devices`: points are divided among the devices, scalars shared."""
+"""Axes of `em.Data` for `map_devices`: points are divided, scalars replicated."""
 
 
 @functools.lru_cache(maxsize=64)
-def _begin(setting: em.Setting, num_components: int) -> Callable[..., Any]:
-    """Maps points and labels to EM before its first iteration."""
+def _init(setting: em.Setting, num_components: int) -> Callable[..., Any]:
+    """Return the mapped initialization: points and labels -> `em.State`."""
 
-    def begin(data: em.Data, labels: jax.Array) -> em.State:
+    def init(data: em.Data, labels: jax.Array) -> em.State:
         if setting.covariance_type != "full":
-            return em.start(setting, data, labels, num_components)
+            return em.init_from_labels(setting, data, labels, num_components)
         lists = sparse_em.hard_lists(labels.reshape(-1), num_components, data.x.dtype)
         mixture = sparse_em.m_step(data, lists, num_components)
-        return em.begin(mixture, setting.max_iter)
+        return em.init_state(mixture, setting.max_iter)
 
-    return mapping.map_devices(begin, in_axes=(DATA_AXES, 0), out_axes=None)
+    return mapping.map_devices(init, in_axes=(DATA_AXES, 0), out_axes=None)
 
 
 @functools.lru_cache(maxsize=64)
 def _run_sparse(
     setting: em.Setting, num_components: int, width: int | None
 ) -> Callable[..., Any]:
-    """Maps points and labels to what `sparse_em.run` finds."""
+    """Return the mapped `sparse_em.run`, from points and labels."""
 
     def run(data: em.Data, labels: jax.Array) -> Any:
         lists = sparse_em.hard_lists(labels.reshape(-1), num_components, data.x.dtype)
@@ -159,7 +150,7 @@ def _run_sparse(
 
 @functools.lru_cache(maxsize=64)
 def _m_step(num_components: int) -> Callable[..., Any]:
-    """Maps points and lists to the mixture that they make."""
+    """Return the mapped M-step: points and lists -> `covariance.Parameters`."""
 
     def m_step(data: em.Data, lists: sparse_em.Lists) -> covariance.Parameters:
         return sparse_em.m_step(data, lists, num_components)
@@ -168,8 +159,8 @@ def _m_step(num_components: int) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def _continue(setting: em.Setting) -> Callable[..., Any]:
-    """Dense EM, each device with its share of the points and all components."""
+def _run_dense(setting: em.Setting) -> Callable[..., Any]:
+    """Return the mapped `em.run`: points and state -> state."""
 
     def run(data: em.Data, state: em.State) -> em.State:
         return em.run(setting, data, state)
@@ -177,68 +168,12 @@ def _continue(setting: em.Setting) -> Callable[..., Any]:
     return mapping.map_devices(run, in_axes=(DATA_AXES, None), out_axes=None)
 
 
-@functools.lru_cache(maxsize=64)
-def _continue_by_components(setting: em.Setting) -> Callable[..., Any]:
-    """Dense EM, each device with all points and its share of the components."""
-
-    def run(
-        data: em.Data, state: em.State, mine: covariance.Parameters
-    ) -> tuple[em.State, covariance.Parameters]:
-        state = em.run(setting, data, state._replace(parameters=mine))
-        return state._replace(parameters=None), state.parameters
-
-    return mapping.map_devices(run, in_axes=(None, None, 0), out_axes=(None, 0))
-
-
-def _by_components(
-    setting: em.Setting, data: em.Data, state: em.State
-) -> tuple[em.State, covariance.Parameters]:
-    """Divides the components among the devices, runs EM, and puts them together."""
-    count = len(state.parameters.weights)
-    devices = mapping.local_device_count()
-    share = -(-count // devices)
-    tied = setting.covariance_type == "tied"
-
-    def divide(array: Any, fill: float) -> np.ndarray:
-        array = np.asarray(array)
-        widths = [(0, share * devices - count)] + [(0, 0)] * (array.ndim - 1)
-        array = np.pad(array, widths, constant_values=fill)
-        return array.reshape(devices, share, *array.shape[1:])
-
-    def divide_matrices(array: Any) -> np.ndarray:
-        if tied:
-            return np.repeat(np.asarray(array)[None], devices, axis=0)
-        return divide(array, 1)
-
-    weights, means, covariances, factors = state.parameters
-    mine = covariance.Parameters(
-        divide(weights, 0),
-        divide(means, 0),
-        divide_matrices(covariances),
-        divide_matrices(factors),
-    )
-    run = _continue_by_components(setting)
-    state, parts = run(data, state._replace(parameters=None), mine)
-
-    def join(array: Any) -> np.ndarray:
-        array = np.asarray(array)
-        return array.reshape(-1, *array.shape[2:])[:count]
-
-    weights, means, covariances, factors = parts
-    joined = [np.asarray(a)[0] if tied else join(a) for a in (covariances, factors)]
-    return state, covariance.Parameters(join(weights), join(means), *joined)
-
-
 def _check(
-    x: np.ndarray,
-    num_components: int,
-    covariance_type: str,
-    max_iter: int,
-    shard: str,
+    x: np.ndarray, num_components: int, covariance_type: str, max_iter: int
 ) -> None:
     if x.ndim != 2 or 0 in x.shape or x.dtype.kind != "f":
         raise InputError(
-            "A mixture is fitted to a matrix of floats",
+            "A mixture needs a matrix of floats",
             expected="shape [N, D] with N and D of at least 1",
             found=f"{x.dtype} of shape {list(x.shape)}",
         )
@@ -247,27 +182,19 @@ def _check(
         raise InputError("points must be finite", found=f"{bad} NaN or infinite values")
     if not 1 <= num_components <= len(x):
         raise InputError(
-            "More mixture components than points",
+            "num_components must be between 1 and the number of points",
             expected=f"1 to {len(x)} components",
             found=f"{num_components}",
         )
-    known = {"covariance_type": covariance.TYPES, "shard": ("rows", "components")}
-    for name, value in (("covariance_type", covariance_type), ("shard", shard)):
-        if value not in known[name]:
-            raise InputError(
-                f"Unknown {name} {value!r}", expected=", ".join(known[name])
-            )
-    if shard == "components" and processes.process_count() > 1:
-        raise InputError(
-            "Components are divided among the devices of one process only",
-            found=f"{processes.process_count()} processes",
-            fix="shard by rows",
+    if covariance_type not in covariance.TYPES:
+        raise unknown_name(
+            "covariance_type", covariance_type, covariance.TYPES, "covariance_type"
         )
     if max_iter < 1:
         raise InputError("max_iter must be at least 1", found=f"{max_iter}")
 
 
-def _checked_labels(labels: Any, num_rows: int, num_components: int) -> np.ndarray:
+def _check_labels(labels: Any, num_rows: int, num_components: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.shape != (num_rows,) or labels.dtype.kind not in "iu":
         raise InputError(
@@ -277,7 +204,7 @@ def _checked_labels(labels: Any, num_rows: int, num_components: int) -> np.ndarr
         )
     if labels.min() < 0 or labels.max() >= num_components:
         raise InputError(
-            "init_labels must name components",
+            "init_labels must be indices of components",
             expected=f"0 to {num_components - 1}",
             found=f"{labels.min()} to {labels.max()}",
         )

@@ -1,20 +1,20 @@
-"""Gaussian mixtures by expectation-maximisation, on the device.
+"""Gaussian mixtures by expectation-maximization on the device.
 
 N points x_i in D dimensions, K components with weights w_k, means m_k and covariances
-S_k. One iteration, as in scikit-learn's GaussianMixture:
+S_k. As in scikit-learn's GaussianMixture, one iteration is
 
     E   R[i, k] = w_k N(x_i; m_k, S_k) / p(x_i),   bound = 1/N sum_i log p(x_i)
     M   n_k = sum_i R[i, k],  w_k = n_k / N,  m_k = sum_i R[i, k] x_i / n_k,
         S_k = sum_i R[i, k] (x_i - m_k)(x_i - m_k)' / n_k + ridge I
 
-from a hard assignment until the bound changes by less than `tol`; then a last E-step.
+EM starts from hard assignments, stops when the bound changes by less than `tol`, and
+ends with an E-step.
 
-This file is the mixture and what can be asked of it. Others share the work: `fitting`
-divides the points among the devices, `covariance` makes mixtures of moments, `em`
-iterates over all pairs of points and components, and `sparse_em` over those pairs alone
-whose responsibility is not exactly zero; with fewer points to a component than D / 2 it
-keeps bases of those points in place of matrices [D, D] (`low_rank`), and the matrices
-below are made once, at the end.
+This file defines the mixture and its queries. `fitting` divides the points among the
+devices, `covariance` computes parameters from moments, `em` iterates over all pairs of
+points and components, and `sparse_em` only over pairs with a responsibility above 0.
+With fewer points per component than D / 2, `low_rank` replaces [D, D] matrices by bases
+of the points; the covariances below are then computed once, at the end.
 
     >>> import numpy as np
     >>> from rankckpt_jax.measures import gmm
@@ -54,12 +54,12 @@ class GMM:
       weights: [K], summing to 1.
       means: [K, D].
       covariances: [K, D, D] (full), [D, D] (tied), [K, D] (diag) or [K] (spherical),
-        ridge included.
-      precision_cholesky: Of the same shape: upper triangular P with S^-1 = P P' (full,
-        tied), or 1 / sqrt(variance).
-      lower_bounds: [iterations + 1], the mean log likelihood found by each E-step; the
-        last is that of this mixture.
-      converged: bool scalar; whether the bound's change fell below `tol`.
+        including the ridge.
+      precision_cholesky: Same shape: upper triangular P with S^-1 = P P' (full, tied),
+        or 1 / sqrt(variance) (diag, spherical).
+      lower_bounds: [iterations + 1], mean log likelihood of each E-step; the last one
+        belongs to this mixture.
+      converged: bool scalar; whether the bound changed by less than `tol`.
       covariance_type: "full", "tied", "diag" or "spherical".
     """
 
@@ -73,37 +73,8 @@ class GMM:
 
     @property
     def num_iterations(self) -> int:
-        """Iterations of EM that were done."""
+        """Number of EM iterations."""
         return len(self.lower_bounds) - 1
-
-    def log_prob(self, x: Any) -> jax.Array:
-        """Log density of each point, in nats: [N, D] -> [N]."""
-        return log_prob(self, x)
-
-    def responsibilities(self, x: Any) -> jax.Array:
-        """Posterior of each component: [N, D] -> [N, K], rows summing to 1."""
-        return responsibilities(self, x)
-
-    def sample(self, key: jax.Array, num_samples: int) -> tuple[jax.Array, jax.Array]:
-        """Draws points [num_samples, D] and the components [num_samples] they are of.
-
-        A point is m + P^-T z with z standard normal, since (P^-T)(P^-T)' = S.
-        """
-        which, noise = jax.random.split(key)
-        log_weights = jnp.log(jnp.asarray(self.weights))
-        drawn = jax.random.categorical(which, log_weights, shape=(num_samples,))
-        means = jnp.asarray(self.means)[drawn]
-        z = jax.random.normal(noise, means.shape, means.dtype)
-        factor = jnp.asarray(self.precision_cholesky)
-        if self.covariance_type == "full":
-            z = jax.vmap(_unwhiten)(factor[drawn], z)
-        elif self.covariance_type == "tied":
-            z = jax.vmap(functools.partial(_unwhiten, factor))(z)
-        elif self.covariance_type == "diag":
-            z = z / factor[drawn]
-        else:
-            z = z / factor[drawn][:, None]
-        return means + z, drawn
 
 
 def fit(
@@ -115,32 +86,29 @@ def fit(
     tol: float = 1e-3,
     max_iter: int = 100,
     seed: int = 0,
-    shard: str = "rows",
 ) -> GMM:
-    """Fits a mixture by EM from a hard assignment of the points.
+    """Fit a mixture by EM from hard assignments of the points.
 
     Args:
-      x: float [N, D], NumPy or JAX, the same on every process; computed in float32, or
-        in float64 where it is so and JAX has it enabled.
+      x: float [N, D], NumPy or JAX, equal on every process. Computed in float32, except
+        float64 where JAX has it enabled.
       num_components: K, at most N.
       covariance_type: "full", "tied", "diag" or "spherical".
-      init_labels: int [N] in 0 ... K-1, each point's component at the start; k-means if
-        None. A component without a point starts at the points' mean (scikit-learn puts
-        it at the origin).
-      reg_covar: Ridge added to every variance. In float32 that of a full or tied
-        covariance is at least what rounding demands, see `covariance`.
-      tol: Least change of the mean log likelihood that is worth going on for.
-      max_iter: Most iterations, at least 1.
-      seed: Decides k-means's start.
-      shard: What is divided among the devices: "rows", or "components" where K D^2
-        numbers are too many for one device (dense EM only).
+      init_labels: int [N] in 0 ... K-1, the initial component of each point; from
+        k-means if None. An empty component starts at the mean of all points
+        (scikit-learn starts it at the origin).
+      reg_covar: Ridge added to every variance. In float32, the ridge of full and tied
+        covariances is raised to the rounding error if it is lower, see `covariance`.
+      tol: EM stops when the mean log likelihood changes by less.
+      max_iter: Maximum number of iterations, at least 1.
+      seed: Seed of k-means.
 
     Returns:
       The mixture, in NumPy arrays.
 
     Raises:
-      InputError: More components than points, values that are not finite, labels
-        outside 0 ... K-1, or an unknown covariance type.
+      InputError: There are more components than points, values are not finite, labels
+        lie outside 0 ... K-1, or the covariance type does not exist.
     """
     fitted = fitting.fit(
         x,
@@ -151,13 +119,12 @@ def fit(
         tol=tol,
         max_iter=max_iter,
         seed=seed,
-        shard=shard,
     )
-    return of_fitted(fitted)
+    return from_fitted(fitted)
 
 
-def of_fitted(fitted: fitting.Fitted) -> GMM:
-    """The mixture of the points as they were given: not centered, nor padded."""
+def from_fitted(fitted: fitting.Fitted) -> GMM:
+    """Convert to a mixture of the original points, which are not centered or padded."""
     covariance_type = fitted.setting.covariance_type
     weights, means, covariances, factors = map(np.asarray, fitted.parameters)
     size = len(fitted.center)
@@ -177,18 +144,18 @@ def of_fitted(fitted: fitting.Fitted) -> GMM:
 
 
 def log_prob(gmm: GMM, x: Any) -> jax.Array:
-    """Log density of each point, in nats: [N, D] -> [N]."""
-    return jax.nn.logsumexp(_joint(gmm, jnp.asarray(x)), axis=1)
+    """Return the log density of each point of x [N, D], in nats: [N]."""
+    return jax.nn.logsumexp(_log_joint(gmm, jnp.asarray(x)), axis=1)
 
 
 def responsibilities(gmm: GMM, x: Any) -> jax.Array:
-    """Posterior of each component for each point: [N, D] -> [N, K], rows sum to 1."""
-    return jax.nn.softmax(_joint(gmm, jnp.asarray(x)), axis=1)
+    """Return the posterior of each component for x [N, D]: [N, K], rows sum to 1."""
+    return jax.nn.softmax(_log_joint(gmm, jnp.asarray(x)), axis=1)
 
 
 @jax.jit
-def _joint(gmm: GMM, x: jax.Array) -> jax.Array:
-    """The log of w_k N(x_i; m_k, S_k): [N, K]."""
+def _log_joint(gmm: GMM, x: jax.Array) -> jax.Array:
+    """Return log w_k N(x_i; m_k, S_k): [N, K]."""
     dtype = jnp.asarray(gmm.means).dtype
     x = x.astype(dtype)
     count, size = gmm.means.shape
@@ -199,7 +166,7 @@ def _joint(gmm: GMM, x: jax.Array) -> jax.Array:
     if gmm.covariance_type == "tied":
         factors = jnp.broadcast_to(factors, (count, size, size))
 
-    def one(component: tuple[jax.Array, ...]) -> jax.Array:
+    def log_joint(component: tuple[jax.Array, ...]) -> jax.Array:
         mean, factor, normalizer = component
         centered = (x - mean).T
         if factor.ndim == 2:
@@ -208,8 +175,4 @@ def _joint(gmm: GMM, x: jax.Array) -> jax.Array:
             whitened = (factor * centered.T).T
         return normalizer - jnp.sum(whitened**2, axis=0) / 2
 
-    return jax.lax.map(one, (gmm.means, factors, normalizer)).T
-
-
-def _unwhiten(factor: jax.Array, z: jax.Array) -> jax.Array:
-    return jax.scipy.linalg.solve_triangular(factor, z, trans="T")
+    return jax.lax.map(log_joint, (gmm.means, factors, normalizer)).T

@@ -1,20 +1,21 @@
-"""k-means on the device: greedy k-means++ start, Lloyd's iterations, no empty cluster.
+"""k-means on the device: greedy k-means++, Lloyd's iterations, no empty cluster.
 
-N points in D dimensions, K clusters; shapes are static and the loops run on the device.
+N points in D dimensions, K clusters. Shapes are static, and all loops run on the
+device.
 
-Start (Arthur and Vassilvitskii 2007): the next center is drawn with probability
-proportional to the squared distance to the nearest center so far; of 2 + log K draws
-the one that lowers the sum of these distances most is kept, as in scikit-learn.
-Cost: 2 N K D (2 + log K) FLOP in K dependent steps.
+Initialization (Arthur and Vassilvitskii 2007). The next center is drawn with
+probability proportional to the squared distance to the nearest center so far. As in
+scikit-learn, 2 + log K candidates are drawn, and the one that lowers the sum of these
+distances most is kept. Cost: 2 N K D (2 + log K) FLOP in K sequential steps.
 
-Lloyd: each point goes to the nearest center (2 N K D FLOP: one matrix product of
-|c|^2 - 2 c.x, since |x|^2 is the same for all centers), each center to the mean of its
-points (N D), until no assignment changes or the centers move by less than `tol`. A
-cluster that lost all its points takes the point that lies farthest from its center.
+Lloyd. Each point is assigned to the nearest center: 2 N K D FLOP in one matrix product
+of |c|^2 - 2 c.x, since |x|^2 is equal for all centers. Each center moves to the mean of
+its points (N D FLOP), until no assignment changes or the centers move by less than
+`tol`. An empty cluster takes the point that is farthest from its own center.
 
-Lloyd is discontinuous: one point that falls to the other side leads elsewhere. So that
-any number of devices finds the very same clusters, each device assigns its share of the
-points in blocks of one shape, but all sum all points, in the same order.
+Lloyd is discontinuous: a rounding error that moves one point to another cluster can
+change the result. For equal clusters with any number of devices, each device assigns
+its own points in blocks of one static shape, but sums all points in the same order.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class KMeans(NamedTuple):
 
     Attributes:
       centers: [K, D].
-      assignments: int32 [N], each point's cluster.
+      assignments: int32 [N], the cluster of each point.
       inertia: Scalar, sum of squared distances to the centers.
       num_iterations: int32 scalar.
     """
@@ -56,18 +57,18 @@ def fit(
     max_iter: int = 300,
     tol: float = 1e-4,
 ) -> KMeans:
-    """Clusters the rows of `x`.
+    """Cluster the rows of `x`.
 
     Args:
       x: float [N, D]; computed in its own dtype.
       num_clusters: K, at most N.
-      seed: Decides the start.
-      max_iter: Most of Lloyd's iterations.
-      tol: The centers are at rest when their summed squared movement is below this
-        share of the mean variance of a dimension.
+      seed: Seed of the initialization.
+      max_iter: Maximum number of Lloyd's iterations.
+      tol: Lloyd stops when the summed squared movement of the centers is below this
+        fraction of the mean variance of a dimension.
 
     Returns:
-      The clustering, the same for any number of devices.
+      The clustering, equal for any number of devices.
 
     Raises:
       InputError: There are fewer points than clusters.
@@ -82,27 +83,28 @@ def fit_many(
     max_iter: int = 300,
     tol: float = 1e-4,
 ) -> list[KMeans]:
-    """As `fit`, from several independent starts in one call to the device."""
+    """Cluster from several seeds in one call to the device; see `fit`."""
     x = np.asarray(x)
     num_rows, dimensions = x.shape
     if num_rows < num_clusters:
         raise InputError(
-            "More clusters than points",
+            "k-means has more clusters than points",
             expected=f"at least {num_clusters} points",
             found=f"{num_rows}",
+            fix="reduce num_clusters or add points",
         )
-    # About the mean the products, whose differences are distances, are smallest.
+    # Centering makes the products smaller, whose differences are distances.
     mean = x.mean(axis=0)
     centered = blocks.pad_dimensions(x - mean)
     shape = blocks.shape(num_rows, num_clusters)
     shift = tol * np.mean(np.var(x, axis=0))
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-    # Raw key data passes through every mapping of devices.
+    # map_devices takes raw key data, not typed keys.
     raw = jax.random.key_data(keys)
     mapped = _mapped(num_rows, num_clusters, max_iter)
     points = blocks.split(centered, shape)
-    found = mapped(blocks.for_devices(points), points, raw, x.dtype.type(shift))
-    centers, assignments, inertia, steps = map(np.asarray, found)
+    outputs = mapped(blocks.for_devices(points), points, raw, x.dtype.type(shift))
+    centers, assignments, inertia, steps = map(np.asarray, outputs)
     return [
         KMeans(
             centers[i, :, :dimensions] + mean,
@@ -117,21 +119,21 @@ def fit_many(
 @functools.lru_cache(maxsize=64)
 def _mapped(num_rows: int, num_clusters: int, max_iter: int) -> Callable[..., Any]:
     def fit_all(
-        mine: jax.Array, x: jax.Array, keys: jax.Array, shift: jax.Array
+        local: jax.Array, x: jax.Array, keys: jax.Array, shift: jax.Array
     ) -> Any:
         def fit_one(key: jax.Array) -> tuple[jax.Array, ...]:
             key = jax.random.wrap_key_data(key)
-            return _fit(mine, x, num_rows, num_clusters, max_iter, shift, key)
+            return _fit(local, x, num_rows, num_clusters, max_iter, shift, key)
 
-        # One start after the other: batched, each step would relocate empty clusters
-        # whether or not there are any, and all starts would wait for the slowest.
+        # Seeds run one after the other. With vmap, every step would relocate empty
+        # clusters even if there are none, and all seeds would wait for the slowest.
         return jax.lax.map(fit_one, keys)
 
     return mapping.map_devices(fit_all, in_axes=(0, None, None, None), out_axes=None)
 
 
 def _fit(
-    mine: jax.Array,
+    local: jax.Array,
     x: jax.Array,
     num_rows: int,
     num_clusters: int,
@@ -139,67 +141,70 @@ def _fit(
     shift: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Clusters x [blocks, rows, D], of which `num_rows` rows are points.
+    """Cluster x [blocks, rows, D], of which the first `num_rows` rows are points.
 
-    `mine` [blocks of this device, rows, D] is the part that this device assigns.
+    `local` [blocks of this device, rows, D] are the points that this device assigns.
     """
     flat = x.reshape(-1, x.shape[2])
     valid = jnp.arange(len(flat)) < num_rows
     centers = _plus_plus(x, valid, num_clusters, key)
 
-    def going_on(state: Any) -> jax.Array:
-        _, _, _, at_rest, step = state
-        return ~at_rest & (step < max_iter)
+    def is_running(state: Any) -> jax.Array:
+        _, _, _, converged, step = state
+        return ~converged & (step < max_iter)
 
     def lloyd(state: Any) -> Any:
         centers, before, _, _, step = state
-        distances, labels = _nearest(mine, centers)
+        distances, labels = _nearest(local, centers)
         labels = jnp.where(valid, labels, num_clusters)
         labels, sums, counts = _sums(flat, distances, labels, num_clusters)
         moved = sums / counts[:, None]
-        at_rest = jnp.all(labels == before) | (jnp.sum((moved - centers) ** 2) <= shift)
-        return moved, labels, distances, at_rest, step + 1
+        still = jnp.sum((moved - centers) ** 2) <= shift
+        converged = jnp.all(labels == before) | still
+        return moved, labels, distances, converged, step + 1
 
-    nobody = jnp.full(len(flat), -1, jnp.int32)
-    start = (centers, nobody, jnp.zeros(len(flat), x.dtype), jnp.asarray(False), 0)
-    centers, labels, distances, _, steps = jax.lax.while_loop(going_on, lloyd, start)
-    # The centers moved once more after the last assignment.
-    distances, labels = _nearest(mine, centers)
+    unassigned = jnp.full(len(flat), -1, jnp.int32)
+    start = (centers, unassigned, jnp.zeros(len(flat), x.dtype), jnp.asarray(False), 0)
+    centers, _, _, _, steps = jax.lax.while_loop(is_running, lloyd, start)
+    # The centers moved after the last assignment.
+    distances, labels = _nearest(local, centers)
     inertia = jnp.sum(jnp.where(valid, distances, 0))
     return centers, labels, inertia, jnp.asarray(steps, jnp.int32)
 
 
-def _nearest(mine: jax.Array, centers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Squared distance to the nearest center, and which: [blocks * rows] each."""
+def _nearest(local: jax.Array, centers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return squared distances to the nearest centers and their indices.
+
+    Both are of all devices' points, [blocks * rows].
+    """
     half = jnp.sum(centers * centers, axis=1)[:, None] / 2
     ranks = jnp.arange(len(centers), dtype=jnp.int32)[:, None]
 
     def assign(block: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Centers run down the columns: a reduction over them runs along the rows of
-        # memory. min and == are vectorized where argmin is not.
+        # Reductions over the first axis vectorize. So do min and ==, unlike argmin.
         score = half - blocks.dot(centers, block.T)
         least = jnp.min(score, axis=0)
         label = jnp.min(jnp.where(score == least, ranks, len(centers) - 1), axis=0)
         return jnp.maximum(jnp.sum(block * block, axis=1) + 2 * least, 0), label
 
-    parts = jax.lax.map(assign, mine)
+    parts = jax.lax.map(assign, local)
     return tuple(jax.lax.all_gather(part, mapping.AXIS).reshape(-1) for part in parts)
 
 
 def _sums(
     x: jax.Array, distances: jax.Array, labels: jax.Array, num_clusters: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Labels without an empty cluster, and the clusters' sums [K, D] and counts [K].
+    """Fill empty clusters; return labels, and sums [K, D] and counts [K] of clusters.
 
-    Rows whose label is K belong to none.
+    Rows with the label K belong to no cluster.
     """
 
     def count(labels: jax.Array) -> jax.Array:
         return jnp.zeros(num_clusters, x.dtype).at[labels].add(1, mode="drop")
 
     def relocate(labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # The j-th empty cluster takes the point with the j-th largest distance, unless
-        # that leaves another one empty.
+        # The j-th empty cluster takes the point with the j-th largest distance among
+        # the points that are not alone in their cluster.
         alone = count(labels)[jnp.minimum(labels, num_clusters - 1)] <= 1
         farthest = jnp.argsort(
             jnp.where((labels == num_clusters) | alone, 1, -distances)
@@ -212,16 +217,16 @@ def _sums(
         )
         return labels, count(labels)
 
-    def as_it_is(labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def keep(labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         return labels, count(labels)
 
     any_empty = jnp.any(count(labels) == 0)
-    labels, counts = jax.lax.cond(any_empty, relocate, as_it_is, labels)
+    labels, counts = jax.lax.cond(any_empty, relocate, keep, labels)
     if jax.default_backend() == "cpu":
         sums = jnp.zeros((num_clusters, x.shape[1]), x.dtype)
         sums = sums.at[labels].add(x, mode="drop")
     else:
-        # Scatters of a GPU add in any order, those of a TPU one by one.
+        # A GPU scatters in random order, a TPU one element at a time.
         one_hot = jax.nn.one_hot(labels, num_clusters, axis=0, dtype=x.dtype)
         sums = blocks.dot(one_hot, x)
     return labels, sums, jnp.maximum(counts, 1)
@@ -230,7 +235,7 @@ def _sums(
 def _plus_plus(
     x: jax.Array, valid: jax.Array, num_clusters: int, key: jax.Array
 ) -> jax.Array:
-    """Greedy k-means++: centers [K, D] among the points of x [blocks, rows, D]."""
+    """Return greedy k-means++ centers [K, D] among the points of [blocks, rows, D]."""
     num_blocks, rows, dimensions = x.shape
     trials = 2 + int(math.log(num_clusters))
     flat = x.reshape(-1, dimensions)
@@ -238,7 +243,7 @@ def _plus_plus(
     norms = jnp.where(valid, jnp.sum(flat * flat, axis=1), 0)
 
     def draw(key: jax.Array, weights: jax.Array) -> jax.Array:
-        # Inverse of the cumulative distribution, first over blocks, then within one: a
+        # Invert the cumulative distribution over blocks, then within a block. A
         # cumulative sum over all points would cost more than the distances.
         table = weights.reshape(num_blocks, rows)
         cumulative = jnp.cumsum(jnp.sum(table, axis=1))

@@ -1,46 +1,46 @@
-"""Expectation-maximisation where nearly all responsibilities are exactly zero.
+"""Expectation-maximization where nearly all responsibilities are exactly zero.
 
-N points in D dimensions, K components with full covariances. Where a component has few
-points for its dimensions, its covariance is singular but for the ridge r: a point that
-lies outside the span of the component's points by a distance h has log density lower by
-h^2 / 2r, tens of thousands of nats. In floating point its responsibility is then 0.0,
-not nearly so, and neither step of EM needs the pair. This is the regime of a real
-benchmark (6 images a component in 72 dimensions).
+N points in D dimensions, K components with full covariances. A component with few
+points for its dimensions has a covariance that is singular except for the ridge r. A
+point at distance h from the span of the component's points then has a log density lower
+by h^2 / 2r, tens of thousands of nats. Its responsibility underflows to 0.0, and
+neither step of EM needs the pair. Real benchmarks are in this regime, for example with
+6 images per component in 72 dimensions.
 
-Each point holds a list of SLOTS components that can explain it. From a hard start:
+Each point lists up to SLOTS components with a responsibility above 0.
 
-    M   sums over the pairs in the lists only.
-    E   1. the exact joint log density of the pairs in the lists; their logsumexp is a
-           lower bound L_i of the point's log density.
-        2. For all other pairs an upper bound: with S^-1 = P P', a Mahalanobis distance
-           is a sum of D squares, hence at least the sum of any of them,
+    M   sums over the listed pairs only.
+    E   1. The exact joint log density of the listed pairs. Its logsumexp L_i is a lower
+           bound of the log density of point i.
+        2. For all other pairs an upper bound. With S^-1 = P P', a Mahalanobis distance
+           is a sum of D squares, so any subset J of them gives
 
                log w_k N(x_i; m_k, S_k) <= c_k - 1/2 sum_{j in J} (p_j'(x_i - m_k))^2.
 
            J are the last _WITNESSES columns of P, where P is largest: they point out of
-           the span. Cost 2 N K D _WITNESSES.
-        3. Where the bound lies further below L_i than exp can represent (underflow),
-           the responsibility is 0.0 and adding it to any sum changes nothing. A
-           component for which the bound leaves any point open is evaluated on all
-           points, and enters the lists of those it can explain.
+           the span of the points. Cost: 2 N K D _WITNESSES FLOP.
+        3. If the bound lies so far below L_i that exp underflows, the responsibility is
+           0.0, and adding it to a sum changes nothing. A component for which the bound
+           leaves some point open is evaluated on all points, and is added to the lists
+           of the points that it explains.
 
-Components are kept in one of two forms:
+Components have one of two representations:
 
-    `LowRank`  where each has at most W <= D / 2 points: a basis of W vectors. About
-               12 W^2 (D + W) FLOP to make one, 8 W (D + W) for each pair.
-    `Full`     else: [D, D] matrices. Some D^3 to make one, 2 D^2 for each pair.
+    `LowRank`  if each has at most W <= D / 2 points: a basis of W vectors. About
+               12 W^2 (D + W) FLOP per component and 8 W (D + W) per pair.
+    `Full`     otherwise: [D, D] matrices. About D^3 FLOP per component and 2 D^2 per
+               pair.
 
-The result is that of dense EM to rounding. Where a list overflows, a component gets
-more than W points, or more than half of the components are open, the regime is another
-one: `run` stops and says so, and `em.run` goes on from the lists reached.
+The result equals that of dense EM up to rounding. `run` stops if a list overflows, a
+component gets more than W points, or more than half of the components are open; then
+`em.run` continues from the last lists.
 
-An iteration that leaves all lists as they were would repeat itself: nothing is computed
-again. From a good start that is the first.
+If an iteration leaves all lists unchanged, later iterations would repeat it, so nothing
+is computed again. With a good start, this is the case after the first iteration.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,38 +48,35 @@ import jax
 import jax.numpy as jnp
 
 from rankckpt_jax.devices import mapping
-from rankckpt_jax.measures.mixture import em, low_rank
+from rankckpt_jax.measures.mixture import em, low_rank, pairs
 from rankckpt_jax.measures.mixture.covariance import (
     Parameters,
+    compute_parameters,
     log_normalizer,
-    parameters,
     refine,
 )
 from rankckpt_jax.measures.mixture.low_rank import LowRank
 from rankckpt_jax.measures.statistics import blocks
 
 SLOTS = 4
-"""Components that a point's list can hold."""
+"""Capacity of the list of a point."""
 
 _WITNESSES = 4
-"""Columns of each precision_cholesky that the upper bound is made of."""
+"""Columns of each precision_cholesky in the upper bound."""
 
 _FEWEST_POINTS = 8
-"""The smallest W, so that few are compiled for."""
-
-_CHUNK_ELEMENTS = 1 << 20
-"""Elements of the [chunks, D, D] arrays that are worked on at once."""
+"""Smallest W, so that few values of W are compiled."""
 
 _UNDERFLOW = {"float32": 110.0, "float64": 755.0}
-"""Nats below which exp is 0.0 (104 and 745.2), and room for the bounds' rounding."""
+"""Nats below which exp is 0.0 (104 and 745.2), plus a margin for rounding."""
 
 
 class Lists(NamedTuple):
-    """What explains each point.
+    """The components with a responsibility above 0, for each point.
 
     Attributes:
-      components: int32 [N, SLOTS], the most responsible first; K where there is none.
-      values: [N, SLOTS], responsibilities, 0 where there is none.
+      components: int32 [N, SLOTS], the most responsible first; K in empty slots.
+      values: [N, SLOTS], responsibilities; 0 in empty slots.
     """
 
     components: jax.Array
@@ -87,17 +84,18 @@ class Lists(NamedTuple):
 
 
 class SparseState(NamedTuple):
-    """Where EM stands, after an E-step.
+    """The state of EM after an E-step.
 
     Attributes:
-      before: The responsibilities whose mixture the E-step was taken under.
-      lists: The responsibilities that it found.
-      lower_bounds: [max_iter + 1], of each E-step, NaN for those not taken.
-      taken: int32 scalar, E-steps.
-      settled: bool scalar; the lists did not change, and will not.
+      before: The responsibilities from which the mixture of the E-step was computed.
+      lists: The responsibilities computed by the E-step.
+      lower_bounds: [max_iter + 1], mean log likelihood of each E-step, NaN for those
+        that were not taken.
+      taken: int32 scalar, number of E-steps.
+      settled: bool scalar; the lists did not change, and later steps repeat this one.
       converged: bool scalar; the bound changed by less than tol.
-      ended: bool scalar; that was the last E-step.
-      dense: bool scalar; the lists do not suffice, the E-step was not taken.
+      ended: bool scalar; this was the last E-step.
+      dense: bool scalar; the lists do not suffice, and the E-step does not count.
     """
 
     before: Lists
@@ -111,40 +109,40 @@ class SparseState(NamedTuple):
 
 
 class Full(NamedTuple):
-    """K components by their [D', D'] factors; methods as those of `LowRank`."""
+    """K components with factors [K, D', D']; the methods are those of `LowRank`."""
 
     mixture: Parameters
     normalizer: jax.Array
 
     @property
     def means(self) -> jax.Array:
-        """[K, D']."""
+        """Means, [K, D']."""
         return self.mixture.means
 
     def listed(self, x: jax.Array, components: jax.Array) -> jax.Array:
-        """Joint log densities of the pairs, [N, SLOTS], -inf where empty."""
-        table = _table(components, len(self.normalizer), x.shape[1])
+        """Return joint log densities of the listed pairs, [N, SLOTS]."""
+        table = pairs.build_table(components, len(self.normalizer), x.shape[1])
         factors = self.mixture.precision_cholesky
 
-        def evaluate(joint: jax.Array, part: Part) -> jax.Array:
-            centered = x[part.pairs // SLOTS] - self.means[part.components][:, None]
-            whitened = blocks.dot(centered, factors[part.components])
+        def evaluate(joint: jax.Array, batch: pairs.Batch) -> jax.Array:
+            centered = x[batch.pairs // SLOTS] - self.means[batch.components][:, None]
+            whitened = blocks.dot(centered, factors[batch.components])
             distance = jnp.sum(whitened**2, axis=2)
-            value = self.normalizer[part.components][:, None] - distance / 2
-            target = jnp.where(part.valid, part.pairs, len(joint))
+            value = self.normalizer[batch.components][:, None] - distance / 2
+            target = jnp.where(batch.valid, batch.pairs, len(joint))
             return joint.at[target].set(value, mode="drop")
 
         joint = jnp.full(components.size, -jnp.inf, x.dtype)
-        return _for_parts(table, evaluate, joint).reshape(components.shape)
+        return pairs.fold(table, evaluate, joint).reshape(components.shape)
 
     def log_density(self, k: jax.Array, x: jax.Array) -> jax.Array:
-        """Joint log densities [N] of one component and all of x [N, D']."""
+        """Return joint log densities [N] of component k and all points x [N, D']."""
         centered = x - self.means[k]
         whitened = blocks.dot(centered, self.mixture.precision_cholesky[k])
         return self.normalizer[k] - jnp.sum(whitened**2, axis=1) / 2
 
     def witnesses(self, dimensions: jax.Array, number: int) -> jax.Array:
-        """The last columns of each P, [number, K, D']."""
+        """Return the last columns of each P, [number, K, D']."""
         last = dimensions.astype(jnp.int32) - 1 - jnp.arange(number)
         factors = self.mixture.precision_cholesky
         columns = jnp.take(factors, jnp.maximum(last, 0), axis=2)
@@ -156,16 +154,16 @@ Components = LowRank | Full
 
 
 def width(most_points: int, dimensions: int) -> int | None:
-    """W for a start whose largest component has so many points; None for `Full`.
+    """Return W for components of at most `most_points` points; None for `Full`.
 
-    A power of two above that number: components may grow a little.
+    W is a power of two above this number, so that components may grow a little.
     """
-    found = max(_FEWEST_POINTS, 1 << most_points.bit_length())
-    return found if 2 * found <= dimensions else None
+    result = max(_FEWEST_POINTS, 1 << most_points.bit_length())
+    return result if 2 * result <= dimensions else None
 
 
 def hard_lists(labels: jax.Array, num_components: int, dtype: Any) -> Lists:
-    """One component, with responsibility 1, per point; none where the label is K."""
+    """Return lists of one component with responsibility 1; none if the label is K."""
     components = jnp.full((len(labels), SLOTS), num_components, jnp.int32)
     components = components.at[:, 0].set(labels)
     return Lists(components, (components < num_components).astype(dtype))
@@ -178,24 +176,24 @@ def run(
     num_components: int,
     most_points: int | None,
 ) -> tuple[em.State, Lists, Lists, jax.Array]:
-    """Iterates as `em.run` does, unless the lists do not suffice.
+    """Iterate like `em.run`, and stop early if the lists do not suffice.
 
     Args:
-      setting: Full covariances, sharded by rows.
-      data: This device's points.
-      lists: The responsibilities to begin with.
+      setting: With full covariances.
+      data: The points of this device.
+      lists: The initial responsibilities.
       num_components: K.
       most_points: W of `LowRank`; None for `Full`.
 
     Returns:
-      Where EM ended, its `parameters` None; the responsibilities that `m_step` makes
-      these of; the last responsibilities; and whether the lists did not suffice: then
-      EM is to go on from there with a dense E-step.
+      The final state, with `parameters` None; the responsibilities from which `m_step`
+      computes these parameters; the last responsibilities; and whether the lists did
+      not suffice, so that EM must continue with a dense E-step.
     """
-    make = _maker(data, num_components, most_points)
+    m_step_of = _m_step_of(data, num_components, most_points)
 
     def step(state: SparseState) -> tuple[jax.Array, Lists, Any, Any]:
-        evidence, lists, overflow = _e_step(data, make(state.lists), state.lists)
+        evidence, lists, overflow = _e_step(data, m_step_of(state.lists), state.lists)
         changed = jnp.any(lists.components != state.lists.components)
         changed |= jnp.any(lists.values != state.lists.values)
         points = jnp.zeros(num_components, jnp.int32)
@@ -221,8 +219,8 @@ def run(
         taken = state.taken
         bound, lists, settled, dense = jax.lax.cond(state.settled, repeat, step, state)
         last = jnp.where(taken > 0, state.lower_bounds[taken - 1], -jnp.inf)
-        # The bound is compared before the M-step that an iteration ends with, and that
-        # M-step is followed by a last E-step.
+        # An iteration compares bounds before its M-step, which is followed by a last
+        # E-step.
         ended = state.converged | (taken == setting.max_iter)
         converged = state.converged | (~ended & (jnp.abs(bound - last) < data.tol))
         bounds = state.lower_bounds.at[taken].set(jnp.where(dense, jnp.nan, bound))
@@ -246,10 +244,10 @@ def run(
     return ended, state.before, state.lists, state.dense
 
 
-def _maker(
+def _m_step_of(
     data: em.Data, num_components: int, most_points: int | None
 ) -> Callable[[Lists], Components]:
-    """Maps the lists of this device's points to the components that all lists make."""
+    """Return the M-step: the lists of this device -> components of all devices."""
 
     def full(lists: Lists) -> Components:
         mixture = m_step(data, lists, num_components)
@@ -258,18 +256,18 @@ def _maker(
     if most_points is None:
         return full
     like = num_components, most_points
-    # N D numbers are few here, the work on K bases little: every device does it all.
+    # Points and bases are small here, so every device computes all components.
     x = _gather(data.x.reshape(-1, data.x.shape[2]))
 
     def of_low_rank(lists: Lists) -> Components:
-        everyone = _gather(lists.components), _gather(lists.values)
-        return low_rank.of_lists(x, *everyone, like, data.dimensions, data.ridge)
+        gathered = _gather(lists.components), _gather(lists.values)
+        return low_rank.of_lists(x, *gathered, like, data.dimensions, data.ridge)
 
     return of_low_rank
 
 
 def _gather(array: jax.Array) -> jax.Array:
-    """The rows of all devices."""
+    """Concatenate the rows of all devices."""
     gathered = jax.lax.all_gather(array, mapping.AXIS)
     return gathered.reshape(-1, *array.shape[1:])
 
@@ -277,12 +275,12 @@ def _gather(array: jax.Array) -> jax.Array:
 def _e_step(
     data: em.Data, mixture: Components, old: Lists
 ) -> tuple[jax.Array, Lists, jax.Array]:
-    """Log densities [N] (0 for padding), the lists, and whether they overflow."""
+    """Return log densities [N] (0 for padding), lists, and whether they overflow."""
     x = data.x.reshape(-1, data.x.shape[2])
     valid = data.mask.reshape(-1) > 0
     normalizer = mixture.normalizer
     joint = mixture.listed(x, old.components)
-    # Padding is explained by everything: nothing more will be looked for.
+    # An infinite floor keeps padding from opening any component.
     floor = jnp.where(valid, jax.nn.logsumexp(joint, axis=1), jnp.inf)
     floor = floor - _UNDERFLOW[x.dtype.name]
     components = jnp.where(joint > floor[:, None], old.components, len(normalizer))
@@ -321,7 +319,7 @@ def _e_step(
 def _most_likely_first(
     components: jax.Array, joint: jax.Array, num_components: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Orders each list by log density; what is not in a list has -inf, at its end."""
+    """Sort each list by falling log density, empty slots (-inf) last."""
     joint = jnp.where(components < num_components, joint, -jnp.inf)
 
     def order() -> tuple[jax.Array, jax.Array]:
@@ -329,7 +327,7 @@ def _most_likely_first(
         ordered = [jnp.take_along_axis(a, by, axis=1) for a in (components, joint)]
         return ordered[0], ordered[1]
 
-    # Nearly always there is one entry, in its place.
+    # Nearly always all lists have a single entry.
     several = jnp.any(components[:, 1:] < num_components)
     return jax.lax.cond(several, order, lambda: (components, joint))
 
@@ -337,140 +335,71 @@ def _most_likely_first(
 def _open(
     data: em.Data, mixture: Components, listed: jax.Array, floor: jax.Array
 ) -> jax.Array:
-    """Components [K] that the upper bound leaves open for some unlisted point."""
+    """Return the components that the bound leaves open for an unlisted point: [K]."""
     columns = mixture.witnesses(data.dimensions, _WITNESSES)
     offsets = jnp.einsum(
         "wkd,kd->wk", columns, mixture.means, precision=jax.lax.Precision.HIGHEST
     )
     normalizer = mixture.normalizer
 
-    def look(found: jax.Array, block: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+    def add(is_open: jax.Array, block: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         x, listed, floor = block
         heights = blocks.dot(columns, x.T) - offsets[:, :, None]
         bound = normalizer[:, None] - jnp.sum(heights**2, axis=0) / 2
-        # Also where it is NaN.
+        # The negation includes a bound of NaN.
         possible = ~(bound <= floor)
         rows = jnp.arange(len(x))[:, None]
         possible = possible.at[listed, rows].set(False, mode="drop")
-        return found | jnp.any(possible, axis=1), None
+        return is_open | jnp.any(possible, axis=1), None
 
     shape = data.mask.shape
     per_block = data.x, listed.reshape(*shape, SLOTS), floor.reshape(shape)
-    nothing = jnp.zeros(len(normalizer), bool)
-    return jax.lax.scan(look, nothing, per_block)[0]
+    none = jnp.zeros(len(normalizer), bool)
+    return jax.lax.scan(add, none, per_block)[0]
 
 
 def m_step(data: em.Data, lists: Lists, num_components: int) -> Parameters:
-    """The mixture that the lists of all devices make."""
+    """Return the mixture of the responsibilities of all devices."""
     x = data.x.reshape(-1, data.x.shape[2])
     size = x.shape[1]
-    table = _table(lists.components, num_components, size)
+    table = pairs.build_table(lists.components, num_components, size)
     weights = lists.values.reshape(-1)
 
-    def add_points(sums: Any, part: Part) -> Any:
+    def add_points(sums: Any, batch: pairs.Batch) -> Any:
         counts, points = sums
-        weight = jnp.where(part.valid, weights[part.pairs], 0)
-        points = points.at[part.components].add(
-            jnp.einsum("gb,gbd->gd", weight, x[part.pairs // SLOTS]), mode="drop"
+        weight = jnp.where(batch.valid, weights[batch.pairs], 0)
+        points = points.at[batch.components].add(
+            jnp.einsum("gb,gbd->gd", weight, x[batch.pairs // SLOTS]), mode="drop"
         )
-        return counts.at[part.components].add(jnp.sum(weight, 1), mode="drop"), points
+        return counts.at[batch.components].add(jnp.sum(weight, 1), mode="drop"), points
 
     zeros = jnp.zeros((num_components, size), x.dtype)
     counts, points = blocks.sum_over_devices(
-        _for_parts(table, add_points, (zeros[:, 0], zeros))
+        pairs.fold(table, add_points, (zeros[:, 0], zeros))
     )
-    # What scikit-learn adds, so that an empty component divides by more than nothing.
+    # As in scikit-learn, so that an empty component does not divide by zero.
     counts = counts + 10 * jnp.finfo(x.dtype).eps
     means = points / counts[:, None]
 
     def gram(factors: jax.Array | None) -> jax.Array:
-        """Second moments of the points about the means, or of P'(x - m)."""
+        """Return second moments of x - m, or of P'(x - m): [K, D', D']."""
 
-        def add(sums: jax.Array, part: Part) -> jax.Array:
-            weight = jnp.where(part.valid, weights[part.pairs], 0)
-            centered = x[part.pairs // SLOTS] - means[part.components][:, None]
+        def add(sums: jax.Array, batch: pairs.Batch) -> jax.Array:
+            weight = jnp.where(batch.valid, weights[batch.pairs], 0)
+            centered = x[batch.pairs // SLOTS] - means[batch.components][:, None]
             scaled = jnp.sqrt(weight)[:, :, None] * centered
             if factors is not None:
-                scaled = blocks.dot(scaled, factors[part.components])
+                scaled = blocks.dot(scaled, factors[batch.components])
             products = blocks.dot(jnp.swapaxes(scaled, 1, 2), scaled)
-            return sums.at[part.components].add(products, mode="drop")
+            return sums.at[batch.components].add(products, mode="drop")
 
         zeros = jnp.zeros((num_components, size, size), x.dtype)
-        sums = blocks.sum_over_devices(_for_parts(table, add, zeros))
+        sums = blocks.sum_over_devices(pairs.fold(table, add, zeros))
         return sums / counts[:, None, None]
 
-    mixture = parameters(
-        "full", counts, jnp.sum(counts), means, gram(None), data.dimensions, data.ridge
+    mixture = compute_parameters(
+        "full", counts, means, gram(None), data.dimensions, data.ridge
     )
     if x.dtype == jnp.float64:
         return mixture
     return refine(mixture, gram, data.dimensions, data.ridge)
-
-
-class Table(NamedTuple):
-    """The listed pairs by component, cut into chunks of one length.
-
-    Attributes:
-      order: int32 [N SLOTS], pairs in the order of their components.
-      components: int32 [chunks], each chunk's component; K behind the last one.
-      starts: int32 [chunks], into `order`.
-      lengths: int32 [chunks], pairs of each.
-      num_chunks: int32 scalar, chunks that hold any.
-      width: int array [chunk length], 0 ... length - 1.
-      together: int array [chunks done at once], 0 ... number - 1.
-    """
-
-    order: jax.Array
-    components: jax.Array
-    starts: jax.Array
-    lengths: jax.Array
-    num_chunks: jax.Array
-    width: jax.Array
-    together: jax.Array
-
-
-class Part(NamedTuple):
-    """Some chunks of a Table: components [G], pairs [G, length], which are valid."""
-
-    components: jax.Array
-    pairs: jax.Array
-    valid: jax.Array
-
-
-def _table(components: jax.Array, num_components: int, size: int) -> Table:
-    pairs = components.reshape(-1)
-    # About as long as a component has points, so that most chunks are full.
-    mean = len(components) / num_components
-    length = 1 << min(8, max(3, math.ceil(math.log2(mean))))
-    together = max(1, min(256, _CHUNK_ELEMENTS // (size * size)))
-    most = num_components + len(pairs) // length
-    counts = jnp.zeros(num_components, jnp.int32).at[pairs].add(1, mode="drop")
-    chunks = (counts + length - 1) // length
-    ends = jnp.cumsum(chunks)
-    index = jnp.arange(most + together)
-    owner = jnp.searchsorted(ends, index, side="right").astype(jnp.int32)
-    known = jnp.minimum(owner, num_components - 1)
-    offset = (index - (ends - chunks)[known]) * length
-    return Table(
-        order=jnp.argsort(pairs).astype(jnp.int32),
-        components=owner,
-        starts=(jnp.cumsum(counts) - counts)[known] + offset,
-        lengths=jnp.where(owner < num_components, counts[known] - offset, 0),
-        num_chunks=ends[-1],
-        width=jnp.arange(length),
-        together=jnp.arange(together),
-    )
-
-
-def _for_parts(table: Table, add: Callable[[Any, Part], Any], sums: Any) -> Any:
-    """Runs `add(sums, part)` over the table, as many chunks at once as it says."""
-    step = len(table.together)
-
-    def body(i: jax.Array, sums: Any) -> Any:
-        chunks = i * step + table.together
-        place = table.starts[chunks][:, None] + table.width
-        pairs = table.order[jnp.minimum(place, len(table.order) - 1)]
-        valid = table.width < table.lengths[chunks][:, None]
-        return add(sums, Part(table.components[chunks], pairs, valid))
-
-    return jax.lax.fori_loop(0, (table.num_chunks + step - 1) // step, body, sums)

@@ -1,10 +1,10 @@
-"""A Gaussian's sufficient statistics, laid out for matrix products.
+"""Sufficient statistics of a Gaussian in a layout for matrix products.
 
-T(x) [F] of a point x [D'], as `em` defines it for each type of covariance, the
-coefficients C [K, F] with which C T is the log density, and the symmetric matrices
-whose pairs i <= j it holds. The pairs lie in strips of _STRIP rows, each from its first
-row's diagonal to the end: contiguous products of a strip, at the price of having the
-pairs within a strip's first square twice.
+`em` defines T(x) [F] of a point x [D'] for each type of covariance. This file computes
+T, the coefficients C [K, F] with which C T is the log density, and the layout of
+symmetric matrices. The pairs i <= j are stored in strips of _STRIP rows, each from the
+diagonal of its first row to the last column. Products of a strip are then contiguous,
+and only the pairs within a strip's first square are stored twice.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from rankckpt_jax.measures.mixture.covariance import Parameters
 from rankckpt_jax.measures.statistics import blocks
 
 _STRIP = 16
-"""Rows of the triangle of pairs that are laid out together."""
+"""Rows of a strip."""
 
 
 def statistics(covariance_type: str, x: jax.Array) -> jax.Array:
-    """T [F, B] of the points x [D', B]."""
+    """Return T [F, B] of the points x [D', B]."""
     parts = [jnp.ones_like(x[:1]), x]
     if covariance_type == "full":
         for i in range(0, len(x), _STRIP):
@@ -34,7 +34,7 @@ def statistics(covariance_type: str, x: jax.Array) -> jax.Array:
 
 
 def pack(matrices: jax.Array) -> jax.Array:
-    """Lays out symmetric [..., D', D'] as `statistics` lays out pairs: [..., F']."""
+    """Return symmetric matrices [..., D', D'] in the layout of strips: [..., F']."""
     size = matrices.shape[-1]
     strips = [matrices[..., i : i + _STRIP, i:] for i in range(0, size, _STRIP)]
     flat = [strip.reshape(*strip.shape[:-2], -1) for strip in strips]
@@ -42,7 +42,7 @@ def pack(matrices: jax.Array) -> jax.Array:
 
 
 def unpack(packed: jax.Array, size: int) -> jax.Array:
-    """The symmetric matrices [K, D', D'] that `pack` laid out."""
+    """Return the symmetric matrices [K, D', D'] from the layout of `pack`."""
     matrices = jnp.zeros((len(packed), size, size), packed.dtype)
     start = 0
     for i in range(0, size, _STRIP):
@@ -58,7 +58,7 @@ def unpack(packed: jax.Array, size: int) -> jax.Array:
 def coefficients(
     covariance_type: str, parameters: Parameters, normalizer: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """C [K, F], and the size |S_k^-1| of each precision [K]."""
+    """Return C [K, F], and the norm |S_k^-1| of each precision matrix [K]."""
     means, factors = parameters.means, parameters.precision_cholesky
     if covariance_type in ("full", "tied"):
         precisions = blocks.dot(factors, jnp.swapaxes(factors, -1, -2))
@@ -75,7 +75,7 @@ def coefficients(
     constant = normalizer - jnp.sum(linear * means, axis=1) / 2
     parts = [constant[:, None], linear]
     if covariance_type == "full":
-        # A strip meets the pairs left of the diagonal once, those within it twice.
+        # Pairs within the first square of a strip are stored twice, others once.
         rows = jnp.arange(means.shape[1]) // _STRIP
         times = jnp.where(rows[:, None] == rows, 1, 2)
         parts.append(-pack(times * precisions) / 2)
@@ -84,6 +84,6 @@ def coefficients(
     elif covariance_type == "spherical":
         parts.append(-precisions[:, None] / 2)
     else:
-        # What is quadratic is common to all components and is done on its own.
+        # `em` adds the quadratic term, which all components share.
         size = jnp.zeros(len(means), means.dtype)
     return jnp.concatenate(parts, axis=1), size
