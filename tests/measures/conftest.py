@@ -1,4 +1,4 @@
-"""Input that several measures are tested on."""
+"""Inputs shared by the tests of measures."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import pytest
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Float64 features [N, D] and logits [N, V], labels [N], what they shall give."""
+    """Float64 features [N, D] and logits [N, V], labels [N], and expected scores."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -21,7 +21,7 @@ class Task:
 
 @pytest.fixture(scope="session")
 def small() -> Task:
-    """Four Gaussian classes, drawn as in tests/golden/measures/small.json."""
+    """Four Gaussian classes, generated as for tests/golden/measures/small.json."""
     rng = np.random.default_rng(0)
     classes, n, d = 4, 240, 12
     labels = np.arange(n) % classes
@@ -36,9 +36,9 @@ def small() -> Task:
 
 @pytest.fixture(scope="session")
 def few_per_component() -> tuple[np.ndarray, np.ndarray]:
-    """Features [600, 40] of 20 classes and labels; six images to each of 100 clusters.
+    """Features [600, 40] and labels of 20 classes; six images in each of 100 clusters.
 
-    The regime of a real benchmark: fewer points to a component than dimensions.
+    As in a real benchmark, components have fewer points than dimensions.
     """
     rng = np.random.default_rng(1)
     clusters, classes, d = 100, 20, 40
@@ -52,8 +52,36 @@ def few_per_component() -> tuple[np.ndarray, np.ndarray]:
     return features.astype(np.float32), labels
 
 
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """Real features, labels and logits with reference scores and mixtures.
+
+    Attributes:
+      arrays: Reference results of k-means and EM, see the keys of the .npz file.
+      scores: Scores from published code.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    arrays: dict[str, np.ndarray]
+    scores: dict[str, float]
+
+
+@pytest.fixture(scope="session")
+def real(shared) -> Real:
+    """Caltech101 features of a real MobileNet, with float64 references."""
+    folder, name = shared / "golden" / "measures", "caltech101_mobilenet_v1_0.25_128"
+    with np.load(folder / f"{name}.npz") as file:
+        arrays = dict(file)
+    with np.load(folder / f"{name}_logits.npz") as file:
+        logits = file["logits"]
+    scores = json.loads((folder / f"{name}_reference_scores.json").read_text())
+    return Real(arrays["features"], arrays["labels"], logits, arrays, scores["scores"])
+
+
 @pytest.fixture
 def double():
-    """Lets JAX compute in float64 for the length of a test."""
+    """Enable float64 in JAX."""
     with jax.enable_x64(True):
         yield

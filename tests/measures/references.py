@@ -1,15 +1,23 @@
-"""The measures' definitions in NumPy, SciPy and scikit-learn, in float64.
+"""Plain implementations of the measures in NumPy, SciPy and scikit-learn, in float64.
 
-Written for plainness, not for speed: a class at a time, covariances and distances in
-full. The tests compare the package with them where no published figure exists, and
-`tests.benchmarks.measures` times them as the peers.
+They favor clarity over speed, with loops over classes and full covariance and distance
+matrices. Tests compare the package with them where no published figure exists, and
+`tests.benchmarks.measures` times them.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import linalg, optimize, special, stats
-from sklearn import covariance, decomposition, discriminant_analysis, neighbors
+from sklearn import (
+    covariance,
+    decomposition,
+    discriminant_analysis,
+    neighbors,
+)
+from sklearn import (
+    mixture as mixtures,
+)
 
 from rankckpt_jax.measures import mutual_information as ours
 from rankckpt_jax.measures.statistics import sampling
@@ -42,6 +50,43 @@ def leep(logits: np.ndarray, y: np.ndarray) -> float:
     return float(np.log(np.sum((p @ conditional.T) * one_hot, axis=1)).mean())
 
 
+def nleep(posterior: np.ndarray, y: np.ndarray) -> float:
+    """NLEEP from the posteriors [N, K] of a mixture."""
+    joint = _one_hot(y).T @ posterior
+    conditional = joint / np.maximum(joint.sum(axis=0), 1e-300)
+    index = np.unique(y, return_inverse=True)[1]
+    return float(np.log((conditional[index] * posterior).sum(axis=1)).mean())
+
+
+def mixture(
+    x: np.ndarray, start: np.ndarray, kind: str, reg_covar: float = 1e-6, **options
+) -> mixtures.GaussianMixture:
+    """scikit-learn's mixture in float64 from hard assignments `start` [N]."""
+    x = x.astype(np.float64)
+    members = [x[start == k] for k in range(start.max() + 1)]
+    weights = np.array([len(m) for m in members]) / len(x)
+    moments = np.stack(
+        [np.cov(m.T, bias=True).reshape(2 * x.shape[1:]) for m in members]
+    )
+    ridge = reg_covar * np.eye(x.shape[1])
+    variances = np.einsum("kdd->kd", moments) + reg_covar
+    if kind == "full":
+        precisions = np.linalg.inv(moments + ridge)
+    elif kind == "tied":
+        precisions = np.linalg.inv(np.einsum("k,kij", weights, moments) + ridge)
+    else:
+        precisions = 1 / (variances if kind == "diag" else variances.mean(axis=1))
+    return mixtures.GaussianMixture(
+        len(members),
+        covariance_type=kind,
+        reg_covar=reg_covar,
+        weights_init=weights,
+        means_init=np.stack([m.mean(axis=0) for m in members]),
+        precisions_init=precisions,
+        **options,
+    ).fit(x)
+
+
 def energy(logits: np.ndarray) -> float:
     return float(special.logsumexp(logits, axis=1).mean())
 
@@ -55,9 +100,9 @@ def h_score(x: np.ndarray, y: np.ndarray) -> float:
 def regularized_h_score(x: np.ndarray, y: np.ndarray) -> float:
     x = x - x.mean(axis=0)
     g = _class_means(x, y)[np.unique(y, return_inverse=True)[1]]
-    found = covariance.LedoitWolf().fit(x)
-    between = (1 - found.shrinkage_) * np.cov(g, rowvar=False)
-    inverse = np.linalg.pinv(found.covariance_, rcond=1e-15)
+    fitted = covariance.LedoitWolf().fit(x)
+    between = (1 - fitted.shrinkage_) * np.cov(g, rowvar=False)
+    inverse = np.linalg.pinv(fitted.covariance_, rcond=1e-15)
     return float(np.trace(inverse @ between))
 
 
@@ -110,7 +155,7 @@ def gbc(x: np.ndarray, y: np.ndarray, kind: str, dimensions: int = 64) -> float:
     variances = np.stack([x[y == c].var(axis=0) for c in np.unique(y)])
     variances = np.maximum(variances, 1e-4)
     if kind == "spherical":
-        # As published: the logarithms below are summed over a single entry.
+        # As in published code, the logarithms below have a single term.
         variances = variances.mean(axis=1, keepdims=True)
     total = 0.0
     for i in range(len(means)):
@@ -169,20 +214,15 @@ def sfda(x: np.ndarray, y: np.ndarray) -> float:
     means = _class_means(x, y)
     others = (means.sum(axis=0) - means) / (len(means) - 1)
     x = confidence[:, None] * x + (1 - confidence[:, None]) * (one_hot @ others)
-    found = _posterior(x, y, _within(x, y), shrinkage)
-    return float(np.sum(found * one_hot) / len(y))
+    posterior = _posterior(x, y, _within(x, y), shrinkage)
+    return float(np.sum(posterior * one_hot) / len(y))
 
 
-def lda(x: np.ndarray, y: np.ndarray, shrunk: bool = False) -> float:
-    if shrunk:
-        within = _within(x, y)
-        found = _posterior(x, y, within, _shrinkage(within))
-    else:
-        means = _class_means(x, y)
-        priors = np.log([np.mean(y == c) for c in np.unique(y)])
-        scores = x @ means.T - np.sum(means**2, axis=1) / 2 + priors
-        found = special.softmax(scores, axis=1)
-    return float(np.sum(found * _one_hot(y)) / len(y))
+def lda(x: np.ndarray, y: np.ndarray) -> float:
+    means = _class_means(x, y)
+    priors = np.log([np.mean(y == c) for c in np.unique(y)])
+    scores = x @ means.T - np.sum(means**2, axis=1) / 2 + priors
+    return float(np.sum(special.softmax(scores, axis=1) * _one_hot(y)) / len(y))
 
 
 def parc(x: np.ndarray, y: np.ndarray, standardize: bool = True) -> float:
@@ -216,20 +256,20 @@ def ncti_terms(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     }
 
 
-def _votes(its: np.ndarray) -> tuple[int, int]:
-    """How many of the neighbours, and how near: less the sum of their places."""
-    return int(its.sum()), -int(np.flatnonzero(its).sum())
+def _votes(members: np.ndarray) -> tuple[int, int]:
+    """The number of neighbors of a class, and minus the sum of their ranks."""
+    return int(members.sum()), -int(np.flatnonzero(members).sum())
 
 
 def knn(x: np.ndarray, y: np.ndarray, k: int = 1) -> float:
-    found = neighbors.NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x)
-    votes = y[found.kneighbors(return_distance=False)]
-    right = [
-        # Of labels with as many votes the one whose voters are nearer.
+    nearest = neighbors.NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x)
+    votes = y[nearest.kneighbors(return_distance=False)]
+    correct = [
+        # Ties go to the label with the nearer neighbors.
         max(np.unique(row), key=lambda c, row=row: _votes(row == c)) == c
         for row, c in zip(votes, y, strict=True)
     ]
-    return float(np.mean(right))
+    return float(np.mean(correct))
 
 
 def mutual_information(
@@ -240,12 +280,12 @@ def mutual_information(
     images: int = 10_000,
     steps: int = 200,
 ) -> float:
-    """MINE by Adam with decoupled decay, its gradients written out.
+    """MINE by AdamW with explicit gradients.
 
-    Only what is drawn is the package's own: the images where there are more than
-    `images`, their parts, and where the critics start, in the precision of `x`.
+    Random draws are the package's own: the subset of at most `images` images, their
+    parts, and the initial critics, in the dtype of `x`.
     """
-    starts = ours.starts(min(x.shape), x.dtype, seed, restarts)
+    starts = ours.init_hidden(min(x.shape), x.dtype, seed, restarts)
     rows = sampling.subset(y, images, seed)
     part = ours.parts(y[rows], seed)
     pca = decomposition.PCA(starts.shape[1], svd_solver="full")
@@ -255,7 +295,7 @@ def mutual_information(
     truth = _one_hot(y[rows])
 
     def shifted(critic: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """log of (1/n) pi_c exp T, for the images of `mask`."""
+        """log((1/n) pi_c exp T) of the images in `mask`."""
         return critic[mask] + np.log(truth[mask].mean(axis=0)) - np.log(mask.sum())
 
     def bound(critic: np.ndarray, mask: np.ndarray) -> float:
@@ -263,7 +303,7 @@ def mutual_information(
         return float(joint - special.logsumexp(shifted(critic, mask)))
 
     def learn(hidden: np.ndarray, half: int) -> np.ndarray:
-        learned, stopping = part == half, part == half + 2
+        train, stopping = part == half, part == half + 2
         params = [hidden, np.zeros(hidden.shape[1]), np.zeros((hidden.shape[1], c))]
         moments = [(np.zeros_like(p), np.zeros_like(p)) for p in params]
         best, kept = -np.inf, np.zeros((len(x), c))
@@ -274,26 +314,26 @@ def mutual_information(
             if (reached := bound(critic, stopping)) > best:
                 best, kept = reached, critic
             error = np.zeros_like(critic)
-            error[learned] = special.softmax(shifted(critic, learned))
-            error[learned] -= truth[learned] / learned.sum()
+            error[train] = special.softmax(shifted(critic, train))
+            error[train] -= truth[train] / train.sum()
             back = (error @ params[2].T) * (before > 0)
             gradients = [x.T @ back, back.sum(axis=0), active.T @ error]
             for i, gradient in enumerate(gradients):
                 first = 0.9 * moments[i][0] + 0.1 * gradient
                 second = 0.999 * moments[i][1] + 0.001 * gradient**2
                 moments[i] = first, second
-                way = first / (1 - 0.9**step)
-                way /= np.sqrt(second / (1 - 0.999**step)) + 1e-8
-                params[i] = params[i] - 0.01 * (way + 0.01 * params[i])
+                update = first / (1 - 0.9**step)
+                update /= np.sqrt(second / (1 - 0.999**step)) + 1e-8
+                params[i] = params[i] - 0.01 * (update + 0.01 * params[i])
         return kept
 
     c = truth.shape[1]
-    found = [
+    bounds = [
         bound(learn(hidden, half), part % 2 != half)
         for hidden in np.asarray(starts, float)
         for half in (0, 1)
     ]
-    return float(np.mean(found))
+    return float(np.mean(bounds))
 
 
 def pactran(
@@ -313,16 +353,16 @@ def pactran(
         gradient = np.concatenate([(x.T @ error + w / scale).ravel(), error.sum(0)])
         return value, gradient
 
-    found = optimize.minimize(
+    solution = optimize.minimize(
         loss,
         np.zeros(d * c + c),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": 5000, "maxfun": 20000, "ftol": 1e-15, "gtol": 1e-10},
     )
-    w, b = found.x[: d * c].reshape(d, c), found.x[d * c :]
+    w, b = solution.x[: d * c].reshape(d, c), solution.x[d * c :]
     p = special.softmax(x @ w + b, axis=1)
     curvature = (p - p**2).sum(axis=1)
     trace = np.sum((np.sum(x**2, axis=1) + 1) * curvature) + d * c / scale
     flatness = d * c / (2 * scale) * variance_factor / d
-    return -float(found.fun + flatness * np.log(trace * scale / (d * c) + 1e-10))
+    return -float(solution.fun + flatness * np.log(trace * scale / (d * c) + 1e-10))

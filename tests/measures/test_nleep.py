@@ -3,6 +3,8 @@ import socket
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
@@ -12,45 +14,18 @@ from sklearn.mixture import GaussianMixture
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import nleep
-from rankckpt_jax.measures.mixture import kmeans
+from rankckpt_jax.measures.mixture import fitting, gmm, kmeans, prediction
+from rankckpt_jax.measures.statistics import pca
+from tests.measures import device_scores, references
 from tests.processes import with_devices
 
 
-def separated(separation, seed=0, n=600, classes=6, d=24):
-    random = np.random.default_rng(seed)
+def generate(separation=0.5, n=600, classes=6, d=24):
+    random = np.random.default_rng(0)
     labels = np.arange(n) % classes
     means = random.normal(size=(classes, d))
-    return separation * means[labels] + random.normal(size=(n, d)), labels
-
-
-def statement(x, labels, classes, seed):
-    """NLEEP written straight from its definition, with scikit-learn in float64."""
-    projected = PCA(0.8, svd_solver="full").fit_transform(x)
-    mixture = GaussianMixture(5 * classes, random_state=seed).fit(projected)
-    posterior = mixture.predict_proba(projected)
-    joint = np.stack([posterior[labels == c].sum(0) for c in range(classes)])
-    conditional = joint / joint.sum(0)
-    return np.log((conditional[labels] * posterior).sum(1)).mean()
-
-
-def reference_posterior(x, start, covariance_type, reg_covar):
-    """scikit-learn's posteriors in float64 from a hard start."""
-    count = start.max() + 1
-    members = [x[start == k] for k in range(count)]
-    moments = np.stack([np.cov(m.T, bias=True) for m in members])
-    if covariance_type == "full":
-        precisions = np.linalg.inv(moments + reg_covar * np.eye(x.shape[1]))
-    else:
-        precisions = 1 / (np.einsum("kdd->kd", moments).mean(axis=1) + reg_covar)
-    mixture = GaussianMixture(
-        count,
-        covariance_type=covariance_type,
-        reg_covar=reg_covar,
-        weights_init=np.array([len(m) for m in members]) / len(x),
-        means_init=np.stack([m.mean(0) for m in members]),
-        precisions_init=precisions,
-    )
-    return mixture.fit(x).predict_proba(x)
+    features = separation * means[labels] + random.normal(size=(n, d))
+    return features.astype(np.float32), labels
 
 
 @pytest.mark.parametrize(
@@ -63,9 +38,8 @@ def reference_posterior(x, start, covariance_type, reg_covar):
         ("spherical", 30),
     ],
 )
-def test_each_variant_is_its_definition(variant, num_components, monkeypatch):
-    x, labels = separated(0.5)
-    x = x.astype(np.float32)
+def test_nleep_variant_matches_scikit_learn(variant, num_components, monkeypatch):
+    x, labels = generate()
     projected = PCA(0.8, svd_solver="full").fit_transform(x.astype(np.float64))
     start = KMeans(num_components, n_init=1, random_state=0).fit_predict(projected)
 
@@ -75,38 +49,35 @@ def test_each_variant_is_its_definition(variant, num_components, monkeypatch):
 
     monkeypatch.setattr(nleep.kmeans, "fit_many", same_start)
     result = measures.compute("nleep", x, labels, variant=variant)
-    posterior = (
-        reference_posterior(projected, start, "spherical", 1e-5)
-        if variant == "spherical"
-        else reference_posterior(projected, start, "full", 1e-6)
-    )
+    assert result.details["variant"] == variant
+    kind, ridge = ("spherical", 1e-5) if variant == "spherical" else ("full", 1e-6)
+    mixture = references.mixture(projected, start, kind, reg_covar=ridge)
+    posterior = mixture.predict_proba(projected)
     joint = np.stack([posterior[labels == c].sum(0) for c in range(6)])
     predicted = ((joint / joint.sum(0))[labels] * posterior).sum(1)
-    expected = {
-        "sfda": predicted.mean(),
-        "pactran": np.log(predicted + 1e-10).mean(),
-    }.get(variant, np.log(predicted).mean())
+    if variant == "sfda":
+        expected = predicted.mean()
+    else:
+        expected = np.log(predicted + 1e-10 * (variant == "pactran")).mean()
     assert result.score == pytest.approx(expected, abs=1e-3)
-    assert result.details["variant"] == variant
 
 
-def test_pactran_takes_8000_images_at_most():
-    random = np.random.default_rng(0)
-    labels = np.arange(9000) % 2
-    x = (labels[:, None] + random.normal(size=(9000, 2))).astype(np.float32)
-    result = measures.compute("nleep", x, labels, variant="pactran", max_iter=2)
-    assert result.details["num_images"] == 8000
-    assert result.details["num_components"] == 800
+@pytest.mark.parametrize("separation", [0.4, 0.8])
+def test_nleep_matches_scikit_learn_up_to_random_starts(separation):
+    x, labels = generate(separation)
+    projected = PCA(0.8, svd_solver="full").fit_transform(x)
+    posteriors = [
+        GaussianMixture(30, random_state=seed).fit(projected).predict_proba(projected)
+        for seed in range(5)
+    ]
+    expected = [references.nleep(posterior, labels) for posterior in posteriors]
+    scores = measures.compute("nleep", x, labels, num_restarts=5).details["scores"]
+    spread = np.std(expected) + np.std(scores)
+    assert abs(np.mean(expected) - np.mean(scores)) < 2 * spread
 
 
-def test_spherical_lowers_its_components_below_the_images():
-    x, labels = separated(0.5, n=28)
-    result = measures.compute("nleep", x, labels, variant="spherical")
-    assert result.details["num_components"] == 24
-
-
-def test_restarts_are_independent_and_their_mean_is_the_score():
-    x, labels = separated(0.5)
+def test_nleep_restarts_are_independent_and_averaged():
+    x, labels = generate()
     result = measures.compute("nleep", x, labels, num_restarts=4)
     scores = result.details["scores"]
     assert len(set(scores)) == 4
@@ -117,47 +88,37 @@ def test_restarts_are_independent_and_their_mean_is_the_score():
     assert all(0 <= e <= np.log(30) for e in result.details["posterior_entropy"])
 
 
-@pytest.mark.parametrize("separation", [0.4, 0.8])
-def test_it_is_the_definition_up_to_its_random_start(separation):
-    x, labels = separated(separation)
-    expected = [statement(x, labels, 6, seed) for seed in range(5)]
-    found = [measures.compute("nleep", x, labels, seed=seed).score for seed in range(5)]
-    spread = np.std(expected) + np.std(found)
-    assert abs(np.mean(expected) - np.mean(found)) < 2 * spread
-
-
-def test_better_separated_classes_score_higher():
-    scores = [
-        measures.compute("nleep", *separated(separation)).score
-        for separation in (0.0, 0.3, 0.6, 1.2)
-    ]
-    assert scores == sorted(scores)
-    assert scores[-1] <= 0 and scores[-1] > -0.2
-
-
-def test_details_tell_what_was_done():
-    x, labels = separated(0.5)
-    result = measures.compute("nleep", x, 7 * labels - 3, components_per_class=2)
+def test_nleep_details_and_warning(few_per_component):
+    x, labels = generate()
+    result = measures.compute("nleep", x, labels, components_per_class=2)
     assert result.details["num_components"] == 12
     assert 1 <= result.details["dimensions"] <= 24
     assert result.details["converged"] and not result.warning
-    again = measures.compute("nleep", x, labels, components_per_class=2)
-    assert again.score == result.score
-
-
-def test_singular_covariances_are_warned_of(few_per_component):
     result = measures.compute("nleep", *few_per_component)
-    assert "singular" in result.warning
+    dimensions = result.details["dimensions"]
+    assert result.warning == (
+        f"Too few images per mixture component (6 in {dimensions} dimensions): the "
+        "covariances are singular, so the score mostly reflects the k-means "
+        "initialization. Lower `components_per_class` or add images."
+    )
     assert np.isfinite(result.score)
 
 
-def test_fewer_images_than_components_are_refused():
-    x, labels = separated(0.5, n=24)
-    with pytest.raises(InputError, match="more mixture components than images"):
-        measures.compute("nleep", x, labels)
+def test_nleep_pactran_limits_images(monkeypatch):
+    assert nleep._PACTRAN_IMAGES == 8000
+    monkeypatch.setattr(nleep, "_PACTRAN_IMAGES", 80)
+    x, labels = generate(n=90, classes=2, d=2)
+    result = measures.compute("nleep", x, labels, variant="pactran")
+    assert result.details["num_images"] == 80
+    assert result.details["num_components"] == 8
 
 
-def test_one_dimension_and_classes_of_one_image_are_defined():
+def test_nleep_spherical_limits_components():
+    result = measures.compute("nleep", *generate(n=28), variant="spherical")
+    assert result.details["num_components"] == 24
+
+
+def test_nleep_with_one_dimension_and_a_class_of_one_image():
     random = np.random.default_rng(0)
     labels = np.append(np.arange(60) % 3, 3)
     x = (3 * labels + random.normal(size=61)).astype(np.float32)[:, None]
@@ -166,68 +127,69 @@ def test_one_dimension_and_classes_of_one_image_are_defined():
     assert -1.5 < result.score <= 0
 
 
-def test_constant_features_score_as_chance():
-    x = np.ones((60, 5), np.float32)
-    labels = np.arange(60) % 3
+def test_nleep_of_constant_features_is_chance():
+    x, labels = np.ones((60, 5), np.float32), np.arange(60) % 3
     result = measures.compute("nleep", x, labels, components_per_class=1)
     assert result.score == pytest.approx(-np.log(3), abs=0.05)
 
 
-def test_unknown_variants_and_restarts_are_refused():
-    x, labels = separated(0.5, n=60)
-    with pytest.raises(InputError, match="Unknown variant of NLEEP 'papr'"):
-        measures.compute("nleep", x, labels, variant="papr")
-    with pytest.raises(InputError, match="num_restarts must be at least 1"):
-        measures.compute("nleep", x, labels, num_restarts=0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variant": "papr"}, "Unknown variant of NLEEP 'papr'(.|\n)*mean 'paper'"),
+        ({"num_restarts": 0}, "num_restarts must be at least 1"),
+        ({"energy": 0}, "energy must be in"),
+        ({}, "more mixture components than images(.|\n)*5 components x 6 classes"),
+    ],
+)
+def test_nleep_raises_for_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
+        measures.compute("nleep", *generate(n=24), **options)
 
 
-SCORES = """
-import json, sys, jax, numpy as np
-devices, processes, rank, port = map(int, sys.argv[1:5])
-if processes > 1:
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", processes, rank)
-from rankckpt_jax import measures
-from rankckpt_jax.measures.mixture import fitting, gmm, prediction, sparse_em
-assert jax.device_count() == devices
-random = np.random.default_rng(0)
-labels = np.arange(601) % 6  # Not divisible by any number of devices.
-means = random.normal(size=(6, 24))
-dense = (0.5 * means[labels] + random.normal(size=(601, 24))).astype("f4")
-sparse = dense.copy()
-found = [measures.compute("nleep", dense, labels, components_per_class=1).score]
-found += [measures.compute("nleep", sparse, labels, components_per_class=10).score]
-mixture = gmm.fit(dense, 6, "tied", init_labels=labels)
-found += [float(mixture.lower_bounds[-1]), float(np.abs(mixture.covariances).sum())]
-few = np.arange(601) % 200  # Three or four points for each: low rank.
-assert sparse_em.width(4, 24) == 8
-fitted = fitting.fit(dense, 200, init_labels=few)
-assert fitted.lists is not None
-found += [float(fitted.lower_bounds[-1]), float(np.abs(fitted.parameters[2]).sum())]
-found += [prediction.of_mixture(fitted, labels, 6).log]
-if rank == 0:
-    print(json.dumps(found))
-"""
-
-
-def _scores(local_devices, processes):
-    """What SCORES finds on so many devices in each of so many processes."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    total = local_devices * processes
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCORES, *map(str, (total, processes, rank, port))],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=with_devices(local_devices),
+@pytest.mark.shared
+@pytest.mark.parametrize("covariance_type", ["full", "diag"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("float64", 1e-6)])
+def test_nleep_matches_reference_start_on_real_features(
+    real, covariance_type, dtype, tolerance
+):
+    start, num_classes = real.arrays["init_labels"], int(real.labels.max()) + 1
+    num_components = int(start.max()) + 1
+    options = {"covariance_type": covariance_type, "init_labels": start}
+    with jax.enable_x64(dtype == "float64"):
+        features = jnp.asarray(real.features, dtype)
+        projected = pca.transform(pca.fit(features), features)
+        assert projected.shape[1] == real.arrays["pca_dim"]
+        fitted = fitting.fit(projected, num_components, **options)
+        mixture = gmm.from_fitted(fitted)
+        posterior = gmm.responsibilities(mixture, projected)
+        labels = jnp.asarray(real.labels)
+        predictions = (
+            prediction.of_mixture(fitted, real.labels, num_classes),
+            prediction.of_assignments(posterior, labels, num_classes),
         )
-        for rank in range(processes)
-    ]
-    outputs = [process.communicate(timeout=600)[0] for process in started]
-    assert all(process.returncode == 0 for process in started)
-    return json.loads(outputs[0].splitlines()[-1])  # After what Gloo tells.
+    expected = float(real.arrays[f"{covariance_type}_nleep"])
+    for predicted in predictions:
+        assert predicted.log == pytest.approx(expected, abs=tolerance)
+    same = np.argmax(posterior, axis=1) == real.arrays[f"{covariance_type}_assign"]
+    assert np.mean(same) >= 0.999
+    assert mixture.num_iterations == real.arrays[f"{covariance_type}_n_iter"]
+    if dtype == "float64":
+        bounds = real.arrays[f"{covariance_type}_lower_bounds"]
+        np.testing.assert_allclose(mixture.lower_bounds, bounds, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.shared
+def test_nleep_on_real_features_is_within_the_spread_of_starts(real):
+    result = measures.compute("nleep", real.features, real.labels)
+    # Ten starts of scikit-learn's k-means have a standard deviation of 0.013.
+    assert abs(result.score - real.arrays["diag_nleep_seeds"].mean()) < 0.05
+    assert "singular" in result.warning
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return device_scores.compute()
 
 
 @pytest.mark.multiprocess
@@ -240,11 +202,25 @@ def _scores(local_devices, processes):
         (2, 2),
     ],
 )
-def test_the_number_of_devices_does_not_matter(local_devices, processes, one_device):
-    found = _scores(local_devices, processes)
-    np.testing.assert_allclose(found, one_device, rtol=1e-5, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    return _scores(1, 1)
+def test_scores_do_not_depend_on_number_of_devices(
+    local_devices, processes, one_device
+):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    total = local_devices * processes
+    command = [sys.executable, "-m", "tests.measures.device_scores"]
+    started = [
+        subprocess.Popen(
+            [*command, *map(str, (total, processes, rank, port))],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=with_devices(local_devices),
+        )
+        for rank in range(processes)
+    ]
+    outputs = [process.communicate(timeout=600)[0] for process in started]
+    assert all(process.returncode == 0 for process in started)
+    # Gloo writes its own lines first.
+    scores = json.loads(outputs[0].splitlines()[-1])
+    np.testing.assert_allclose(scores, one_device, rtol=1e-5, atol=1e-5)

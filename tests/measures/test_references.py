@@ -1,19 +1,23 @@
-"""Every measure against a reference that nobody here wrote.
+"""Measures beside published code and plain implementations in float64.
 
-On four drawn classes (tests/golden/measures/small.json, from the authors' published
-code) and on real features, see the fixture `shared`.
+Figures from the authors' published code are in tests/golden/measures/small.json, for
+generated features, and in the fixture `shared`, for real features. Where none exist,
+`references` has an implementation in NumPy, SciPy and scikit-learn.
 """
 
-import json
-
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 from rankckpt_jax import measures
+from rankckpt_jax.errors import InputError
 from tests.measures import references
+from tests.measures.data import generate, score, score_of
 
-# Names in golden/measures/*_reference_scores.json, and what they are called here.
+# Keys of *_reference_scores.json and the names of the measures.
 REAL = {
     "h_score (tllib)": "h_score",
     "regularized_h_score (tllib)": "regularized_h_score",
@@ -26,78 +30,55 @@ REAL = {
     "energy mean logsumexp all (ETran)": "energy",
     "lda score (ETran)": "lda",
 }
-EXACT = ("leep", "nce", "h_score", "regularized_h_score", "logme", "transrate")
-EXACT += ("gbc", "sfda", "lda", "parc")
-
-
-# What is expected, the measure, its options.
-DRAWN = [(name, name, {}) for name in EXACT]
-DRAWN += [
+PUBLISHED = ("leep", "nce", "h_score", "regularized_h_score", "logme", "transrate")
+PUBLISHED += ("gbc", "sfda", "lda", "parc")
+# Key in small.json, measure, options.
+SMALL = [(name, name, {}) for name in PUBLISHED]
+SMALL += [
     ("nce_soft", "nce", {"soft": True}),
     ("gbc_diagonal", "gbc", {"covariance": "diagonal", "dimensions": 0}),
 ]
 
 
-@pytest.mark.parametrize(("key", "name", "options"), DRAWN)
-def test_drawn_classes(small, key, name, options):
-    found = measures.compute(
-        name, small.features, small.labels, small.logits, **options
-    )
-    assert found.score == pytest.approx(small.expected[key], rel=1e-4)
-
-
-@pytest.mark.usefixtures("double")
-@pytest.mark.parametrize(("key", "name", "options"), DRAWN)
-def test_drawn_classes_in_double_precision(small, key, name, options):
-    found = measures.compute(
-        name, small.features, small.labels, small.logits, **options
-    )
-    # The references are given to ten digits, LogME to eight; PARC's ranks are those of
-    # values in 2^16 bins.
+@pytest.mark.parametrize(("key", "name", "options"), SMALL)
+def test_measure_matches_published_code(small, key, name, options):
+    arrays = small.features, small.labels, small.logits
+    expected = small.expected[key]
+    assert score(name, *arrays, **options) == pytest.approx(expected, rel=1e-4)
+    # References have ten digits, LogME's eight; PARC's correlations are in 2^16 bins.
     tolerance = 1e-6 if name == "parc" else 1e-8
-    assert found.score == pytest.approx(small.expected[key], rel=tolerance, abs=5e-9)
-
-
-@pytest.fixture(scope="module")
-def real(shared):
-    folder, name = shared / "golden" / "measures", "caltech101_mobilenet_v1_0.25_128"
-    with np.load(folder / f"{name}.npz") as arrays:
-        features, labels = arrays["features"], arrays["labels"]
-    with np.load(folder / f"{name}_logits.npz") as arrays:
-        logits = arrays["logits"]
-    expected = json.loads((folder / f"{name}_reference_scores.json").read_text())
-    return features, labels, logits, expected["scores"]
-
-
-@pytest.mark.shared
-def test_real_features(real):
-    features, labels, logits, expected = real
-    found = measures.compute_all(features, labels, logits, names=REAL.values())
-    for theirs, name in REAL.items():
-        tolerance = 1e-3 if name == "parc" else 1e-4
-        assert found[name].score == pytest.approx(expected[theirs], rel=tolerance), name
-    knn = measures.compute("knn", features, labels)
-    assert 100 * knn.score == pytest.approx(expected["knn k=1 loo (dbolya)"], rel=1e-3)
-    parc = measures.compute("parc", features, labels, dimensions=32)
-    reference = expected["parc n_dims=32 (TencentARC)"]
-    assert parc.score == pytest.approx(reference, rel=2e-2)
-
-
-@pytest.mark.shared
-def test_real_features_in_double_precision(real):
-    features, labels, logits, expected = real
     with jax.enable_x64(True):
-        found = measures.compute_all(
-            features.astype(float), labels, logits.astype(float), names=REAL.values()
+        exact = score(name, *arrays, **options)
+    assert exact == pytest.approx(expected, rel=tolerance, abs=5e-9)
+
+
+@pytest.mark.shared
+def test_measures_match_published_code_on_real_features(real):
+    arrays = real.features, real.labels, real.logits
+    results = measures.compute_all(*arrays, names=[*REAL.values(), "knn"])
+    with jax.enable_x64(True):
+        exact = measures.compute_all(
+            real.features.astype(float),
+            real.labels,
+            real.logits.astype(float),
+            names=REAL.values(),
         )
-    for theirs, name in REAL.items():
-        # The reference's label dissimilarities are equal but for rounding.
+    for key, name in REAL.items():
+        expected = real.scores[key]
+        tolerance = 1e-3 if name == "parc" else 1e-4
+        assert results[name].score == pytest.approx(expected, rel=tolerance), name
+        # PARC's reference breaks ties of label dissimilarities by rounding errors.
         tolerance = 1e-4 if name == "parc" else 1e-8
-        assert found[name].score == pytest.approx(expected[theirs], rel=tolerance), name
+        assert exact[name].score == pytest.approx(expected, rel=tolerance), name
+    expected = real.scores["knn k=1 loo (dbolya)"]
+    assert 100 * results["knn"].score == pytest.approx(expected, rel=1e-3)
+    parc = measures.compute("parc", *arrays[:2], dimensions=32)
+    expected = real.scores["parc n_dims=32 (TencentARC)"]
+    assert parc.score == pytest.approx(expected, rel=2e-2)
 
 
 def _unbalanced(n, d):
-    """Five classes of many sizes, one of them an image; columns of many scales."""
+    """Five classes, one of them a single image; columns of very different scales."""
     random = np.random.default_rng(0)
     labels = np.minimum(random.geometric(0.4, n) - 1, 4)
     labels[:5] = np.arange(5)
@@ -110,9 +91,9 @@ def _unbalanced(n, d):
 
 
 @pytest.mark.parametrize(("n", "d"), [(150, 20), (40, 70)])
-def test_other_shapes(n, d):
+def test_measures_match_references_for_unbalanced_classes(n, d):
     features, labels, logits = _unbalanced(n, d)
-    x, p = features.astype(float), logits.astype(float)
+    x, z = features.astype(float), logits.astype(float)
     expected = {
         "h_score": references.h_score(x, labels),
         "regularized_h_score": references.regularized_h_score(x, labels),
@@ -124,98 +105,193 @@ def test_other_shapes(n, d):
         "parc": 100 * references.parc(x, labels),
         "rsa": references.parc(x, labels, standardize=False),
         "knn": references.knn(x, labels),
-        "nce": references.nce(p, labels),
-        "leep": references.leep(p, labels),
-        "energy": references.energy(p),
+        "nce": references.nce(z, labels),
+        "leep": references.leep(z, labels),
+        "energy": references.energy(z),
     }
-    for name, figure in expected.items():
-        found = measures.compute(name, features, labels, logits).score
+    inputs = measures.prepare(features, labels, logits)
+    for name, value in expected.items():
+        result = measures.compute_prepared(name, inputs).score
         tolerance = 1e-3 if name in ("parc", "rsa") else 1e-4
-        assert found == pytest.approx(figure, rel=tolerance), name
-    diagonal = measures.compute("gbc", features, labels, covariance="diagonal").score
-    assert diagonal == pytest.approx(references.gbc(x, labels, "diagonal"), rel=1e-4)
+        assert result == pytest.approx(value, rel=tolerance), name
+    result = measures.compute_prepared("gbc", inputs, covariance="diagonal").score
+    assert result == pytest.approx(references.gbc(x, labels, "diagonal"), rel=1e-4)
+
+
+def test_h_score_ignores_directions_without_variance(small):
+    x = small.features
+    x = np.concatenate([x, x, x[:, :1], np.ones((len(x), 2))], axis=1)
+    result = measures.compute("h_score", x, small.labels)
+    assert result.score == pytest.approx(small.expected["h_score"], rel=1e-4)
+    assert result.details["rank"] == 12
+
+
+def test_h_score_ignores_scale_and_offset(few_per_component):
+    features, labels = few_per_component
+    expected = references.h_score(features.astype(np.float64), labels)
+    for scale, offset in ((1, 0), (1e-3, 0), (1e3, 50)):
+        result = score("h_score", scale * features + offset, labels, None)
+        assert result == pytest.approx(expected, rel=1e-3)
+
+
+def test_regularized_h_score_without_noise_does_not_shrink():
+    labels = np.repeat([0, 1], 4)
+    x = np.random.default_rng(0).normal(size=(2, 6))[labels].astype(np.float32)
+    # All variance is between the two classes; the factor is N / (N - 1).
+    result = measures.compute("regularized_h_score", x, labels)
+    assert result.score == pytest.approx(8 / 7, rel=1e-5)
+    assert result.details["shrinkage"] == pytest.approx(0, abs=1e-6)
+
+
+def test_transrate_with_classes_of_very_different_sizes():
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), [700, 9, 8, 8])
+    x = random.normal(size=(4, 30))[labels] + random.normal(size=(len(labels), 30))
+    expected = references.transrate(x, labels)
+    assert score("transrate", x, labels, None) == pytest.approx(expected, rel=1e-4)
+
+
+def test_leep_of_confident_classifier_survives_underflow():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 5, 400)
+    logits = 40 * random.normal(size=(400, 20)) + 90 * np.eye(20)[labels]
+    result = measures.compute("leep", logits, labels, logits)
+    assert result.score == pytest.approx(references.leep(logits, labels), abs=1e-5)
+    assert result.details["num_source_classes"] == 20
 
 
 @pytest.mark.parametrize("scale", [1, 0.1])
-def test_terms_of_ncti_are_scikit_learns(small, scale):
-    # Both of its solvers: at a tenth of the scale there is shrinkage to speak of.
+def test_ncti_terms_match_scikit_learn(small, scale):
+    # A tenth of the scale has shrinkage, which uses another solver of scikit-learn.
     x = scale * small.features
     expected = references.ncti_terms(x, small.labels)
-    found = measures.compute("ncti", x, small.labels).details["terms"]
-    assert found == pytest.approx(expected, rel=1e-5)
+    terms = measures.compute("ncti", x, small.labels).details["terms"]
+    assert terms == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.shared
-def test_terms_of_ncti_on_real_features(real):
-    features, labels, _, _ = real
-    expected = references.ncti_terms(features.astype(float), labels)
-    found = measures.compute("ncti", features, labels).details["terms"]
-    assert found == pytest.approx(expected, rel=1e-4)
+def test_ncti_terms_match_scikit_learn_on_real_features(real):
+    expected = references.ncti_terms(real.features.astype(float), real.labels)
+    terms = measures.compute("ncti", real.features, real.labels).details["terms"]
+    assert terms == pytest.approx(expected, rel=1e-4)
 
 
-def test_pactran_is_at_scipys_minimum(small):
-    for factors in ((10, 100), (1, 10)):
-        expected = references.pactran(small.features, small.labels, *factors)
-        options = {"prior_factor": factors[0], "variance_factor": factors[1]}
-        found = measures.compute("pactran", small.features, small.labels, **options)
-        assert found.score == pytest.approx(expected, rel=1e-4)
-        with jax.enable_x64(True):
-            found = measures.compute("pactran", small.features, small.labels, **options)
-        assert found.score == pytest.approx(expected, rel=1e-8)
+@pytest.mark.parametrize("factors", [(10, 100), (1, 10)])
+def test_pactran_is_at_the_minimum_of_scipy(small, factors):
+    expected = references.pactran(small.features, small.labels, *factors)
+    options = {"prior_factor": factors[0], "variance_factor": factors[1]}
+    arrays = small.features, small.labels, None
+    assert score("pactran", *arrays, **options) == pytest.approx(expected, rel=1e-4)
+    with jax.enable_x64(True):
+        exact = score("pactran", *arrays, **options)
+    assert exact == pytest.approx(expected, rel=1e-8)
 
 
-def test_rsa_with_a_target_representation(small):
-    import scipy.stats
+def test_rsa_matches_spearman_correlation():
+    features, labels, _ = generate(n=80)
+    features = features.round(1)  # With ties.
+    lower = np.tril_indices(80, -1)
+    expected = scipy.stats.spearmanr(
+        (1 - np.corrcoef(features))[lower],
+        (1 - np.corrcoef(np.eye(4)[labels]))[lower],
+    ).statistic
+    result = score("rsa", features, labels, None)
+    assert result == pytest.approx(expected, abs=1e-4)
+    subset = measures.compute("rsa", features, labels, max_images=50)
+    # The same fraction of each class, rounded.
+    assert 46 <= subset.details["num_images"] <= 50
 
+
+def test_rsa_with_target_matches_spearman_correlation(small):
     random = np.random.default_rng(2)
     target = small.features[:, :4] + 0.1 * random.normal(size=(240, 4))
     upper = np.triu_indices(240, 1)
     pairs = (np.corrcoef(x)[upper] for x in (small.features, target))
     expected = scipy.stats.spearmanr(*pairs).statistic
-    found = measures.compute("rsa", small.features, small.labels, target=target)
-    assert found.score == pytest.approx(expected, rel=1e-4)
+    result = score("rsa", small.features, small.labels, None, target=target)
+    assert result == pytest.approx(expected, rel=1e-4)
 
 
-def test_mutual_information_is_below_the_truth():
-    import scipy.special
-
+def test_mutual_information_is_a_lower_bound():
     random = np.random.default_rng(5)
     labels = np.arange(2000) % 4
     means = 1.5 * random.normal(size=(4, 6))
     x = means[labels] + random.normal(size=(2000, 6))
     squares = np.sum((x[:, None] - means) ** 2, axis=2)
     logs = scipy.special.log_softmax(-squares / 2, axis=1)
-    # The information of these images, from the densities that they were drawn from.
+    # The information of these images under the densities that generated them.
     truth = np.log(4) + logs[np.arange(2000), labels].mean()
-    found = measures.compute("mutual_information", x, labels)
-    assert truth - 0.1 < found.score < truth
-    assert found.details["spread"] < 0.05
+    result = measures.compute("mutual_information", x, labels)
+    assert truth - 0.1 < result.score < truth
+    assert result.details["spread"] < 0.05
 
 
-def test_mutual_information_learns_as_numpy_does(small):
+def test_mutual_information_of_noise_is_about_zero():
+    assert abs(score_of("mutual_information", 0.0)) < 0.1
+    assert score_of("mutual_information", 4.0) > 0.8 * np.log(4)
+
+
+def test_mutual_information_matches_numpy(small):
     x, labels = small.features, small.labels
     with jax.enable_x64(True):
-        found = measures.compute("mutual_information", x, labels)
+        result = score("mutual_information", x, labels, None)
         expected = references.mutual_information(x, labels)
-    assert found.score == pytest.approx(expected, rel=1e-8)
+    assert result == pytest.approx(expected, rel=1e-8)
     x = x.astype(np.float32)
-    found = measures.compute("mutual_information", x, labels)
     expected = references.mutual_information(x, labels)
-    assert found.score == pytest.approx(expected, rel=1e-4)
+    result = score("mutual_information", x, labels, None)
+    assert result == pytest.approx(expected, rel=1e-4)
 
 
-def test_images_at_two_points_have_no_noise_to_shrink():
-    labels = np.repeat([0, 1], 4)
-    x = np.random.default_rng(0).normal(size=(2, 6))[labels].astype(np.float32)
-    # The one direction that varies is all between the classes, over N and N - 1.
-    found = measures.compute("regularized_h_score", x, labels)
-    assert found.score == pytest.approx(8 / 7, rel=1e-5)
-    assert found.details["shrinkage"] == pytest.approx(0, abs=1e-6)
+def test_knn_matches_scikit_learn():
+    from sklearn.model_selection import LeaveOneOut, cross_val_score
+    from sklearn.neighbors import KNeighborsClassifier
+
+    features, labels, _ = generate(separation=0.5, n=60)
+    # scikit-learn breaks ties between classes differently.
+    for k, tolerance in ((1, 1e-6), (5, 0.1)):
+        model = KNeighborsClassifier(k)
+        expected = cross_val_score(model, features, labels, cv=LeaveOneOut()).mean()
+        result = score("knn", features, labels, None, k=k)
+        assert result == pytest.approx(expected, abs=tolerance)
+    with pytest.raises(InputError, match="k must be smaller"):
+        score("knn", features, labels, None, k=60)
 
 
-def test_classes_of_very_different_sizes():
-    random = np.random.default_rng(0)
-    labels = np.repeat(np.arange(4), [700, 9, 8, 8])
-    x = random.normal(size=(4, 30))[labels] + random.normal(size=(len(labels), 30))
-    found = measures.compute("transrate", x, labels)
-    assert found.score == pytest.approx(references.transrate(x, labels), rel=1e-4)
+def test_knn_and_parc_with_several_tiles():
+    features, labels, _ = generate(separation=0.5, n=1300, d=5)
+    x = features.astype(float)
+    # With five neighbors, rounding decides some ties.
+    for k, tolerance in ((1, 1e-3), (5, 4e-3)):
+        expected = references.knn(x, labels, k)
+        result = score("knn", features, labels, None, k=k)
+        assert result == pytest.approx(expected, abs=tolerance)
+    expected = 100 * references.parc(x, labels)
+    assert score("parc", features, labels, None) == pytest.approx(expected, rel=1e-3)
+    subset = measures.compute("knn", features, labels, max_queries=600)
+    assert subset.details["num_queries"] == 600
+    assert subset.score == pytest.approx(references.knn(x, labels), abs=0.06)
+
+
+def test_logistic_fit_matches_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+
+    from rankckpt_jax.measures.statistics import logistic
+
+    features, labels, _ = generate(separation=0.5)
+    ridges = np.array([1e-2, 1e-1])
+    solution = logistic.fit(
+        jnp.asarray(features),
+        labels,
+        np.ones(len(labels)),
+        4,
+        features.var(axis=0),
+        ridges,
+        max_steps=100,
+    )
+    for i, ridge in enumerate(ridges):
+        reference = LogisticRegression(C=1 / (ridge * len(labels)), max_iter=1000)
+        expected = reference.fit(features, labels).predict_proba(features)
+        scores = logistic.logits(features, solution.kernel[i], solution.bias[i])
+        posterior = jax.nn.softmax(scores, axis=1)
+        np.testing.assert_allclose(posterior, expected, atol=2e-3)

@@ -1,1 +1,1 @@
-"""Statistics that several measures share."""
+"""Statistics shared by several measures."""

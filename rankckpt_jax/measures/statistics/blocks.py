@@ -1,8 +1,8 @@
 """Rows in blocks of one static shape, divided among the devices.
 
-What a measure does with N rows it does block by block, so that no [N, K] array need
-exist, and every device takes the same number of blocks. The shape of a block does not
-depend on the devices: the same products are formed whatever their number.
+Measures process N rows block by block, so that no [N, K] array exists and every device
+gets the same number of blocks. The shape of a block does not depend on the number of
+devices, so the same products are computed for any number of them.
 """
 
 from __future__ import annotations
@@ -17,27 +17,31 @@ import numpy as np
 from rankckpt_jax.devices import mapping, processes
 
 _BLOCK_ELEMENTS = 1 << 20
-"""Elements of a block's largest array: a few MB, which caches hold."""
+"""Elements of the largest array per block: a few MB, to fit into caches."""
 
 _BLOCK_ROWS = 512, 8192
-"""Fewest rows, for products to be worth their name, and most."""
+"""Minimum, for efficient products, and maximum number of rows."""
 
 _FEWEST_BLOCKS = 8
-"""So many devices find work without a change of the block's shape."""
+"""Minimum number of blocks; up to this many devices share them evenly."""
 
 _DIMENSIONS = 16
-"""Dimensions are padded to a multiple of this, to share compiled programs."""
+"""Dimensions are padded to a multiple of this, so that programs are reused."""
 
 
 def num_devices() -> int:
-    """Devices of all processes, over which the rows are divided."""
+    """Return the number of devices of all processes."""
     return processes.process_count() * mapping.local_device_count()
 
 
 def shape(num_rows: int, num_columns: int) -> tuple[int, int]:
-    """Number of blocks and rows of each, for N rows of so many intermediate values.
+    """Return the number of blocks and of rows per block.
 
-    The number is a multiple of the devices; blocks x rows is at least N.
+    The number of blocks is a multiple of the number of devices.
+
+    Args:
+      num_rows: N; blocks x rows is at least N.
+      num_columns: Size of the largest array per row.
     """
     fewest, most = _BLOCK_ROWS
     most = max(fewest, min(most, _BLOCK_ELEMENTS // num_columns))
@@ -47,7 +51,7 @@ def shape(num_rows: int, num_columns: int) -> tuple[int, int]:
 
 
 def split(array: Any, blocks: tuple[int, int], fill: float = 0) -> np.ndarray:
-    """Pads [N, ...] and reshapes it to [blocks, rows, ...], on the host."""
+    """Pad [N, ...] and reshape it to [blocks, rows, ...], on the host."""
     array = np.asarray(array)
     padding = blocks[0] * blocks[1] - len(array)
     widths = [(0, padding)] + [(0, 0)] * (array.ndim - 1)
@@ -56,7 +60,7 @@ def split(array: Any, blocks: tuple[int, int], fill: float = 0) -> np.ndarray:
 
 
 def for_devices(array: np.ndarray) -> np.ndarray:
-    """This process's part of [blocks, ...] as [local devices, blocks a device, ...]."""
+    """Return this process's part of [blocks, ...]: [local devices, blocks, ...]."""
     parts = array.reshape(num_devices(), -1, *array.shape[1:])
     local = mapping.local_device_count()
     start = processes.process_index() * local
@@ -64,29 +68,29 @@ def for_devices(array: np.ndarray) -> np.ndarray:
 
 
 def row_mask(num_rows: int, blocks: tuple[int, int], dtype: Any) -> np.ndarray:
-    """1 for a row that stands for a point, 0 for padding: [blocks, rows]."""
+    """Return 1 for the first `num_rows` rows and 0 for padding: [blocks, rows]."""
     return split(np.ones(num_rows, dtype), blocks)
 
 
 def pad_dimensions(x: np.ndarray) -> np.ndarray:
-    """Appends columns of zeros, [N, D] to [N, D'], so that few D' are compiled for."""
+    """Append columns of zeros, [N, D] to [N, D'], so that few D' are compiled."""
     return np.pad(x, ((0, 0), (0, -x.shape[1] % _DIMENSIONS)))
 
 
 def sum_over_devices(tree: Any) -> Any:
-    """Sums every array of a pytree over the mapped axis."""
+    """Sum every array of a pytree over all devices."""
     return jax.tree.map(lambda a: jax.lax.psum(a, mapping.AXIS), tree)
 
 
 def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Matrix product in the operands' own precision; a TPU would take bfloat16."""
+    """Return the matrix product in full precision; a TPU defaults to bfloat16."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def maximum(x: jax.Array, axis: int = 1) -> tuple[jax.Array, jax.Array]:
-    """The largest of a matrix along an axis, and where it first stands, int32.
+    """Return the maximum of a matrix along an axis, and its first index, int32.
 
-    Two plain reductions: XLA's argmax is a loop over single numbers on a CPU.
+    These are two plain reductions; XLA's argmax is a scalar loop on a CPU.
     """
     value = jnp.max(x, axis=axis, keepdims=True)
     ranks = jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)

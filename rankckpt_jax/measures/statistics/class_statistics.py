@@ -1,13 +1,13 @@
-"""What many measures read of a feature matrix, computed once and shared.
+"""Statistics of a feature matrix, computed once and shared by measures.
 
-N images that count w_i times (once, unless resampled), D dimensions, C classes; m the
-mean of all features, g_c that of class c less m, n_c its count:
+N images with weights w_i (1, except in a bootstrap), D dimensions, C classes, m the
+mean of all features, g_c the mean of class c minus m, n_c the weight of class c:
 
     scatter  T = sum_i w_i (x_i - m)(x_i - m)'    within  W = T - sum_c n_c g_c g_c'
 
-All are float64, whatever the features are: sums over the images on the device (see
-`symmetric`), decompositions on the host. One pass of 2 N D^2 FLOP and one eigenvalue
-problem, where eigenvectors are needed at all, serve all measures of a checkpoint.
+All statistics are float64, whatever the features are. Sums over images run on the
+device (see `symmetric`), decompositions on the host. One pass of 2 N D^2 FLOP, and one
+eigenvalue problem if eigenvectors are needed, serve all measures of a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ import numpy as np
 from rankckpt_jax.measures.statistics import symmetric
 
 _BLOCK = 4096
-"""Rows that are taken to float64 at once."""
+"""Rows that are converted to float64 at once."""
 
 _CONDITION = 1e-7
-"""Reciprocal of the worst condition number of T that is solved with its factor."""
+"""Smallest reciprocal condition number of T for which its Cholesky factor is used."""
 
 
 class Statistics:
-    """Sums over features [N, D] with labels [N], each made when first asked for.
+    """Statistics of features [N, D] with labels [N], computed on first use.
 
     Attributes:
-      features: [N, D], as given.
+      features: [N, D].
       labels: int [N] in 0 ... C-1.
       num_classes: C.
-      weights: float64 [N], how often each image counts; some image of every class does.
+      weights: float64 [N], multiplicities of the images, positive for some image of
+        every class.
     """
 
     def __init__(
@@ -43,40 +44,40 @@ class Statistics:
         num_classes: int,
         weights: np.ndarray | None = None,
     ):
-        """Takes checked features and labels; computes nothing."""
+        """Store features and labels, which are not checked."""
         self.features = np.asarray(features)
         self.labels = np.asarray(labels)
         self.num_classes = num_classes
         self.weights = np.ones(len(self.labels)) if weights is None else weights
 
     def reweight(self, weights: np.ndarray) -> Statistics:
-        """Those of the same images, counted `weights` [N] times; nothing is copied."""
-        made = Statistics(self.features, self.labels, self.num_classes, weights)
+        """Return statistics with weights [N], sharing what does not depend on them."""
+        other = Statistics(self.features, self.labels, self.num_classes, weights)
         for shared in ("sizes", "by_class", "_rough_mean", "centered"):
-            made.__dict__[shared] = getattr(self, shared)
-        return made
+            other.__dict__[shared] = getattr(self, shared)
+        return other
 
     @property
     def total(self) -> float:
-        """Number of images, counted as often as they count."""
+        """Sum of the weights; N unless reweighted."""
         return float(self.weights.sum())
 
     @functools.cached_property
     def counts(self) -> np.ndarray:
-        """Images of each class, counted as often as they count: float64 [C]."""
+        """Sum of the weights of each class: float64 [C]."""
         return np.bincount(self.labels, self.weights, self.num_classes)
 
     @functools.cached_property
     def sizes(self) -> np.ndarray:
-        """Rows of each class, each counted once: int [C]."""
+        """Number of rows of each class: int [C]."""
         return np.bincount(self.labels, minlength=self.num_classes)
 
     def average(self, values: np.ndarray) -> float:
-        """The mean over the images of values [N]."""
+        """Return the weighted mean of values [N]."""
         return float(self.weights @ values / self.total)
 
     def class_sums(self, rows: np.ndarray) -> np.ndarray:
-        """Sums over each class of rows [N, K], weighted: float64 [C, K]."""
+        """Return weighted sums of rows [N, K] over each class: float64 [C, K]."""
         sums = np.zeros((self.num_classes, rows.shape[1]))
         for label, group in enumerate(self.groups):
             for start in range(0, len(group), _BLOCK):
@@ -86,12 +87,12 @@ class Statistics:
 
     @property
     def groups(self) -> list[np.ndarray]:
-        """Rows of each class."""
+        """Indices of the rows of each class: C arrays."""
         return np.split(self.by_class, np.cumsum(self.sizes)[:-1])
 
     @functools.cached_property
     def by_class(self) -> np.ndarray:
-        """Images ordered by class: int [N]."""
+        """Indices of all rows, sorted by class: int [N]."""
         return np.argsort(self.labels, kind="stable")
 
     @functools.cached_property
@@ -101,12 +102,12 @@ class Statistics:
 
     @functools.cached_property
     def centered(self) -> np.ndarray:
-        """Features less their mean, rounded to their own dtype: [N, D]."""
+        """Features minus their mean, which is rounded to their dtype: [N, D]."""
         return self.features - self._rough_mean
 
     @functools.cached_property
     def rest(self) -> np.ndarray:
-        """The mean of `centered`, which is rounding unless weighted: float64 [D]."""
+        """Weighted mean of `centered`, about 0 if all weights are 1: float64 [D]."""
         return self.class_sums(self.centered).sum(axis=0) / self.total
 
     @functools.cached_property
@@ -116,12 +117,12 @@ class Statistics:
 
     @functools.cached_property
     def class_means(self) -> np.ndarray:
-        """Means g_c of the classes about m: float64 [C, D]."""
+        """Centered means g_c of the classes: float64 [C, D]."""
         return self.class_sums(self.centered) / self.counts[:, None] - self.rest
 
     @functools.cached_property
     def squared_norms(self) -> np.ndarray:
-        """|x_i - m|^2: float64 [N], block by block."""
+        """|x_i - m|^2: float64 [N]."""
         blocks = range(0, len(self.labels), _BLOCK)
         rows = (self.centered[start : start + _BLOCK] - self.rest for start in blocks)
         return np.concatenate([np.einsum("ij,ij->i", row, row) for row in rows])
@@ -142,16 +143,16 @@ class Statistics:
 
     @functools.cached_property
     def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues [D], rising and not below 0, and eigenvectors [D, D] of T."""
+        """Eigenvalues [D] of T, ascending and at least 0, and eigenvectors [D, D]."""
         values, vectors = symmetric.eigh(self.scatter)
         return np.maximum(values, 0), vectors
 
     @functools.cached_property
     def factor(self) -> np.ndarray | None:
-        """L of T = L L' [D, D]; None where T is singular or near it.
+        """Cholesky factor L [D, D] of T = L L', or None if T is nearly singular.
 
-        So near that a solution could lose more than half of its digits: `spectrum`
-        then tells which directions are rounding error.
+        Solving with L could then lose more than half of the digits, and `spectrum`
+        separates directions of variance from rounding error.
         """
         if len(self.labels) <= self.features.shape[1]:
             return None
@@ -159,20 +160,20 @@ class Statistics:
 
     @functools.cached_property
     def rank(self) -> int:
-        """Number of eigenvalues of T that are more than rounding error."""
+        """Number of eigenvalues of T above rounding error."""
         if self.factor is not None:
             return len(self.factor)
         return symmetric.rank(self.spectrum[0], max(self.features.shape))
 
     def principal(self, count: int) -> np.ndarray:
-        """Features on their first principal components: float64 [N, min(count, N, D)].
+        """Return the first principal components: float64 [N, min(count, N, D)].
 
-        Block by block, so that no N x D copy in float64 exists.
+        The computation runs in blocks, so that no N x D copy in float64 exists.
         """
         count = min(count, *self.features.shape)
         vectors = self.spectrum[1][:, ::-1][:, :count]
-        found = np.empty((len(self.labels), count))
-        for start in range(0, len(found), _BLOCK):
+        projected = np.empty((len(self.labels), count))
+        for start in range(0, len(projected), _BLOCK):
             block = self.centered[start : start + _BLOCK] - self.rest
-            found[start : start + _BLOCK] = block @ vectors
-        return found
+            projected[start : start + _BLOCK] = block @ vectors
+        return projected

@@ -1,7 +1,8 @@
-"""Posteriors of a linear discriminant, image by image.
+"""Posteriors of a linear discriminant.
 
-With weights A [C, D] and offsets b [C] the posterior of class c for x is softmax_c(A x
-+ b). Computed in float64 (on a TPU float32) block by block: no N x C array is kept.
+With weights A [C, D] and offsets b [C], the posterior of class c for x is
+softmax_c(A x + b). It is computed in float64 (float32 on a TPU) block by block, so that
+no N x C array exists.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from rankckpt_jax.measures.statistics import blocks
 
 
 class TrueClass(NamedTuple):
-    """Of each image's own class.
+    """Posteriors of the true class of each image.
 
     Attributes:
       posterior: p_iy, [N].
-      softened: The softmax of the posteriors, exp p_iy / sum_c exp p_ic, [N].
+      softened: Softmax of the posteriors, exp p_iy / sum_c exp p_ic, [N].
     """
 
     posterior: np.ndarray
@@ -30,20 +31,20 @@ class TrueClass(NamedTuple):
 def true_class(
     x: np.ndarray, labels: np.ndarray, weights: np.ndarray, offsets: np.ndarray
 ) -> TrueClass:
-    """Posteriors of the classes `labels` [N] for x [N, D]."""
+    """Return posteriors of the classes `labels` [N] for x [N, D]."""
     shape = blocks.shape(len(x), len(weights))
     with jax.enable_x64(jax.default_backend() != "tpu"):
-        found = _true_class(
+        outputs = _true_class(
             blocks.split(x, shape), blocks.split(labels, shape), weights, offsets
         )
-        return TrueClass(*(np.asarray(a, float).reshape(-1)[: len(x)] for a in found))
+        return TrueClass(*(np.asarray(a, float).reshape(-1)[: len(x)] for a in outputs))
 
 
 @jax.jit
 def _true_class(
     x: jax.Array, labels: jax.Array, weights: jax.Array, offsets: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    def one(block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def of_block(block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         x, label = block
         joint = blocks.dot(x.astype(weights.dtype), weights.T) + offsets
         posterior = jax.nn.softmax(joint, axis=1)
@@ -52,4 +53,4 @@ def _true_class(
         posterior = jnp.take_along_axis(posterior, own, axis=1)[:, 0]
         return posterior, jnp.take_along_axis(softened, own, axis=1)[:, 0]
 
-    return jax.lax.map(one, (x, labels))
+    return jax.lax.map(of_block, (x, labels))

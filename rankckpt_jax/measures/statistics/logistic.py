@@ -1,13 +1,14 @@
 """Multinomial logistic regression by L-BFGS (Optax) on the device, for several ridges.
 
-N images, P coordinates, C classes, weights s_i of the images, a ridge r:
+N images, P coordinates, C classes, weights s_i of the images, ridge r. It minimizes
 
     J(W, b) = sum_i s_i xent(W'z_i + b, y_i) / sum_i s_i + r/2 |W|^2
 
-z are coordinates along the eigenvectors of the scatter, with variances v [P]. The
-Hessian of J in W is near v / C + r there, so that L-BFGS works on W / sqrt(v / C + r),
-in which it is near the identity: what would take thousands of steps takes tens. All
-ridges are solved at once, each step one product [N, P] x [P, R C].
+where z are coordinates along the eigenvectors of the scatter, with variances v [P]. The
+Hessian of J in W is approximately v / C + r. L-BFGS therefore works on
+W / sqrt(v / C + r), in which the Hessian is near the identity, and needs tens of steps
+instead of thousands. All ridges are solved together, with one product [N, P] x [P, R C]
+per step.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from rankckpt_jax.measures.statistics import blocks
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _LOSS_ROUNDING = {"float32": 1e-6, "float64": 1e-14}
-"""A step may raise the loss by this share of it, which is rounding."""
+"""Relative increase of the loss per step that counts as rounding."""
 
 
 class Solution(NamedTuple):
-    """Solutions of R ridges.
+    """Solutions for R ridges.
 
     Attributes:
       kernel: W [R, P, C].
       bias: b [R, C].
       loss: J [R].
-      gradient: The largest entry of J's gradient, as scaled, [R].
-      steps: Steps taken [R].
+      gradient: Largest entry of the scaled gradient of J, [R].
+      steps: Number of steps, [R].
     """
 
     kernel: jax.Array
@@ -46,7 +47,7 @@ class Solution(NamedTuple):
 
 
 def coordinates(statistics: Statistics) -> tuple[jax.Array, np.ndarray]:
-    """Z [N, K] in the features' dtype, and variances v [K] that are not zero."""
+    """Return coordinates [N, P] in the dtype of the features, and variances v > 0."""
     rank = max(statistics.rank, 1)
     z = statistics.principal(rank)
     variances = statistics.spectrum[0][::-1][: z.shape[1]] / statistics.total
@@ -64,26 +65,26 @@ def fit(
     max_steps: int,
     tolerance: float = 0.0,
 ) -> Solution:
-    """Minimizes J for every ridge.
+    """Minimize J for every ridge.
 
     Args:
       z: float [N, P].
       labels: int [N].
-      weights: s [N], not negative.
+      weights: s [N], at least 0.
       num_classes: C.
       variances: v [P].
       ridges: r [R], positive.
-      max_steps: Steps of L-BFGS after which it gives up.
-      tolerance: It is done where no entry of the gradient, as scaled, is larger; at
-        least what the features' dtype can tell from zero.
+      max_steps: Maximum number of L-BFGS steps.
+      tolerance: Converged if no entry of the scaled gradient is larger. It is raised to
+        the resolution of the dtype.
 
     Returns:
-      The solutions; their gradients tell how far they are converged.
+      The solutions, with the remaining gradients.
     """
     dtype = z.dtype
     tolerance = max(tolerance, 2e-6 if dtype == np.float32 else 1e-10)
     scales = 1 / np.sqrt(variances / num_classes + np.asarray(ridges)[:, None])
-    # Optax's line search takes a constant for float64 wherever that is enabled.
+    # If float64 is enabled, Optax's line search mixes it with float32.
     with jax.enable_x64(dtype == np.float64):
         return _fit(
             z,
@@ -98,7 +99,7 @@ def fit(
 
 
 def logits(z: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """W'z + b of one solution: [N, C]."""
+    """Return W'z + b of one solution: [N, C]."""
     return blocks.dot(z, kernel) + bias
 
 
@@ -114,7 +115,7 @@ def _fit(
     tolerance: float,
 ) -> Solution:
     dtype = z.dtype
-    # An image's p (1 - p) is about 1 / C, for the bias as for the kernel.
+    # p (1 - p) of an image is about 1 / C, for the bias as for the kernel.
     bias_scale = jnp.sqrt(jnp.asarray(num_classes, dtype))
 
     def solve(scale: jax.Array, ridge: jax.Array) -> Solution:
@@ -128,30 +129,30 @@ def _fit(
             )
             return jnp.sum(weights * each) + ridge / 2 * jnp.sum(kernel**2)
 
-        # From a unit step down: scaled as it is, nearly every first try is taken. The
-        # usual zoom search takes as many evaluations and ten times as long to compile.
+        # Backtracking from a unit step, which is nearly always accepted at once. A zoom
+        # line search needs as many evaluations and compiles ten times as long.
         search = optax.scale_by_backtracking_linesearch(
             12, decrease_factor=0.3, rtol=_LOSS_ROUNDING[dtype.name], store_grad=True
         )
         solver = optax.lbfgs(memory_size=20, linesearch=search)
 
-        def goes_on(carry: Any) -> jax.Array:
+        def is_running(carry: Any) -> jax.Array:
             _, _, _, _, largest, gain, count = carry
-            # In float32 the loss stops falling before the gradient is as small.
+            # In float32 the loss stops decreasing before the gradient is small.
             moving = (gain > 0) | (count < 2)
             return (count < max_steps) & (largest > tolerance) & moving
 
         def step(carry: Any) -> Any:
             theta, state, value, gradient, _, _, count = carry
-            # A ridge that is done waits for the others; with a gradient it would make
-            # all of them search along a line on which there is nothing to gain.
-            active = goes_on(carry)
+            # A finished ridge waits for the others. Its gradient is set to zero, or all
+            # ridges would take part in its fruitless line search.
+            active = is_running(carry)
             gradient = jax.tree.map(lambda g: jnp.where(active, g, 0), gradient)
             updates, state = solver.update(
                 gradient, state, theta, value=value, grad=gradient, value_fn=loss
             )
             theta = optax.apply_updates(theta, updates)
-            # What the search has evaluated last is where it went.
+            # The line search evaluated the accepted point last.
             reached, after = (optax.tree.get(state, key) for key in ("value", "grad"))
             largest = jnp.maximum(*(jnp.max(jnp.abs(g)) for g in after))
             return theta, state, reached, after, largest, value - reached, count + 1
@@ -162,8 +163,8 @@ def _fit(
         none = jnp.zeros((), jnp.int32)
         first = jax.value_and_grad(loss)(theta)
         start = (theta, solver.init(theta), *first, infinite, infinite, none)
-        found = jax.lax.while_loop(goes_on, step, start)
-        theta, _, value, _, largest, _, count = found
+        end = jax.lax.while_loop(is_running, step, start)
+        theta, _, value, _, largest, _, count = end
         kernel, bias = unscaled(theta)
         return Solution(kernel, bias, value, largest, count)
 

@@ -1,14 +1,13 @@
 """Principal components of a feature matrix.
 
-N images, D dimensions, X [N, D]. The covariance S = (X - m)'(X - m) / (N - 1) = V L V';
-the share of the variance that the first d components hold is sum_{j<=d} L_j / tr S.
-Where N < D the Gram matrix (X - m)(X - m)' has the same eigenvalues times N - 1 and is
-smaller: its eigenvectors U give V = (X - m)' U / norm.
+N images, D dimensions, X [N, D]. The covariance S = (X - m)'(X - m) / (N - 1) = V L V'.
+The first d components explain the fraction sum_{j<=d} L_j / tr S of the variance. For
+N < D, the smaller Gram matrix (X - m)(X - m)' has the same eigenvalues times N - 1, and
+its eigenvectors U give V = (X - m)' U up to normalization.
 
-Products and decomposition are float64 without an N x D copy in it, see `symmetric`.
-
-One device does it all, so that what follows, k-means, which is discontinuous in its
-input, starts from the very same numbers for any number of devices.
+Products and decomposition are float64, without a float64 copy of X; see `symmetric`.
+One device does all the work. k-means is discontinuous in its input and therefore gets
+the same numbers for any number of devices.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.statistics import blocks, symmetric
 
 _BLOCK = 1024
-"""Columns that are projected at once."""
+"""Columns that are multiplied at once."""
 
 
 class PCA(NamedTuple):
@@ -31,9 +30,9 @@ class PCA(NamedTuple):
 
     Attributes:
       mean: [D].
-      components: [d, D], orthonormal rows, by falling variance; the largest entry of
-        each is positive.
-      explained: float64 [min(N, D)], each component's share of the variance.
+      components: [d, D], orthonormal rows by descending variance. The largest entry of
+        each row is positive.
+      explained: float64 [min(N, D)], fraction of the variance of each component.
     """
 
     mean: jax.Array
@@ -42,22 +41,24 @@ class PCA(NamedTuple):
 
 
 def fit(x: Any, energy: float = 0.8) -> PCA:
-    """Finds the fewest components that together hold more than `energy`.
+    """Find the fewest components that explain more than `energy` of the variance.
 
     Args:
       x: float [N, D], NumPy or JAX.
-      energy: Share of the variance in (0, 1]; the count is scikit-learn's, which takes
-        the first component whose cumulative share exceeds it.
+      energy: Fraction of the variance, in (0, 1]. As in scikit-learn, the components
+        end with the first one whose cumulative fraction exceeds it.
 
     Returns:
-      The components; one, of no variance, where `x` is constant.
+      The components; a single one without variance if `x` is constant.
 
     Raises:
       InputError: `energy` is not in (0, 1].
     """
     if not 0 < energy <= 1:
         raise InputError(
-            "PCA keeps a share of the variance", expected="(0, 1]", found=f"{energy}"
+            "energy must be in (0, 1]",
+            expected="a fraction of the variance",
+            found=f"{energy}",
         )
     x = np.asarray(x)
     mean = x.mean(axis=0, dtype=np.float64).astype(x.dtype)
@@ -69,7 +70,7 @@ def fit(x: Any, energy: float = 0.8) -> PCA:
     )
     explained, vectors = _shares(values), vectors[:, ::-1].T
     if wide:
-        # In float64 a block of columns at a time, for the same reason as above.
+        # In blocks of columns, so that no float64 copy of X exists.
         columns = range(0, x.shape[1], _BLOCK)
         parts = [vectors @ centered[:, c : c + _BLOCK].astype(float) for c in columns]
         vectors = np.concatenate(parts, axis=1)
@@ -82,7 +83,7 @@ def fit(x: Any, energy: float = 0.8) -> PCA:
 
 
 def _shares(values: np.ndarray) -> np.ndarray:
-    """Shares of the variance, falling, from eigenvalues that rise; zeros of zeros."""
+    """Return descending fractions of the variance from ascending eigenvalues."""
     values = np.maximum(values[::-1], 0)
     total = values.sum()
     return values / total if total > 0 else np.zeros_like(values)
@@ -96,7 +97,7 @@ def _count(explained: np.ndarray, energy: float) -> int:
 
 
 def transform(pca: PCA, x: Any) -> jax.Array:
-    """Projects [N, D] onto the components: [N, d], not whitened."""
+    """Project x [N, D] onto the components: [N, d], not whitened."""
     return _project(jnp.asarray(x), pca.mean, pca.components)
 
 

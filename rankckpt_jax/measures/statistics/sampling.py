@@ -1,7 +1,7 @@
-"""Seeded draws of images, class by class, whatever the classes are called.
+"""Seeded, stratified draws of images that do not depend on the names of the classes.
 
-Every image draws a number; classes come in the order of their first image, and images
-of a class in the order of their numbers.
+Every image draws a number. Classes are ordered by their first image, and images of a
+class by their numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def shuffled_classes(labels: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Rows of each class, in random order: C arrays that together hold 0 ... N-1."""
+    """Return the rows of each class in random order: C arrays that hold 0 ... N-1."""
     draws = np.random.default_rng(seed).random(len(labels))
     _, first = np.unique(labels, return_index=True)
     classes = []
@@ -21,11 +21,10 @@ def shuffled_classes(labels: np.ndarray, seed: int) -> list[np.ndarray]:
 
 
 def subset(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """All rows, or where there are more than `most` some that stand for all, rising.
+    """Return at most about `most` rows, ascending, stratified by class.
 
-    The rule: the same share of every class, drawn without replacement with the seed,
-    and at least two images of it where it has them, so that there may be a few more
-    than `most`.
+    The same fraction of every class is drawn without replacement, but at least two
+    images if it has them, so the result can be slightly longer than `most`.
     """
     if len(labels) <= most:
         return np.arange(len(labels))

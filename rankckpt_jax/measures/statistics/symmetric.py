@@ -1,20 +1,21 @@
-"""Products and decompositions of symmetric matrices, in float64.
+"""Products and decompositions of symmetric matrices in float64.
 
-Eigenvectors turn by the error of a matrix over the gap between its eigenvalues, and
-real gaps are small. So products are summed in float64, block by block: no N x D copy in
-float64 exists. (A TPU has no float64 worth the name; there blocks are float32 products
-of the highest precision.) An accelerator forms them; where there is none, BLAS does, at
-1.7 times the rate of XLA's float64. Decompositions are done on the host, in FLOP:
+Eigenvectors rotate by the error of a matrix divided by the gap between its eigenvalues,
+and gaps of real data are small. Products are therefore summed in float64, block by
+block, so that no N x D copy in float64 exists. On a TPU, whose float64 is emulated,
+blocks are float32 products of the highest precision. An accelerator computes the
+products if there is one, else BLAS, at 1.7 times the rate of XLA's float64 on a CPU.
+Decompositions run on the host, with these costs in FLOP:
 
-    factor                      D^3 / 3         solves and determinants
-    leading, projected          4 D^3 / 3       A = Q T Q', T tridiagonal, whose
+    factor                      D^3 / 3         for solving and determinants
+    leading, projected          4 D^3 / 3       A = Q T Q' with T tridiagonal, whose
                                                 eigenvectors are cheap; Q is applied
-                                                only to what is asked for
+                                                only to the requested vectors
     eigh                        4 D^3           all eigenvectors
 
-NumPy, SciPy and through it JAX each bring an OpenBLAS whose idle threads spin. Where
-they meet, 10 ms of work became 1.1 s, and 1 s of work (2048 columns) 18 s: one thread
-is never far from the best.
+Decompositions use one BLAS thread. NumPy and SciPy each bring an OpenBLAS whose idle
+threads spin. Where these compete, 10 ms of work took 1.1 s, and 1 s of work (2048
+columns) took 18 s. One thread is never far from the best time.
 """
 
 from __future__ import annotations
@@ -34,28 +35,29 @@ from rankckpt_jax.devices import mapping
 from rankckpt_jax.measures.statistics import blocks
 
 _BLOCK = 1024
-"""Rows whose product is formed at once."""
+"""Rows that are multiplied at once."""
 
 _PANELS = 4
-"""Panels of columns at least; more would save work and make the products narrow."""
+"""Minimum number of column panels; more panels save work but make products narrow."""
 
 
 def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues [D], rising, and eigenvectors [D, D] in columns."""
+    """Return eigenvalues [D], ascending, and eigenvectors [D, D] in columns."""
     with threadpoolctl.threadpool_limits(1):
-        return np.linalg.eigh(matrix)
+        values, vectors = np.linalg.eigh(matrix)
+    return values, vectors
 
 
 def factor(matrix: np.ndarray, least: float = 0.0) -> np.ndarray | None:
-    """L [D, D], lower triangular, with A = L L'.
+    """Return the Cholesky factor L [D, D] of A = L L'.
 
     Args:
       matrix: A, symmetric, float64 [D, D].
-      least: Reciprocal of the condition number that is required, in [0, 1]; LAPACK's
-        estimate of it, in the 1-norm, is rarely above three times the true one.
+      least: Minimum reciprocal condition number, in [0, 1]. LAPACK's estimate, in the
+        1-norm, is rarely above three times the true value.
 
     Returns:
-      The factor; None if A is not positive definite, or its condition is too bad.
+      The factor; None if A is not positive definite or is ill-conditioned.
     """
     lapack = scipy.linalg.lapack
     with threadpoolctl.threadpool_limits(1):
@@ -65,23 +67,23 @@ def factor(matrix: np.ndarray, least: float = 0.0) -> np.ndarray | None:
             return None
         if least > 0:
             norm = np.abs(matrix).sum(axis=0).max()
-            found, _ = lapack.dpocon(lower, norm, uplo="L")
-            if found < least:
+            reciprocal, _ = lapack.dpocon(lower, norm, uplo="L")
+            if reciprocal < least:
                 return None
     return lower
 
 
 def whiten(lower: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """L^-1 b [D, K] of a `factor` L and b [D, K]: its squares sum to b'A^-1 b."""
+    """Return L^-1 b [D, K] for b [D, K]; its squares sum to b'A^-1 b."""
     with threadpoolctl.threadpool_limits(1):
         return scipy.linalg.solve_triangular(lower, columns, lower=True)
 
 
 def rank(values: np.ndarray, terms: int) -> int:
-    """Number of eigenvalues [D], rising, that are more than rounding error.
+    """Return the number of eigenvalues above rounding error.
 
     Args:
-      values: Of a product a'a.
+      values: Eigenvalues [D] of a product a'a, ascending.
       terms: The larger of the two sizes of a.
     """
     return int(np.sum(values > values[-1] * terms * np.finfo(np.float64).eps))
@@ -90,26 +92,26 @@ def rank(values: np.ndarray, terms: int) -> int:
 def whiten_span(
     values: np.ndarray, vectors: np.ndarray, columns: np.ndarray, count: int
 ) -> np.ndarray:
-    """As `whiten` for a singular A, in the span of its last `count` eigenvectors.
+    """Whiten columns by a singular A, in the span of its leading eigenvectors.
 
     Args:
-      values: Eigenvalues [D], rising, and
-      vectors: eigenvectors [D, D] of A.
+      values: Eigenvalues [D] of A, ascending.
+      vectors: Eigenvectors [D, D] of A.
       columns: b [D, K].
-      count: A's rank.
+      count: Rank of A.
 
     Returns:
-      [count, K], whose squares sum to b'pinv(A) b.
+      An array [count, K] whose squares sum to b'pinv(A) b.
     """
     kept = slice(len(values) - count, None)
     return vectors[:, kept].T @ columns / np.sqrt(values[kept])[:, None]
 
 
 def log_det(matrix: np.ndarray) -> float:
-    """The log determinant of a positive definite matrix [D, D].
+    """Return the log determinant of a positive definite matrix [D, D].
 
     Raises:
-      numpy.linalg.LinAlgError: It is not that.
+      numpy.linalg.LinAlgError: The matrix is not positive definite.
     """
     lower = factor(matrix)
     if lower is None:
@@ -118,14 +120,14 @@ def log_det(matrix: np.ndarray) -> float:
 
 
 def projected(matrix: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What of some columns lies along each eigenvector.
+    """Return eigenvalues and the projections of columns on the eigenvectors.
 
     Args:
       matrix: A, symmetric, float64 [D, D].
       columns: b, float64 [D, K].
 
     Returns:
-      A's eigenvalues [D], rising, and V'b [D, K], V their eigenvectors.
+      The eigenvalues [D] of A, ascending, and V'b [D, K], with eigenvectors V.
 
     Raises:
       numpy.linalg.LinAlgError: The eigenvalues did not converge.
@@ -136,7 +138,7 @@ def projected(matrix: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.n
     with threadpoolctl.threadpool_limits(1):
         reduced = _reduce(matrix)
         values, vectors, failed = scipy.linalg.lapack.dstevd(
-            reduced.diagonal, reduced.beside
+            reduced.diagonal, reduced.off_diagonal
         )
         if failed:
             raise np.linalg.LinAlgError("the eigenvalues did not converge")
@@ -146,18 +148,18 @@ def projected(matrix: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.n
 def leading(
     matrix: np.ndarray, choose: Callable[[np.ndarray], int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All eigenvalues and the eigenvectors of the greatest.
+    """Return all eigenvalues and the eigenvectors of the largest ones.
 
-    The eigenvalues are known once the matrix is tridiagonal, which is the smaller part
-    of the work; only the vectors that are asked for are then made.
+    The eigenvalues follow from the tridiagonal matrix, which is the smaller part of the
+    work. Only the requested eigenvectors are computed.
 
     Args:
       matrix: Symmetric, float64 [D, D].
-      choose: From the eigenvalues [D], rising, how many vectors to make.
+      choose: Maps the ascending eigenvalues [D] to the number of eigenvectors.
 
     Returns:
-      The eigenvalues [D], rising, and the vectors [D, count] in columns, in the same
-      order: the last belongs to the greatest.
+      The eigenvalues [D], ascending, and the eigenvectors [D, count] in columns, in the
+      same order.
     """
     size = len(matrix)
     if size < 3:
@@ -165,11 +167,11 @@ def leading(
         return values, vectors[:, size - choose(values) :]
     with threadpoolctl.threadpool_limits(1):
         reduced = _reduce(matrix)
-        values = scipy.linalg.eigvalsh_tridiagonal(reduced.diagonal, reduced.beside)
+        diagonals = reduced.diagonal, reduced.off_diagonal
+        values = scipy.linalg.eigvalsh_tridiagonal(*diagonals)
         count = choose(values)
         _, vectors = scipy.linalg.eigh_tridiagonal(
-            reduced.diagonal,
-            reduced.beside,
+            *diagonals,
             select="i",
             select_range=(size - count, size - 1),
             lapack_driver="stemr",
@@ -178,24 +180,24 @@ def leading(
 
 
 class _Reduced(NamedTuple):
-    """A = Q T Q', T tridiagonal, of size 3 at least.
+    """A = Q T Q' with T tridiagonal, of size at least 3.
 
     Attributes:
-      diagonal: Of T, [D].
-      beside: Of T, the diagonal beside it, [D - 1].
-      reflectors: That make up Q, as LAPACK keeps them, [D, D].
+      diagonal: Diagonal of T, [D].
+      off_diagonal: Subdiagonal of T, [D - 1].
+      reflectors: Householder reflectors of Q in LAPACK's format, [D, D].
       tau: Their scales, [D - 1].
     """
 
     diagonal: np.ndarray
-    beside: np.ndarray
+    off_diagonal: np.ndarray
     reflectors: np.ndarray
     tau: np.ndarray
 
     def rotate(self, columns: np.ndarray, trans: str) -> np.ndarray:
-        """Q b (trans "N") or Q'b ("T") of b [D, K]."""
+        """Return Q b (trans "N") or Q'b ("T") for b [D, K]."""
         lapack: Any = scipy.linalg.lapack
-        # The reflectors of rows 1 and on lie as a QR decomposition's would.
+        # From row 1 on, the reflectors have the format of a QR decomposition.
         q, rest = self.reflectors[1:, :-1], np.asfortranarray(columns[1:])
         _, work, _ = lapack.dormqr("L", trans, q, self.tau, rest, -1)
         rest, _, _ = lapack.dormqr("L", trans, q, self.tau, rest, int(work[0]))
@@ -206,17 +208,16 @@ def _reduce(matrix: np.ndarray) -> _Reduced:
     lapack = scipy.linalg.lapack
     lwork, _ = lapack.dsytrd_lwork(len(matrix), lower=1)
     # A symmetric matrix is its own transpose: no copy for Fortran's order.
-    reflectors, diagonal, beside, tau, _ = lapack.dsytrd(
+    reflectors, diagonal, off_diagonal, tau, _ = lapack.dsytrd(
         matrix.T, lower=1, lwork=int(lwork)
     )
-    return _Reduced(diagonal, beside, reflectors, tau)
+    return _Reduced(diagonal, off_diagonal, reflectors, tau)
 
 
 def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """The product a' diag(weights) a [D, D] of a [N, D], float64; weights 1 if None.
+    """Return a' diag(weights) a for a [N, D], float64 [D, D]; weights are 1 if None.
 
-    Of the symmetric product only panels on and above the diagonal are formed, about
-    5/8 of it.
+    Only panels on and above the diagonal are computed, about 5/8 of the product.
     """
     weights = np.ones(len(a)) if weights is None else weights
     on_host = jax.default_backend() == "cpu"
@@ -231,7 +232,7 @@ def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
 
 
 def _panels_on_host(a: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
-    """As `_sum_products`, a thread for each processor, each panel by one of them."""
+    """Compute the panels of `_sum_products` on the host, one thread per core."""
     threads = mapping.num_cores()
     dimensions = a.shape[1]
     width = math.ceil(dimensions / max(_PANELS, 2 * threads))
@@ -262,7 +263,7 @@ def _panels_on_device(a: np.ndarray, weights: np.ndarray) -> tuple[jax.Array, ..
 
 @jax.jit
 def _sum_products(a: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
-    """Panels of rows [start, stop) and columns [start, D) of the product."""
+    """Return panels of rows [start, stop) and columns [start, D) of the product."""
     wide = jnp.zeros(0, float).dtype
     width, dimensions = math.ceil(a.shape[2] / _PANELS), a.shape[2]
     starts = range(0, dimensions, width)
@@ -272,10 +273,11 @@ def _sum_products(a: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
     ) -> tuple[tuple[jax.Array, ...], None]:
         block, weight = part
         block = block.astype(wide)
-        # Turned once: XLA's product of a transposed float64 matrix runs at half speed.
-        turned = jax.lax.optimization_barrier((block * weight.astype(wide)[:, None]).T)
+        # An explicit transpose: XLA multiplies transposed float64 at half speed.
+        weighted = block * weight.astype(wide)[:, None]
+        transposed = jax.lax.optimization_barrier(weighted.T)
         products = (
-            blocks.dot(turned[start : start + width], block[:, start:])
+            blocks.dot(transposed[start : start + width], block[:, start:])
             for start in starts
         )
         return tuple(t + p for t, p in zip(totals, products, strict=True)), None

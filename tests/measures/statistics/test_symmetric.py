@@ -6,45 +6,36 @@ from rankckpt_jax.measures.statistics import symmetric
 
 @pytest.mark.parametrize("size", [1, 2, 3, 40])
 @pytest.mark.parametrize("rank", [1, 40])
-def test_the_leading_vectors_are_those_of_numpy(size, rank):
-    a = np.random.default_rng(size).normal(size=(size, min(rank, size)))
+def test_leading_and_projected_match_numpy(size, rank):
+    random = np.random.default_rng(size)
+    a = random.normal(size=(size, min(rank, size)))
     matrix = a @ a.T + 1e-3 * np.diag(np.arange(size))
+    columns = random.normal(size=(size, 5))
     count = max(1, size // 3)
-    values, vectors = symmetric.leading(matrix, lambda _: count)
     expected_values, expected = np.linalg.eigh(matrix)
-    np.testing.assert_allclose(
-        values, expected_values, rtol=1e-10, atol=1e-12 * values[-1]
-    )
+    values, vectors = symmetric.leading(matrix, lambda _: count)
+    tolerance = {"rtol": 1e-10, "atol": 1e-12 * values[-1]}
+    np.testing.assert_allclose(values, expected_values, **tolerance)
     assert vectors.shape == (size, count)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(count), atol=1e-12)
-    # Eigenvectors are known up to their sign.
+    # Eigenvectors are unique up to their sign.
     cosines = np.abs(np.sum(vectors * expected[:, size - count :], axis=0))
     np.testing.assert_allclose(cosines, 1, atol=1e-9)
+    values, projections = symmetric.projected(matrix, columns)
+    np.testing.assert_allclose(values, expected_values, **tolerance)
+    np.testing.assert_allclose(
+        np.abs(projections), np.abs(expected.T @ columns), atol=1e-9
+    )
 
 
-def test_the_number_of_vectors_is_chosen_by_the_eigenvalues():
+def test_leading_chooses_number_of_vectors_from_eigenvalues():
     matrix = np.diag([1.0, 5.0, 3.0, 2.0])
     values, vectors = symmetric.leading(matrix, lambda values: int(sum(values > 2)))
     np.testing.assert_allclose(values, [1, 2, 3, 5])
     np.testing.assert_allclose(np.abs(vectors), np.eye(4)[:, [2, 1]], atol=1e-12)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 40])
-@pytest.mark.parametrize("rank", [1, 40])
-def test_projections_are_on_the_eigenvectors_of_numpy(size, rank):
-    random = np.random.default_rng(size)
-    a = random.normal(size=(size, min(rank, size)))
-    matrix = a @ a.T + 1e-3 * np.diag(np.arange(size))
-    columns = random.normal(size=(size, 5))
-    values, found = symmetric.projected(matrix, columns)
-    expected_values, vectors = np.linalg.eigh(matrix)
-    np.testing.assert_allclose(
-        values, expected_values, rtol=1e-10, atol=1e-12 * values[-1]
-    )
-    np.testing.assert_allclose(np.abs(found), np.abs(vectors.T @ columns), atol=1e-9)
-
-
-def test_a_factor_solves_and_gives_the_determinant():
+def test_factor_solves_and_gives_determinant():
     random = np.random.default_rng(0)
     a, columns = random.normal(size=(30, 12)), random.normal(size=(12, 4))
     matrix = a.T @ a
@@ -58,7 +49,7 @@ def test_a_factor_solves_and_gives_the_determinant():
     np.testing.assert_allclose(symmetric.log_det(matrix), expected, rtol=1e-12)
 
 
-def test_a_singular_matrix_is_whitened_in_its_span():
+def test_whiten_span_of_singular_matrix():
     random = np.random.default_rng(0)
     a, columns = random.normal(size=(5, 12)), random.normal(size=(12, 4))
     values, vectors = symmetric.eigh(a.T @ a)
@@ -68,7 +59,7 @@ def test_a_singular_matrix_is_whitened_in_its_span():
     np.testing.assert_allclose(np.sum(whitened**2, axis=0), expected, rtol=1e-9)
 
 
-def test_what_is_singular_or_near_it_has_no_factor():
+def test_factor_of_nearly_singular_matrix_is_none():
     scales = np.geomspace(1, 1e-9, 12)
     random = np.random.default_rng(0)
     vectors, _ = np.linalg.qr(random.normal(size=(12, 12)))
@@ -84,7 +75,7 @@ def test_what_is_singular_or_near_it_has_no_factor():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_products_are_summed_in_double_precision(monkeypatch, backend, dtype):
+def test_gram_is_computed_in_float64(monkeypatch, backend, dtype):
     monkeypatch.setattr(symmetric.jax, "default_backend", lambda: backend)
     random = np.random.default_rng(0)
     a = random.normal(size=(2500, 37)).astype(dtype)
