@@ -1,24 +1,20 @@
-"""Each measure beside a straight NumPy, SciPy and scikit-learn statement of it.
+"""Time of each measure, compared with plain NumPy, SciPy and scikit-learn code.
 
     python -m tests.benchmarks.measures                        # N = 20,000, D = 2048
     python -m tests.benchmarks.measures --images=3000 --dimensions=256
 
-Both start from checked float32 arrays; ours make their own statistics, each measure
-alone (the first call, which compiles, is not counted); the statements follow published
-code, on the same features in its own precision, float64 where they decompose matrices.
-PARC and RSA, whose statements hold several N x N arrays, get `--pairs` images. NLEEP
-has a benchmark of its own. The last lines are what checking takes, once for all
-measures, and `compute_all`: over those that share statistics, and over the whole set
-beside its slowest member.
+Both start from checked float32 arrays. Each measure of this package computes its own
+statistics, and its first call, which compiles, is not counted. The references follow
+published code and use float64 where they decompose matrices. The references of PARC and
+RSA hold several N x N arrays, so these measures get `--pairs` images. NLEEP has its own
+benchmark. The last lines are the time of checking the inputs and of `compute_all`: for
+the measures that share statistics, and for all of them relative to the slowest one.
 """
 
 import argparse
 import time
 
 import numpy as np
-import scipy.linalg
-import scipy.special
-import scipy.stats
 
 from rankckpt_jax import measures
 from rankckpt_jax.measures import linear as linear_measure
@@ -53,12 +49,13 @@ def main():
         measures.compute(name, x, labels, logits, **options)
         inputs = measures.prepare(x, labels, logits)
         start = time.perf_counter()
-        found = measures.compute_prepared(name, inputs, **options).score
+        score = measures.compute_prepared(name, inputs, **options).score
         ours = time.perf_counter() - start
+        arrays = x[rows], labels[rows], logits[rows]
         start = time.perf_counter()
-        expected = REFERENCES[name](x[rows], labels[rows], logits[rows])
+        expected = REFERENCES[name](*arrays)
         theirs = time.perf_counter() - start
-        difference = abs(found - expected) / max(abs(expected), 1e-12)
+        difference = abs(score - expected) / max(abs(expected), 1e-12)
         print(
             f"{name:20} {ours:8.2f} {theirs:8.2f} {theirs / ours:6.1f} "
             f"{difference:10.1e}",
@@ -69,49 +66,20 @@ def main():
     print(f"{'checking':20} {time.perf_counter() - start:8.2f}")
     start = time.perf_counter()
     measures.compute_all(x, labels, logits, names=SHARED)
-    print(f"{'all that share':20} {time.perf_counter() - start:8.2f}")
+    print(f"{'with shared statistics':20} {time.perf_counter() - start:8.2f}")
     start = time.perf_counter()
-    found = measures.compute_all(x, labels, logits, names=args.names)
-    whole = time.perf_counter() - start
-    seconds = {name: result.details["seconds"] for name, result in found.items()}
+    results = measures.compute_all(x, labels, logits, names=args.names)
+    total = time.perf_counter() - start
+    seconds = {name: result.details["seconds"] for name, result in results.items()}
     slowest = max(seconds, key=seconds.__getitem__)
     print(
-        f"{'all of them':20} {whole:8.2f}, {whole / seconds[slowest]:.2f} times "
+        f"{'all of them':20} {total:8.2f}, {total / seconds[slowest]:.2f} times "
         f"the slowest, {slowest}"
     )
 
 
-def centered(x):
-    x = x.astype(np.float64)
-    return x - x.mean(axis=0)
-
-
-def by_class(x, y):
-    return [x[y == c] for c in range(y.max() + 1)]
-
-
-def h_score(x, y, logits):
-    x = centered(x)
-    between = np.zeros_like(x)
-    for c in range(y.max() + 1):
-        between[y == c] = x[y == c].mean(axis=0)
-    inverse = np.linalg.pinv(np.cov(x.T), rcond=1e-15)
-    return np.trace(inverse @ np.cov(between.T))
-
-
-def regularized_h_score(x, y, logits):
-    from sklearn.covariance import LedoitWolf
-
-    x = centered(x)
-    fitted = LedoitWolf().fit(x)
-    between = np.zeros_like(x)
-    for c in range(y.max() + 1):
-        between[y == c] = x[y == c].mean(axis=0)
-    inverse = np.linalg.pinv(fitted.covariance_, rcond=1e-15)
-    return np.trace(inverse @ ((1 - fitted.shrinkage_) * np.cov(between.T)))
-
-
-def logme(x, y, logits):
+def logme(x, y):
+    """As `references.logme`, by the faster decomposition of published code."""
     x = x.astype(np.float64)
     n, d = x.shape
     _, s, vh = np.linalg.svd(x.T @ x)
@@ -136,150 +104,24 @@ def logme(x, y, logits):
     return np.mean(evidences)
 
 
-def transrate(x, y, logits, eps=1e-4):
-    def rate(z):
-        matrix = np.eye(z.shape[1]) + z.T @ z / (len(z) * eps)
-        return np.linalg.slogdet(matrix)[1] / 2
-
-    x = centered(x)
-    return rate(x) - np.mean([rate(z) for z in by_class(x, y)])
-
-
-def gbc(x, y, logits):
-    from sklearn.decomposition import PCA
-
-    x = PCA(64, svd_solver="full").fit_transform(x.astype(np.float64))
-    groups = by_class(x, y)
-    means = np.stack([z.mean(axis=0) for z in groups])
-    variances = np.array([max(z.var(axis=0).mean(), 1e-4) for z in groups])
-    total = 0.0
-    for a in range(len(groups)):
-        for b in range(len(groups)):
-            if a != b:
-                v = (variances[a] + variances[b]) / 2
-                distance = ((means[a] - means[b]) ** 2).sum() / v / 8
-                distance += np.log(v / np.sqrt(variances[a] * variances[b])) / 2
-                total -= np.exp(-distance)
-    return total
-
-
-def _posterior(x, y, shrinkage=None):
-    groups = by_class(x, y)
-    n, d = x.shape
-    means = np.stack([z.mean(axis=0) for z in groups])
-    shares = np.array([len(z) / n for z in groups])
-    within = sum(
-        p * np.cov(z.T, bias=True) for p, z in zip(shares, groups, strict=True)
-    )
-    if shrinkage is None:
-        v = within.sum(axis=1)
-        for _ in range(3):
-            w = within @ v
-            w /= np.linalg.norm(w)
-            v = within @ w
-            v /= np.linalg.norm(v)
-        shrinkage = max(np.exp(-5 * (v @ within @ w)), 1e-10)
-    total = np.cov(x.T, bias=True)
-    shrunk = (1 - shrinkage) * within
-    shrunk += shrinkage * np.trace(within) / d * np.eye(d)
-    total = (1 - shrinkage) * total + shrinkage * np.trace(total) / d * np.eye(d)
-    _, vectors = scipy.linalg.eigh(total - shrunk, shrunk)
-    weights = (means @ vectors) @ vectors.T
-    joint = x @ weights.T - np.sum(weights * means, axis=1) / 2 + np.log(shares)
-    return scipy.special.softmax(joint, axis=1), shrinkage, means
-
-
-def sfda(x, y, logits):
-    x = x.astype(np.float64)
-    rows = np.arange(len(y))
-    first, shrinkage, means = _posterior(x, y)
-    keep = scipy.special.softmax(first, axis=1)[rows, y][:, None]
-    others = (means.sum(axis=0) - means) / (len(means) - 1)
-    mixed = keep * x + (1 - keep) * others[y]
-    return _posterior(mixed, y, shrinkage)[0][rows, y].mean()
-
-
-def lda(x, y, logits):
-    x = x.astype(np.float64)
-    groups = by_class(x, y)
-    means = np.stack([z.mean(axis=0) for z in groups])
-    shares = np.array([len(z) / len(x) for z in groups])
-    joint = x @ means.T - (means**2).sum(axis=1) / 2 + np.log(shares)
-    return scipy.special.softmax(joint, axis=1)[np.arange(len(y)), y].mean()
-
-
-def knn(x, y, logits):
-    """Asked for the neighbours of its own points, it leaves each out."""
+def knn(x, y):
+    """As `references.knn` for one neighbor, without a loop."""
     from sklearn.neighbors import NearestNeighbors
 
     nearest = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(x)
     return (y[nearest.kneighbors(return_distance=False)[:, 0]] == y).mean()
 
 
-def _pairs(x, y, standardize):
-    x = x.astype(np.float64)
-    if standardize:
-        x = (x - x.mean(axis=0)) / x.std(axis=0)
-    lower = np.tril_indices(len(x), -1)
-    one = (1 - np.corrcoef(x))[lower]
-    other = (y[lower[0]] != y[lower[1]]).astype(float)
-    return scipy.stats.spearmanr(one, other).statistic
-
-
-def parc(x, y, logits):
-    return 100 * _pairs(x, y, True)
-
-
-def rsa(x, y, logits):
-    return _pairs(x, y, False)
-
-
-def leep(x, y, logits):
-    p = scipy.special.softmax(logits.astype(np.float64), axis=1)
-    joint = np.stack([z.sum(axis=0) for z in by_class(p, y)])
-    return np.log(((joint / joint.sum(axis=0))[y] * p).sum(axis=1)).mean()
-
-
-def nce(x, y, logits):
-    joint = np.zeros((y.max() + 1, logits.shape[1]))
-    source = logits.argmax(axis=1)
-    np.add.at(joint, (y, source), 1 / len(y))
-    kept = joint > 0
-    conditional = joint / np.maximum(joint.sum(axis=0), 1e-300)
-    return (joint[kept] * np.log(conditional[kept])).sum()
-
-
-def energy(x, y, logits):
-    return scipy.special.logsumexp(logits.astype(np.float64), axis=1).mean()
-
-
-def etran(x, y, logits):
-    return 0.15 * energy(x, y, logits) + 0.85 * lda(x, y, logits)
-
-
-def mutual_information(x, y, logits):
-    return references.mutual_information(x, y)
-
-
-def ncti(x, y, logits):
-    terms = references.ncti_terms(x.astype(np.float64), y)
-    return terms["seli"] + terms["ncc"] - terms["vc"]
-
-
-def pactran(x, y, logits):
-    return references.pactran(x.astype(np.float64), y)
-
-
-def linear(x, y, logits):
-    """The ridges one after the other, as a grid search has them."""
+def linear(x, y):
+    """A grid search over the ridges."""
     from sklearn.linear_model import LogisticRegression
 
     part = linear_measure.split(y, 0)
-    learned = part == 0
-    x = (x - x[learned].mean(axis=0)) / x[learned].std(axis=0)
+    train = part == 0
+    x = (x - x[train].mean(axis=0)) / x[train].std(axis=0)
     fitted = [
-        LogisticRegression(C=1 / (ridge * learned.sum()), max_iter=100).fit(
-            x[learned], y[learned]
+        LogisticRegression(C=1 / (ridge * train.sum()), max_iter=100).fit(
+            x[train], y[train]
         )
         for ridge in linear_measure.RIDGES
     ]
@@ -288,28 +130,33 @@ def linear(x, y, logits):
 
 
 REFERENCES = {
-    function.__name__: function
-    for function in (
-        h_score,
-        regularized_h_score,
-        logme,
-        transrate,
-        gbc,
-        sfda,
-        lda,
-        knn,
-        parc,
-        rsa,
-        leep,
-        nce,
-        energy,
-        etran,
-        ncti,
-        linear,
-        mutual_information,
-        pactran,
-    )
+    "h_score": lambda x, y, z: references.h_score(x.astype(float), y),
+    "regularized_h_score": lambda x, y, z: references.regularized_h_score(
+        x.astype(float), y
+    ),
+    "logme": lambda x, y, z: logme(x, y),
+    "transrate": lambda x, y, z: references.transrate(x.astype(float), y),
+    "gbc": lambda x, y, z: references.gbc(x.astype(float), y, "spherical"),
+    "sfda": lambda x, y, z: references.sfda(x.astype(float), y),
+    "lda": lambda x, y, z: references.lda(x.astype(float), y),
+    "knn": lambda x, y, z: knn(x, y),
+    "parc": lambda x, y, z: 100 * references.parc(x.astype(float), y),
+    "rsa": lambda x, y, z: references.parc(x.astype(float), y, standardize=False),
+    "leep": lambda x, y, z: references.leep(z.astype(float), y),
+    "nce": lambda x, y, z: references.nce(z.astype(float), y),
+    "energy": lambda x, y, z: references.energy(z.astype(float)),
+    "etran": lambda x, y, z: (
+        0.15 * references.energy(z.astype(float))
+        + 0.85 * references.lda(x.astype(float), y)
+    ),
+    "ncti": lambda x, y, z: np.dot(
+        [1, 1, -1], [*references.ncti_terms(x.astype(float), y).values()]
+    ),
+    "linear": lambda x, y, z: linear(x, y),
+    "mutual_information": lambda x, y, z: references.mutual_information(x, y),
+    "pactran": lambda x, y, z: references.pactran(x.astype(float), y),
 }
+"""Maps features [N, D], labels [N] and logits [N, V] to the score of each measure."""
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""NLEEP and its mixture beside scikit-learn's, in time, FLOP/s and memory.
+"""NLEEP and its mixture compared with scikit-learn: time, FLOP/s and memory.
 
     python -m tests.benchmarks.nleep                    # all but the largest case
-    python -m tests.benchmarks.nleep sun_full           # alone: 76,128 x 1985
+    python -m tests.benchmarks.nleep sun_full           # the largest one, 76,128 points
     python -m tests.benchmarks.nleep --features=A.npz caltech   # real features
 
-Each case runs in a process of its own, first ours and then scikit-learn, in float64 and
-on all cores, since it refuses these data in float32. Two things are timed:
+Each case runs in its own process, first this package and then scikit-learn, which
+needs float64 for these data and uses all cores. Two times are measured:
 
 - end to end: PCA, k-means, EM and the score, each with its own random start;
-- EM alone, from the same hard start and for the same number of iterations.
+- EM alone, from the same hard assignments and for the same number of iterations.
 
-`compile` is what the first call of a process takes longer than the second. `GFLOP/s`
-counts what dense EM needs, 2 N K (D^2 + 3 D) per E-step or M-step, whether or not it
-was done: over the rate of a large matrix product, `of peak`, it is a fraction for dense
-cases and may be far above 1 where nearly all responsibilities are zero. `peak MB` is
-the process's largest resident size after our part, the interpreter and JAX included.
+`compile` is the time of the first call minus that of the second. `GFLOP/s` counts the
+operations of dense EM, 2 N K (D^2 + 3 D) per E-step or M-step, even if they were
+skipped. `of peak` divides it by the rate of a large matrix product; it can be far above
+1 if nearly all responsibilities are zero. `peak MB` is the maximum resident size after
+this package's part, including the interpreter and JAX.
 """
 
 import argparse
@@ -29,11 +29,12 @@ import jax
 import numpy as np
 
 from tests.benchmarks.extract import peak_flops
+from tests.measures import references
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """N images of C classes, D features of which d are kept, K components."""
+    """N images of C classes, D features reduced to d, K components."""
 
     num_images: int
     num_classes: int
@@ -46,10 +47,10 @@ class Case:
 
 
 CASES = {
-    # Few images for each component: responsibilities are 0 and 1.
+    # Few images per component: responsibilities are 0 or 1.
     "caltech": Case(3060, 102, 1024, 72, 510, 0.5),
     "flowers": Case(2040, 102, 2048, 340, 510, 0.5),
-    # Many for each, overlapping: dense work, a stated number of iterations.
+    # Many images per component, overlapping: dense EM, a fixed number of iterations.
     "camelyon": Case(100_000, 2, 64, 64, 10, 3.0, 10),
     "sun": Case(20_000, 100, 128, 128, 500, 3.0, 3),
     "sun_full": Case(76_128, 397, 128, 128, 1985, 3.0, 3, False),
@@ -92,7 +93,7 @@ def measure(name, case, file):
         )
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         dimensions = result.details["dimensions"]
-        theirs, score = timed(lambda: statement(features, labels, num_components))
+        theirs, score = timed(lambda: reference(features, labels, num_components))
         shape = len(features), num_components, dimensions
         line(name, "end to end", shape, seconds, compile_seconds, theirs, memory)
         print(f"          score {result.score:.4f}, scikit-learn's {score:.4f}")
@@ -109,13 +110,13 @@ def measure(name, case, file):
     theirs = float("nan")
     if case.beside_scikit_learn:
         exact = projected.astype(np.float64)
-        theirs, reference = timed(
+        theirs, fitted = timed(
             lambda: reference_fit(exact, start, num_components, options)
         )
-        same = mixture.num_iterations == reference.n_iter_
-        found = float(mixture.lower_bounds[mixture.num_iterations - 1])
+        same = mixture.num_iterations == fitted.n_iter_
+        bound = float(mixture.lower_bounds[mixture.num_iterations - 1])
         note = (
-            f"          bound {found:.5f}, scikit-learn's {reference.lower_bound_:.5f};"
+            f"          bound {bound:.5f}, scikit-learn's {fitted.lower_bound_:.5f};"
             f" {mixture.num_iterations} iterations{'' if same else ', NOT the same'}"
         )
     else:
@@ -132,7 +133,7 @@ def draw(case):
     """Features [N, D] of classes with overlapping clusters, and labels."""
     random = np.random.default_rng(0)
     scale = np.geomspace(1, 0.05, case.num_features)
-    # Sets how many principal components hold 80 % of the variance.
+    # About `dimensions` principal components explain 80 % of the variance.
     scale = np.where(
         np.arange(case.num_features) < 1.3 * case.dimensions, 1.0, scale / 5
     )
@@ -144,23 +145,18 @@ def draw(case):
 
 
 def load(file):
-    with np.load(file) as found:
-        return found["features"], found["labels"]
+    with np.load(file) as arrays:
+        return arrays["features"], arrays["labels"]
 
 
-def statement(features, labels, num_components):
-    """NLEEP from scikit-learn, straight from its definition."""
+def reference(features, labels, num_components):
+    """NLEEP by its definition, with scikit-learn."""
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture
 
     projected = PCA(0.8, svd_solver="full").fit_transform(features.astype(np.float64))
     mixture = GaussianMixture(num_components, random_state=0).fit(projected)
-    posterior = mixture.predict_proba(projected)
-    classes = np.unique(labels)
-    joint = np.stack([posterior[labels == c].sum(0) for c in classes])
-    conditional = joint / joint.sum(0)
-    index = np.searchsorted(classes, labels)
-    return float(np.log((conditional[index] * posterior).sum(1)).mean())
+    return references.nleep(mixture.predict_proba(projected), labels)
 
 
 def reference_fit(x, start, num_components, options):
@@ -177,7 +173,7 @@ def reference_fit(x, start, num_components, options):
 
 
 def twice(function):
-    """Seconds of a second call, those that the first took longer, and its result."""
+    """Return the time of a second call, the extra time of the first, and the result."""
     first, _ = timed(function)
     again, result = timed(function)
     return again, max(first - again, 0.0), result
