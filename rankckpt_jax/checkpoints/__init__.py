@@ -1,28 +1,27 @@
-"""Anything on disk or on a hub becomes a `Backbone`.
+"""Checkpoints of every kind become a `Backbone`.
 
-`load` takes whatever it is; `load_slim` and `load_hub` are for one kind and have more
-to say about it; `find` lists a pool and `recognize` tells a TF-Slim checkpoint's
-architecture.
+`load` accepts any kind; `load_slim` and `load_hub` offer the options of one kind.
+`find` lists a pool; `recognize` returns the architecture of a TF-Slim checkpoint.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from etils import epath
 
+from rankckpt_jax.checkpoints import conversion, sources
 from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.discovery import find
-from rankckpt_jax.checkpoints.fetch import download
-from rankckpt_jax.checkpoints.fetch import uris as handles
-from rankckpt_jax.checkpoints.sources.hub import is_module, load_hub
-from rankckpt_jax.checkpoints.sources.slim import (
-    CheckpointInfo,
-    load_slim,
-    recognize,
-    save_slim,
-)
+from rankckpt_jax.checkpoints.fetch import download, uris
+from rankckpt_jax.checkpoints.sources import Options, hub, keras, slim
+from rankckpt_jax.checkpoints.sources.slim import CheckpointInfo, recognize, save_slim
+from rankckpt_jax.errors import InputError, redact
 
 __all__ = [
     "Backbone",
+    "Options",
     "CheckpointInfo",
     "download",
     "find",
@@ -35,7 +34,7 @@ __all__ = [
 
 
 def load(
-    path: str,
+    path: epath.Path | str,
     *,
     name: str = "",
     image_size: int = 0,
@@ -43,34 +42,141 @@ def load(
     storage: download.Storage | None = None,
     cache: epath.Path | str | None = None,
 ) -> Backbone:
-    """Loads a checkpoint of whatever kind and architecture it turns out to be.
+    """Load a checkpoint of any kind and architecture.
 
     Args:
-      path: See `load_slim` and `load_hub`; a module may have options after "#", see
-        `handles`.
-      name: Unique in its pool; by default the folder's name.
-      image_size: Side of the images in pixels; 0 for what the checkpoint says, else
-        the architecture's default.
-      use_moving_averages: See `load_slim`; of a module its own variables are taken.
+      path: A directory, file, archive, address or handle; see `fetch.uris`. Options
+        may follow after "#".
+      name: Unique in its pool. By default the name of the folder or handle.
+      image_size: Side of the images in pixels. 0 means the checkpoint's own, else the
+        architecture's default.
+      use_moving_averages: Whether to load exponential moving averages of the weights.
+        Applies to TF-Slim only.
       storage: Where downloads are kept.
-      cache: Where conversions of modules are kept.
+      cache: Where conversions are kept. None keeps nothing.
 
     Raises:
       InputError: It cannot be fetched, read or recognized.
     """
-    storage = storage or download.storage()
-    spec, text = handles.split_options(str(path))
-    place = handles.resolve(spec, storage)
-    if is_module(place):
-        options = {"image_size": image_size or None, **handles.options(text)}
-        return load_hub(
-            spec, name=name or None, storage=storage, cache=cache, **options
-        )
-    recognized = recognize(place)
-    return load_slim(
-        recognized.architecture,
-        place,
-        image_size or None,
-        name=name,
+    spec, text = uris.split_options(str(path))
+    fields: dict[str, Any] = {"image_size": image_size, **uris.options(text)}
+    options = Options(name=name, use_moving_averages=use_moving_averages, **fields)
+    place = uris.resolve(spec, storage or download.storage())
+    return _load(sources.get(place), place, spec, options, cache)
+
+
+def load_slim(
+    architecture: str,
+    path: epath.Path | str,
+    image_size: int | None = None,
+    name: str | None = None,
+    *,
+    use_moving_averages: bool = False,
+    input_range: tuple[float, float] | None = None,
+    input_mean: tuple[float, float, float] | None = None,
+) -> Backbone:
+    """Load a TF-Slim checkpoint of a named architecture.
+
+    Args:
+      architecture: A name that `models.create` accepts.
+      path: The prefix "DIR/model.ckpt", its ".index" file, or a directory with one.
+      image_size: Side of the images in pixels; see `sources.slim.load`.
+      name: Unique in its pool. By default the folder's name.
+      use_moving_averages: Whether to load exponential moving averages of the weights.
+      input_range: Values that the pixels 0 and 255 become.
+      input_mean: Mean per channel that is subtracted afterwards.
+
+    Raises:
+      InputError: The file cannot be read, or its variables are not exactly those of
+        the architecture; the message lists the names.
+    """
+    options = Options(
+        name=name or "",
+        image_size=image_size or 0,
+        input_range=input_range,
+        input_mean=input_mean,
+        architecture=architecture,
         use_moving_averages=use_moving_averages,
+    )
+    return slim.load(epath.Path(path), options)
+
+
+def load_hub(
+    handle: epath.Path | str,
+    signature: str | None = None,
+    output: str | None = None,
+    *,
+    name: str | None = None,
+    image_size: int | None = None,
+    input_range: tuple[float, float] | None = None,
+    input_mean: tuple[float, float, float] | None = None,
+    storage: download.Storage | None = None,
+    cache: epath.Path | str | None = None,
+) -> Backbone:
+    """Load a TF-Hub module, a SavedModel or a Keras model.
+
+    Args:
+      handle: A directory, a `.keras` or `.h5` file, an archive, `gs://...`, or
+        "https://tfhub.dev/PUBLISHER/MODULE/VERSION"; see `fetch.uris`.
+      signature: Name of a function. By default the module's call, else the first of
+        `representation`, `image_feature_vector`, `feature_vector`, `default` and
+        `serving_default`.
+      output: Name of the features' output, of a Keras layer, or of a tensor in the
+        graph. By default the pooled pre-logits, as in VTAB. [B, h, w, D] is averaged
+        over h and w.
+      name: Unique in its pool. By default the handle's name.
+      image_size: Side of the images in pixels. By default the module's own.
+      input_range: Values that the pixels 0 and 255 become. By default [0, 1] as in
+        TF-Hub, or the range of a known Keras application.
+      input_mean: Mean per channel that is subtracted afterwards.
+      storage: Where downloads are kept.
+      cache: Where conversions are kept. None keeps nothing.
+
+    Returns:
+      The backbone. `apply(variables, images, train=True)` uses batch statistics if the
+      module has a graph for training; otherwise the statistics come back unchanged.
+
+    Raises:
+      InputError: It cannot be fetched or read, is unsafe, has no unambiguous features,
+        or has an operation without a counterpart in JAX.
+    """
+    place = uris.resolve(handle, storage or download.storage())
+    source = next((s for s in (hub, keras) if s.matches(place)), None)
+    if source is None:
+        raise InputError(
+            "Not a TF-Hub module, SavedModel or Keras model",
+            where=redact(str(handle)),
+            expected="a directory with saved_model.pb, or a .keras or .h5 file",
+            found=str(place) if place.exists() else "nothing",
+        )
+    options = Options(
+        name=name or "",
+        image_size=image_size or 0,
+        signature=signature or "",
+        output=output or "",
+        input_range=input_range,
+        input_mean=input_mean,
+    )
+    return _load(source, place, str(handle), options, cache)
+
+
+def _load(
+    source: Any,
+    path: epath.Path,
+    spec: str,
+    options: Options,
+    cache: epath.Path | str | None,
+) -> Backbone:
+    """Load a local checkpoint, or its kept conversion; name it by its spec."""
+    options = dataclasses.replace(options, handle=redact(spec))
+    if cache is not None and getattr(source, "KEEP_CONVERSION", False):
+        backbone = conversion.load_or_convert(source.load, path, options, cache)
+    else:
+        backbone = source.load(path, options)
+    return dataclasses.replace(
+        backbone,
+        name=options.name
+        or backbone.name
+        or uris.name(spec).strip("/").replace("/", "_"),
+        source=backbone.source or options.handle,
     )

@@ -9,18 +9,67 @@ A stored network that has a Flax module is loaded and applied without TensorFlow
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import importlib.metadata
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
 
+import rankckpt_jax
 from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.checkpoints import sources
 from rankckpt_jax.checkpoints.graphs import graph as graph_lib
 from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs, Pixels
-from rankckpt_jax.storage import store
+from rankckpt_jax.checkpoints.sources import Options
+from rankckpt_jax.devices import processes
+from rankckpt_jax.storage import files, store
 
+_LIBRARIES = ("tensorflow", "tf2jax", "keras", "jax", "flax")
 _GRAPHS = ("evaluation", "training")
+
+
+def load_or_convert(
+    convert: Callable[[epath.Path, Options], backbone_lib.Backbone],
+    path: epath.Path,
+    options: Options,
+    cache: epath.Path | str,
+) -> backbone_lib.Backbone:
+    """Return the kept conversion of a checkpoint, or convert it and keep the result.
+
+    Args:
+      convert: `load` of the checkpoint's source.
+      path: The checkpoint, on this machine.
+      options: The user's choices. The handle and the name may differ from those of
+        the kept conversion.
+      cache: Directory of all conversions.
+    """
+    fingerprint = sources.fingerprint(path, options)
+    choices = dataclasses.asdict(dataclasses.replace(options, handle="", name=""))
+    key: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "rankckpt_jax": rankckpt_jax.__version__,
+    }
+    for field, value in choices.items():
+        key[field] = list(value) if isinstance(value, tuple) else value
+    name = files.digest(fingerprint, str(options.image_size))[:16]
+    directory = epath.Path(cache) / name
+    backbone = load(directory, key)
+    if backbone is None:
+        backbone = convert(path, dataclasses.replace(options, name=""))
+        provenance = {"handle": options.handle, "versions": _versions()}
+        if processes.is_main_process():
+            save(directory, key, backbone, provenance)
+    return backbone
+
+
+def _versions() -> dict[str, str]:
+    versions = {"rankckpt_jax": rankckpt_jax.__version__}
+    for library in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[library] = importlib.metadata.version(library)
+    return versions
 
 
 def save(

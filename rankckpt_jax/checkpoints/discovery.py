@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 
 from etils import epath
 
+from rankckpt_jax.checkpoints import sources
 from rankckpt_jax.checkpoints.fetch import download
 from rankckpt_jax.checkpoints.fetch import uris as handles
-from rankckpt_jax.checkpoints.sources import hub
+from rankckpt_jax.checkpoints.sources import slim
 from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import files
@@ -50,7 +51,7 @@ def find(
             # With a path within, from the archive's own top.
             top = f"{outer}{handles.INNER}." if inner else outer
             place = handles.resolve(top, storage or download.storage())
-            if hub.is_module(place):
+            if _is_whole(place):
                 names.setdefault(whole, _safe(handles.name(outer)))
                 continue
             part = f"{place}/{inner}".rstrip("/")
@@ -112,7 +113,7 @@ def _prefixes(place: epath.Path, above: frozenset[str] = frozenset()) -> Iterato
     Links are followed, but not back to a directory that is being looked through
     (`above`): each checkpoint in it would be found dozens of times.
     """
-    if hub.is_module(place):
+    if _is_whole(place):
         yield str(place)
         return
     if place.is_dir():
@@ -126,6 +127,11 @@ def _prefixes(place: epath.Path, above: frozenset[str] = frozenset()) -> Iterato
         yield match["prefix"]
     elif epath.Path(f"{place}.index").exists() or place.suffix == ".ckpt":
         yield str(place)
+
+
+def _is_whole(place: epath.Path) -> bool:
+    """Whether a path is one checkpoint; TF-Slim's share a directory."""
+    return sources.find(place) not in (None, slim)
 
 
 def _name(prefix: str, root: epath.Path) -> str:

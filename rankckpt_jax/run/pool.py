@@ -221,7 +221,7 @@ def locate(
     for folder in folders:
         for shape in ("vtab/{}/1", "vtab/{}", "{}/1", "{}"):
             place = folder / shape.format(entry.name)
-            if place.is_dir() and hub.is_module(place):
+            if hub.matches(place):
                 return str(place)
             packed = epath.Path(f"{place}.tar.gz")
             if packed.exists():

@@ -51,7 +51,7 @@ def test_load_hub_converts_a_module_once(which, request, tmp_path, monkeypatch):
         provenance["versions"]
     )
     monkeypatch.setattr(
-        "rankckpt_jax.checkpoints.sources.hub._convert",
+        "rankckpt_jax.checkpoints.sources.hub.load",
         lambda *_, **__: pytest.fail("again"),
     )
     second = checkpoints.load_hub(module, name="b", cache=tmp_path)

@@ -14,15 +14,18 @@ from typing import Any
 
 from etils import epath
 
-from rankckpt_jax.checkpoints.graphs import saved_models
+from rankckpt_jax.checkpoints.backbone import Backbone
+from rankckpt_jax.checkpoints.graphs import convert, saved_models
 from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
 from rankckpt_jax.checkpoints.graphs.network import Network
+from rankckpt_jax.checkpoints.sources import Options, fingerprint
 from rankckpt_jax.checkpoints.sources import keras_allowlist as keras_contents
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import InputError
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 """Of the files that hold a Keras model."""
+KEEP_CONVERSION = True
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +45,23 @@ _TORCH_PIXELS = Pixels(
     scale=(1 / 0.229, 1 / 0.224, 1 / 0.225),
     offset=(-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),
 )
+
+
+def matches(path: epath.Path) -> bool:
+    """Whether a path is a file of a Keras model."""
+    return path.name.endswith(SUFFIXES)
+
+
+def load(path: epath.Path, options: Options) -> Backbone:
+    """Convert a Keras model; see `checkpoints.load_hub`.
+
+    Raises:
+      InputError: It cannot be read, or holds code.
+    """
+    network = read(path, options.output or None, options.image_size or None)
+    # `read` has made the chosen layer the only output.
+    remaining = dataclasses.replace(options, output="")
+    return convert.to_backbone(network, fingerprint(path, options), remaining)
 
 
 def read(

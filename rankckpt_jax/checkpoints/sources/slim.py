@@ -30,6 +30,7 @@ from etils import epath
 
 from rankckpt_jax import models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.checkpoints import sources
 from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.models import architecture as architecture_lib
@@ -94,28 +95,26 @@ class Variable:
     slim_shape: tuple[int, ...]
 
 
-def load_slim(
-    architecture: str,
-    path: epath.Path | str,
-    image_size: int | None = None,
-    name: str | None = None,
-    *,
-    use_moving_averages: bool = False,
-    input_range: tuple[float, float] | None = None,
-    input_mean: tuple[float, float, float] | None = None,
-) -> backbone_lib.Backbone:
+def matches(path: epath.Path) -> bool:
+    """Return whether a path is a TF-Slim checkpoint's prefix, part or directory."""
+    part = checkpoint_files.PART
+    if path.is_dir():
+        return any(part.fullmatch(str(child)) for child in path.iterdir())
+    if part.fullmatch(str(path)) or ".ckpt" in path.name:
+        return True
+    return epath.Path(f"{path}.index").exists()
+
+
+def load(path: epath.Path, options: sources.Options) -> backbone_lib.Backbone:
     """Load a TF-Slim checkpoint. TensorFlow is not imported.
 
     Args:
-      architecture: A name for `models.create`.
       path: The prefix "DIR/model.ckpt", its ".index" file, or a directory with one.
-      image_size: Side of the images in pixels; by default the number in the folder's
-        name ("mobilenet_v1_0.25_128"), else the architecture's own size.
-      name: Unique in its pool; by default the folder's name.
-      use_moving_averages: Load the moving averages of the weights, which trainers
-        with `ExponentialMovingAverage` store, instead of the weights.
-      input_range: Values that 0 and 255 become; by default the architecture's.
-      input_mean: Subtracted afterwards, per channel; by default the architecture's.
+      options: `architecture` is recognized from the variables if empty. `image_size`
+        defaults to the number in the folder's name ("mobilenet_v1_0.25_128"), else to
+        the architecture's own size, `name` to the folder's name. `use_moving_averages`
+        loads the moving averages of the weights, which trainers with
+        `ExponentialMovingAverage` store, instead of the weights.
 
     Returns:
       The backbone, with the checkpoint's classifier if there is one.
@@ -124,13 +123,14 @@ def load_slim(
       InputError: The file cannot be read, or its variables differ from those of the
         architecture; the message lists them.
     """
+    architecture = options.architecture or recognize(path).architecture
     prefix = checkpoint_files.prefix_of(path)
     shapes = checkpoint_files.shapes(prefix)
     network = models.get(architecture)
     expected = variables_of(network, _num_classes(network, shapes))
     _check_variables(prefix, network, expected, shapes)
     averaged = {slim for slim in expected if slim + SHADOW in shapes}
-    if use_moving_averages and not averaged:
+    if options.use_moving_averages and not averaged:
         raise InputError(
             "The checkpoint has no moving averages of its weights",
             where=prefix,
@@ -138,7 +138,9 @@ def load_slim(
             fix="load it without use_moving_averages",
         )
     stored = {
-        slim: slim + SHADOW if use_moving_averages and slim in averaged else slim
+        slim: slim + SHADOW
+        if options.use_moving_averages and slim in averaged
+        else slim
         for slim in expected
     }
     values = _read_weights(prefix, list(stored.values()))
@@ -149,10 +151,10 @@ def load_slim(
     return backbone_lib.create(
         architecture,
         flax.traverse_util.unflatten_dict(flat),
-        image_size=image_size or _size_in_name(prefix),
-        input_range=input_range,
-        input_mean=input_mean,
-        name=name or epath.Path(prefix).parent.name or architecture,
+        image_size=options.image_size or _size_in_name(prefix),
+        input_range=options.input_range,
+        input_mean=options.input_mean,
+        name=options.name or epath.Path(prefix).parent.name or architecture,
         fingerprint=checkpoint_files.fingerprint(prefix),
         source=prefix,
     )
@@ -161,7 +163,7 @@ def load_slim(
 def save_slim(
     architecture: str, variables: backbone_lib.Variables, path: epath.Path | str
 ) -> None:
-    """Write Flax variables as a TF-Slim checkpoint, the inverse of `load_slim`.
+    """Write Flax variables as a TF-Slim checkpoint, the inverse of `load`.
 
     Args:
       architecture: A name for `models.create`.

@@ -143,5 +143,5 @@ def test_options_after_a_handle(tmp_path, storage):
 
 
 def test_what_is_no_module_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no module"):
+    with pytest.raises(InputError, match="Not a TF-Hub module"):
         checkpoints.load_hub(tmp_path)
