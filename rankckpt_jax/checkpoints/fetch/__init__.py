@@ -1,1 +1,1 @@
-"""Handles, downloads and archives."""
+"""Handles, downloads and archives: from what the user names to a local path."""

@@ -1,15 +1,14 @@
-"""Fetches files once, whole and as they were the first time.
+"""Download files once, completely, and detect later changes.
 
-    DIRECTORY/FILE                  under its final name only when it is whole
-    DIRECTORY/.FILE.partial         while it arrives; the next run goes on from its end
-    DIRECTORY/FILE.provenance.json  where it came from, its size and SHA-256; no secrets
+    DIRECTORY/FILE                  complete
+    DIRECTORY/.FILE.partial         an interrupted download, which the next run resumes
+    DIRECTORY/FILE.provenance.json  its address, size and SHA-256; no secrets
 
-A file that was put there by hand is taken as it is and recorded.
+A file that the user copied there is used and recorded in the same way.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,9 +17,10 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import filelock
 from etils import epath
 
 from rankckpt_jax.checkpoints.fetch import archives
@@ -28,31 +28,28 @@ from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.storage import files
 
-RANK_CKPT = "http://storage.googleapis.com/gresearch/rank_ckpt/rank_ckpt.zip"
-"""The paper's own checkpoints, of Groups II and III and two of Group I."""
-
 _log = logging.getLogger(__name__)
 
-# Of a download: a piece that the connection breaks off in is lost.
-_PIECE = 1 << 16
-_TIMEOUTS = (20.0, 60.0)  # Seconds, to connect and between two pieces.
-_PROBE = 5.0  # Seconds that a server has to answer whether it is there.
+# Bytes written at a time; a partial chunk is lost when the connection breaks.
+_CHUNK = 1 << 16
+_TIMEOUTS = (20.0, 60.0)  # Seconds to connect, and between two chunks.
+_PROBE_TIMEOUT = 5.0  # Seconds.
 _ATTEMPTS = 5
 _PAUSE = 1.0  # Seconds before the second attempt; doubled before each further one.
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """Where downloads are kept, and from where else they may come.
+    """Where downloads are kept, and their mirrors.
 
     Attributes:
-      directory: Of downloads and what was unpacked; a local one.
-      hub_cache: tensorflow_hub's own cache, whose modules are used where they are;
-        None for none.
-      mirrors: Tried before a handle's own address: "https://host/{path}.tar.gz", in
-        which {path} is the handle's path ("vtab/sup-100/1"), or the address of a
-        directory that has the file under its own name.
-      limit: Bytes that an archive may unpack to.
+      directory: A local directory for downloads and unpacked archives.
+      hub_cache: The cache of the library tensorflow_hub, whose modules are used in
+        place; None for none.
+      mirrors: Addresses to try before a handle's own: "https://host/{path}.tar.gz",
+        in which {path} is the handle's path ("vtab/sup-100/1"), or the address of a
+        directory that holds the file under its own name.
+      limit: Largest size of an archive's contents in bytes.
     """
 
     directory: pathlib.Path
@@ -62,29 +59,34 @@ class Storage:
 
 
 def storage(settings: Any = None) -> Storage:
-    """Makes a `Storage` of a config's `download` section; the defaults without one."""
+    """Build a `Storage` from a config's `download` section, or with the defaults.
+
+    Raises:
+      InputError: The directory is not local, or the limit is not a positive number.
+    """
     directory = settings.directory if settings else ""
     hub_cache = settings.hub_cache if settings else ""
     hub_cache = hub_cache or os.environ.get("TFHUB_CACHE_DIR", "")
-    fallback = pathlib.Path("~/.cache/rankckpt_jax")
-    place = pathlib.Path(directory or os.environ.get("RANKCKPT_DOWNLOADS") or fallback)
+    directory = directory or os.environ.get("RANKCKPT_DOWNLOADS", "")
     if "://" in str(directory):
         raise InputError(
-            "Downloads are kept in a local directory",
+            "Downloads need a local directory",
             where="config.download.directory",
+            expected="a local path",
             found=str(directory),
+            fix="leave it empty to use ~/.cache/rankckpt_jax",
         )
     mirrors = tuple(settings.mirrors) if settings else ()
     limit = settings.limit_gigabytes if settings else Storage.limit / 1e9
     if not 0 < limit < math.inf:
         raise InputError(
-            "An archive has to unpack to something, and to a limit",
+            "The limit of an archive's size is not a positive number",
             where="config.download.limit_gigabytes",
             expected="a number above 0",
             found=str(limit),
         )
     return Storage(
-        place.expanduser(),
+        pathlib.Path(directory or "~/.cache/rankckpt_jax").expanduser(),
         pathlib.Path(hub_cache).expanduser() if hub_cache else None,
         mirrors,
         int(limit * 1e9),
@@ -92,53 +94,53 @@ def storage(settings: Any = None) -> Storage:
 
 
 def reachable(url: str) -> bool:
-    """Whether a server answers at an address; an answer of any kind will do."""
-    import requests
+    """Return whether a server answers at an address, with whatever status."""
+    import requests  # Here for start-up time.
 
     try:
-        requests.head(url, timeout=_PROBE, allow_redirects=False).close()
+        requests.head(url, timeout=_PROBE_TIMEOUT, allow_redirects=False).close()
     except requests.RequestException:
         return False
     return True
 
 
-def fetch(
-    urls: Sequence[str], file: pathlib.Path, *, sha256: str = "", title: str = ""
-) -> pathlib.Path:
-    """Returns `file`, having downloaded it if it was not there.
+def fetch(urls: Sequence[str], file: pathlib.Path, *, title: str = "") -> pathlib.Path:
+    """Download a file unless it exists.
 
     Args:
-      urls: Where it may come from, in the order in which they are tried.
-      file: Its final name.
-      sha256: What it must be, in hexadecimal; what it was the first time if empty.
+      urls: Its addresses, in the order in which they are tried.
+      file: The local path.
       title: For messages; by default the file's name.
 
+    Returns:
+      `file`.
+
     Raises:
-      InputError: No address has it, or it is not what it was; the message says what to
-        put where by hand.
+      InputError: No address has the file, or it differs from the first download. The
+        message explains how to put it there by hand.
     """
     file = pathlib.Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
+    failures = []
     with _lock(file):
         if file.exists():
-            _verify(file, sha256)
+            _verify(file)
             return file
-        failures = []
         for url in urls:
             try:
-                found = _download(url, file)
-                _accept(found, url, file, sha256)
+                _accept(_download(url, file), url, file)
                 return file
             except _Failure as failure:
-                told = redact(f"{url}: {failure}")
-                _log.warning("%s", told)
-                failures.append(told)
+                message = redact(f"{url}: {failure}")
+                _log.warning("%s; trying the next address", message)
+                failures.append(message)
+    address = urls[0] if urls else str(file)
     raise InputError(
         f"{title or file.name} cannot be downloaded",
-        where=urls[0] if urls else str(file),
+        where=address,
         found="; ".join(failures),
-        fix=f"on a machine with network, download {urls[0] if urls else 'it'} and put "
-        f"it here as {file}; or name a mirror in config.download.mirrors",
+        fix=f"on a machine with network, download {address} and copy it to {file}; or "
+        "add a mirror to config.download.mirrors",
     )
 
 
@@ -150,9 +152,12 @@ def fetch_unpacked(
     limit: int = archives.LIMIT,
     title: str = "",
 ) -> pathlib.Path:
-    """Returns `directory` with the contents of an archive, fetched as by `fetch`.
+    """Download an archive with `fetch` and unpack it, unless `directory` exists.
 
-    An archive that cannot be unpacked is removed, and the next address is tried.
+    A damaged archive is removed, and the next address is tried.
+
+    Returns:
+      `directory`.
     """
     if directory.is_dir():
         return directory
@@ -161,107 +166,123 @@ def fetch_unpacked(
         fetch(remaining, file, title=title)
         try:
             return unpack(file, directory, limit=limit)
-        except archives.DamagedArchive as damaged:
-            source = _record(file).get("url")
-            told = [redact(url) for url in remaining]
-            if source not in told:
+        except archives.DamagedArchive as error:
+            source = _read_record(file).get("url")
+            addresses = [redact(url) for url in remaining]
+            if source not in addresses:
                 raise
-            _forget(file)
-            remaining = remaining[told.index(source) + 1 :]
-            _log.warning("%s: %s", source, damaged)
+            file.unlink(missing_ok=True)
+            _record_path(file).unlink(missing_ok=True)
+            remaining = remaining[addresses.index(source) + 1 :]
             if not remaining:
                 raise
+            _log.warning("%s: %s; trying the next address", source, error)
+
+
+def unpack(
+    archive: pathlib.Path, directory: pathlib.Path, *, limit: int = archives.LIMIT
+) -> pathlib.Path:
+    """Unpack an archive with `archives.unpack`, unless `directory` exists.
+
+    Args:
+      archive: A `.tar`, `.tar.gz`, `.tgz` or `.zip`. If it was downloaded, it is
+        compared with its recorded checksum.
+      directory: The target, which appears once it is complete.
+      limit: Largest size of the contents in bytes.
+
+    Returns:
+      `directory`.
+
+    Raises:
+      InputError: The archive is damaged, unsafe, too large or has changed.
+    """
+    archive, directory = pathlib.Path(archive), pathlib.Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(directory):
+        if not directory.is_dir():
+            record = _read_record(archive)
+            if record and _sha256(archive) != record["sha256"]:
+                raise _changed(archive, "another SHA-256")
+            archives.unpack(archive, directory, limit=limit)
+    return directory
 
 
 class _Failure(Exception):
-    """One address failed; the next may do."""
+    """A download from one address failed."""
 
 
 def _download(url: str, file: pathlib.Path) -> pathlib.Path:
-    """Downloads to the partial file, going on where an earlier attempt ended."""
-    import requests
+    """Download to the partial file, resuming an earlier attempt; return its path."""
+    import requests  # Here for start-up time.
 
     partial = file.with_name(f".{file.name}.partial")
     failure: Exception = _Failure("no attempt was made")
     for attempt in range(_ATTEMPTS):
         if attempt:
             time.sleep(_PAUSE * 2 ** (attempt - 1))
-        before = partial.stat().st_size if partial.exists() else 0
+        before = _size(partial)
         try:
-            if _continue(url, partial, file.name):
+            if _resume(url, partial, file.name):
                 return partial
-            failure = _Failure(
-                f"the server sent {partial.stat().st_size} bytes and announced more"
-            )
+            failure = _Failure(f"the server sent only {_size(partial)} bytes")
         except requests.HTTPError as error:
             raise _Failure(_first_line(error)) from error
         except requests.ConnectionError as error:
             failure = error
-            after = partial.stat().st_size if partial.exists() else 0
-            if not before and not after and attempt:
+            if not before and not _size(partial) and attempt:
                 break
         except requests.RequestException as error:
             failure = error
     if isinstance(failure, requests.ConnectionError):
-        raise _Failure(f"no connection ({_innermost(failure)})")
+        raise _Failure(f"no connection ({_root_cause(failure)})")
     raise _Failure(_first_line(failure))
 
 
-def _innermost(error: BaseException) -> str:
-    """What went wrong, without the names of the layers it came up through."""
-    while inner := next((a for a in error.args if isinstance(a, BaseException)), None):
-        error = inner
-    reason = getattr(error, "reason", None)
-    if isinstance(reason, BaseException):
-        error = reason
-    return _first_line(error).rpartition(": ")[2]
+def _resume(url: str, partial: pathlib.Path, title: str) -> bool:
+    """Continue a download; return whether the file is complete."""
+    import requests  # Here for start-up time.
 
-
-def _continue(url: str, partial: pathlib.Path, title: str) -> bool:
-    """Takes up a download; returns whether the file is whole now."""
-    import requests
-
-    state = partial.with_name(f"{partial.name}.json")
-    known = _read_json(state) if partial.exists() else {}
-    have = partial.stat().st_size if known.get("url") == redact(url) else 0
-    # Bytes as they are stored, so that sizes and ranges mean the same thing.
+    state_file = partial.with_name(f"{partial.name}.json")
+    state = _read_json(state_file) if partial.exists() else {}
+    size = _size(partial) if state.get("url") == redact(url) else 0
+    # Without compression, so that sizes and ranges count the bytes of the file.
     headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if known.get("validator"):
-            headers["If-Range"] = known["validator"]
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUTS) as answer:
-        if answer.status_code == 416:
-            # There is nothing after what we have: whole, or of another file.
-            total = _total(answer, 0)
-            if total == have:
+    if size:
+        headers["Range"] = f"bytes={size}-"
+        if state.get("validator"):
+            headers["If-Range"] = state["validator"]
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUTS) as response:
+        if response.status_code == 416:
+            # No bytes after ours: the file is complete, or another one.
+            if _total(response, 0) == size:
                 return True
             partial.unlink(missing_ok=True)
-            return _continue(url, partial, title)
-        answer.raise_for_status()
-        resumed = answer.status_code == 206 and _starts_at(answer) == have
-        if answer.status_code == 206 and not resumed:
+            return _resume(url, partial, title)
+        response.raise_for_status()
+        resumed = response.status_code == 206 and _range_start(response) == size
+        if response.status_code == 206 and not resumed:
             partial.unlink(missing_ok=True)
-            raise requests.RequestException("the server sent another range than asked")
+            raise requests.RequestException("the server sent another range")
         if not resumed:
-            have = 0
-        total = _total(answer, have)
-        if resumed and known.get("total") not in (None, total):
+            size = 0
+        total = _total(response, size)
+        if resumed and state.get("total") not in (None, total):
             partial.unlink(missing_ok=True)
-            return _continue(url, partial, title)
-        validator = answer.headers.get("ETag", "")
+            return _resume(url, partial, title)
+        validator = response.headers.get("ETag", "")
         if not validator or validator.startswith("W/"):
-            validator = answer.headers.get("Last-Modified", "")
-        _write_json(state, {"url": redact(url), "validator": validator, "total": total})
+            validator = response.headers.get("Last-Modified", "")
+        state = {"url": redact(url), "validator": validator, "total": total}
+        _write_json(state_file, state)
         with (
-            progress.bar(f"downloading {title}", total or 0, "B") as shown,
+            progress.bar(f"downloading {title}", total or 0, "B") as bar,
             partial.open("ab" if resumed else "wb") as out,
         ):
-            shown.update(have)
-            for chunk in answer.iter_content(_PIECE):
+            bar.update(size)
+            for chunk in response.iter_content(_CHUNK):
                 out.write(chunk)
-                shown.update(len(chunk))
-    size = partial.stat().st_size
+                bar.update(len(chunk))
+    size = _size(partial)
     if total is not None and size > total:
         partial.unlink()
         raise requests.RequestException(
@@ -270,91 +291,51 @@ def _continue(url: str, partial: pathlib.Path, title: str) -> bool:
     return total is None or size == total
 
 
-def _starts_at(answer: Any) -> int | None:
-    unit, _, rest = answer.headers.get("Content-Range", "").partition(" ")
+def _range_start(response: Any) -> int | None:
+    unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
     start = rest.partition("-")[0]
     return int(start) if unit == "bytes" and start.isdigit() else None
 
 
-def _total(answer: Any, have: int) -> int | None:
-    """Size of the whole file, by the server."""
-    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+def _total(response: Any, size: int) -> int | None:
+    """Return the size of the complete file, of which `size` bytes are skipped."""
+    total = response.headers.get("Content-Range", "").rpartition("/")[2]
     if total.isdigit():
         return int(total)
-    length = answer.headers.get("Content-Length", "")
-    return have + int(length) if length.isdigit() else None
+    length = response.headers.get("Content-Length", "")
+    return size + int(length) if length.isdigit() else None
 
 
-def _accept(partial: pathlib.Path, url: str, file: pathlib.Path, sha256: str) -> None:
-    """Gives a whole download its final name and records what it is."""
-    found = _sha256(partial)
-    expected = sha256 or _record(file).get("sha256", "")
-    state = partial.with_name(f"{partial.name}.json")
-    if expected and found != expected:
+def _accept(partial: pathlib.Path, url: str, file: pathlib.Path) -> None:
+    """Record a complete download and give it its final name."""
+    sha256 = _sha256(partial)
+    expected = _read_record(file).get("sha256", sha256)
+    state_file = partial.with_name(f"{partial.name}.json")
+    if sha256 != expected:
         partial.unlink()
-        state.unlink(missing_ok=True)
-        raise _Failure(f"its SHA-256 is {found} instead of {expected}")
-    _remember(file, url, partial.stat().st_size, found)
+        state_file.unlink(missing_ok=True)
+        raise _Failure(f"its SHA-256 is {sha256}, and was {expected} before")
+    _write_record(file, url, _size(partial), sha256)
     partial.replace(file)
-    state.unlink(missing_ok=True)
+    state_file.unlink(missing_ok=True)
 
 
-def _verify(file: pathlib.Path, sha256: str) -> None:
-    """Compares a file with its record, which is made where there is none."""
-    record = _record(file)
-    size = file.stat().st_size
+def _verify(file: pathlib.Path) -> None:
+    """Compare a file with its record, or record it."""
+    record = _read_record(file)
     if not record:
-        found = _sha256(file)
-        _remember(file, "put there by hand", size, found)
-        record = _record(file)
-    found = record["sha256"]
-    if size != record["size"]:
-        problem = f"{size} bytes instead of {record['size']}"
-    elif sha256 and sha256 != found:
-        problem = f"SHA-256 {found} instead of {sha256}"
-    else:
-        return
-    raise InputError(
-        "A downloaded file is not what it was",
+        _write_record(file, "copied by the user", _size(file), _sha256(file))
+    elif _size(file) != record["size"]:
+        raise _changed(file, f"{_size(file)} bytes instead of {record['size']}")
+
+
+def _changed(file: pathlib.Path, problem: str) -> InputError:
+    return InputError(
+        "A downloaded file has changed",
         where=str(file),
         found=problem,
-        fix=f"remove it and {_record_path(file).name}, and it is fetched again",
+        fix=f"remove it and {_record_path(file).name} to download it again",
     )
-
-
-def unpack(
-    archive: pathlib.Path, directory: pathlib.Path, *, limit: int = archives.LIMIT
-) -> pathlib.Path:
-    """Unpacks a `.tar`, `.tar.gz`, `.tgz` or `.zip` to a new directory.
-
-    Args:
-      archive: Compared with its record first, where it has one.
-      directory: Appears when everything is in it.
-      limit: Bytes that the contents may have.
-
-    Returns:
-      `directory`.
-
-    Raises:
-      InputError: A member would stand outside, is a link or a device, the contents are
-        too large, or the archive is damaged. Nothing is left then.
-    """
-    archive, directory = pathlib.Path(archive), pathlib.Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(directory):
-        if directory.is_dir():
-            return directory
-        record = _record(archive)
-        if record and _sha256(archive) != record["sha256"]:
-            raise InputError(
-                "A downloaded file is not what it was",
-                where=str(archive),
-                expected=f"SHA-256 {record['sha256']}",
-                fix=f"remove it and {_record_path(archive).name}, and it is fetched "
-                "again",
-            )
-        archives.unpack(archive, directory, limit=limit)
-    return directory
 
 
 # ------------------------------------------------------------------- records
@@ -364,20 +345,15 @@ def _record_path(file: pathlib.Path) -> pathlib.Path:
     return file.with_name(f"{file.name}.provenance.json")
 
 
-def _record(file: pathlib.Path) -> dict[str, Any]:
+def _read_record(file: pathlib.Path) -> dict[str, Any]:
     record = _read_json(_record_path(file))
     return record if {"url", "size", "sha256"} <= record.keys() else {}
 
 
-def _remember(file: pathlib.Path, url: str, size: int, sha256: str) -> None:
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    record = {"url": redact(url), "size": size, "sha256": sha256, "recorded": when}
+def _write_record(file: pathlib.Path, url: str, size: int, sha256: str) -> None:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    record = {"url": redact(url), "size": size, "sha256": sha256, "recorded": now}
     _write_json(_record_path(file), record)
-
-
-def _forget(file: pathlib.Path) -> None:
-    file.unlink(missing_ok=True)
-    _record_path(file).unlink(missing_ok=True)
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -392,6 +368,10 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
     files.write_text_atomically(epath.Path(path), json.dumps(value, indent=1))
 
 
+def _size(path: pathlib.Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _sha256(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -402,14 +382,16 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-@contextlib.contextmanager
-def _lock(path: pathlib.Path) -> Iterator[None]:
-    """Lets one process of this machine at a time make `path`."""
-    try:
-        import fcntl
-    except ImportError:  # Not on Windows, where one process has to do.
-        yield
-        return
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _root_cause(error: BaseException) -> str:
+    """Return the innermost message, without the layers of urllib3 around it."""
+    while inner := next((a for a in error.args if isinstance(a, BaseException)), None):
+        error = inner
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, BaseException):
+        error = reason
+    return _first_line(error).rpartition(": ")[2]
+
+
+def _lock(path: pathlib.Path) -> filelock.BaseFileLock:
+    """Let one process of this machine at a time create `path`."""
+    return filelock.FileLock(path.with_name(f".{path.name}.lock"))

@@ -1,13 +1,13 @@
-"""What a user may name, wherever it is: a local path to read it from.
+"""What the user may name as a checkpoint, and the local path it resolves to.
 
-DIR, FILE.keras, FILE.h5             as they are
+DIR, FILE.keras, FILE.h5             used in place
 FILE.tar.gz, FILE.zip                unpacked beside the downloads
 gs://BUCKET/DIR, gs://.../X.tar.gz   copied
-https://tfhub.dev/vtab/sup-100/1     TF-Hub's handle; also without "https://"
+https://tfhub.dev/vtab/sup-100/1     handle of TF-Hub, also without "https://"
 https://HOST/FILE.tar.gz             downloaded and unpacked
-https://HOST/FILE.zip!/INNER/PATH    likewise, then a path in it
+https://HOST/FILE.zip!/INNER/PATH    downloaded and unpacked; a path in the archive
 
-After "#" may stand what is to be made of a module, as in
+Options may follow after "#", as in
 "https://tfhub.dev/vtab/vae/1#image_size=128&output=pre_logits"; see `options`.
 """
 
@@ -26,60 +26,70 @@ from rankckpt_jax.checkpoints.fetch import download
 from rankckpt_jax.errors import InputError
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
-"""Endings of the files that are unpacked."""
+"""Suffixes of the files that are unpacked."""
+
+INNER = "!/"
+"""Separates an archive from a path in it."""
 
 _REMOTE = re.compile(r"(https?://|tfhub\.dev/)")
-INNER = "!/"
-"""Between an archive and a path in it."""
-
-
+_KERAS = re.compile(r"\.(keras|h5|hdf5)$")
 _OPTION = r"(signature|output|image_size|input_range)=[^&#]+"
 _OPTIONS = re.compile(rf"(?P<spec>[^#]+)#(?P<options>{_OPTION}(&{_OPTION})*)")
 
 
 def split_options(spec: str) -> tuple[str, str]:
-    """Divides what a user named into (the thing, its options or "")."""
+    """Split "SPEC#OPTIONS" into its parts; the options are empty if there are none."""
     match = _OPTIONS.fullmatch(spec)
     return (match["spec"], match["options"]) if match else (spec, "")
 
 
 def options(text: str) -> dict[str, Any]:
-    """Arguments of `load_hub` by the options that stand after "#".
+    """Parse the options after "#" into fields of `sources.Options`.
 
-    signature=NAME, output=NAME, image_size=PIXELS, input_range=LOW:HIGH; with "&"
-    between.
+    Example:
+      >>> options("output=pooled&image_size=128&input_range=-1:1")
+      {'output': 'pooled', 'image_size': 128, 'input_range': (-1.0, 1.0)}
+
+    Args:
+      text: signature=NAME, output=NAME, image_size=PIXELS and input_range=LOW:HIGH,
+        separated by "&".
 
     Raises:
-      InputError: A value is not of its kind.
+      InputError: A value is invalid.
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for pair in filter(None, text.split("&")):
         key, _, value = pair.partition("=")
         try:
             if key == "image_size":
-                found[key] = int(value)
+                result[key] = int(value)
             elif key == "input_range":
                 low, high = value.split(":")
-                found[key] = (float(low), float(high))
+                result[key] = (float(low), float(high))
             else:
-                found[key] = value
+                result[key] = value
         except ValueError as error:
             raise InputError(
-                f"The option {key} of a checkpoint cannot be read",
+                f"The option {key} of a checkpoint is invalid",
                 where=text,
                 expected="image_size=PIXELS, input_range=LOW:HIGH",
                 found=pair,
             ) from error
-    return found
+    return result
 
 
 def is_remote(spec: str) -> bool:
-    """Whether it names something to download."""
+    """Return whether a spec names something to download."""
     return _REMOTE.match(spec) is not None
 
 
 def name(spec: str) -> str:
-    """A readable name for what a user named: "vtab/sup-100"."""
+    """Return a readable name.
+
+    Example:
+      >>> name("https://tfhub.dev/vtab/sup-100/1"), name("pools/nets.tar.gz")
+      ('vtab/sup-100', 'nets')
+    """
     if not is_remote(spec):
         return _stem(pathlib.PurePath(spec).name)
     # TF-Hub's handles end in a version.
@@ -87,11 +97,11 @@ def name(spec: str) -> str:
 
 
 def resolve(spec: epath.Path | str, storage: download.Storage) -> epath.Path:
-    """Returns a local path for what a user named, fetched if it has to be.
+    """Return the local path of a spec, downloaded and unpacked if necessary.
 
     Raises:
-      InputError: It is not there, or cannot be fetched; the message says what to put
-        where by hand.
+      InputError: It does not exist or cannot be downloaded. The message explains how
+        to put it there by hand.
     """
     outer, _, inner = str(spec).partition(INNER)
     if is_remote(outer):
@@ -103,7 +113,7 @@ def resolve(spec: epath.Path | str, storage: download.Storage) -> epath.Path:
     if inner:
         return epath.Path(place) / inner
     unpacked = place.is_dir() and (is_remote(outer) or outer.endswith(ARCHIVES))
-    return epath.Path(_single(place) if unpacked else place)
+    return epath.Path(_without_wrappers(place) if unpacked else place)
 
 
 def _resolve_local(path: pathlib.Path, storage: download.Storage) -> pathlib.Path:
@@ -112,27 +122,15 @@ def _resolve_local(path: pathlib.Path, storage: download.Storage) -> pathlib.Pat
     if not path.is_file():
         raise InputError("There is no such file", where=str(path))
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    # By time and size too, so that a new file under the old name is unpacked anew.
+    # Size and time are part of the name, so that a new version is unpacked again.
     facts = path.stat()
     name = f"{_stem(path.name)}-{key}-{facts.st_size}-{facts.st_mtime_ns}"
     place = storage.directory / "unpacked" / name
     return download.unpack(path, place, limit=storage.limit)
 
 
-def _cached(handle: str, storage: download.Storage) -> pathlib.Path | None:
-    """A module's directory in tensorflow_hub's own cache, if it is there."""
-    if storage.hub_cache is None:
-        return None
-    for name in (handle, f"{handle}?tf-hub-format=compressed"):
-        # tensorflow_hub names a module's directory so.
-        place = storage.hub_cache / hashlib.sha1(name.encode()).hexdigest()
-        if place.is_dir() and any(place.iterdir()):
-            return place
-    return None
-
-
 def _resolve_remote(spec: str, storage: download.Storage) -> pathlib.Path:
-    handle = spec if "://" in spec else f"https://{spec}"
+    handle = _absolute(spec)
     if (cached := _cached(handle, storage)) is not None:
         return cached
     urls = addresses(handle, storage.mirrors)
@@ -144,71 +142,87 @@ def _resolve_remote(spec: str, storage: download.Storage) -> pathlib.Path:
     )
 
 
-def destination(
-    spec: str, storage: download.Storage
-) -> tuple[pathlib.Path, pathlib.Path]:
-    """Where a remote file is downloaded to, and where it is unpacked; one for a file.
-
-    Whoever has no network puts the file at the first by hand.
-    """
-    handle = spec if "://" in spec else f"https://{spec}"
-    # Without user and password, which are nobody else's to read.
-    host = urlsplit(handle).netloc.rpartition("@")[2].replace(":", "_")
-    path = _path(handle)
-    base = storage.directory / host / path
-    ending = next((end for end in ARCHIVES if path.endswith(end)), "")
-    if not ending and re.search(r"\.(keras|h5|hdf5)$", path):
-        return base, base
-    archive = base if ending else base.with_name(f"{base.name}.tar.gz")
-    return archive, base.with_name(_stem(base.name)) if ending else base
-
-
-def is_here(spec: str, storage: download.Storage) -> bool:
-    """Whether a remote file needs no network: it is downloaded or put there by hand."""
-    handle = spec if "://" in spec else f"https://{spec}"
-    return _cached(handle, storage) is not None or any(
-        place.exists() for place in destination(handle, storage)
-    )
-
-
 def _resolve_bucket(path: epath.Path, storage: download.Storage) -> pathlib.Path:
-    place = storage.directory / "gs" / str(path).removeprefix("gs://")
-    if path.name.endswith(ARCHIVES):
-        if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            partial = place.with_name(f".{place.name}.partial")
-            with path.open("rb") as source, partial.open("wb") as out:
-                shutil.copyfileobj(source, out)
-            partial.replace(place)
-        return _resolve_local(place, storage)
-    if place.is_dir():
-        return place
-    partial = place.with_name(f".{place.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    _copy(path, partial)
-    partial.replace(place)
-    return place
+    """Copy a directory, a file, or the files of a TF-Slim checkpoint's prefix.
+
+    Directories and files are kept apart, because a directory counts as complete.
+    """
+    relative = str(path).removeprefix("gs://")
+    directory = storage.directory / "gs" / relative
+    if directory.is_dir():
+        return directory
+    file = storage.directory / "gs_files" / relative
+    if not (file.is_file() or file.with_name(f"{file.name}.index").exists()):
+        if path.is_dir():
+            _copy(path, directory)
+            return directory
+        sources = [path]
+        if not path.exists():
+            sources = [p for p in path.parent.iterdir() if _is_part(p, path)]
+            # The index comes last, because it marks a complete copy.
+            sources.sort(key=lambda part: part.name.endswith(".index"))
+        if not sources:
+            raise InputError("There is no such file", where=str(path))
+        for source in sources:
+            _copy(source, file.with_name(source.name))
+    return _resolve_local(file, storage)
+
+
+def _is_part(path: epath.Path, prefix: epath.Path) -> bool:
+    return path.name.startswith(f"{prefix.name}.")
 
 
 def _copy(source: epath.Path, target: pathlib.Path) -> None:
-    if not source.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(source.read_bytes())
-        return
-    target.mkdir(parents=True, exist_ok=True)
-    for child in source.iterdir():
-        _copy(child, target / child.name)
+    """Copy a file or directory, which appears under its name once it is complete."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        partial.mkdir()
+        for child in source.iterdir():
+            _copy(child, partial / child.name)
+    else:
+        with source.open("rb") as opened, partial.open("wb") as out:
+            shutil.copyfileobj(opened, out)
+    partial.replace(target)
+
+
+def destination(
+    spec: str, storage: download.Storage
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Return where a remote spec is downloaded to, and where it is unpacked.
+
+    Both are the same for a single file. Without a network, the user copies the file to
+    the first.
+    """
+    handle = _absolute(spec)
+    # Without user and password.
+    host = urlsplit(handle).netloc.rpartition("@")[2].replace(":", "_")
+    path = _path(handle)
+    base = storage.directory / host / path
+    if path.endswith(ARCHIVES):
+        return base, base.with_name(_stem(base.name))
+    if _KERAS.search(path):
+        return base, base
+    return base.with_name(f"{base.name}.tar.gz"), base
+
+
+def is_here(spec: str, storage: download.Storage) -> bool:
+    """Return whether a remote spec needs no network."""
+    return _cached(_absolute(spec), storage) is not None or any(
+        place.exists() for place in destination(spec, storage)
+    )
 
 
 def addresses(handle: str, mirrors: tuple[str, ...]) -> list[str]:
-    """Addresses that may have what a handle names, the likeliest first."""
+    """Return the addresses of a handle, in the order in which they are tried."""
     path, parts = _path(handle), urlsplit(handle)
-    is_file = path.endswith(ARCHIVES) or re.search(r"\.(keras|h5|hdf5)$", path)
-    bare = path if is_file else f"{path}.tar.gz"
+    is_file = path.endswith(ARCHIVES) or _KERAS.search(path)
+    file = path if is_file else f"{path}.tar.gz"
     urls = [
         mirror.format(path=path)
         if "{path}" in mirror
-        else f"{mirror.rstrip('/')}/{bare.rpartition('/')[2] if is_file else bare}"
+        else f"{mirror.rstrip('/')}/{file.rpartition('/')[2] if is_file else file}"
         for mirror in mirrors
     ]
     if parts.netloc == "tfhub.dev":
@@ -221,10 +235,25 @@ def addresses(handle: str, mirrors: tuple[str, ...]) -> list[str]:
     return urls
 
 
+def _cached(handle: str, storage: download.Storage) -> pathlib.Path | None:
+    """Return a module's directory in the cache of tensorflow_hub, or None."""
+    if storage.hub_cache is None:
+        return None
+    for name in (handle, f"{handle}?tf-hub-format=compressed"):
+        # tensorflow_hub names directories in this way.
+        place = storage.hub_cache / hashlib.sha1(name.encode()).hexdigest()
+        if place.is_dir() and any(place.iterdir()):
+            return place
+    return None
+
+
+def _absolute(spec: str) -> str:
+    return spec if "://" in spec else f"https://{spec}"
+
+
 def _path(handle: str) -> str:
-    """A handle's path: "vtab/sup-100/1"."""
-    parts = urlsplit(handle if "://" in handle else f"https://{handle}")
-    path = parts.path.strip("/")
+    """Return a handle's path, such as "vtab/sup-100/1"."""
+    path = urlsplit(_absolute(handle)).path.strip("/")
     if not path or ".." in path.split("/"):
         raise InputError(
             "A handle names no module",
@@ -235,15 +264,15 @@ def _path(handle: str) -> str:
 
 
 def _stem(name: str) -> str:
-    for ending in ARCHIVES:
-        name = name.removesuffix(ending)
+    for suffix in ARCHIVES:
+        name = name.removesuffix(suffix)
     return name
 
 
-def _single(directory: pathlib.Path) -> pathlib.Path:
-    """The one directory that an archive put everything into, if it did."""
+def _without_wrappers(directory: pathlib.Path) -> pathlib.Path:
+    """Descend into the only folder of an archive, again and again."""
     children = list(directory.iterdir())
-    known = ("saved_model.pb", "variables", "assets")
-    if len(children) == 1 and children[0].is_dir() and children[0].name not in known:
-        return _single(children[0])
+    parts = ("saved_model.pb", "variables", "assets")
+    if len(children) == 1 and children[0].is_dir() and children[0].name not in parts:
+        return _without_wrappers(children[0])
     return directory

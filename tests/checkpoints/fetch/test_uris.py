@@ -1,17 +1,21 @@
+import contextlib
 import hashlib
 import os
+import shutil
 import tarfile
 
 import pytest
 
 from rankckpt_jax import checkpoints
-from rankckpt_jax.checkpoints.fetch import download
-from rankckpt_jax.checkpoints.fetch import uris as handles
+from rankckpt_jax.benchmark import neucrab
+from rankckpt_jax.checkpoints.fetch import download, uris
+from rankckpt_jax.checkpoints.sources import hub
 from rankckpt_jax.errors import InputError
-from tests.checkpoints import modules
 from tests.checkpoints.fetch import test_download
+from tests.storage import conftest as storage_fixtures
 
 server = test_download.server
+bucket = storage_fixtures.bucket
 
 
 @pytest.fixture
@@ -53,17 +57,17 @@ def _archive(path, folder):
             ],
         ),
         (
-            download.RANK_CKPT,
+            neucrab.ARCHIVE,
             ("http://b/c",),
-            ["http://b/c/rank_ckpt.zip", download.RANK_CKPT],
+            ["http://b/c/rank_ckpt.zip", neucrab.ARCHIVE],
         ),
     ],
 )
-def test_addresses_of_a_handle(handle, mirrors, expected):
-    assert handles.addresses(handle, mirrors) == expected
+def test_addresses(handle, mirrors, expected):
+    assert uris.addresses(handle, mirrors) == expected
 
 
-def test_a_handle_is_fetched_unpacked_and_kept(server, tmp_path):
+def test_resolve_downloads_and_unpacks_a_handle_once(server, tmp_path):
     module = _module(tmp_path / "module")
     archive = _archive(tmp_path / "1.tar.gz", module)
     server.files["mirror/vtab/net/1.tar.gz"] = archive.read_bytes()
@@ -71,38 +75,38 @@ def test_a_handle_is_fetched_unpacked_and_kept(server, tmp_path):
         tmp_path / "cache", mirrors=(server.url("mirror/{path}.tar.gz"),)
     )
     for handle in ("https://tfhub.dev/vtab/net/1", "tfhub.dev/vtab/net/1"):
-        place = handles.resolve(handle, storage)
+        place = uris.resolve(handle, storage)
         assert (place / "saved_model.pb").exists()
     assert len(server.requests) == 1
     found = checkpoints.find("https://tfhub.dev/vtab/net/1", storage)
     assert found == [("vtab_net", "https://tfhub.dev/vtab/net/1")]
 
 
-def test_tensorflow_hubs_cache_is_used(tmp_path):
+def test_resolve_uses_the_cache_of_tensorflow_hub(tmp_path):
     handle = "https://tfhub.dev/vtab/net/1"
     cached = tmp_path / "hub" / hashlib.sha1(handle.encode()).hexdigest()
     _module(cached)
     storage = download.Storage(tmp_path / "cache", hub_cache=tmp_path / "hub")
-    assert os.fspath(handles.resolve(handle, storage)) == os.fspath(cached)
+    assert os.fspath(uris.resolve(handle, storage)) == os.fspath(cached)
 
 
-def test_without_a_network_a_handle_says_what_to_put_where(
+def test_resolve_without_a_network_explains_where_to_put_the_file(
     tmp_path, storage, monkeypatch
 ):
     monkeypatch.setattr(
-        handles, "addresses", lambda handle, mirrors: ["http://127.0.0.1:9/vtab/net/1"]
+        uris, "addresses", lambda handle, mirrors: ["http://127.0.0.1:9/vtab/net/1"]
     )
     monkeypatch.setattr(download, "_PAUSE", 0.0)
     with pytest.raises(InputError) as raised:
-        handles.resolve("https://tfhub.dev/vtab/net/1", storage)
+        uris.resolve("https://tfhub.dev/vtab/net/1", storage)
     target = storage.directory / "tfhub.dev" / "vtab" / "net" / "1.tar.gz"
     assert str(target) in str(raised.value)
     _archive(target, _module(tmp_path / "module"))
-    place = handles.resolve("https://tfhub.dev/vtab/net/1", storage)
+    place = uris.resolve("https://tfhub.dev/vtab/net/1", storage)
     assert (place / "saved_model.pb").exists()
 
 
-def test_pools_in_archives(tmp_path, storage):
+def test_find_and_resolve_paths_in_an_archive(tmp_path, storage):
     pool = tmp_path / "files" / "rank_ckpt"
     for run in ("inat", "places"):
         (pool / run).mkdir(parents=True)
@@ -114,11 +118,11 @@ def test_pools_in_archives(tmp_path, storage):
     assert [name for name, _ in listed] == ["inat-3"]
     inner = f"{archive}!/rank_ckpt/inat/model.ckpt-3"
     assert checkpoints.find(inner, storage) == [("rank_ckpt_inat-3", inner)]
-    resolved = handles.resolve(inner, storage)
+    resolved = uris.resolve(inner, storage)
     assert resolved.with_name("model.ckpt-3.index").exists()
 
 
-def test_modules_below_a_folder_are_found(tmp_path):
+def test_find_modules_below_a_folder(tmp_path):
     _module(tmp_path / "pool" / "vtab" / "net")
     (tmp_path / "pool" / "own.keras").touch()
     (tmp_path / "pool" / "rest.tar.gz").touch()
@@ -127,21 +131,46 @@ def test_modules_below_a_folder_are_found(tmp_path):
     assert [name for name, _ in checkpoints.find(tmp_path / "pool/vtab/net")] == ["net"]
 
 
-def test_options_after_a_handle(tmp_path, storage):
-    module = tmp_path / "m"
-    signatures = {"default": {"one": "pooled", "two": "map"}}
-    modules.export_tf1(module, modules.small, 24, signatures=signatures)
-    (listed,) = checkpoints.find(f"{module}#output=two&input_range=-1:1", storage)
-    assert listed[0] == "m"
-    backbone = checkpoints.load(listed[1], storage=storage)
-    assert backbone.input_range == (-1.0, 1.0)
-    assert (
-        backbone.fingerprint == checkpoints.load_hub(module, output="two").fingerprint
-    )
+def test_load_takes_options_after_a_handle(tmp_path, storage, monkeypatch):
+    module = _module(tmp_path / "m")
+    seen = []
+    monkeypatch.setattr(hub, "load", lambda path, options: seen.append(options))
+    spec = f"{module}#output=two&input_range=-1:1&image_size=64"
+    assert checkpoints.find(spec, storage) == [("m", spec)]
+    with contextlib.suppress(TypeError):  # The stub returns no backbone.
+        checkpoints.load(spec, storage=storage)
+    (options,) = seen
+    assert (options.output, options.input_range) == ("two", (-1.0, 1.0))
+    assert options.image_size == 64
     with pytest.raises(InputError, match="input_range=LOW:HIGH"):
         checkpoints.load(f"{module}#input_range=1", storage=storage)
 
 
-def test_what_is_no_module_is_refused(tmp_path):
+def test_load_hub_refuses_other_files(tmp_path):
     with pytest.raises(InputError, match="Not a TF-Hub module"):
         checkpoints.load_hub(tmp_path)
+
+
+def test_resolve_copies_from_a_bucket_once(bucket, tmp_path, storage):
+    run = bucket / "runs" / "net_128"
+    run.mkdir(parents=True)
+    for name in ("model.ckpt-1.index", "model.ckpt-1.data-00000-of-00001"):
+        (run / name).write_text(name)
+    (run / "model.ckpt-10.index").touch()
+    archive = _archive(bucket / "nets.tar.gz", _module(tmp_path / "module"))
+    prefix = uris.resolve("gs://bucket/runs/net_128/model.ckpt-1", storage)
+    assert {path.name for path in prefix.parent.iterdir()} == {
+        *("model.ckpt-1.index", "model.ckpt-1.data-00000-of-00001")
+    }
+    assert prefix.parent.name == "net_128"
+    directory = uris.resolve("gs://bucket/runs/net_128", storage)
+    assert len(list(directory.iterdir())) == 3
+    unpacked = uris.resolve("gs://bucket/nets.tar.gz", storage)
+    assert (unpacked / "saved_model.pb").exists()
+    shutil.rmtree(run)
+    archive.unlink()
+    assert uris.resolve("gs://bucket/runs/net_128/model.ckpt-1", storage) == prefix
+    assert uris.resolve("gs://bucket/runs/net_128", storage) == directory
+    assert uris.resolve("gs://bucket/nets.tar.gz", storage) == unpacked
+    with pytest.raises(InputError, match="no such file"):
+        uris.resolve("gs://bucket/absent", storage)
