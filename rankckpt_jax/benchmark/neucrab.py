@@ -24,7 +24,7 @@ import dataclasses
 import types
 from collections.abc import Iterable, Mapping
 
-from rankckpt_jax.report.text import printable
+from rankckpt_jax.results.formatting import printable
 
 ARCHIVE = "http://storage.googleapis.com/gresearch/rank_ckpt/rank_ckpt.zip"
 """The authors' archive; the paths of TF-Slim entries are below `rank_ckpt/` in it."""

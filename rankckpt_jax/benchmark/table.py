@@ -29,16 +29,17 @@ from etils import epath
 from rankckpt_jax import evaluation
 from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.report import CSV_NAME, template, terminal
-from rankckpt_jax.report import columns as table
-from rankckpt_jax.report.cells import decimal
-from rankckpt_jax.report.text import printable
-from rankckpt_jax.results import assessment
+from rankckpt_jax.report import CSV_NAME, rendering, terminal
+from rankckpt_jax.report import csv as report_csv
+from rankckpt_jax.results.formatting import format_decimal, printable
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.storage import files
 
 COLUMNS = ("recall@1", "rel@1", "recall@3", "rel@3", "pearson", "kendall")
 """The paper's columns, keys of `evaluation.score_ranking`."""
+
+ALL = "all"
+"""The only group, if no checkpoint belongs to a group."""
 
 RANDOM = "random order"
 """The line that every measure must beat."""
@@ -85,7 +86,8 @@ def read(workdir: epath.PathLike) -> tuple[Ranking, ...]:
             fix="run the report stage for each task: --config.stages=report",
         )
     return tuple(
-        table.from_csv(file.read_text(), file.parent.name, str(file)) for file in paths
+        report_csv.from_csv(file.read_text(), file.parent.name, str(file))
+        for file in paths
     )
 
 
@@ -105,16 +107,17 @@ def tabulate(
     groups = [g for g in neucrab.GROUPS if g in present]
     groups += sorted(present - set(groups))
     lines = []
-    for group in groups or [assessment.ALL]:
+    for group in groups or [ALL]:
         for measure in [*measures, RANDOM]:
             by_task, pairs = {}, {}
             for ranking in rankings:
                 # Chance is that of the checkpoints which the first measure ranks.
                 of = ranking.measures[0] if measure == RANDOM else measure
-                rows = assessment.pairs_within(ranking.rows, group, of)
+                rows = ranking.evaluated_rows(of, "" if group == ALL else group)
                 if len(rows) < 2:
                     continue
-                scores, accuracies = zip(*rows, strict=True)
+                scores = [row.scores[of] for row in rows]
+                accuracies = [row.finite_accuracy() for row in rows]
                 by_task[ranking.task] = (
                     evaluation.random_ranking(accuracies)
                     if measure == RANDOM
@@ -169,7 +172,7 @@ def to_text(lines: Sequence[Line]) -> str:
 
 
 def _figure(line: Line, key: str) -> str:
-    ours = decimal(line.mean[key])
+    ours = format_decimal(line.mean[key])
     return f"{ours} ({line.published[key]:.2f})" if key in line.published else ours
 
 
@@ -183,7 +186,7 @@ def to_csv(lines: Sequence[Line]) -> str:
             figures = [scores[key] for key in COLUMNS]
             count = line.pairs.get(task, "")
             writer.writerow(
-                [*map(table.text_cell, (line.group, line.measure, task)), count]
+                [*map(report_csv.text_cell, (line.group, line.measure, task)), count]
                 + ["" if math.isnan(value) else repr(value) for value in figures]
             )
     return file.getvalue()
@@ -192,7 +195,7 @@ def to_csv(lines: Sequence[Line]) -> str:
 def to_html(lines: Sequence[Line]) -> str:
     """The tables and, for each group, a map of Kendall's tau by measure and task."""
     tasks = list(dict.fromkeys(task for line in lines for task in line.by_task))
-    return template.render(
+    return rendering.render(
         "benchmark.html.j2",
         tasks=[printable(task) for task in tasks],
         columns=[name.capitalize() for name in COLUMNS],
@@ -221,7 +224,7 @@ def _group_for_page(
                 "baseline": line.measure == RANDOM,
                 "cells": [
                     {
-                        "text": decimal(line.mean[key]),
+                        "text": format_decimal(line.mean[key]),
                         "best": line in measures and line.mean[key] == best[key],
                         "published": f"{line.published[key]:.2f}"
                         if key in line.published
@@ -245,8 +248,8 @@ def _group_for_page(
 def _tau(value: float | None) -> tuple[str, int]:
     """What is written, and a shade from 0 (no better than chance) to 100."""
     if value is None or math.isnan(value):
-        return decimal(None), 0
-    return decimal(value), round(100 * max(value, 0.0))
+        return format_decimal(None), 0
+    return format_decimal(value), round(100 * max(value, 0.0))
 
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs", "Where the runs of all tasks are.")

@@ -1,144 +1,258 @@
-"""The ranking as comma-separated values, one line per checkpoint."""
+"""The columns of a ranking's table. Every format of the report shows this list."""
 
-import csv
-import io
-import re
+from __future__ import annotations
 
-from rankckpt_jax.errors import InputError
-from rankckpt_jax.report.text import one_line
-from rankckpt_jax.results.ranking import Ranking, rank
-from rankckpt_jax.results.row import Row
+import dataclasses
+from collections.abc import Callable, Sequence
 
-_FORMULA_STARTS = tuple("=+-@\t\r＝＋－＠")
-"""What makes a spreadsheet run a cell as a formula, ASCII and full-width."""
+from rankckpt_jax.results.formatting import (
+    format_percent,
+    format_scores,
+    one_line,
+    printable,
+)
+from rankckpt_jax.results.ranking import Ranking
+from rankckpt_jax.results.row import Row, finite
 
-_ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|[ntr\\])")
+Value = str | float | None
 
 
-def to_csv(ranking: Ranking) -> str:
-    """Writes every number in full precision and every name safe for a spreadsheet.
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column. CSV and JSON files have all of them.
 
-    The columns are `rank`, `checkpoint`, `architecture`, `group`; for each measure
-    `M`, `M_spread` and `M_seconds`; `accuracy` (fraction), `extract_seconds`,
-    `finetune_seconds`, `num_parameters`, `feature_dim`, `image_size`, `warnings` and
-    `failure`. Unknown is empty; a score that came out as NaN is `nan`.
+    Attributes:
+      name: Name in files.
+      heading: Heading for people.
+      help: One sentence on its meaning.
+      value: Returns the value of a row; None or "" if unknown.
+      format: Returns the texts of finite numbers, or None for values that are text.
+      shown_in: Which of `"terminal"`, `"notebook"` and `"page"` show it.
+      optional: Whether they omit it if no row has a value.
+      spread: Returns the standard deviation of a row's value.
+      bounds: Range of the bars on the page; the range of the values if None.
+    """
 
-    A name that a spreadsheet would run as a formula gets a leading apostrophe, as OWASP
-    advises against CSV injection; numbers are never touched, not even negative ones.
-    `from_csv`, and `read_cell` for one cell, give the original name again.
+    name: str
+    heading: str
+    help: str
+    value: Callable[[Row], Value]
+    format: Callable[[Sequence[float | None]], list[str]] | None = None
+    shown_in: tuple[str, ...] = ()
+    optional: bool = True
+    spread: Callable[[Row], float | None] = lambda row: None
+    bounds: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One value for people.
+
+    Attributes:
+      value: A finite number, a text or None.
+      text: The formatted value.
+      spread: The formatted standard deviation, or empty.
+      bar: Length of the bar from 0 to 100, or None.
+      is_best: Whether no value of the column is higher, and some are lower.
+    """
+
+    value: Value
+    text: str
+    spread: str = ""
+    bar: int | None = None
+    is_best: bool = False
+
+
+def columns(ranking: Ranking) -> list[Column]:
+    """Return the columns of a ranking. To add a column, add an entry here."""
+    first = ranking.measures[0]
+    ranks = dict(zip(map(id, ranking.rows), ranking.ranks, strict=True))
+    everywhere = ("terminal", "notebook", "page")
+    return [
+        Column(
+            "rank",
+            "#",
+            f"Rank by {printable(first)}; equal scores share a rank.",
+            lambda row: ranks[id(row)],
+            _whole,
+            everywhere,
+            optional=False,
+        ),
+        Column(
+            "checkpoint",
+            "checkpoint",
+            "Name of the checkpoint.",
+            lambda row: row.checkpoint,
+            shown_in=everywhere,
+            optional=False,
+        ),
+        Column(
+            "architecture",
+            "architecture",
+            "Name of the network.",
+            lambda row: row.architecture,
+            shown_in=("terminal",),
+        ),
+        Column(
+            "group",
+            "group",
+            "Groups of the checkpoint, separated by commas.",
+            lambda row: row.group,
+        ),
+        *(column for measure in ranking.measures for column in _of_measure(measure)),
+        Column(
+            "accuracy",
+            "fine-tuned",
+            "Test accuracy after fine-tuning.",
+            lambda row: row.accuracy,
+            _each(format_percent),
+            everywhere,
+            bounds=(0.0, 1.0),
+        ),
+        Column(
+            "ranking_seconds",
+            "seconds",
+            f"Seconds to extract features and to score them by {printable(first)}.",
+            lambda row: row.ranking_seconds(first),
+            _each("{:.1f}".format),
+            ("terminal",),
+        ),
+        Column(
+            "extract_seconds",
+            "extraction (s)",
+            "Seconds to extract the features.",
+            lambda row: row.extract_seconds,
+            _each("{:.1f}".format),
+        ),
+        Column(
+            "finetune_seconds",
+            "fine-tuning (s)",
+            "Seconds of fine-tuning.",
+            lambda row: row.finetune_seconds,
+            _each("{:.1f}".format),
+        ),
+        Column(
+            "num_parameters",
+            "parameters",
+            "Parameters of the network without its classification head.",
+            lambda row: row.num_parameters,
+            _whole,
+        ),
+        Column(
+            "feature_dim",
+            "features",
+            "Dimension of a feature vector.",
+            lambda row: row.feature_dim,
+            _whole,
+        ),
+        Column(
+            "image_size",
+            "image size",
+            "Side of the square input, in pixels.",
+            lambda row: row.image_size,
+            _whole,
+        ),
+        Column(
+            "warnings",
+            "warnings",
+            "Warnings, each after its measure or topic.",
+            lambda row: "; ".join(f"{k}: {text}" for k, text in row.warnings.items()),
+        ),
+        Column(
+            "failure",
+            "failure",
+            "The reason why the checkpoint has no scores.",
+            lambda row: one_line(row.failure),
+        ),
+    ]
+
+
+def shown(ranking: Ranking, where: str) -> list[Column]:
+    """Return the columns that `where` shows, without empty optional ones."""
+    return [
+        column
+        for column in columns(ranking)
+        if where in column.shown_in
+        and not (
+            column.optional and all(_clean(column, r) is None for r in ranking.rows)
+        )
+    ]
+
+
+def cells(column: Column, rows: Sequence[Row], missing: str) -> list[Cell]:
+    """Return the cells of a column.
 
     Args:
-      ranking: The ranking; the lines keep its order.
-
-    Returns:
-      The text of the file: a header, then lines that end in a newline.
+      column: One of `columns`.
+      rows: Rows of the ranking.
+      missing: The text of a missing value.
     """
-    header = ["rank", "checkpoint", "architecture", "group"]
-    for measure in ranking.measures:
-        header += [measure, f"{measure}_spread", f"{measure}_seconds"]
-    header += ["accuracy", "extract_seconds", "finetune_seconds"]
-    header += ["num_parameters", "feature_dim", "image_size", "warnings", "failure"]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([text_cell(name) for name in header])
-    for position, row in zip(ranking.ranks, ranking.rows, strict=True):
-        cells = [_number(position)]
-        cells += map(text_cell, (row.checkpoint, row.architecture, row.group))
-        for measure in ranking.measures:
-            for values in row.scores, row.spreads, row.score_seconds:
-                cells.append(_number(values.get(measure)))
-        cells += map(
-            _number,
-            (
-                row.accuracy,
-                row.extract_seconds,
-                row.finetune_seconds,
-                row.num_parameters,
-                row.feature_dim,
-                row.image_size,
-            ),
-        )
-        notes = (f"{topic}: {note}" for topic, note in row.warnings.items())
-        cells += text_cell("; ".join(notes)), text_cell(one_line(row.failure))
-        writer.writerow(cells)
-    return file.getvalue()
-
-
-def from_csv(text: str, task: str, where: str = "") -> Ranking:
-    """Reads back what `to_csv` wrote, without what it leaves out.
-
-    Args:
-      text: Of the file.
-      task: The task's name.
-      where: The file, for an error.
-
-    Raises:
-      InputError: It is not such a file.
-    """
-    reader = csv.DictReader(io.StringIO(text))
-    header = list(reader.fieldnames or ())
-    measures = [name for name in header if f"{name}_spread" in header]
-    if not measures or not {"checkpoint", "accuracy", "group"} <= set(header):
-        raise InputError(
-            "Not a ranking",
-            where=where,
-            expected="the columns checkpoint, group, accuracy and those of measures",
-            found=", ".join(header) or "nothing",
-        )
-
-    def numbers(line: dict[str, str], suffix: str) -> dict[str, float]:
-        known = {read_cell(name): line[name + suffix] for name in measures}
-        return {name: float(value) for name, value in known.items() if value}
-
-    try:
-        rows = [
-            Row(
-                read_cell(line["checkpoint"]),
-                architecture=read_cell(line["architecture"]),
-                group=read_cell(line["group"]),
-                scores=numbers(line, ""),
-                spreads=numbers(line, "_spread"),
-                score_seconds=numbers(line, "_seconds"),
-                accuracy=float(line["accuracy"]) if line["accuracy"] else None,
-                failure=read_cell(line["failure"]),
+    values = [_clean(column, row) for row in rows]
+    if column.format is None:
+        texts = [missing if v is None else printable(v) for v in values]
+        return [Cell(v, t) for v, t in zip(values, texts, strict=True)]
+    numbers = [v for v in values if isinstance(v, float)]
+    low, high = column.bounds or (min(numbers, default=0), max(numbers, default=0))
+    texts = column.format([v if isinstance(v, float) else None for v in values])
+    result = []
+    for row, value, text in zip(rows, values, texts, strict=True):
+        if not isinstance(value, float):
+            result.append(Cell(None, missing))
+            continue
+        spread = finite(column.spread(row))
+        result.append(
+            Cell(
+                value,
+                text,
+                "" if spread is None else f"{spread:.2g}",
+                round(100 * (value - low) / (high - low)) if high > low else None,
+                # If all values are equal, none is emphasized.
+                len(set(numbers)) > 1 and value == max(numbers),
             )
-            for line in reader
-        ]
-    except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(
-            "A line of a ranking cannot be read", where=where, found=str(error)
-        ) from error
-    return rank(task, [read_cell(name) for name in measures], rows)
+        )
+    return result
 
 
-def text_cell(value: str) -> str:
-    r"""One line of text that no spreadsheet takes for a formula.
-
-    What is not printable, a line's end say, becomes its Python escape, and so does a
-    backslash. What would begin a formula gets an apostrophe before it, and so does a
-    text with one of its own; `read_cell` undoes both.
-
-    Example:
-      >>> [text_cell(t) for t in ("=cmd()", "a\nb", "\t@x", "it's", "'a'")]
-      ["'=cmd()", 'a\\nb', '\\t@x', "it's", "''a'"]
-    """
-    line = "".join(
-        c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode()
-        for c in value
+def _of_measure(measure: str) -> tuple[Column, Column, Column]:
+    name = printable(measure)
+    return (
+        Column(
+            measure,
+            name,
+            f"Score by {name}. Higher scores predict better transfer.",
+            lambda row: row.scores.get(measure),
+            format_scores,
+            ("terminal", "notebook", "page"),
+            optional=False,
+            spread=lambda row: row.spread(measure),
+        ),
+        Column(
+            f"{measure}_spread",
+            f"{name} spread",
+            f"Standard deviation of the score by {name} over repetitions.",
+            lambda row: row.spreads.get(measure),
+            format_scores,
+        ),
+        Column(
+            f"{measure}_seconds",
+            f"{name} (s)",
+            f"Seconds to compute {name} from the features.",
+            lambda row: row.score_seconds.get(measure),
+            _each("{:.1f}".format),
+        ),
     )
-    # A spreadsheet may take blanks away before it looks.
-    unsafe = line.lstrip().startswith((*_FORMULA_STARTS, "'"))
-    return f"'{line}" if unsafe else line
 
 
-def read_cell(cell: str) -> str:
-    """The text that `text_cell` wrote."""
-    line = cell[1:] if cell.startswith("'") else cell
-    return _ESCAPE.sub(lambda m: m[0].encode().decode("unicode_escape"), line)
+def _clean(column: Column, row: Row) -> Value:
+    """Return the value of a row as a finite float or a text, or None."""
+    value = column.value(row)
+    if column.format is None:
+        return value or None
+    return None if isinstance(value, str) else finite(value)
 
 
-def _number(value: float | None) -> str:
-    """The shortest decimal that reads back as the same float, or nothing."""
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, int) else repr(float(value))
+def _each(format: Callable[[float], str]) -> Callable[..., list[str]]:
+    return lambda values: ["" if value is None else format(value) for value in values]
+
+
+_whole = _each("{:.0f}".format)

@@ -1,11 +1,11 @@
-"""Plots as inline SVG that takes its fonts and colors from the page around it."""
+"""The plots of the page, as inline SVG with the page's fonts and colors."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rankckpt_jax.report import svg
-from rankckpt_jax.report.text import format_percent, format_scores, printable
 from rankckpt_jax.results.ablation import Ablation
+from rankckpt_jax.results.formatting import format_percent, format_scores, printable
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 _LABEL_LENGTH = 26
 _MOST_NAMED = 15
-"""Beyond this many points names crowd a plot, and ranks stand in for them."""
+"""With more points than this, labels are ranks, because names would overlap."""
 
-# Where a label may stand, as its offset from the point in dots and its alignment.
+# Possible places of a label: its offset from the point in dots, and its alignment.
 _PLACES = (
     (8, 0, "left", "center"),
     (-8, 0, "right", "center"),
@@ -33,27 +33,22 @@ _PLACES = (
 
 
 def scatter(ranking: Ranking, measure: str) -> str:
-    """Draws fine-tuned accuracy against the score by one measure.
+    """Draw accuracies against the scores of one measure.
 
-    Every point tells its checkpoint, score and accuracy on hover, and bears its name
-    where there is room for it, else its place in the ranking, else nothing. Horizontal
-    bars are the spreads of the scores. The highest accuracy is drawn filled.
+    Hovering over a point shows its checkpoint, score and accuracy. Its label is the
+    name or, where that does not fit, the rank. Horizontal bars are the spreads of the
+    scores. The point with the highest accuracy is filled.
 
     Args:
       ranking: The ranking.
-      measure: One of its measures, with at least one paired row.
-
-    Returns:
-      An `<svg>` element without XML declaration or namespaces, to stand inside HTML.
-      Its colors are the variables `--ink`, `--muted`, `--line`, `--accent` and
-      `--page`.
+      measure: One of its measures, with at least one evaluated row.
     """
     rows = ranking.evaluated_rows(measure)
     scores = [row.scores[measure] for row in rows]
     accuracies = [row.finite_accuracy() or 0.0 for row in rows]
 
     def paint(figure: "Figure", axes: "Axes") -> None:
-        svg.name_axes(axes, f"{printable(measure)} score", "fine-tuned accuracy")
+        svg.name_axes(axes, f"{printable(measure)} score", "accuracy after fine-tuning")
         _format_scores_axis(axes, scores)
         spreads = [row.spread(measure) or 0.0 for row in rows]
         if any(spreads):
@@ -89,27 +84,26 @@ def scatter(ranking: Ranking, measure: str) -> str:
         for i, row in enumerate(rows)
     }
     label = (
-        f"Fine-tuned accuracy against {printable(measure)} score "
+        f"Accuracy after fine-tuning against {printable(measure)} score "
         f"of {len(rows)} checkpoints"
     )
     return svg.draw(paint, f"plot{ranking.measures.index(measure)}", label, hints)
 
 
 def curves(ranking: Ranking) -> str:
-    """Draws accuracy over the steps of fine-tuning, a line for each checkpoint.
+    """Draw accuracy over the steps of fine-tuning, with a line for each checkpoint.
 
-    The best checkpoint's line and that of the one ranked first are drawn heavier; the
-    others tell their names on hover.
+    The lines of the best checkpoint and of the one ranked first are thick.
 
     Args:
-      ranking: The ranking, with at least one row that has a curve.
+      ranking: A ranking with at least one row that has a curve.
     """
     rows = [row for row in ranking.rows if len(row.curve) > 1]
     ends = [row.curve[-1][1] for row in rows]
     best = rows[max(range(len(rows)), key=ends.__getitem__)]
 
     def paint(figure: "Figure", axes: "Axes") -> None:
-        svg.name_axes(axes, "steps of fine-tuning", "accuracy")
+        svg.name_axes(axes, "training steps", "accuracy")
         for i, row in enumerate(rows):
             steps, accuracies = zip(*row.curve, strict=True)
             heavy = row is best or row is ranking.best
@@ -137,10 +131,10 @@ def curves(ranking: Ranking) -> str:
 
 
 def spectrum(ranking: Ranking) -> str:
-    """Draws the share of the variance in the first principal components.
+    """Draw the share of the variance in the first principal components.
 
     Args:
-      ranking: The ranking, with at least one view.
+      ranking: A ranking with at least one view.
     """
 
     def paint(figure: "Figure", axes: "Axes") -> None:
@@ -172,11 +166,11 @@ def spectrum(ranking: Ranking) -> str:
 
 
 def separation(view: "FeatureSummary", number: int) -> str:
-    """Draws images of a few classes in the plane where their means differ most.
+    """Draw images of some classes in the plane in which the class means differ most.
 
     Args:
-      view: Of one checkpoint.
-      number: Unique on the page.
+      view: The features of one checkpoint.
+      number: A number that is unique on the page.
     """
     markers = "osD^vP"
 
@@ -207,24 +201,19 @@ def separation(view: "FeatureSummary", number: int) -> str:
     return svg.draw(paint, f"separation{number}", label, hints, (3.6, 3.0))
 
 
-def ablation(found: Ablation) -> str:
-    """Draws what an option of NLEEP does to its agreement.
-
-    Args:
-      found: The option and its points.
-    """
-    title = found.title
-    shown = {
+def ablation(ablation: Ablation) -> str:
+    """Draw the agreement of NLEEP for several values of one option."""
+    metrics = {
         "kendall": ("Kendall", svg.ACCENT, "-o"),
         "pearson": ("Pearson", svg.MUTED, "--s"),
     }
 
     def paint(figure: "Figure", axes: "Axes") -> None:
-        svg.name_axes(axes, title, "correlation")
-        for name, (legend, color, style) in shown.items():
+        svg.name_axes(axes, ablation.title, "correlation")
+        for name, (legend, color, style) in metrics.items():
             axes.plot(
-                found.values,
-                [point[name] for point in found.evaluations],
+                ablation.values,
+                [point[name] for point in ablation.evaluations],
                 style,
                 gid=name,
                 color=color,
@@ -232,8 +221,8 @@ def ablation(found: Ablation) -> str:
                 linewidth=2,
                 label=legend,
             )
-        axes.axvline(found.default, color=svg.LINE, linewidth=6, alpha=0.6, zorder=0)
-        axes.set_xticks(found.values)
+        axes.axvline(ablation.default, color=svg.LINE, linewidth=6, alpha=0.6, zorder=0)
+        axes.set_xticks(ablation.values)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         low, high = axes.get_ylim()
         axes.set_ylim(max(-1.02, min(low, high - 0.1)), min(1.02, high))
@@ -242,12 +231,12 @@ def ablation(found: Ablation) -> str:
     hints = {
         name: "\n".join(
             f"{value:g}: {legend} {point[name]:.2f}"
-            for value, point in zip(found.values, found.evaluations, strict=True)
+            for value, point in zip(ablation.values, ablation.evaluations, strict=True)
         )
-        for name, (legend, _, _) in shown.items()
+        for name, (legend, _, _) in metrics.items()
     }
-    label = f"Agreement of NLEEP by {title}"
-    return svg.draw(paint, f"ablation-{found.option}", label, hints)
+    label = f"Agreement of NLEEP by {ablation.title}"
+    return svg.draw(paint, f"ablation-{ablation.option}", label, hints)
 
 
 def _format_scores_axis(axes: "Axes", scores: Sequence[float]) -> None:
@@ -262,27 +251,26 @@ def _format_scores_axis(axes: "Axes", scores: Sequence[float]) -> None:
 
 
 def _names(ranking: Ranking, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """For each row its short name and its rank, which stands in where names crowd."""
+    """Return two candidates for the label of each row: a short name and the rank."""
     heads = [row.checkpoint.strip("/").split("/")[0] for row in rows]
-    # A folder's name alone will do where every checkpoint has a folder of its own.
+    # The folder's name is enough if every checkpoint has its own folder.
     unique = len(set(heads)) == len(heads)
-    positions = dict(zip(map(id, ranking.rows), ranking.ranks, strict=True))
+    ranks = dict(zip(map(id, ranking.rows), ranking.ranks, strict=True))
     names = []
     for row, head in zip(rows, heads, strict=True):
-        name = printable(head if unique else row.checkpoint)
-        name = _cut(name)
-        position = positions[id(row)]
+        name = _cut(printable(head if unique else row.checkpoint))
+        rank = ranks[id(row)]
         names.append(
             (
                 name if len(rows) <= _MOST_NAMED else "",
-                "" if position is None else f"#{position}",
+                "" if rank is None else f"#{rank}",
             )
         )
     return names
 
 
 def _cut(name: str) -> str:
-    """A long name without its middle."""
+    """Return a name, without its middle if it is long."""
     if len(name) <= _LABEL_LENGTH:
         return name
     half = (_LABEL_LENGTH - 1) // 2
@@ -296,15 +284,15 @@ def _label(
     names: Sequence[tuple[str, str]],
     spreads: Sequence[float],
 ) -> None:
-    """Labels points, the best first, where they cover no point, bar or other label.
+    """Label points, the best first, without covering points, bars or other labels.
 
-    Greedy: a label takes the first of `_PLACES` that is free; if its name fits nowhere,
-    its rank may; else the point stays without a label.
+    A label takes the first free place of `_PLACES`. If the name fits nowhere, the rank
+    is tried. Otherwise the point has no label.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox
 
-    # The layout must be final before positions in dots mean anything.
+    # Positions in dots are valid only after the layout is final.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     renderer = FigureCanvasAgg(figure).get_renderer()

@@ -1,7 +1,7 @@
-"""Matplotlib's drawings as inline SVG that follows the page's fonts and colors.
+"""Matplotlib figures as inline SVG with the fonts and colors of the page.
 
-Matplotlib draws in stand-ins for colors, and the SVG gets the page's variables
-instead: one drawing follows light, dark and print.
+Matplotlib draws with placeholder colors, which are then replaced by the page's CSS
+variables. So one drawing fits the light, dark and print styles.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
 ACCENT, PAGE = "#040404", "#050505"
 CLASSES = ("#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b")
-"""Of classes in a picture of features."""
+"""Colors of classes in plots of features."""
 
 _VARIABLES = {
     INK: "var(--ink)",
@@ -34,7 +34,7 @@ _SVG = "http://www.w3.org/2000/svg"
 _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 
 SIZE = (4.6, 3.6)
-"""Inches, at 72 dots each: the page scales the drawing to its column."""
+"""Width and height in inches. The page scales the drawing to its column."""
 
 
 def draw(
@@ -44,41 +44,41 @@ def draw(
     hints: Mapping[str, str],
     size: tuple[float, float] = SIZE,
 ) -> str:
-    """Makes an `<svg>` element of what `paint` draws.
+    """Return a drawing as an `<svg>` element.
 
     Args:
-      paint: Draws on the axes it is given.
-      prefix: Put before every id, which a page must not hold twice.
-      label: What a screen reader says of the drawing.
+      paint: Draws on the given axes.
+      prefix: Prefix of every id, so that ids are unique on the page.
+      label: Description for screen readers.
       hints: Text to show on hover, by `gid` of an artist.
-      size: Inches.
+      size: Width and height in inches.
 
     Returns:
-      The element, without XML declaration or namespaces, to stand inside HTML. Its
-      colors are variables such as `--ink`.
+      The element for use inside HTML, without XML declaration or namespaces. Its colors
+      are CSS variables such as `--ink`.
     """
-    # Imported here: it takes a second, and only the report needs it.
+    # Imported here for start-up time: Matplotlib takes a second.
     import matplotlib
     from matplotlib.figure import Figure
 
-    # A fixed salt gives the same bytes for the same ranking.
+    # With a fixed salt, the same ranking gives the same bytes.
     text_as_text = matplotlib.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": "rankckpt_jax"}
     )
     with text_as_text, warnings.catch_warnings():
-        # Names may need letters that Matplotlib's font lacks; the browser draws them.
+        # Matplotlib's font may lack letters of a name; the browser's fonts have them.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=size, dpi=72, layout="constrained")
         axes = figure.add_subplot()
-        quiet(axes)
+        simplify_axes(axes)
         paint(figure, axes)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
     return _inline(file.getvalue(), prefix, label, hints)
 
 
-def quiet(axes: Axes) -> None:
-    """Draws quiet axes: two spines, a faint grid, few ticks."""
+def simplify_axes(axes: Axes) -> None:
+    """Reduce the axes to two spines, a faint grid and few ticks."""
     from matplotlib import ticker
 
     axes.margins(0.1)
@@ -94,42 +94,35 @@ def quiet(axes: Axes) -> None:
 
 
 def name_axes(axes: Axes, x: str, y: str) -> None:
-    """Writes what the axes show."""
+    """Write the labels of the axes."""
     axes.set_xlabel(x, labelpad=7, parse_math=False)
     axes.set_ylabel(y, labelpad=7)
 
 
 def percent(axes: Axes) -> None:
-    """Writes shares upwards as percentages, within what can be."""
+    """Format the vertical axis as percentages from 0 to 100."""
     axes.yaxis.set_major_formatter(lambda y, _: f"{round(100 * y, 6):g}%")
-    # Margins must not suggest accuracies that cannot be.
+    # The margins would include impossible accuracies.
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0.0), min(high, 1.0))
 
 
 def _inline(svg: str, prefix: str, label: str, hints: Mapping[str, str]) -> str:
-    """Turns Matplotlib's SVG file into an element for a page with several of them.
+    """Return the content of Matplotlib's SVG file as an element for the page.
 
-    Args:
-      svg: The file's text.
-      prefix: Put before every id, which a page must not hold twice.
-      label: What a screen reader says of the drawing.
-      hints: Text to show on hover, by id of an element.
-
-    Returns:
-      The `<svg>` element.
+    The arguments are those of `draw`.
     """
     root = ElementTree.fromstring(svg)
     for parent in root.iter():
         for child in list(parent):
-            # Metadata, and a style sheet that would apply to the whole page.
+            # A style sheet would apply to the whole page.
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
                 parent.remove(child)
     for element in root.iter():
         element.tag = element.tag.removeprefix(f"{{{_SVG}}}")
         if _XLINK_HREF in element.attrib:
             element.set("href", element.attrib.pop(_XLINK_HREF))
-        # The page's policy lets no attribute `style` in.
+        # The page's policy forbids `style` attributes.
         declared = _declarations(element.attrib.pop("style", ""))
         for key, value in {**element.attrib, **declared}.items():
             element.set(key, _rewrite(key, value, prefix))
@@ -146,7 +139,7 @@ def _inline(svg: str, prefix: str, label: str, hints: Mapping[str, str]) -> str:
 
 
 def _rewrite(key: str, value: str, prefix: str) -> str:
-    """Rewrites one attribute: own ids, the page's font and colors."""
+    """Return the value of an attribute with prefixed ids and the page's colors."""
     if key == "id":
         return f"{prefix}-{value}"
     if key == "href":
@@ -156,10 +149,10 @@ def _rewrite(key: str, value: str, prefix: str) -> str:
 
 
 def _declarations(style: str) -> dict[str, str]:
-    """The attributes that say what a `style` does; the font is the page's."""
+    """Return the attributes for a `style`, without its font family."""
     pairs = (part.split(":", 1) for part in style.split(";") if ":" in part)
-    found = {key.strip(): value.strip() for key, value in pairs}
-    found.pop("font-family", None)
-    if size := re.match(r"[\d.]+px", found.pop("font", "")):
-        found["font-size"] = size[0]
-    return found
+    declared = {key.strip(): value.strip() for key, value in pairs}
+    declared.pop("font-family", None)
+    if size := re.match(r"[\d.]+px", declared.pop("font", "")):
+        declared["font-size"] = size[0]
+    return declared

@@ -6,110 +6,81 @@ import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from rankckpt_jax import evaluation
-from rankckpt_jax.report import conclusions as sentences
-from rankckpt_jax.report.text import (
-    count,
-    format_percent,
-    format_scores,
-    one_line,
-    printable,
-)
-from rankckpt_jax.results.ranking import Ranking
+from rankckpt_jax.report import columns
+from rankckpt_jax.results.formatting import count, one_line, printable
+from rankckpt_jax.results.summary import Summary
+
+_METRICS = ("recall@1", "rel@1", "recall@3", "rel@3", "pearson", "kendall")
 
 _REASON_WIDTH = 120
-"""Characters of a failure's reason; the page has all of it."""
+"""Longer reasons of failures are cut; the page shows all of them."""
 
 
-def format_table(ranking: Ranking) -> str:
-    """Lays a ranking out as plain text: table, evaluation, and what follows from it.
+def to_text(summary: Summary) -> str:
+    """Return the ranking, its evaluation and its conclusions as plain text.
 
-    Columns that would be empty are left out. Names and reasons come from files, so
-    whatever could steer a terminal is shown escaped (`printable`).
-
-    Args:
-      ranking: The ranking.
+    Empty columns are omitted. Names and reasons come from files, so characters that
+    could control a terminal are escaped.
 
     Returns:
-      Text of several lines without a final newline;
-      `rankckpt_jax.results.ranking.rank` has an example.
+      Several lines without a final newline; `results.ranking.rank` has an example.
     """
+    ranking = summary.ranking
     failed = len(ranking.failed)
     title = f"{printable(ranking.task)}: {count(len(ranking.rows), 'checkpoint')}"
     title += f", {failed} failed" if failed else ""
     description = printable(ranking.task_description)
     blocks = [f"{title}\n{description}" if description else title]
     if ranking.rows:
-        blocks.append(_ranking_lines(ranking))
-    if any(len(ranking.evaluated_rows(measure)) > 1 for measure in ranking.measures):
-        blocks.append(_evaluation_lines(ranking))
-    lines = [sentences.headline(ranking), *sentences.conclusions(ranking)]
-    for warning in sentences.grouped_warnings(ranking):
+        blocks.append(_ranking_lines(summary))
+    if summary.agreement.is_known:
+        blocks.append(_evaluation_lines(summary))
+    lines = list(summary.sentences)
+    for warning in summary.warnings:
         n = len(warning.checkpoints)
-        about = warning.checkpoints[0] if n == 1 else count(n, "checkpoint")
-        lines.append(f"Warning, {warning.topic} of {about}: {warning.text}")
+        names = warning.checkpoints[0] if n == 1 else count(n, "checkpoint")
+        lines.append(f"Warning, {warning.topic} of {names}: {warning.text}")
     blocks.append("\n".join(map(_wrap, lines)))
     return "\n\n".join(blocks)
 
 
-def _ranking_lines(ranking: Ranking) -> str:
-    """The numbered table of checkpoints."""
-    rows, first = ranking.rows, ranking.measures[0]
-    numbers = ["-" if p is None else str(p) for p in ranking.ranks]
-    texts = {"#": numbers, "checkpoint": [printable(row.checkpoint) for row in rows]}
-    if any(row.architecture for row in rows):
-        texts["architecture"] = [printable(row.architecture) for row in rows]
-    values = {}
-    for measure in ranking.measures:
-        scores = format_scores([row.score(measure) for row in rows])
-        spreads = [row.spread(measure) for row in rows]
-        values[printable(measure)] = [
-            score if spread is None else f"{score} ±{spread:.2g}"
-            for score, spread in zip(scores, spreads, strict=True)
+def _ranking_lines(summary: Summary) -> str:
+    """Return the table of checkpoints."""
+    rows = summary.ranking.rows
+    table = columns.shown(summary.ranking, "terminal")
+    texts = [
+        [
+            f"{cell.text} ±{cell.spread}" if cell.spread else cell.text
+            for cell in columns.cells(column, rows, "-" if column.format else "")
         ]
-    accuracies = [row.finite_accuracy() for row in rows]
-    if any(accuracy is not None for accuracy in accuracies):
-        values["fine-tuned"] = [
-            "-" if accuracy is None else format_percent(accuracy)
-            for accuracy in accuracies
-        ]
-    seconds = [row.ranking_seconds(first) for row in rows]
-    if any(value is not None for value in seconds):
-        values["seconds"] = [
-            "-" if value is None else f"{value:.1f}" for value in seconds
-        ]
-    lines = [[*texts, *values]]
+        for column in table
+    ]
+    lines: list[Sequence[str]] = [[column.heading for column in table]]
+    # The rank and the texts come first; of a failed row only these are shown.
+    num_texts = 1 + sum(column.format is None for column in table)
     tails = {}
-    for i, row in enumerate(rows):
-        cells = [column[i] for column in texts.values()]
+    for row, cells in zip(rows, zip(*texts, strict=True), strict=True):
         if row.failure:
-            # A failure has no numbers: its reason takes their place.
             tails[len(lines)] = f"failed: {_shorten(one_line(row.failure))}"
-        else:
-            cells += [column[i] for column in values.values()]
+            cells = cells[:num_texts]
         lines.append(cells)
-    return align(lines, left=range(1, len(texts)), tails=tails)
+    return align(lines, left=range(1, num_texts), tails=tails)
 
 
-def _evaluation_lines(ranking: Ranking) -> str:
-    """The table of measures and baselines, closed by what a random order gets."""
-    names = ("recall@1", "rel@1", "recall@3", "rel@3", "pearson", "kendall")
+def _evaluation_lines(summary: Summary) -> str:
+    """Return the table of measures, baselines and a random order."""
 
     def line(name: str, n: int, scores: Mapping[str, float]) -> list[str]:
-        values = [scores[key] for key in names]
+        values = [scores[key] for key in _METRICS]
         cells = ["-" if math.isnan(value) else f"{value:.2f}" for value in values]
         return [name, str(n), *cells]
 
-    lines = [["measure", "n", *names]]
-    for measure, scores in ranking.evaluation.items():
-        lines.append(
-            line(printable(measure), len(ranking.evaluated_rows(measure)), scores)
-        )
-    for name, baseline in ranking.assessment.baselines.items():
-        lines.append(line(f"({name})", baseline.n, baseline.scores))
-    pairs = ranking.evaluated_rows(ranking.measures[0])
-    chance = evaluation.random_ranking([row.finite_accuracy() for row in pairs])
-    lines.append(line("(random order)", len(pairs), chance))
+    agreement = summary.agreement
+    lines = [["measure", "n", *_METRICS]]
+    for measure, of_measure in agreement.measures.items():
+        lines.append(line(printable(measure), of_measure.n, of_measure.scores))
+    for baseline in *agreement.baselines, agreement.random_order:
+        lines.append(line(f"({baseline.name})", baseline.n, baseline.scores))
     return align(lines, left=[0])
 
 
@@ -118,32 +89,32 @@ def align(
     left: Iterable[int],
     tails: Mapping[int, str] | None = None,
 ) -> str:
-    """Lays cells out in columns with a rule below the first line.
+    """Align cells in columns and draw a rule below the first line.
 
     Args:
-      lines: Cells, the header first; only a line with a tail may be shorter than it.
-      left: Which columns are text, flush left; the others are numbers, flush right.
-      tails: By number of the line, text that runs on freely after its cells.
+      lines: The cells of each line, the header first. Only a line with a tail may have
+        fewer cells than the header.
+      left: Indices of the columns that are aligned to the left, as text is.
+      tails: Text after the cells of a line, by index of the line.
 
     Returns:
       The lines, without trailing blanks.
     """
-    columns = itertools.zip_longest(*lines, fillvalue="")
-    widths = [max(map(_width, column)) for column in columns]
+    widths = [max(map(_width, c)) for c in itertools.zip_longest(*lines, fillvalue="")]
     left, tails = set(left), tails or {}
-    laid = []
+    aligned = []
     for i, line in enumerate(lines):
         cells = []
         for j, cell in enumerate(line):
             blanks = " " * (widths[j] - _width(cell))
             cells.append(cell + blanks if j in left else blanks + cell)
-        laid.append("  ".join([*cells, tails.get(i, "")]).rstrip())
+        aligned.append("  ".join([*cells, tails.get(i, "")]).rstrip())
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([laid[0], rule, *laid[1:]])
+    return "\n".join([aligned[0], rule, *aligned[1:]])
 
 
 def _width(text: str) -> int:
-    """The columns that `text` takes in a terminal: wide characters take two."""
+    """Return the width of `text` in a terminal, where wide characters take two."""
     return sum(
         0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
         for c in text

@@ -1,7 +1,6 @@
 """Ranking: the checkpoints of one task in order, as plain data, and `rank`."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from rankckpt_jax.storage import files
 
 if TYPE_CHECKING:
     from rankckpt_jax.features import views as views_lib
-    from rankckpt_jax.results import assessment as assessment_lib
     from rankckpt_jax.results.ablation import Ablation
 
 
@@ -51,14 +49,6 @@ class Ranking:
     samples: tuple["views_lib.Sample", ...] = ()
     ablations: tuple["Ablation", ...] = ()
 
-    @functools.cached_property
-    def assessment(self) -> "assessment_lib.Assessment":
-        """How certain the evaluation is; computed when first asked for."""
-        # Imported here: it imports this module.
-        from rankckpt_jax.results import assessment
-
-        return assessment.assess(self)
-
     @property
     def best(self) -> Row | None:
         """The row ranked first, or None if no checkpoint has a score."""
@@ -84,9 +74,19 @@ class Ranking:
             for score in scores
         )
 
-    def evaluated_rows(self, measure: str) -> tuple[Row, ...]:
-        """Return the rows with both a score by `measure` and an accuracy."""
-        return _evaluated_rows(self.rows, measure)
+    def evaluated_rows(self, measure: str, group: str = "") -> tuple[Row, ...]:
+        """Return the rows with both a score by `measure` and an accuracy.
+
+        Args:
+          measure: Name of a measure.
+          group: Name of the group that the rows must belong to; any if empty.
+        """
+        rows = [row for row in self.rows if not group or group in row.groups]
+        return _evaluated_rows(rows, measure)
+
+    def group_title(self, group: str) -> str:
+        """Return the title of a group, by default its name."""
+        return self.group_titles.get(group, group)
 
     def append(self, other: "Ranking") -> "Ranking":
         """Return this ranking with the checkpoints of another, ranked again.
@@ -123,15 +123,15 @@ class Ranking:
         )
 
     def to_csv(self, path: epath.PathLike | None = None) -> str:
-        """Return the ranking as comma-separated values; see `report.columns`.
+        """Return the ranking as comma-separated values; see `report.csv`.
 
         Args:
           path: A file to write as well.
         """
-        # Imported here: the report imports this module, and this is a convenience.
-        from rankckpt_jax.report import columns
+        # Imported here: a convenience method; the report imports this module.
+        from rankckpt_jax.report import csv
 
-        return _write(columns.to_csv(self), path)
+        return _write(csv.to_csv(self), path)
 
     def to_html(self, path: epath.PathLike | None = None) -> str:
         """Return the ranking as one self-contained page; see `report.page`.
@@ -139,24 +139,33 @@ class Ranking:
         Args:
           path: A file to write as well.
         """
-        # Imported here: the report imports this module, and this is a convenience.
+        # Imported here: a convenience method; the report imports this module.
         from rankckpt_jax.report import page
 
-        return _write(page.to_html(self), path)
+        # Imported here: a convenience method; the summary imports this module.
+        from rankckpt_jax.results.summary import summarize
+
+        return _write(page.to_html(summarize(self)), path)
 
     def _repr_html_(self) -> str:
         """Return the table that a notebook shows."""
-        # Imported here: the report imports this module, and this is a convenience.
+        # Imported here: a convenience method; the report imports this module.
         from rankckpt_jax.report import notebook
 
-        return notebook.to_html(self)
+        # Imported here: a convenience method; the summary imports this module.
+        from rankckpt_jax.results.summary import summarize
+
+        return notebook.to_html(summarize(self))
 
     def __str__(self) -> str:
         """Return the ranking as a table for a terminal; see `report.terminal`."""
-        # Imported here: the report imports this module, and this is a convenience.
+        # Imported here: a convenience method; the report imports this module.
         from rankckpt_jax.report import terminal
 
-        return terminal.format_table(self)
+        # Imported here: a convenience method; the summary imports this module.
+        from rankckpt_jax.results.summary import summarize
+
+        return terminal.to_text(summarize(self))
 
 
 def rank(

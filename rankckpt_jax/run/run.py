@@ -50,6 +50,7 @@ from rankckpt_jax.results import comparison
 from rankckpt_jax.results.ablation import Ablation
 from rankckpt_jax.results.ranking import Ranking, rank
 from rankckpt_jax.results.row import Row
+from rankckpt_jax.results.summary import summarize
 from rankckpt_jax.run import ablation, division, pool, scoring, validation
 from rankckpt_jax.storage import claims, files, store
 
@@ -156,7 +157,7 @@ def _run(config: Any, claimed: contextlib.ExitStack) -> Ranking:
     )
     ranking = dataclasses.replace(ranking, ablations=_ablations(this, ranking))
     if "report" in stages and processes.is_main_process():
-        report.write(_illustrated(this, ranking), this.directory)
+        report.write(summarize(_illustrated(this, ranking)), this.directory)
     return ranking
 
 

@@ -16,7 +16,7 @@ from rankckpt_jax.errors import StorageError
 # Bytes; leaves room for the affixes of temporary files.
 _MAX_NAME_BYTES = 120
 # Names of files and directories that stand beside those of tasks and checkpoints.
-_RESERVED = ("ranking.csv", "report.html", "converted")
+_RESERVED = ("ranking.csv", "ranking.json", "report.html", "converted")
 
 _log = logging.getLogger(__name__)
 

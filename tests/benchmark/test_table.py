@@ -13,7 +13,7 @@ from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.benchmark import table as benchmark
 from rankckpt_jax.configs import features as features_config
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.report import columns as table
+from rankckpt_jax.report import csv as report_csv
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import run as stages
@@ -164,7 +164,7 @@ def test_published_figures_stand_beside(rankings, tmp_path):
 
 
 def test_a_ranking_survives_its_file(rankings):
-    again = table.from_csv(table.to_csv(rankings[0]), "a")
+    again = report_csv.from_csv(report_csv.to_csv(rankings[0]), "a")
     assert again.measures == rankings[0].measures
     assert [(r.checkpoint, r.scores, r.accuracy, r.groups) for r in again.rows] == [
         (r.checkpoint, r.scores, r.accuracy, r.groups) for r in rankings[0].rows
@@ -176,5 +176,5 @@ def test_what_is_no_ranking_is_refused(tmp_path):
         benchmark.read(tmp_path)
     (tmp_path / "pets").mkdir()
     (tmp_path / "pets" / report.CSV_NAME).write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="Not a ranking"):
+    with pytest.raises(InputError, match="The file is not a ranking"):
         benchmark.read(tmp_path)

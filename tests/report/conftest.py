@@ -1,4 +1,4 @@
-"""A realistic ranking, and hostile and degenerate ones."""
+"""A realistic ranking, and hostile and degenerate ones, with their pages."""
 
 import dataclasses
 
@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from rankckpt_jax.features import views
+from rankckpt_jax.report import page
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
+from rankckpt_jax.results.summary import summarize
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def realistic():
     table = [
         ("mobilenet_v1_1.0_224/model.ckpt", 224, -0.412, 1.93, -0.88, 0.873, 12.4),
@@ -27,7 +29,7 @@ def realistic():
             scores={"nleep": nleep, "h_score": h}
             | ({} if leep is None else {"leep": leep}),
             spreads={"nleep": 0.01},
-            warnings={} if leep is not None else {"leep": "there is no classifier"},
+            warnings={} if leep is not None else {"leep": "no logits"},
             score_seconds={"nleep": 2.0, "h_score": 0.1, "leep": 0.01},
             accuracy=accuracy,
             extract_seconds=seconds,
@@ -52,11 +54,16 @@ def realistic():
     )
 
 
+@pytest.fixture(scope="session")
+def realistic_page(realistic):
+    return page.to_html(summarize(realistic))
+
+
 HOSTILE = '<script>alert("x")</script>{{ 7 * 7 }}$\\frac\x1b[2J\u202e\udcff'
-"""For HTML, templates, mathematical text, terminals and UTF-8."""
+"""Hostile to HTML, templates, mathematical text, terminals and UTF-8."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hostile():
     rows = [
         Row(
@@ -97,8 +104,14 @@ def hostile():
     )
 
 
+@pytest.fixture(scope="session")
+def hostile_page(hostile):
+    return page.to_html(summarize(hostile))
+
+
 @pytest.fixture(
-    params=["empty", "failed", "one", "untuned", "unscored", "constant", "nan", "zero"]
+    scope="session",
+    params=["empty", "failed", "one", "untuned", "unscored", "constant", "nan", "zero"],
 )
 def degenerate(request):
     nan = float("nan")

@@ -1,4 +1,4 @@
-"""The page in a real browser: it sorts, filters, tells names, and asks for nothing."""
+"""The page in a browser: sorting, filters, hints, print, and no requests."""
 
 import http.server
 import shutil
@@ -9,6 +9,7 @@ import pytest
 from rankckpt_jax.report import page
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
+from rankckpt_jax.results.summary import summarize
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -29,8 +30,8 @@ def browser():
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory):
-    """A page of 41 checkpoints and 20 measures."""
-    measures = [f"measure{i}" for i in range(20)]
+    """The path of a page with 41 checkpoints and 7 measures."""
+    measures = [f"measure{i}" for i in range(7)]
     rows = [
         Row(
             f"net{i:02}",
@@ -45,17 +46,17 @@ def big(tmp_path_factory):
         for i in range(41)
     ]
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(page.to_html(rank("simulated", measures, rows)))
+    path.write_text(page.to_html(summarize(rank("simulated", measures, rows))))
     return path
 
 
-def test_it_sorts_filters_and_tells_names_without_a_request(browser, big):
+def test_page_sorts_filters_and_shows_hints_without_requests(browser, big):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     tab = context.new_page()
-    said, asked = [], []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
+    messages, requests = [], []
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
     tab.goto(big.as_uri())
 
     def names():
@@ -67,7 +68,7 @@ def test_it_sorts_filters_and_tells_names_without_a_request(browser, big):
     heading = tab.locator("table.ranking thead button", has_text="Fine-tuned")
     heading.click()
     assert names()[0] == "net40"
-    # The keyboard does the same.
+    # A key press sorts in the other direction.
     heading.press("Enter")
     assert names()[0] == "net00"
     tab.locator("[data-filter]").fill("resnet")
@@ -79,43 +80,43 @@ def test_it_sorts_filters_and_tells_names_without_a_request(browser, big):
     point.hover()
     hint = tab.locator("#hint").inner_text()
     assert hint and hint == point.get_attribute("data-hint")
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [big.as_uri()]
+    assert messages == []
+    assert [url for url in requests if not url.startswith("data:")] == [big.as_uri()]
     context.close()
 
 
-def test_arrow_keys_go_through_the_points_of_a_plot(browser, big):
+def test_arrow_keys_select_the_points_of_a_plot(browser, big):
     tab = browser.new_page()
     tab.goto(big.as_uri())
     tab.locator("figure svg").first.focus()
-    hint, told = tab.locator("#hint"), []
+    hint, names = tab.locator("#hint"), []
     for _ in range(41):
         tab.keyboard.press("ArrowRight")
-        told.append(hint.inner_text().splitlines()[0])
-    # Every checkpoint once, and then from the start.
-    assert sorted(told) == [f"net{i:02}" for i in range(41)]
+        names.append(hint.inner_text().splitlines()[0])
+    # Each checkpoint is selected once, then the first one again.
+    assert sorted(names) == [f"net{i:02}" for i in range(41)]
     tab.keyboard.press("ArrowRight")
-    assert hint.inner_text().splitlines()[0] == told[0]
+    assert hint.inner_text().splitlines()[0] == names[0]
     tab.keyboard.press("ArrowLeft")
-    assert hint.inner_text().splitlines()[0] == told[-1]
+    assert hint.inner_text().splitlines()[0] == names[-1]
     tab.keyboard.press("Escape")
     assert hint.is_hidden()
     tab.close()
 
 
-def test_it_opens_in_under_a_second(browser, big):
+def test_page_loads_in_less_than_a_second(browser, big):
     tab = browser.new_page()
     loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd"
     times = []
     for _ in range(5):
         tab.goto(big.as_uri())
         times.append(tab.evaluate(loaded))
-    # The quickest: on a busy machine any one may wait for others.
+    # On a busy machine, single loads may be slow.
     assert 0 < min(times) < 1000
     tab.close()
 
 
-def test_paper_has_everything_unfolded_and_nothing_to_press(browser, big):
+def test_print_unfolds_details_and_hides_controls(browser, big):
     tab = browser.new_page()
     tab.goto(big.as_uri())
     folded = tab.locator("details:not([open])")
@@ -130,7 +131,7 @@ def test_paper_has_everything_unfolded_and_nothing_to_press(browser, big):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_in_light_and_dark(browser, big, scheme):
+def test_page_fits_a_phone(browser, big, scheme):
     context = browser.new_context(
         viewport={"width": 390, "height": 844}, color_scheme=scheme
     )
@@ -148,12 +149,12 @@ def test_it_fits_a_phone_in_light_and_dark(browser, big, scheme):
 
 @pytest.fixture
 def outside():
-    """(address, paths asked for) of a server that no page may ask."""
-    asked = []
+    """The address of a server, and the list of paths requested from it."""
+    requested = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_error(404)
 
         def log_message(self, *_):
@@ -162,24 +163,22 @@ def outside():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", requested
         server.shutdown()
         thread.join()
 
 
-def test_hostile_names_run_nothing_and_the_policy_holds(
-    browser, hostile, outside, tmp_path
-):
-    """What would get in, had escaping failed, is refused by the policy too."""
-    address, asked = outside
-    smuggled = (
+def test_policy_blocks_injected_markup(browser, hostile_page, outside, tmp_path):
+    """Markup that escaping would let through is blocked by the policy."""
+    address, requested = outside
+    injected = (
         "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>"
         "<style>h1 { color: rgb(1, 2, 3) }</style><p style='color: rgb(1, 2, 3)'>x</p>"
         f"<link rel=stylesheet href={address}/css><iframe src={address}/frame></iframe>"
         f"<script src={address}/script></script><img src={address}/image>"
     )
     path = tmp_path / "report.html"
-    path.write_text(page.to_html(hostile).replace("</main>", f"{smuggled}</main>"))
+    path.write_text(hostile_page.replace("</main>", f"{injected}</main>"))
     context = browser.new_context()
     tab = context.new_page()
     dialogs = []
@@ -192,13 +191,13 @@ def test_hostile_names_run_nothing_and_the_policy_holds(
             f"getComputedStyle(document.querySelector('{mark}')).color"
         )
         assert color != "rgb(1, 2, 3)"
-    assert asked == []
-    # The script of the page itself has run.
+    assert requested == []
+    # The page's own script has run.
     assert tab.evaluate("document.querySelectorAll('svg title').length") == 0
     context.close()
 
 
-def test_bars_and_plots_are_drawn_without_attributes_of_style(browser, big):
+def test_bars_shades_and_plots_are_visible(browser, big):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     tab = context.new_page()
     tab.goto(big.as_uri())

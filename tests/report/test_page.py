@@ -1,4 +1,4 @@
-"""The page: what it says, what it escapes, and that it asks for nothing."""
+"""The page: its content, its escaping, and that it requests nothing."""
 
 import base64
 import csv
@@ -14,6 +14,7 @@ from rankckpt_jax.benchmark import table as benchmark
 from rankckpt_jax.report import notebook, page
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
+from rankckpt_jax.results.summary import summarize
 
 _VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -51,21 +52,25 @@ class _Reader(html.parser.HTMLParser):
         return [attrs for name, attrs in self.elements if name == tag]
 
 
-def test_says_what_matters(realistic):
-    reader = _Reader(page.to_html(realistic))
+def _to_html(*args):
+    return page.to_html(summarize(rank("t", *args)))
+
+
+def test_to_html_shows_every_result(realistic_page):
+    reader = _Reader(realistic_page)
     for expected in (
         "caltech101",
         "102 classes",
         "nleep ranks mobilenet_v1_1.0_224/model.ckpt first of 5",
-        "Kendall's tau 0.80 over 5 checkpoints is within chance",
+        "is not significant: Kendall's tau 0.80 over 5 checkpoints",
         "-0.412",
         "±0.01",
         "89.1%",
         "3.2 M parameters",
         "1 checkpoint failed",
         "two variables found: 263 < 265",
-        "there is no classifier leep: random_initialization",
-        "Fine-tuning these 5 checkpoints took 53 times as long as ranking them.",
+        "no logits leep: random_initialization",
+        "Fine-tuning 5 checkpoints took 53 times as long as ranking them.",
         "random order",
         "config.task.name caltech101",
         "config.seeds 0, 1",
@@ -76,10 +81,9 @@ def test_says_what_matters(realistic):
     assert len(reader.named("table")) == 5
 
 
-def test_asks_for_nothing_from_outside(realistic):
-    text = page.to_html(realistic)
-    reader = _Reader(text)
-    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#plot)", text)
+def test_to_html_requests_nothing(realistic_page):
+    reader = _Reader(realistic_page)
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#plot)", realistic_page)
     assert not any(
         name in ("iframe", "object", "embed", "img", "form", "base")
         for name, _ in reader.elements
@@ -91,15 +95,17 @@ def test_asks_for_nothing_from_outside(realistic):
             assert attributes["href"].startswith(("data:,", "#"))
 
 
-def test_policy_allows_the_one_script_and_the_one_style_alone(realistic):
-    text = page.to_html(realistic)
+def test_to_html_policy_allows_only_its_script_and_style(realistic_page):
     digests = {
         tag: base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
-        for tag, inner in re.findall(r"<(script|style)>(.*?)</\1>", text, re.DOTALL)
+        for tag, inner in re.findall(
+            r"<(script|style)>(.*?)</\1>", realistic_page, re.DOTALL
+        )
     }
+    reader = _Reader(realistic_page)
     (policy,) = [
         attributes["content"]
-        for attributes in _Reader(text).named("meta")
+        for attributes in reader.named("meta")
         if attributes.get("http-equiv") == "Content-Security-Policy"
     ]
     assert policy == (
@@ -107,52 +113,42 @@ def test_policy_allows_the_one_script_and_the_one_style_alone(realistic):
         f"script-src 'sha256-{digests['script']}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    # What it would shut out is not there.
-    for _, attributes in _Reader(text).elements:
-        assert "style" not in attributes
+    assert not any("style" in attributes for _, attributes in reader.elements)
 
 
-def test_hostile_text_stays_text(hostile):
-    text = page.to_html(hostile)
-    text.encode("utf-8")
-    reader = _Reader(text)
+def test_to_html_escapes_hostile_text_in_every_section(hostile_page):
+    hostile_page.encode("utf-8")
+    reader = _Reader(hostile_page)
     assert len(reader.named("script")) == len(reader.named("style")) == 1
     assert "{{ 7 * 7 }}" in reader.text
     assert "<script>alert" in reader.text
-    # In every section, and none is left out.
-    for heading in (
-        *("Ranking", "Scores against fine-tuning", "How good is each measure"),
-        *("Ranks by measure", "Fine-tuning on the way", "Cost", "Failed", "Warnings"),
-        *("What the features look like", "Images as the network sees them"),
-        "Provenance",
-    ):
-        assert f"<h2>{heading}</h2>" in text
+    for section in page.sections():
+        assert f"<h2>{section.title}</h2>" in hostile_page
     for _, attributes in reader.elements:
         assert not any(name.startswith("on") for name in attributes)
         for name in "src", "href":
             assert attributes.get(name, "#").startswith(("#", "data:"))
-    assert "\x1b" not in text
-    assert "\u202e" not in text
+    assert "\x1b" not in hostile_page
+    assert "\u202e" not in hostile_page
 
 
-def test_hostile_text_stays_text_in_a_notebook_and_in_the_benchmark(hostile):
-    shown = notebook.to_html(hostile)
+def test_notebook_and_benchmark_escape_hostile_text(hostile):
     lines = benchmark.tabulate([hostile, dataclasses.replace(hostile, task="=other")])
-    for text in shown, benchmark.to_html(lines):
+    for text in notebook.to_html(summarize(hostile)), benchmark.to_html(lines):
         reader = _Reader(text)
         assert reader.named("script") == []
         assert "<script>alert" in reader.text
         assert "\x1b" not in text and "\u202e" not in text
         text.encode("utf-8")
-    said = benchmark.to_text(lines)
-    assert "\x1b" not in said and "\u202e" not in said
+    text = benchmark.to_text(lines)
+    assert "\x1b" not in text and "\u202e" not in text
     for line in csv.reader(io.StringIO(benchmark.to_csv(lines))):
         for cell in line[:3]:
             assert cell.isprintable() and not cell.startswith(tuple("=+-@"))
 
 
-def test_degenerate_rankings_render(degenerate):
-    reader = _Reader(page.to_html(degenerate))
+def test_to_html_renders_degenerate_rankings(degenerate):
+    reader = _Reader(page.to_html(summarize(degenerate)))
     assert not re.search(r"\b(nan|inf|None)\b", reader.text)
     for attributes in reader.named("td") + reader.named("th"):
         assert attributes.get("data-value") not in ("nan", "inf", "None")
@@ -160,17 +156,28 @@ def test_degenerate_rankings_render(degenerate):
     assert all(0 <= int(share) <= 100 for share in shares)
 
 
-def test_unknown_sections_are_left_out():
+def test_to_html_omits_sections_without_content():
     rows = [Row("a", scores={"nleep": -1.0}), Row("b", scores={"nleep": -2.0})]
-    text = _Reader(page.to_html(rank("t", ["nleep"], rows))).text
-    for heading in "Cost", "Failed", "Warnings", "Provenance", "How good is each":
-        assert heading not in text
-    assert "Nothing to compare" in text
+    text = _to_html(["nleep"], rows)
+    headings = re.findall("<h2>(.*?)</h2>", text)
+    assert headings == ["Ranking", "Scores against fine-tuning"]
+    assert "There is nothing to compare" in text
 
 
-def test_every_heading_of_a_sortable_table_is_a_button(realistic):
-    text = page.to_html(realistic)
-    tables = re.findall(r"<table data-sortable.*?</table>", text, re.DOTALL)
+def test_to_html_includes_a_section_that_is_one_new_file(tmp_path, monkeypatch):
+    (tmp_path / "note.py").write_text(
+        "from rankckpt_jax.report.rendering import Section\n"
+        "values = lambda summary: {'task': summary.ranking.task}\n"
+        "SECTION = Section(15, 'A note', '<p>Task {{ task }}.</p>', values)\n"
+    )
+    monkeypatch.setattr(page, "__path__", [*page.__path__, str(tmp_path)])
+    text = _to_html(["nleep"], [Row("a", scores={"nleep": -1.0})])
+    headings = re.findall("<h2>(.*?)</h2>", text)
+    assert headings[:2] == ["Ranking", "A note"] and "<p>Task t.</p>" in text
+
+
+def test_sortable_tables_have_a_button_and_a_value_for_each_column(realistic_page):
+    tables = re.findall(r"<table data-sortable.*?</table>", realistic_page, re.DOTALL)
     assert len(tables) == 3
     for table in tables:
         head, body = table.split("</thead>")
@@ -183,9 +190,9 @@ def test_every_heading_of_a_sortable_table_is_a_button(realistic):
 @pytest.mark.parametrize(
     ("name", "measure"), [("a", "nleep"), ("nleep", "nleep"), ("ranks", "knn")]
 )
-def test_the_best_is_set_apart_in_its_own_place(name, measure):
+def test_to_html_emphasizes_the_first_checkpoint(name, measure):
     rows = [Row(name, scores={measure: 2.0}), Row("z", scores={measure: 1.0})]
-    text = page.to_html(rank("t", [measure], rows))
+    text = _to_html([measure], rows)
     assert f"{measure} ranks <strong>{name}</strong> first of 2." in text
-    text = page.to_html(rank("t", [measure], rows[:1]))
+    text = _to_html([measure], rows[:1])
     assert f"<strong>{name}</strong> is the only checkpoint ranked." in text

@@ -1,4 +1,4 @@
-"""Inline SVG: well formed, self-contained, colored by the page."""
+"""The plots: well formed, self-contained, with the colors of the page."""
 
 import re
 from xml.etree import ElementTree
@@ -11,24 +11,29 @@ from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
 
 
+@pytest.fixture(scope="module")
+def svgs(realistic):
+    return {m: plots.scatter(realistic, m) for m in realistic.measures}
+
+
 def _texts(svg):
     return ["".join(e.itertext()) for e in ElementTree.fromstring(svg).iter("text")]
 
 
-def test_points_have_names_and_hints(realistic):
-    svg = plots.scatter(realistic, "h_score")
+def test_scatter_points_have_names_and_hints(svgs):
+    svg = svgs["h_score"]
     root = ElementTree.fromstring(svg)
     hints = [title.text for title in root.iter("title")]
     assert len(hints) == 5
     assert "inception_v3/model.ckpt-300000\nh_score 2.110, fine-tuned 89.1%" in hints
-    # Every checkpoint has a folder of its own, so the folder's name is enough.
+    # Every checkpoint has its own folder, so the folder's name is enough.
     assert {"inception_v3", "random_initialization"} <= set(_texts(svg))
     assert root.get("role") == "img"
     assert "5 checkpoints" in root.get("aria-label")
 
 
-def test_nothing_is_loaded_and_colors_are_the_pages(realistic):
-    svg = plots.scatter(realistic, "nleep")
+def test_scatter_uses_only_variables_of_the_page(svgs):
+    svg = svgs["nleep"]
     assert "http" not in svg
     assert "xlink" not in svg
     assert "font-family" not in svg
@@ -44,26 +49,25 @@ def test_nothing_is_loaded_and_colors_are_the_pages(realistic):
     }
 
 
-def test_ids_are_unique_over_the_page_and_references_hit(realistic):
-    svgs = [plots.scatter(realistic, measure) for measure in realistic.measures]
-    ids = [i for svg in svgs for i in re.findall(r'\bid="([^"]+)"', svg)]
+def test_ids_are_unique_on_the_page_and_references_exist(svgs):
+    ids = [i for svg in svgs.values() for i in re.findall(r'\bid="([^"]+)"', svg)]
     assert len(ids) == len(set(ids))
-    for svg in svgs:
+    for svg in svgs.values():
         for reference in re.findall(r"(?:href=\"|url\()#([^\")]+)", svg):
             assert f'id="{reference}"' in svg
 
 
-def test_same_ranking_gives_the_same_bytes(realistic):
-    assert plots.scatter(realistic, "leep") == plots.scatter(realistic, "leep")
+def test_scatter_is_deterministic(realistic, svgs):
+    assert plots.scatter(realistic, "leep") == svgs["leep"]
 
 
-def test_hostile_names_are_text(hostile):
+def test_scatter_escapes_hostile_names(hostile):
     svg = plots.scatter(hostile, hostile.measures[0])
     assert "<script" not in svg
     assert ElementTree.fromstring(svg).find(".//script") is None
 
 
-def test_labels_do_not_overlap_and_crowds_get_ranks():
+def test_scatter_labels_many_points_with_ranks():
     rng = np.random.default_rng(0)
     rows = [
         Row(f"checkpoint_{i}", scores={"nleep": q + 0.1 * rng.normal()}, accuracy=q)
@@ -74,7 +78,7 @@ def test_labels_do_not_overlap_and_crowds_get_ranks():
     assert sum(text.startswith("#") for text in texts) > 20
 
 
-def test_labels_do_not_stand_on_the_bars_of_spreads():
+def test_scatter_labels_do_not_cover_the_bars_of_spreads():
     rows = [
         Row(f"net{i}", scores={"nleep": i}, spreads={"nleep": 0.8}, accuracy=0.5)
         for i in range(3)
@@ -95,7 +99,7 @@ def test_labels_do_not_stand_on_the_bars_of_spreads():
             assert abs(y - next(iter(heights.values()))) > 4
 
 
-def test_letters_beyond_the_font_do_not_warn():
+def test_scatter_does_not_warn_of_missing_glyphs():
     rows = [Row(f"名前{i}", scores={"nleep": i}, accuracy=0.1 * i) for i in range(3)]
     assert "名前2" in plots.scatter(rank("t", ["nleep"], rows), "nleep")
 
@@ -110,7 +114,7 @@ def test_letters_beyond_the_font_do_not_warn():
         ([2e6, 3e7], [0.2, 1.0]),
     ],
 )
-def test_extreme_values(scores, accuracies):
+def test_scatter_of_extreme_values(scores, accuracies):
     rows = [
         Row(str(i), scores={"nleep": s}, accuracy=a)
         for i, (s, a) in enumerate(zip(scores, accuracies, strict=True))

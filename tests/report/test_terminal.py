@@ -1,10 +1,10 @@
-"""The plain-text table: aligned, numbered, and safe to print."""
+"""The table for a terminal."""
 
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
 
 
-def test_table_is_aligned_and_numbered():
+def test_to_text_aligns_and_numbers_rows():
     rows = [
         Row(
             "short",
@@ -33,15 +33,15 @@ def test_table_is_aligned_and_numbered():
     ]
 
 
-def test_table_leaves_out_what_nobody_knows():
+def test_to_text_omits_empty_columns():
     text = str(rank("pets", ["nleep"], [Row(n, scores={"nleep": 1.0}) for n in "ab"]))
     for heading in "architecture", "fine-tuned", "seconds", "recall@1":
         assert f" {heading}" not in text.split("\n\n")[1]
     assert len(text.split("\n\n")) == 3
-    assert "No ranked checkpoint was fine-tuned" in text
+    assert "This ranking has not been verified" in text
 
 
-def test_hostile_names_cannot_steer_a_terminal():
+def test_to_text_escapes_control_characters():
     hostile = "\x1b]0;owned\x07\x1b[2J\r\n\u202egnp.\x9b31m\udcff\x00"
     rows = [
         Row(
@@ -58,12 +58,12 @@ def test_hostile_names_cannot_steer_a_terminal():
     assert r"\x1b[2J" in text
 
 
-def test_long_reasons_are_cut_in_the_table():
+def test_to_text_cuts_long_reasons():
     text = str(rank("pets", ["nleep"], [Row("a", failure="x" * 5000)]))
     assert max(map(len, text.splitlines())) < 200
 
 
-def test_a_reason_does_not_widen_the_only_number_column():
+def test_to_text_does_not_widen_a_column_for_a_reason():
     rows = [Row("a", scores={"nleep": 1.0}), Row("b", failure="a long reason" * 3)]
     for some in rows, rows[1:]:
         lines = str(rank("pets", ["nleep"], some)).splitlines()

@@ -1,28 +1,49 @@
-"""Both files, in place and whole."""
+"""The files of a ranking."""
+
+import json
+
+import pytest
 
 from rankckpt_jax import report
-from rankckpt_jax.storage import store
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
+from rankckpt_jax.results.summary import summarize
+from rankckpt_jax.storage import files
 
 
-def test_writes_both_files_and_returns_the_page(tmp_path, realistic):
-    path = report.write(realistic, tmp_path / "new" / "directory")
-    assert path == tmp_path / "new" / "directory" / "report.html"
-    assert path.read_text().startswith("<!doctype html>")
-    assert (path.parent / "ranking.csv").read_text().startswith("rank,checkpoint,")
-    assert len(list(path.parent.iterdir())) == 2
+@pytest.fixture(scope="module")
+def summary():
+    rows = [
+        Row("a", scores={"nleep": float("nan")}, warnings={"leep": "no logits"}),
+        Row("b", scores={"nleep": -1.0}, accuracy=0.5),
+    ]
+    return summarize(rank("pets", ["nleep"], rows))
 
 
-def test_writes_through_the_store_only(tmp_path, realistic, monkeypatch):
-    written = {}
+def test_write_creates_three_files_and_replaces_them(tmp_path, summary):
+    for _ in range(2):
+        path = report.write(summary, tmp_path / "new" / "directory")
+        assert path == tmp_path / "new" / "directory" / "report.html"
+        assert path.read_text().startswith("<!doctype html>")
+        assert path.read_text().endswith("</html>\n")
+        assert (path.parent / "ranking.csv").read_text().startswith("rank,checkpoint,")
+        assert len(list(path.parent.iterdir())) == 3
+
+
+def test_write_json_has_every_column(tmp_path, summary):
+    report.write(summary, tmp_path)
+    content = json.loads((tmp_path / "ranking.json").read_text())
+    assert content["conclusions"] == list(summary.sentences)
+    b, a = content["rows"]
+    assert (b["rank"], b["checkpoint"], b["nleep"], b["accuracy"]) == (1, "b", -1, 0.5)
+    assert (a["rank"], a["nleep"], a["warnings"]) == (None, None, "leep: no logits")
+
+
+def test_write_replaces_files_atomically(tmp_path, summary, monkeypatch):
+    written = []
     monkeypatch.setattr(
-        store, "write_text_atomically", lambda path, text: written.update({path: text})
+        files, "write_text_atomically", lambda path, text: written.append(path)
     )
-    report.write(realistic, tmp_path)
-    assert {path.name for path in written} == {"ranking.csv", "report.html"}
+    report.write(summary, tmp_path)
+    assert [p.name for p in written] == ["ranking.csv", "ranking.json", "report.html"]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_any_ranking_can_be_written_again(tmp_path, hostile, degenerate):
-    for ranking in hostile, degenerate, hostile:
-        path = report.write(ranking, tmp_path)
-        assert path.read_text(encoding="utf-8").endswith("</html>\n")

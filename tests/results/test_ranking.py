@@ -17,7 +17,7 @@ def _rows(scores, accuracies, **fields):
     ]
 
 
-def test_orders_by_the_first_measure_with_unscored_then_failed_last():
+def test_rank_puts_unscored_rows_and_failures_last():
     rows = [
         Row("failed", failure="no such file", scores={"nleep": 9.0}),
         Row("nan", scores={"nleep": math.nan}),
@@ -34,7 +34,7 @@ def test_orders_by_the_first_measure_with_unscored_then_failed_last():
     assert [row.checkpoint for row in result.failed] == ["failed"]
 
 
-def test_equal_scores_share_a_rank_and_stand_by_name():
+def test_rank_orders_equal_scores_by_name():
     rows = [
         Row(name, scores={"nleep": score})
         for name, score in zip("dcba", (1, 2, 2, 3), strict=True)
@@ -45,7 +45,7 @@ def test_equal_scores_share_a_rank_and_stand_by_name():
         assert result.ranks == (1, 2, 2, 4)
 
 
-def test_evaluates_every_measure_over_the_rows_that_have_both():
+def test_rank_evaluates_rows_with_score_and_accuracy():
     rows = [
         Row("a", scores={"nleep": 3.0, "leep": 1.0}, accuracy=0.9),
         Row("b", scores={"nleep": 2.0}, accuracy=0.8),
@@ -62,14 +62,14 @@ def test_evaluates_every_measure_over_the_rows_that_have_both():
     assert len(result.evaluated_rows("nleep")) == 3
 
 
-def test_ranking_seconds_are_extraction_and_the_measure():
+def test_ranking_seconds_adds_extraction_and_scoring():
     row = Row("a", extract_seconds=10.0, score_seconds={"nleep": 2.0, "leep": 0.5})
     assert row.ranking_seconds("nleep") == 12
     assert row.ranking_seconds("knn") is None
     assert Row("a", score_seconds={"nleep": 2.0}).ranking_seconds("nleep") is None
 
 
-def test_bad_input_is_named():
+def test_rank_raises_for_unusable_input():
     with pytest.raises(InputError, match="no measure"):
         rank("task", [], [])
     with pytest.raises(InputError, match=r"not a fraction[\s\S]*ckpt0[\s\S]*87.3"):

@@ -61,7 +61,7 @@ def test_each_point_is_a_ranking_held_against_the_accuracies(
             expected = evaluation.score_ranking(scores, accuracies)
             assert evaluated == pytest.approx(expected)
     page = (tmp_path / "runs/mine/report.html").read_text()
-    assert "How much the choices of NLEEP matter" in page
+    assert "Options of NLEEP" in page
     for option in FEW:
         assert ablation.TITLES[option] in page
     # The page alone, from what is stored.

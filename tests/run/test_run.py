@@ -54,9 +54,13 @@ def test_everything_is_written_and_nothing_is_done_twice(
     page = (place / "report.html").read_text()
     assert "first" in page
     for heading in (
-        *("Ranks by measure", "Fine-tuning on the way", "Images through a network"),
-        *("Operations", "What the features look like", "Provenance"),
-        "Images as the network sees them",
+        *(
+            "Ranks by measure",
+            "Accuracy during fine-tuning",
+            "Images through a network",
+        ),
+        *("Operations", "Features", "Provenance"),
+        "Preprocessed images",
     ):
         assert heading in page
     assert page.count('src="data:image/jpeg;base64,') == 8
@@ -87,7 +91,7 @@ def test_fine_tuning_that_diverges_is_no_accuracy(image_folder, pool, tmp_path):
         assert row.accuracy is None and row.finite_accuracy() is None
         assert "fine-tuning diverged at step" in row.warnings["accuracy"]
     assert not ranking.evaluated_rows("h_score")
-    assert "No ranked checkpoint was fine-tuned" in str(ranking)
+    assert "This ranking has not been verified" in str(ranking)
     page = (tmp_path / "images" / "report.html").read_text()
     assert "fine-tuning diverged at step" in page
 

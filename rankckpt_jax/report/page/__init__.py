@@ -1,0 +1,44 @@
+"""The ranking as one self-contained HTML page.
+
+Each module of this directory is one section of the page and defines `SECTION`. They are
+found by scanning the directory, so a new section is one new file. `report.html.j2` is
+the frame around them, `report.css` the style, `report.js` sorts and filters the tables
+and shows the names of points in plots.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from rankckpt_jax.report.rendering import Section, render
+from rankckpt_jax.results.formatting import printable
+from rankckpt_jax.results.summary import Summary
+
+
+def sections() -> list[Section]:
+    """Return the sections of the page in order."""
+    modules = [f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)]
+    found = [importlib.import_module(module).SECTION for module in modules]
+    return sorted(found, key=lambda section: section.order)
+
+
+def to_html(summary: Summary) -> str:
+    """Return a ranking as one self-contained page.
+
+    The page requests nothing: styles, script and plots are inside, and its content
+    security policy forbids everything else. All text is escaped. Sections without
+    content are omitted.
+    """
+    ranking = summary.ranking
+    rendered = [(section, section.render(summary)) for section in sections()]
+    return render(
+        "report.html.j2",
+        "report.js",
+        task=printable(ranking.task),
+        description=printable(ranking.task_description),
+        headline=summary.headline,
+        conclusions=summary.conclusions,
+        facts=summary.facts,
+        sections=[(section, html) for section, html in rendered if html is not None],
+    )

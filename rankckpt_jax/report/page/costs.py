@@ -1,0 +1,113 @@
+"""The cost of ranking and of fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rankckpt_jax.report.rendering import Section
+from rankckpt_jax.results.costs import CostComparison
+from rankckpt_jax.results.formatting import (
+    count,
+    format_large,
+    format_seconds,
+    printable,
+)
+from rankckpt_jax.results.summary import Summary
+
+_FORMATS = {
+    "seconds": ("Time", format_seconds),
+    "images": ("Images through a network", format_large),
+    "operations": ("Operations", lambda number: f"{format_large(number)}FLOP"),
+}
+"""Title and format of each cost."""
+
+_TEMPLATE = """
+{% from "macros.html.j2" import name_heading, number_heading %}
+{% for title, sentence, bars in comparisons %}
+{% if sentence %}
+<p>{{ sentence }}</p>
+{% endif %}
+<h3>{{ title }}</h3>
+<dl class="bars">
+{% for name, text, share in bars %}
+<dt>{{ name }}</dt>
+<dd><span class="track" aria-hidden="true"><i class="share{{ share }}"></i></span>
+<span class="value">{{ text }}</span></dd>
+{% endfor %}
+</dl>
+{% endfor %}
+<details>
+<summary>Time for each checkpoint</summary>
+<div class="scroll" tabindex="0" role="region" aria-label="Time for each checkpoint">
+<table data-sortable>
+<thead><tr>
+{{ name_heading("Checkpoint") -}}
+{% for heading in headings %}
+{{ number_heading(heading) -}}
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for name, cells in rows %}
+<tr><th scope="row" class="name" data-value="{{ name }}">{{ name }}</th>
+{% for value, text in cells %}
+<td class="number" data-value="{{ '' if value is none else value }}">{{ text }}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+<tfoot>
+<tr><th scope="row" class="name">sum</th>
+{% for text in totals %}
+<td class="number">{{ text }}</td>
+{% endfor %}
+</tr>
+</tfoot>
+</table>
+</div>
+<p class="note">Features are extracted once and shared by all measures.</p>
+</details>
+"""
+
+
+def _values(summary: Summary) -> dict[str, Any] | None:
+    costs = summary.costs
+    if costs is None:
+        return None
+    measure = printable(summary.ranking.measures[0])
+    columns = [column for _, column in costs.seconds]
+    return {
+        "comparisons": [_comparison(cost, measure) for cost in costs.comparisons],
+        "headings": [printable(name) for name, _ in costs.seconds],
+        "rows": [
+            (printable(row.checkpoint), [(s, format_seconds(s)) for s in line])
+            for row, line in zip(costs.rows, zip(*columns, strict=True), strict=True)
+        ],
+        "totals": [format_seconds(total) for total in costs.total_seconds],
+    }
+
+
+def _comparison(cost: CostComparison, measure: str) -> tuple[str, str, list[Any]]:
+    title, format = _FORMATS[cost.name]
+    longest = max(cost.ranking, cost.finetuning) or 1.0
+    bars = [
+        (name, format(value), round(100 * value / longest))
+        for name, value in (
+            (f"Ranking with {measure}", cost.ranking),
+            ("Fine-tuning", cost.finetuning),
+        )
+    ]
+    return title, _sentence(cost) if cost.name == "seconds" else "", bars
+
+
+def _sentence(cost: CostComparison) -> str:
+    if cost.factor is None:
+        return "Ranking was not faster than fine-tuning."
+    factor = f"{cost.factor:.1f}" if cost.factor < 10 else f"{cost.factor:,.0f}"
+    them = "it" if cost.num_checkpoints == 1 else "them"
+    return (
+        f"Fine-tuning {count(cost.num_checkpoints, 'checkpoint')} took {factor} times "
+        f"as long as ranking {them}."
+    )
+
+
+SECTION = Section(60, "Cost", _TEMPLATE, _values)

@@ -1,0 +1,259 @@
+"""The table of measures and baselines, with their agreement with fine-tuning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rankckpt_jax.report.rendering import Section
+from rankckpt_jax.results.agreement import MeasureSummary
+from rankckpt_jax.results.formatting import (
+    NONE,
+    format_decimal,
+    format_p_value,
+    format_probability,
+    printable,
+)
+from rankckpt_jax.results.row import finite
+from rankckpt_jax.results.summary import Summary
+
+METRICS = (
+    ("Recall@1", "recall@1", "1 if the best checkpoint is ranked first, else 0."),
+    ("Rel@1", "rel@1", "Accuracy of the first, as a share of the best accuracy."),
+    ("Recall@3", "recall@3", "1 if the best checkpoint is among the first three."),
+    ("Rel@3", "rel@3", "Best accuracy of the first three, as a share of the best."),
+    ("Pearson", "pearson", "Linear correlation of scores and accuracies, -1 to 1."),
+    (
+        "Kendall",
+        "kendall",
+        "Kendall's tau-b, -1 to 1: the share of pairs in the right order minus the "
+        "share in the wrong order. Below it, its 95 % confidence interval (bootstrap "
+        "over checkpoints and the noise of the scores).",
+    ),
+    ("Spearman", "spearman", "Linear correlation of the two rankings, -1 to 1."),
+    (
+        "Weighted",
+        "weighted_kendall",
+        "Kendall's tau in which mistakes near the top weigh more, -1 to 1.",
+    ),
+)
+"""Heading, key of `evaluation.score_ranking` and meaning of each metric."""
+
+_Format = Callable[[MeasureSummary], tuple[float | None, str]]
+
+SIGNIFICANCE_COLUMNS: tuple[tuple[str, str, _Format], ...] = (
+    (
+        "p-value",
+        "Share of random orders with at least this Kendall's tau (permutation test).",
+        lambda summary: (summary.p_value, format_p_value(summary.p_value)),
+    ),
+    (
+        "First is best",
+        "Probability that the checkpoint ranked first is the best one, given the noise "
+        "of the scores and of the test set.",
+        lambda summary: (
+            summary.probability_best,
+            format_probability(summary.probability_best),
+        ),
+    ),
+    (
+        "Tied",
+        "Number of checkpoints that share their score with another, so that their "
+        "order is undefined.",
+        lambda summary: (
+            summary.num_tied,
+            NONE if summary.num_tied is None else str(summary.num_tied),
+        ),
+    ),
+    (
+        "p vs first",
+        "P-value of the difference in Kendall's tau from the measure that orders the "
+        "ranking (paired permutation test).",
+        lambda summary: (
+            summary.p_value_versus_first,
+            format_p_value(summary.p_value_versus_first),
+        ),
+    ),
+)
+"""Heading, meaning, and value and text of each further column."""
+
+_N = ("n", "Number of checkpoints with both a score and an accuracy.")
+
+_TEMPLATE = """
+{% from "macros.html.j2" import name_heading, number_heading %}
+{% macro number(cell) %}
+<td class="number{{ ' best' if cell.is_best }}" data-value="{{ cell.value }}">
+<span class="value">{{ cell.text }}</span>
+{%- if cell.note %}<small>{{ cell.note }}</small>{% endif %}</td>
+{% endmacro %}
+<div class="scroll" tabindex="0" role="region" aria-label="Evaluation table">
+<table data-sortable class="evaluation">
+<thead><tr>
+{{ name_heading("Measure") -}}
+{% for heading, help in headings %}
+{{ number_heading(heading, help) -}}
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for name, n, kind, cells in rows %}
+<tr{% if kind %} class="{{ kind }}"{% endif %}>
+<th scope="row" class="name" data-value="{{ name }}">{{ name }}</th>
+<td class="number" data-value="{{ n }}">{{ n }}</td>
+{% for cell in cells %}
+{{ number(cell) -}}
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+<tfoot>
+<tr><th scope="row" class="name">{{ random.name }}</th>
+<td class="number">{{ random.n }}</td>
+{% for text in random_texts %}
+<td class="number">{{ text }}</td>
+{% endfor %}
+</tr>
+</tfoot>
+</table>
+</div>
+<p class="note">Gray rows are trivial baselines that do not use the images; a useful
+measure does better. The last row is the expected value for a random order of
+{{ random.n }} checkpoints; Kendall's tau of such orders has standard deviation
+{{ deviation }}. For tied scores, a value is the mean over all orders of the tied
+checkpoints.</p>
+<details>
+<summary>Meaning of the columns</summary>
+<dl class="terms">
+{% for heading, help in headings %}
+<dt>{{ heading }}</dt><dd>{{ help }}</dd>
+{% endfor %}
+</dl>
+</details>
+{% for title, rows in groups %}
+<details>
+<summary>{{ title }}</summary>
+<div class="scroll" tabindex="0" role="region" aria-label="{{ title }}">
+<table data-sortable>
+<thead><tr>
+{{ name_heading("Measure") -}}
+{{ number_heading("n") -}}
+{% for heading in group_headings %}
+{{ number_heading(heading) -}}
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for name, n, cells in rows %}
+<tr><th scope="row" class="name" data-value="{{ name }}">{{ name }}</th>
+<td class="number" data-value="{{ n }}">{{ n }}</td>
+{% for cell in cells %}
+{{ number(cell) -}}
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+</details>
+{% endfor %}
+"""
+
+
+def _values(summary: Summary) -> dict[str, Any] | None:
+    agreement = summary.agreement
+    if not agreement.is_known:
+        return None
+    keys = [key for _, key, _ in METRICS]
+    best = {}
+    for key in keys:
+        values = {s.scores[key] for s in agreement.measures.values()}
+        numbers = {value for value in values if not math.isnan(value)}
+        best[key] = max(numbers) if len(numbers) > 1 else math.nan
+    rows = [
+        (
+            printable(measure),
+            of_measure.n,
+            "",
+            [
+                *_metric_cells(of_measure.scores, best, of_measure.interval),
+                *(_cell(*format(of_measure)) for _, _, format in SIGNIFICANCE_COLUMNS),
+            ],
+        )
+        for measure, of_measure in agreement.measures.items()
+    ]
+    empty = [_cell(None, NONE)] * len(SIGNIFICANCE_COLUMNS)
+    rows += [
+        (
+            baseline.name,
+            baseline.n,
+            "baseline",
+            [*_metric_cells(baseline.scores), *empty],
+        )
+        for baseline in agreement.baselines
+    ]
+    # The tables of groups have the paper's metrics.
+    of_paper = [m for m in METRICS if m[1] not in ("spearman", "weighted_kendall")]
+    return {
+        "headings": [
+            _N,
+            *((heading, help) for heading, _, help in METRICS),
+            *((heading, help) for heading, help, _ in SIGNIFICANCE_COLUMNS),
+        ],
+        "rows": rows,
+        "random": agreement.random_order,
+        "random_texts": [
+            *(format_decimal(agreement.random_order.scores[key]) for key in keys),
+            *([""] * len(SIGNIFICANCE_COLUMNS)),
+        ],
+        "deviation": format_decimal(agreement.random_deviation),
+        "group_headings": [heading for heading, _, _ in of_paper],
+        "groups": [
+            (
+                printable(group.title),
+                [
+                    (
+                        printable(measure),
+                        n,
+                        [
+                            _cell(scores[k], format_decimal(scores[k]))
+                            for _, k, _ in of_paper
+                        ],
+                    )
+                    for measure, (n, scores) in group.measures.items()
+                ],
+            )
+            for group in agreement.groups
+        ],
+    }
+
+
+def _metric_cells(
+    scores: Mapping[str, float],
+    best: Mapping[str, float] | None = None,
+    interval: tuple[float, float] = (math.nan, math.nan),
+) -> list[dict[str, Any]]:
+    low, high = interval
+    note = "" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
+    return [
+        _cell(
+            scores[key],
+            format_decimal(scores[key]),
+            best is not None and scores[key] == best[key],
+            note if key == "kendall" else "",
+        )
+        for _, key, _ in METRICS
+    ]
+
+
+def _cell(
+    value: float | None, text: str, is_best: bool = False, note: str = ""
+) -> dict[str, Any]:
+    value = finite(value)
+    return {
+        "value": "" if value is None else value,
+        "text": text,
+        "is_best": is_best,
+        "note": note,
+    }
+
+
+SECTION = Section(30, "How good is each measure", _TEMPLATE, _values)

@@ -1,0 +1,56 @@
+"""The variance of the features, and the classes in a plane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rankckpt_jax.report import plots
+from rankckpt_jax.report.rendering import Section
+from rankckpt_jax.results.formatting import printable
+from rankckpt_jax.results.summary import Summary
+
+_TEMPLATE = """
+{% from "macros.html.j2" import figure %}
+<figure class="wide">{{ spectrum | markup }}</figure>
+<p class="note">Share of the variance in the first principal components. NLEEP keeps the
+components up to 80% of the variance, the dotted line.</p>
+<div class="plots small">
+{% for svg, name, caption in pictures %}
+{{ figure(svg, name, caption) -}}
+{% endfor %}
+</div>
+<ul class="legend">
+{% for name in classes %}
+<li><i class="class{{ loop.index0 }}"></i>{{ name }}</li>
+{% endfor %}
+</ul>
+<p class="note">Training images of some classes, projected to the plane in which the
+class means differ most, for the checkpoints ranked first and last. Well separated
+classes are easy to classify.</p>
+"""
+
+
+def _values(summary: Summary) -> dict[str, Any] | None:
+    ranking = summary.ranking
+    if not ranking.views:
+        return None
+    names = (row.checkpoint for row in ranking.rows)
+    ranks = dict(zip(names, ranking.ranks, strict=True))
+    pictures = []
+    for i, view in enumerate(ranking.views):
+        rank = ranks.get(view.checkpoint)
+        caption = (
+            (f"rank {rank}, " if rank else "")
+            + f"{100 * view.between:.0f}% of the variance is between classes, "
+            + f"80% is in {view.dimensions} components"
+        )
+        svg = plots.separation(view, i)
+        pictures.append((svg, printable(view.checkpoint), caption))
+    return {
+        "spectrum": plots.spectrum(ranking),
+        "pictures": pictures,
+        "classes": [printable(name) for name in ranking.views[0].classes],
+    }
+
+
+SECTION = Section(70, "Features", _TEMPLATE, _values)

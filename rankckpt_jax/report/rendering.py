@@ -1,0 +1,109 @@
+"""Render the templates of the page under a strict content security policy.
+
+A page is one file: its style sheet and its script are inside. Its content security
+policy names both by their SHA-256. A browser therefore ignores any other style or
+script and requests nothing. `style=` attributes are forbidden too, so lengths are
+classes, `share0` to `share100`.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import importlib.resources
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import rankckpt_jax
+from rankckpt_jax.results.summary import Summary
+
+_POLICY = (
+    "default-src 'none'; style-src '{style}'; script-src {script}; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One section of the page.
+
+    Attributes:
+      order: Sections with smaller numbers come first.
+      title: The heading.
+      template: A Jinja template of the section's content; all values are escaped.
+      values: Returns the values of the template, or None to omit the section.
+      anchor: Name for links to the section.
+    """
+
+    order: int
+    title: str
+    template: str
+    values: Callable[[Summary], Mapping[str, Any] | None]
+    anchor: str = ""
+
+    def render(self, summary: Summary) -> str | None:
+        """Return the content as HTML, or None if there is nothing to show."""
+        values = self.values(summary)
+        if values is None:
+            return None
+        return _environment().from_string(self.template).render(**values)
+
+
+def render(name: str, script: str = "", **values: Any) -> str:
+    """Render a template of the directory `page` to an HTML document.
+
+    Args:
+      name: The template's file name, such as "report.html.j2".
+      script: File name of the page's script, or empty.
+      **values: Values of the template besides `css`, `script`, `policy` and `version`.
+        All are escaped.
+    """
+    # Imported here for start-up time.
+    from markupsafe import Markup
+
+    shares = "".join(f".share{i}{{--share:{i}%}}" for i in range(101))
+    css = f"{_read('report.css')}\n{shares}"
+    code = _read(script) if script else ""
+    policy = _POLICY.format(
+        style=_hash(css), script=f"'{_hash(code)}'" if code else "'none'"
+    )
+    return (
+        _environment()
+        .get_template(name)
+        .render(
+            css=Markup(css),
+            script=Markup(code),
+            policy=Markup(policy),
+            version=rankckpt_jax.__version__,
+            **values,
+        )
+    )
+
+
+def _environment():
+    # Imported here for start-up time: a ranking is useful without the template engine.
+    import jinja2
+    import markupsafe
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # Only our own plots and sections are markup.
+    environment.filters["markup"] = markupsafe.Markup
+    return environment
+
+
+def _read(name: str) -> str:
+    files = importlib.resources.files(__package__) / "page"
+    return files.joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

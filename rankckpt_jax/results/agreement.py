@@ -1,0 +1,188 @@
+"""How well each measure, baseline and random order agrees with fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+from rankckpt_jax import evaluation
+from rankckpt_jax.results.ranking import Ranking
+from rankckpt_jax.results.row import Row
+
+BASELINES: Mapping[str, Callable[[Row], float | None]] = {
+    "number of parameters": lambda row: row.num_parameters,
+    "feature dimension": lambda row: row.feature_dim,
+    "source accuracy": lambda row: row.source_accuracy,
+}
+"""Baselines that rank checkpoints without images; a useful measure does better."""
+
+_SAMPLES = 1000
+"""Number of bootstrap samples and of permutations."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureSummary:
+    """The agreement of one measure with fine-tuning.
+
+    Attributes:
+      n: Number of checkpoints with both a score and an accuracy.
+      scores: The result of `evaluation.score_ranking` for them.
+      interval: 95 % confidence interval of Kendall's tau, from a bootstrap over the
+        checkpoints and the noise of the scores. NaN if undefined.
+      p_value: Share of random orders with at least this Kendall's tau.
+      probability_best: Probability that the checkpoint ranked first is the best one.
+      num_tied: Number of checkpoints that share their score with another.
+      p_value_versus_first: P-value of the difference in Kendall's tau from the first
+        measure. None for the first measure and with fewer than two common checkpoints.
+    """
+
+    n: int
+    scores: Mapping[str, float]
+    interval: evaluation.Interval
+    p_value: float
+    probability_best: float
+    num_tied: int | None
+    p_value_versus_first: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """The agreement of a baseline or of a random order with fine-tuning.
+
+    Attributes:
+      name: The baseline in words.
+      n: Number of checkpoints for which its value and the accuracy are known.
+      scores: The result of `evaluation.score_ranking` for them.
+    """
+
+    name: str
+    n: int
+    scores: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The agreement of each measure within one group of checkpoints.
+
+    Attributes:
+      title: The group's title.
+      measures: By measure, the number of checkpoints and the result of
+        `evaluation.score_ranking`.
+    """
+
+    title: str
+    measures: Mapping[str, tuple[int, Mapping[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """The agreement of a ranking with fine-tuning.
+
+    Attributes:
+      measures: By measure, in the order of the ranking.
+      baselines: The baselines that are known for at least two checkpoints.
+      random_order: Expected values for a random order of the checkpoints that the
+        first measure ranks.
+      random_deviation: Standard deviation of Kendall's tau over such orders.
+      groups: The groups, if there are at least two, that have at least two checkpoints
+        with both a score and an accuracy.
+    """
+
+    measures: Mapping[str, MeasureSummary]
+    baselines: tuple[Baseline, ...]
+    random_order: Baseline
+    random_deviation: float
+    groups: tuple[Group, ...]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any measure can be compared with at least two accuracies."""
+        return any(summary.n > 1 for summary in self.measures.values())
+
+
+def measure_agreement(ranking: Ranking) -> Agreement:
+    """Compare the order of each measure and baseline with the accuracies."""
+    accuracies = _accuracies(ranking.evaluated_rows(ranking.measures[0]))
+    n = len(accuracies)
+    return Agreement(
+        {measure: _summarize(ranking, measure) for measure in ranking.measures},
+        _baselines(ranking),
+        Baseline("random order", n, evaluation.random_ranking(accuracies)),
+        evaluation.kendall_null_deviation(n),
+        _groups(ranking),
+    )
+
+
+def _summarize(ranking: Ranking, measure: str) -> MeasureSummary:
+    rows = ranking.evaluated_rows(measure)
+    n, evaluated = len(rows), ranking.evaluation[measure]
+    if n < 2:
+        nan = math.nan
+        interval = evaluation.Interval(nan, nan)
+        return MeasureSummary(n, evaluated, interval, nan, nan, None, None)
+    scores = [row.scores[measure] for row in rows]
+    accuracies = _accuracies(rows)
+    spreads = [row.spread(measure) or 0.0 for row in rows]
+    intervals = evaluation.intervals(scores, accuracies, spreads, num_samples=_SAMPLES)
+    p_values = evaluation.p_values(scores, accuracies, num_samples=_SAMPLES)
+    return MeasureSummary(
+        n,
+        evaluated,
+        intervals["kendall"],
+        p_values["kendall"],
+        evaluation.probability_best(
+            scores, accuracies, spreads, num_test=ranking.num_test
+        ),
+        evaluation.num_tied(scores),
+        _compare_with_first(ranking, measure),
+    )
+
+
+def _compare_with_first(ranking: Ranking, measure: str) -> float | None:
+    first = ranking.measures[0]
+    rows = [r for r in ranking.evaluated_rows(measure) if r.score(first) is not None]
+    if measure == first or len(rows) < 2:
+        return None
+    task = (
+        [row.scores[measure] for row in rows],
+        [row.scores[first] for row in rows],
+        _accuracies(rows),
+    )
+    return evaluation.compare([task], num_samples=_SAMPLES).p_value
+
+
+def _baselines(ranking: Ranking) -> tuple[Baseline, ...]:
+    result = []
+    for name, value in BASELINES.items():
+        pairs = [
+            (float(known), accuracy)
+            for row in ranking.rows
+            if not row.failure
+            and (known := value(row)) is not None
+            and (accuracy := row.finite_accuracy()) is not None
+        ]
+        if len(pairs) > 1:
+            scores = evaluation.score_ranking(*zip(*pairs, strict=True))
+            result.append(Baseline(name, len(pairs), scores))
+    return tuple(result)
+
+
+def _groups(ranking: Ranking) -> tuple[Group, ...]:
+    names = sorted({group for row in ranking.rows for group in row.groups})
+    result = []
+    for name in names if len(names) > 1 else ():
+        measures = {}
+        for measure in ranking.measures:
+            rows = ranking.evaluated_rows(measure, name)
+            scores = evaluation.score_ranking(
+                [row.scores[measure] for row in rows], _accuracies(rows)
+            )
+            measures[measure] = len(rows), scores
+        if max(n for n, _ in measures.values()) > 1:
+            result.append(Group(ranking.group_title(name), measures))
+    return tuple(result)
+
+
+def _accuracies(rows) -> list[float | None]:
+    return [row.finite_accuracy() for row in rows]

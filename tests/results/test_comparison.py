@@ -1,0 +1,34 @@
+"""Scores and warnings that need the rows of several checkpoints."""
+
+from rankckpt_jax.results.comparison import compare_rows
+from rankckpt_jax.results.row import Row
+
+
+def test_compare_rows_warns_of_other_images():
+    rows = [Row(name, images="60 images") for name in "ab"]
+    rows += [Row("unknown"), Row("c", images="57 images")]
+    *others, other = compare_rows(rows, [])
+    assert "57 images, most others on 60 images" in other.warnings["images"]
+    assert others == rows[:-1]
+
+
+def test_compare_rows_warns_of_duplicates_except_failures():
+    rows = [
+        Row("a", fingerprint=(1.0, 2.0)),
+        Row("b", fingerprint=(1.0, 2.0001)),
+        Row("c", fingerprint=(1.0, 2.1)),
+        Row("d", fingerprint=(1.0,)),
+        Row("e", fingerprint=(1.0, 2.0), failure="x"),
+        Row("f"),
+        Row("g"),
+    ]
+    result = compare_rows(rows, [])
+    assert [r.checkpoint for r in result if "features" in r.warnings] == ["b"]
+    assert "equal those of a" in result[1].warnings["features"]
+
+
+def test_compare_rows_combines_relative_scores():
+    terms = [{"energy": value, "lda": value} for value in (1.0, 2.0, 5.0)]
+    rows = [Row(str(i), terms={"etran": term}) for i, term in enumerate(terms)]
+    result = compare_rows([*rows, Row("failed", failure="x")], ["etran", "lda"])
+    assert [row.score("etran") for row in result] == [0.0, 0.25, 1.0, None]

@@ -1,0 +1,146 @@
+"""The sentences on what follows from a ranking."""
+
+import math
+
+import pytest
+
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
+from rankckpt_jax.results.summary import GroupedWarning, summarize
+
+
+def _rows(scores, accuracies, **fields):
+    return [
+        Row(f"ckpt{i}", scores={"nleep": score}, accuracy=accuracy, **fields)
+        for i, (score, accuracy) in enumerate(zip(scores, accuracies, strict=True))
+    ]
+
+
+def _summarize(rows, *measures, **fields):
+    return summarize(rank("task", measures or ["nleep"], rows, **fields))
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([], "There are no checkpoints to rank."),
+        ([Row("a", failure="x")], "could be ranked: all of them failed"),
+        ([Row("a"), Row("b", failure="x")], "ranked: none has a score by nleep"),
+        (_rows([1.0], [None]), "ckpt0 is the only checkpoint ranked."),
+        (_rows([1.0], [0.5]), "ranked; its accuracy after fine-tuning is 50.0%."),
+        (_rows([2.0, 1.0], [0.9, 0.8]), "ranks ckpt0 first of 2, and so does fine-tun"),
+        (_rows([2.0, 2.0], [None] * 2), "ranks ckpt0 first of 2, tied with 1 other."),
+        (
+            _rows([3.0, 2.0, 1.0], [0.7, 0.9, 0.8]),
+            "; fine-tuning ranks it 3rd of 3, 20.0 percentage points below ckpt1 (90.0",
+        ),
+        (_rows([2.0, 1.0], [0.8, 0.8004]), "2nd of 2, 0.04 percentage points below"),
+    ],
+)
+def test_headline(rows, expected):
+    summary = _summarize(rows)
+    assert expected in summary.sentences[0]
+    best = summary.ranking.best
+    assert summary.headline[1] == (best.checkpoint if best else "")
+
+
+_SIX = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("scores", "accuracies", "expected"),
+    [
+        ([1, 2, 3, 4, 6, 5], _SIX, "nleep agrees with fine-tuning: Kendall's tau 0.87"),
+        ([6, 5, 4, 3, 2, 1], _SIX, "nleep contradicts fine-tuning"),
+        ([2, 1, 4, 3, 6, 5], _SIX, "not significant: Kendall's tau 0.60 over 6 check"),
+        ([1, 2, 3], [0.1, 0.2, 0.3], "tau of nleep is 1.00, but 3 checkpoints are too"),
+        ([1, 1, 1], [0.1, 0.2, 0.3], "is undefined"),
+        ([1, 2], [0.5, None], "only one ranked checkpoint was fine-tuned"),
+        ([1, 2], [None, None], "This ranking has not been verified"),
+    ],
+)
+def test_conclusions_on_agreement(scores, accuracies, expected):
+    assert expected in _summarize(_rows(scores, accuracies)).conclusions[0]
+
+
+def test_conclusions_name_the_interval_and_a_better_baseline():
+    accuracies = [i / 20 for i in range(1, 11)]
+    rows = [
+        Row(str(i), scores={"nleep": s}, accuracy=a, num_parameters=100 * i)
+        for i, (s, a) in enumerate(
+            zip([2, 1, 4, 3, 6, 5, 8, 7, 10, 9], accuracies, strict=True)
+        )
+    ]
+    summary = _summarize(rows)
+    low, high = summary.agreement.measures["nleep"].interval
+    assert (
+        f"Kendall's tau 0.78, 95 % confidence interval [{low:.2f}, {high:.2f}] "
+        "(bootstrap over checkpoints)." in summary.conclusions
+    )
+    assert (
+        "A trivial baseline does better: sorting by number of parameters gives tau "
+        "1.00." in summary.conclusions
+    )
+
+
+def test_conclusions_name_a_better_measure_with_its_significance():
+    rows = [
+        Row(str(i), scores={"nleep": s, "leep": i}, accuracy=a)
+        for i, (s, a) in enumerate(zip([2, 1, 3, 4, 6, 5], _SIX, strict=True))
+    ]
+    sentence = _summarize(rows, "nleep", "leep").conclusions[1]
+    assert sentence.startswith("leep agrees better (tau 1.00), but over 6 checkpoints")
+    rows = [
+        Row(row.checkpoint, scores={"nleep": -i, "leep": i}, accuracy=row.accuracy)
+        for i, row in enumerate(rows)
+    ]
+    sentence = _summarize(rows, "nleep", "leep").conclusions[1]
+    assert sentence.startswith("leep agrees better (tau 1.00), p-value 0.0")
+
+
+@pytest.mark.parametrize(("spread", "is_narrow"), [(0.01, False), (0.1, True)])
+def test_conclusions_warn_of_a_narrow_lead(spread, is_narrow):
+    rows = _rows([1.0, 0.9], [None, None], spreads={"nleep": spread})
+    text = " ".join(_summarize(rows).conclusions)
+    assert ("another run could swap them" in text) == is_narrow
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([1.0], "One checkpoint cannot be compared with others"),
+        ([3.0, 3.0, 3.0], "nleep gives equal scores to all 3 checkpoints"),
+        ([4.0, 2.0, 2.0, 1.0], "gives equal scores to: ckpt1, ckpt2 (all 2nd)."),
+        (
+            [2.0, 2.0, 1.0, 1.0, 1.0],
+            "ckpt0, ckpt1 (all 1st); ckpt2, ckpt3, ckpt4 (all 3rd).",
+        ),
+    ],
+)
+def test_conclusions_on_ties(scores, expected):
+    for accuracies in ([None] * len(scores), [0.1 * i for i in range(len(scores))]):
+        text = " ".join(_summarize(_rows(scores, accuracies)).conclusions)
+        assert expected in text
+    untied = _summarize(_rows([2.0, 1.0], [None, None]))
+    assert "equal scores" not in " ".join(untied.conclusions)
+
+
+def test_facts_omit_unknown_values():
+    rows = _rows([1, 2, 3, 4, 5, 6], _SIX)
+    facts = {name: value for name, value, _ in _summarize(rows).facts}
+    assert facts["Kendall's tau"] == "1.00" and "Time to rank" not in facts
+    names = [name for name, _, _ in _summarize(_rows([1.0], [math.nan])).facts]
+    assert names == ["Checkpoints ranked"]
+
+
+def test_summarize_groups_equal_warnings():
+    rows = [
+        Row("a", warnings={"task": "classes are missing"}),
+        Row("b", warnings={"leep": "no classifier", "task": "classes are missing"}),
+    ]
+    summary = _summarize(rows)
+    assert summary.warnings == (
+        GroupedWarning("task", "classes are missing", ("a", "b")),
+        GroupedWarning("leep", "no classifier", ("b",)),
+    )
+    assert "Warning, task of 2 checkpoints: classes are missing" in str(summary.ranking)

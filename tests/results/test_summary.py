@@ -1,0 +1,95 @@
+"""The numbers of a summary: agreement, groups, ranks and costs."""
+
+import math
+
+import pytest
+
+from rankckpt_jax import evaluation
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
+from rankckpt_jax.results.summary import summarize
+
+_ACCURACIES = [0.5, 0.7, 0.6, 0.9, 0.8]
+
+
+@pytest.fixture(scope="module")
+def summary():
+    rows = [
+        Row(
+            str(i),
+            group="group_i" if i < 3 else "group_ii, other",
+            scores={"nleep": i, "leep": -i},
+            spreads={"nleep": 0.1},
+            accuracy=accuracy,
+            num_parameters=i,
+            extract_seconds=2.0,
+            score_seconds={"nleep": 1.0},
+            finetune_seconds=60.0 if i else math.nan,
+            multiply_adds=10,
+            extract_images=5,
+            finetune_images=50,
+        )
+        for i, accuracy in enumerate(_ACCURACIES)
+    ]
+    titles = {"group_i": "Group I"}
+    return summarize(rank("t", ["nleep", "leep"], rows, group_titles=titles))
+
+
+def test_agreement_matches_evaluation(summary):
+    agreement = summary.agreement
+    scores, spreads = list(range(5)), [0.1] * 5
+    nleep, leep = agreement.measures["nleep"], agreement.measures["leep"]
+    intervals = evaluation.intervals(scores, _ACCURACIES, spreads, num_samples=1000)
+    assert nleep.interval == intervals["kendall"]
+    p_values = evaluation.p_values(scores, _ACCURACIES, num_samples=1000)
+    assert nleep.p_value == p_values["kendall"]
+    assert nleep.probability_best == pytest.approx(
+        evaluation.probability_best(scores, _ACCURACIES, spreads)
+    )
+    assert nleep.n == 5 and nleep.num_tied == 0 and nleep.p_value_versus_first is None
+    assert 0 < leep.p_value_versus_first <= 1
+    (baseline,) = agreement.baselines
+    assert baseline.name == "number of parameters"
+    assert baseline.scores == nleep.scores
+    assert agreement.random_order.scores == evaluation.random_ranking(_ACCURACIES)
+
+
+def test_agreement_has_each_group_with_two_checkpoints(summary):
+    groups = {group.title: group for group in summary.agreement.groups}
+    assert groups.keys() == {"Group I", "group_ii", "other"}
+    n, scores = groups["Group I"].measures["nleep"]
+    assert n == 3
+    assert scores == evaluation.score_ranking([0, 1, 2], _ACCURACIES[:3])
+
+
+def test_agreement_is_undefined_for_one_checkpoint():
+    summary = summarize(rank("t", ["nleep"], [Row("a", accuracy=0.5)]))
+    assert not summary.agreement.is_known
+    assert math.isnan(summary.agreement.measures["nleep"].p_value)
+
+
+def test_ranks_by_measure_and_accuracy(summary):
+    # The rows are ordered by nleep: 4, 3, 2, 1, 0.
+    assert summary.ranks == {
+        "fine-tuned": (2, 1, 4, 3, 5),
+        "nleep": (1, 2, 3, 4, 5),
+        "leep": (5, 4, 3, 2, 1),
+    }
+
+
+def test_costs_compare_rows_with_both_values(summary):
+    seconds, images, operations = summary.costs.comparisons
+    # The time of fine-tuning is unknown for one of the five.
+    assert (seconds.num_checkpoints, seconds.ranking, seconds.finetuning) == (
+        4,
+        12,
+        240,
+    )
+    assert seconds.factor == 20
+    assert (images.ranking, images.finetuning) == (25, 250)
+    assert (operations.ranking, operations.finetuning) == (5 * 100, 5 * 3000)
+    assert [name for name, _ in summary.costs.seconds] == [
+        *("features", "nleep", "leep", "fine-tuning")
+    ]
+    assert summary.costs.total_seconds == (10, 5, 0, 240)
+    assert summarize(rank("t", ["nleep"], [Row("a")])).costs is None
