@@ -209,7 +209,7 @@ def ablation(ablation: Ablation) -> str:
     }
 
     def paint(figure: "Figure", axes: "Axes") -> None:
-        svg.name_axes(axes, ablation.title, "correlation")
+        svg.name_axes(axes, printable(ablation.title), "correlation")
         for name, (legend, color, style) in metrics.items():
             axes.plot(
                 ablation.values,
@@ -235,7 +235,7 @@ def ablation(ablation: Ablation) -> str:
         )
         for name, (legend, _, _) in metrics.items()
     }
-    label = f"Agreement of NLEEP by {ablation.title}"
+    label = f"Agreement of NLEEP by {printable(ablation.title)}"
     return svg.draw(paint, f"ablation-{ablation.option}", label, hints)
 
 

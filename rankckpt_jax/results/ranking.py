@@ -202,8 +202,8 @@ def rank(
       (random order)  2      0.50   0.92      1.00   1.00     0.00     0.00
       <BLANKLINE>
       nleep ranks b first of 2, and so does fine-tuning (84.0%).
-      Too few to tell: nleep has Kendall's tau 1.00, but no order of 2 checkpoints is
-      beyond chance; compare at least five.
+      Kendall's tau of nleep is 1.00, but 2 checkpoints are too few for a significant
+      result. Fine-tune at least five.
 
     Args:
       task: The task's short name.

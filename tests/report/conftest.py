@@ -7,6 +7,7 @@ import pytest
 
 from rankckpt_jax.features import views
 from rankckpt_jax.report import page
+from rankckpt_jax.results.ablation import Ablation
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
@@ -101,6 +102,17 @@ def hostile():
             for row in ranking.scored_rows[:2]
         ),
         samples=tuple(views.Sample(name, 32, b"jpeg") for name in names),
+        ablations=(
+            Ablation(
+                "energy",
+                HOSTILE,
+                (0.5, 0.8),
+                ({}, {}),
+                ({"kendall": 0.1, "pearson": 0.2}, {"kendall": 0.3, "pearson": 0.4}),
+                False,
+                0.8,
+            ),
+        ),
     )
 
 

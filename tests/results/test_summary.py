@@ -37,14 +37,15 @@ def summary():
 
 def test_agreement_matches_evaluation(summary):
     agreement = summary.agreement
-    scores, spreads = list(range(5)), [0.1] * 5
+    # The rows are ordered by nleep: 4, 3, 2, 1, 0.
+    scores, accuracies, spreads = [4, 3, 2, 1, 0], _ACCURACIES[::-1], [0.1] * 5
     nleep, leep = agreement.measures["nleep"], agreement.measures["leep"]
-    intervals = evaluation.intervals(scores, _ACCURACIES, spreads, num_samples=1000)
+    intervals = evaluation.intervals(scores, accuracies, spreads, num_samples=1000)
     assert nleep.interval == intervals["kendall"]
-    p_values = evaluation.p_values(scores, _ACCURACIES, num_samples=1000)
+    p_values = evaluation.p_values(scores, accuracies, num_samples=1000)
     assert nleep.p_value == p_values["kendall"]
     assert nleep.probability_best == pytest.approx(
-        evaluation.probability_best(scores, _ACCURACIES, spreads)
+        evaluation.probability_best(scores, accuracies, spreads)
     )
     assert nleep.n == 5 and nleep.num_tied == 0 and nleep.p_value_versus_first is None
     assert 0 < leep.p_value_versus_first <= 1
@@ -69,7 +70,6 @@ def test_agreement_is_undefined_for_one_checkpoint():
 
 
 def test_ranks_by_measure_and_accuracy(summary):
-    # The rows are ordered by nleep: 4, 3, 2, 1, 0.
     assert summary.ranks == {
         "fine-tuned": (2, 1, 4, 3, 5),
         "nleep": (1, 2, 3, 4, 5),

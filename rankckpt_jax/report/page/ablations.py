@@ -6,6 +6,7 @@ from typing import Any
 
 from rankckpt_jax.report import plots
 from rankckpt_jax.report.rendering import Section
+from rankckpt_jax.results.formatting import printable
 from rankckpt_jax.results.summary import Summary
 
 _TEMPLATE = """
@@ -29,7 +30,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
             else "the ranking with the current value"
         )
         caption = f"agreement with {reference}; the band marks the current value"
-        drawn.append((plots.ablation(ablation), ablation.title, caption))
+        drawn.append((plots.ablation(ablation), printable(ablation.title), caption))
     return {"plots": drawn}
 
 

@@ -1,7 +1,7 @@
 "use strict";
 
-// Sorts a table by the column whose heading is pressed; pressed again, the other way.
-// Numbers sort as numbers, names as a reader would; what is unknown stays at the end.
+// Sort a table by the column whose heading is clicked; a second click reverses the order.
+// Numbers sort by value and names alphabetically. Missing values stay at the end.
 for (const table of document.querySelectorAll("table[data-sortable]")) {
   const heads = Array.from(table.tHead.rows[0].cells);
   const body = table.tBodies[0];
@@ -25,8 +25,8 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
   });
 }
 
-// Shows only the checkpoints whose name or architecture has all the words typed, and that
-// stand in the group chosen; in the ranking and in the map of ranks alike.
+// Show only the checkpoints of the selected group whose name or architecture contains all
+// typed words, in the ranking and in the map of ranks.
 const search = document.querySelector("[data-filter]");
 if (search) {
   const group = document.querySelector("[data-filter-group]");
@@ -50,30 +50,30 @@ if (search) {
   };
   search.addEventListener("input", apply);
   if (group) group.addEventListener("change", apply);
-  // Without a script there is nothing to type for.
+  // The field is hidden in the markup because it needs this script.
   search.closest(".filter").hidden = false;
 }
 
-// Names what the pointer is at in a plot, at once and beside it; the same checkpoint is
-// set apart in every plot. Without a script the browser's own hint shows the same.
+// Show the name of the point under the pointer, and highlight its checkpoint in every
+// plot. Without this script the browser shows the <title> elements.
 const hint = document.getElementById("hint");
-const named = new Map();
+const marksByName = new Map();
 for (const title of document.querySelectorAll("svg title")) {
   const mark = title.parentNode;
   mark.dataset.hint = title.textContent;
   mark.setAttribute("aria-label", title.textContent);
   title.remove();
   const name = mark.dataset.hint.split("\n")[0];
-  if (!named.has(name)) named.set(name, []);
-  named.get(name).push(mark);
+  if (!marksByName.has(name)) marksByName.set(name, []);
+  marksByName.get(name).push(mark);
 }
-let aimed = null;
-const aim = (mark) => {
-  if (mark === aimed) return;
-  const same = (one) => (one ? named.get(one.dataset.hint.split("\n")[0]) : []);
-  for (const other of same(aimed)) other.classList.remove("aimed");
-  for (const other of same(mark)) other.classList.add("aimed");
-  aimed = mark;
+let selected = null;
+const select = (mark) => {
+  if (mark === selected) return;
+  const same = (one) => (one ? marksByName.get(one.dataset.hint.split("\n")[0]) : []);
+  for (const other of same(selected)) other.classList.remove("selected");
+  for (const other of same(mark)) other.classList.add("selected");
+  selected = mark;
   hint.hidden = !mark;
   if (mark) hint.textContent = mark.dataset.hint;
 };
@@ -84,14 +84,14 @@ const place = (x, y) => {
 };
 document.addEventListener("pointermove", (event) => {
   const mark = event.target.closest ? event.target.closest("[data-hint]") : null;
-  aim(mark);
+  select(mark);
   if (mark) place(event.pageX, event.pageY);
 });
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape") aim(null);
+  if (event.key === "Escape") select(null);
 });
 
-// The arrow keys go from mark to mark of the plot that has the focus, from left to right.
+// The arrow keys select the marks of the focused plot from left to right.
 for (const plot of document.querySelectorAll("figure svg")) {
   const marks = Array.from(plot.querySelectorAll("[data-hint]"));
   if (!marks.length) continue;
@@ -103,15 +103,15 @@ for (const plot of document.querySelectorAll("figure svg")) {
     if (!step) return;
     event.preventDefault();
     marks.sort((a, b) => left(a) - left(b));
-    const start = marks.includes(aimed) ? marks.indexOf(aimed) : step > 0 ? -1 : 0;
-    aim(marks[(start + step + marks.length) % marks.length]);
-    const box = aimed.getBoundingClientRect();
+    const start = marks.includes(selected) ? marks.indexOf(selected) : step > 0 ? -1 : 0;
+    select(marks[(start + step + marks.length) % marks.length]);
+    const box = selected.getBoundingClientRect();
     place(box.right + scrollX, box.bottom + scrollY);
   });
-  plot.addEventListener("blur", () => aim(null));
+  plot.addEventListener("blur", () => select(null));
 }
 
-// Paper cannot be unfolded.
+// Unfold everything for printing.
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details")) details.open = true;
 });
