@@ -1,13 +1,15 @@
-"""The demo, and what runs when no config is given: no download, a few minutes.
+"""The demo, and the default config: no download, about two minutes on two CPU cores.
 
     python -m rankckpt_jax.main
 
-The task is to tell handwritten digits 0 to 4 apart (scikit-learn's, real images drawn
-up to network size). The pool is Group II of the benchmark in miniature: MobileNet v1
-0.25 pre-trained by the demo itself on digits 5 to 9, saved as TF-Slim checkpoints at
-several stages of pre-training, and its random initialization. A checkpoint that was
-pre-trained for longer should transfer better; NLEEP says so from one pass of features,
-and fine-tuning every checkpoint confirms it.
+The task is to classify handwritten digits 0 to 4 (scikit-learn's, drawn on larger
+images). The pool is Group II of NeuCRaB in miniature: MobileNet v1 0.25, pre-trained by
+the demo on digits 5 to 9 and saved after several numbers of steps, the random
+initialization included. NLEEP predicts from one pass of features which checkpoint
+transfers best, and fine-tuning every checkpoint verifies it.
+
+Result: NLEEP ranks the checkpoint with the most pre-training first, and so does
+fine-tuning; see runs/demo/digits_0_to_4/report.html.
 """
 
 import ml_collections
@@ -16,7 +18,7 @@ from rankckpt_jax.configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the demo's configuration."""
+    """Return the demo's configuration."""
     config = default.get_config()
     config.workdir = "runs/demo"
     config.stages = "pretrain,extract,score,finetune,report"
@@ -24,21 +26,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.task.digits = (0, 1, 2, 3, 4)
     config.image_size = 64
 
-    # Only the demo pre-trains: the pool it makes is the pool it ranks.
+    # The stage `pretrain` makes the pool that the other stages rank.
     config.pretrain = pretrain = ml_collections.ConfigDict()
     pretrain.architecture = "mobilenet_v1_025"
     pretrain.digits = (5, 6, 7, 8, 9)
-    # How often each digit is drawn, every time at another place and size.
+    # Copies of each digit, at different positions and sizes.
     pretrain.drawings = 8
-    # A checkpoint is saved after each of these numbers of steps.
+    # Numbers of steps after which a checkpoint is saved.
     pretrain.stages = (0, 40, 80, 120, 400)
     pretrain.learning_rate = 0.1
     pretrain.batch_size = 64
     pretrain.batch_norm_decay = 0.9
-    # Follows the workdir, also one given on the command line.
+    # Follows the work directory, also if it is set on the command line.
     config.checkpoints = config.get_oneway_ref("workdir") + "/pretrained"
 
-    # So small a task is noisy: the mean over several starts, and their spread.
+    # Scores on such a small task are noisy: use the mean over several random starts.
     config.measure_options.nleep.num_restarts = 5
 
     config.finetune.recipe = "quick"

@@ -1,20 +1,21 @@
-r"""Features from any framework: the measures without our networks.
+r"""Ranks features that were extracted elsewhere, in any framework.
 
     python -m rankckpt_jax.main --config=configs/features.py \
         --config.features=DIR_OR_GLOB
 
-Each NAME.npz there is a checkpoint, written for instance from PyTorch with
+Each NAME.npz is one checkpoint, written for example from PyTorch with
 
     np.savez("resnet50.npz", features=..., labels=..., logits=..., accuracy=0.87)
 
-where features are [N, D] of the task's training images, labels [N] integers, logits
-[N, V] those of the checkpoint's own classifier (leave them out where there is none) and
-accuracy, if it is known, that after fine-tuning. Nothing is unpickled. Cost: that of
-the measures, seconds to minutes for a checkpoint. The task is called after the folder;
---config.task.name overrules it.
+where features [N, D] are those of the task's training images, labels [N] are integers,
+logits [N, V] are those of the checkpoint's own classifier (optional), and accuracy is
+the accuracy after fine-tuning (optional). Nothing is unpickled. The task is named after
+the folder, or by --config.task.name.
 
-Features that an earlier run keeps in its store can be scored again without their
-checkpoints: --config.features='runs/TASK/*/features/train'.
+To score stored features again without their checkpoints, use
+--config.features='runs/TASK/*/features/train'.
+
+Cost: that of the measures, seconds to minutes per checkpoint.
 """
 
 import ml_collections
@@ -23,7 +24,7 @@ from rankckpt_jax.configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns a configuration that lacks only the features."""
+    """Return a configuration that lacks only the features."""
     config = default.get_config()
     config.stages = "score,report"
     config.measures = "nleep,leep,h_score,logme,sfda,knn"

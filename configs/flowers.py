@@ -1,29 +1,30 @@
-"""NeuCRaB on Flowers102: 41 checkpoints of three groups.
+"""NeuCRaB on Flowers102: 41 checkpoints in three groups.
 
     python -m rankckpt_jax.main --config=configs/flowers.py
     python -m rankckpt_jax.main --config=configs/flowers.py:group_i,1k
 
-After the colon may stand, separated by commas: group_i, group_ii, group_iii (all three
-by default), 1k (VTAB-1k's images), smoke (does everything work here?).
+After the colon, separated by commas: group_i, group_ii, group_iii (all by default), 1k
+(VTAB-1k's images), smoke (a few images and steps, to see whether everything works).
 
 The images are VTAB's Oxford Flowers102, 102 classes: 1020 training, 1020 validation and
 6149 test images. They come from TFDS, or from a folder: --config.task.path=DIR.
-Checkpoints are downloaded; without network the run lists which files to put where and
-goes on with those that are there. A directory that holds rank_ckpt/ and vtab/NAME/ is
-named by --config.checkpoints=DIR.
+Checkpoints are downloaded. Without network the run lists the files to copy by hand, and
+continues with those on this machine. --config.checkpoints=DIR names a directory that
+holds rank_ckpt/ and vtab/NAME/.
 
 Expected cost, counted and not measured:
 
-- Ranking: 40 files x 1020 images, about 3e14 FLOP: under a minute of one data center
-  GPU (at 40 TFLOP/s, as below) once images are decoded, an hour or so of a laptop.
-- Fine-tuning, added by --config.stages=extract,score,finetune,report: 4 rates x (5000 +
-  10,000) steps x 512 images, about 2.4e19 FLOP for all files: 170 hours of one data
+- Ranking: 40 files x 1020 images, about 3e14 FLOP: under one minute on a data center
+GPU
+  (at 40 TFLOP/s, as below) once images are decoded, about an hour on a laptop.
+- Fine-tuning, with --config.stages=extract,score,finetune,report: 4 rates x (5000 +
+  10,000) steps x 512 images, about 2.4e19 FLOP for all files: 170 hours on a data
   center GPU, or a pod. `:1k` takes a five-hundredth.
 
-Published by VTAB of fourteen checkpoints of Group I, and used until checkpoints are
-fine-tuned here: 93.42 % at best (Sup-Exemplar-100%), 88.61 % with 1000 images
-(Sup-100%); from scratch 50.60 and 40.22 %. The paper's own figures could not be
-recovered.
+Result: not run yet. VTAB published accuracies of fourteen checkpoints of Group I, which
+are used until checkpoints are fine-tuned here: 93.42 % at best (Sup-Exemplar-100%),
+88.61 % with 1000 images (Sup-100%); from scratch 50.60 and 40.22 %. The paper's own
+accuracies could not be recovered.
 """
 
 import ml_collections
@@ -32,5 +33,5 @@ from rankckpt_jax.configs import neucrab_task
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-    """Returns the configuration; `argument` is what stands after the colon."""
+    """Return the configuration; `argument` is the text after the colon."""
     return neucrab_task.get_config("flowers", argument)

@@ -1,40 +1,37 @@
-"""What the configs of NeuCRaB's four tasks have in common.
+"""Shared settings of NeuCRaB's four tasks: caltech, camelyon, flowers, sun.
 
-Each takes arguments after a colon, as in `--config=configs/caltech.py:group_ii,1k`:
+Each config takes arguments after a colon: `--config=configs/caltech.py:group_ii,1k`.
 
     group_i, group_ii, group_iii   only these groups; all three by default
     1k                             VTAB-1k: 800 training and 200 validation images
-    smoke                          a few images and steps: does everything work here?
+    smoke                          a few images and steps, to see whether it works
 """
 
 import ml_collections
 
 from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.configs import default
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import unknown_name
 
 ARGUMENTS = (*neucrab.GROUPS, "1k", "smoke")
-"""What may stand after the colon, separated by commas."""
+"""Arguments after the colon, separated by commas."""
 
 
 def get_config(task_name: str, argument: str = "") -> ml_collections.ConfigDict:
-    """Returns the benchmark's configuration on one task.
+    """Return the benchmark's configuration on one task.
 
     Args:
       task_name: A key of `neucrab.TASKS`.
       argument: Some of ARGUMENTS, separated by commas.
 
     Raises:
-      InputError: An argument is none of these.
+      InputError: An argument is unknown.
     """
     given = [name.strip() for name in (argument or "").split(",") if name.strip()]
-    if unknown := [name for name in given if name not in ARGUMENTS]:
-        raise InputError(
-            "Unknown argument of a config",
-            where=f"configs/{task_name}.py:{argument}",
-            expected="some of " + ", ".join(ARGUMENTS) + ", separated by commas",
-            found=", ".join(unknown),
-        )
+    for name in given:
+        if name not in ARGUMENTS:
+            where = f"configs/{task_name}.py:{argument}"
+            raise unknown_name("argument", name, ARGUMENTS, where)
     few = "1k" in given
     data = neucrab.TASKS[task_name]
 
@@ -42,7 +39,7 @@ def get_config(task_name: str, argument: str = "") -> ml_collections.ConfigDict:
     groups = [name for name in neucrab.GROUPS if name in given] or neucrab.GROUPS
     config.neucrab = ",".join(groups)
     config.stages = "extract,score,report"
-    # All measures but those whose own fitting takes longer than extraction.
+    # All measures except those that take longer than extraction.
     config.measures = (
         "nleep,leep,nce,h_score,regularized_h_score,logme,transrate,gbc,sfda,lda,knn,"
         "etran,ncti,energy,source_accuracy,num_parameters,feature_dim"
@@ -52,7 +49,7 @@ def get_config(task_name: str, argument: str = "") -> ml_collections.ConfigDict:
     config.task.tfds = data.tfds
     for role, expression in (data.few if few else data.splits).items():
         config.task[role] = expression
-    # Until checkpoints are fine-tuned here, those that VTAB published count.
+    # VTAB's published accuracies, until checkpoints are fine-tuned here.
     config.accuracies = "published"
     config.finetune.recipe = "vtab_1k" if few else "neucrab"
 

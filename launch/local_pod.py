@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Runs a config as a pod would, in several processes on this machine.
+"""Runs a config in several processes on this machine, like a pod.
 
     python launch/local_pod.py --processes 2 --devices 2 -- --config=configs/demo.py
 
-Each process gets so many CPU devices, and all meet at a free port of this machine. The
-output of process 0 is shown as it comes; that of another where it fails. It ends with
-the highest exit code of any. SIGTERM is handed on, as a scheduler would.
+Each process gets --devices CPU devices. Process 0 prints its output; the output of
+another process is printed if it fails. The exit code is the highest of all processes.
+SIGTERM is passed on to all of them.
 """
 
 import argparse
@@ -18,17 +18,17 @@ import tempfile
 
 
 def main() -> int:
-    """Starts the processes and waits for them."""
+    """Start the processes and wait for them."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0],
-        epilog="What stands after -- goes to rankckpt_jax.main.",
+        epilog="Arguments after -- go to rankckpt_jax.main.",
     )
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--devices", type=int, default=2, help="CPU devices of each")
+    parser.add_argument("--devices", type=int, default=2, help="per process")
     parser.add_argument("arguments", nargs="*")
     args = parser.parse_args()
     if args.processes < 1 or args.devices < 1:
-        parser.error("--processes and --devices are at least 1")
+        parser.error("--processes and --devices must be at least 1")
 
     environment = dict(os.environ, JAX_PLATFORMS="cpu")
     flags = environment.get("XLA_FLAGS", "")
@@ -55,24 +55,24 @@ def main() -> int:
                     )
                 )
 
-        def hand_on(number: int, frame: object) -> None:
+        def pass_on(number: int, frame: object) -> None:
             del frame
             for child in started:
                 if child.poll() is None:
                     child.send_signal(number)
 
-        signal.signal(signal.SIGTERM, hand_on)
+        signal.signal(signal.SIGTERM, pass_on)
         try:
             codes = [child.wait() for child in started]
         except KeyboardInterrupt:
-            hand_on(signal.SIGKILL, None)
+            pass_on(signal.SIGKILL, None)
             codes = [child.wait() for child in started]
         for process, code in enumerate(codes):
             if code and process:
-                print(f"process {process} ended with {code}:", file=sys.stderr)
+                print(f"process {process} exited with {code}:", file=sys.stderr)
                 with open(os.path.join(logs, str(process)), errors="replace") as log:
                     sys.stderr.writelines(log.readlines()[-20:])
-    # A child that was killed has a negative code.
+    # The code of a child that was killed by a signal is negative.
     return max(abs(code) if code >= 0 else 128 - code for code in codes)
 
 

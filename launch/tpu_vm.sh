@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs rankckpt_jax on a Cloud TPU slice: makes it or takes one that is there, installs
-# this checkout on every worker, runs, follows the log, starts again after a preemption,
-# and takes the slice down.
+# Runs rankckpt_jax on a Cloud TPU slice: creates or reuses the slice, installs this
+# checkout on every worker, runs it, follows the log, retries after a preemption, and
+# deletes the slice.
 #
 #   launch/tpu_vm.sh --name rank --zone us-west4-a --type v5litepod-8 --spot -- \
 #       --config=configs/caltech.py --config.workdir=gs://BUCKET/runs
 #
-# What stands after -- goes to `python -m rankckpt_jax.main` on all workers, which find
-# each other by themselves. The work directory must be a bucket: a preempted slice takes
-# its disks with it. Interrupted here (Ctrl-C, a lost connection), the run goes on; the
-# same command follows it again.
+# Arguments after -- go to `python -m rankckpt_jax.main` on all workers, which find each
+# other. The work directory must be a bucket, because a preempted slice loses its disks.
+# If this script is interrupted (Ctrl-C, a lost connection), the run continues; the same
+# command follows it again.
 set -euo pipefail
 
 usage() {
@@ -17,20 +17,20 @@ usage() {
 usage: launch/tpu_vm.sh --name NAME --zone ZONE [options] -- MAIN_ARGUMENTS...
        launch/tpu_vm.sh --name NAME --zone ZONE --delete
 
-  --name NAME         of the slice, and of the queued resource that holds it
+  --name NAME         name of the slice and of its queued resource
   --zone ZONE         such as us-west4-a
-  --project PROJECT   default: that of gcloud
+  --project PROJECT   default: gcloud's
   --type TYPE         v5litepod-8 (default), v6e-8, v5p-8, v4-8, ...
   --version VERSION   of the TPU software; default: the one for the type
-  --spot              cheaper, and may be taken away at any time
-  --attempts N        how often to start at most (default 20)
-  --wait SECONDS      between two looks at a slice that is not ready (default 30)
-  --keep              leave the slice there at the end
-  --delete            only take the slice down
-  --dry-run           print every command, run none
+  --spot              cheaper, and may be preempted at any time
+  --attempts N        maximum number of attempts (default 20)
+  --wait SECONDS      between polls of a slice that is not ready (default 30)
+  --keep              keep the slice at the end
+  --delete            only delete the slice
+  --dry-run           print every command and run none
 
-It ends as rankckpt_jax.main does: 0, 1 where some checkpoints could not be used, 2 for
-bad input; 75 where all attempts were interrupted.
+Exit codes are those of rankckpt_jax.main: 0; 1 if some checkpoints failed; 2 for bad
+input; 75 if all attempts were interrupted.
 TEXT
 }
 
@@ -69,10 +69,10 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$name" ] || fail "--name is missing; --help lists the options"
 [ -n "$zone" ] || fail "--zone is missing; --help lists the options"
-[[ $attempts =~ ^[1-9][0-9]*$ ]] || fail "--attempts is a whole number from 1: $attempts"
+[[ $attempts =~ ^[1-9][0-9]*$ ]] || fail "--attempts must be a positive integer: $attempts"
 if ! $delete; then
   [[ " $* " == *" --config.workdir=gs://"* ]] ||
-    fail "--config.workdir=gs://... is missing after --: a preempted slice takes its disks with it"
+    fail "--config.workdir=gs://... is missing after --: a preempted slice loses its disks"
 fi
 if [ -z "$version" ]; then
   case $type in
@@ -80,7 +80,7 @@ if [ -z "$version" ]; then
     v5litepod-*) version=v2-alpha-tpuv5-lite ;;
     v5p-*) version=v2-alpha-tpuv5 ;;
     v2-* | v3-* | v4-*) version=tpu-ubuntu2204-base ;;
-    *) fail "No software is known for --type $type; name it with --version" ;;
+    *) fail "Unknown --type $type; name its software with --version" ;;
   esac
 fi
 
@@ -95,7 +95,7 @@ show() {
   printf '\n'
 }
 
-# Runs a command, or shows it.
+# Runs a command, or prints it.
 do_() {
   if $dry; then show "$@"; else "$@"; fi
 }
@@ -104,13 +104,13 @@ ssh_all() {
   do_ "${slice[@]}" ssh "$name" "${place[@]}" --worker=all --command="$1"
 }
 
-# The state of the queued resource: ACTIVE, WAITING_FOR_RESOURCES, SUSPENDED, FAILED, ...;
-# empty where there is none.
+# Prints the state of the queued resource: ACTIVE, WAITING_FOR_RESOURCES, SUSPENDED,
+# FAILED, ...; nothing if it does not exist.
 state() {
   local look=("${queued[@]}" describe "$name" "${place[@]}" '--format=value(state.state)')
   if $dry; then
     show "${look[@]}" >&2
-    # As if it had just been made.
+    # As if it had just been created.
     if [ -e "$scratch/made" ]; then echo ACTIVE; fi
     return
   fi
@@ -121,7 +121,7 @@ remove() {
   do_ "${queued[@]}" delete "$name" "${place[@]}" --force --quiet
 }
 
-# Returns when the slice is ready; makes it where it is not there.
+# Returns when the slice is ready; creates it if it does not exist.
 obtain() {
   local now
   while true; do
@@ -136,20 +136,20 @@ obtain() {
         touch "$scratch/made"
         ;;
       SUSPENDED | FAILED)
-        echo "slice $name is $now: making it anew" >&2
+        echo "slice $name: $now, creating it again" >&2
         remove
         ;;
       *)
-        echo "slice $name is $now" >&2
+        echo "slice $name: $now" >&2
         sleep "$wait"
         ;;
     esac
   done
 }
 
-# Brings this checkout, without what git does not know, to every worker.
+# Copies the committed files of this checkout to every worker and installs them.
 install() {
-  # Every worker gets an environment of its own, with a Python that is new enough.
+  # Every worker gets its own environment with a recent Python.
   do_ git -C "$root" archive --format=tar.gz -o "$scratch/rankckpt.tar.gz" HEAD &&
     do_ "${slice[@]}" scp "$scratch/rankckpt.tar.gz" "$name:rankckpt.tar.gz" \
       "${place[@]}" --worker=all &&
@@ -161,16 +161,18 @@ export PATH=\$HOME/.local/bin:\$PATH
 uv pip install --quiet --python venv/bin/python -e '.[tpu]'"
 }
 
-# Starts the run on all workers, or finds it there, and follows it until it ends.
+# Starts the run on all workers unless it is running, and follows its log until it ends.
 follow() {
   local arguments
   arguments=$(printf ' %q' "$@")
-  # The run outlives the connection. Its exit code is kept in a file: gcloud's own says
-  # only that some worker had one that is not 0.
+  # The run survives a lost connection. Its exit code is in a file, because gcloud only
+  # returns that some worker failed. The log exists before tail opens it, and tail reads
+  # to its end after the run has ended.
   ssh_all "cd rankckpt || exit 75
 runs() { [ -e pid ] && [ ! -e code ] && kill -0 \"\$(cat pid)\" 2> /dev/null; }
 if ! runs; then
 rm -f code
+: > log
 cat > run.sh <<'RUN'
 venv/bin/python -m rankckpt_jax.main$arguments
 echo \$? > code
@@ -178,13 +180,10 @@ RUN
 nohup setsid bash run.sh > log 2>&1 < /dev/null &
 echo \$! > pid
 fi
-tail -n +1 -f log & shown=\$!
-while runs; do sleep 1; done
-sleep 1
-kill \$shown"
+tail -n +1 -f --pid=\$(cat pid) log"
 }
 
-# Whether it still runs; a connection may break without its end.
+# Returns whether the run is still running, after a connection has ended.
 running() {
   if $dry; then return 1; fi
   # shellcheck disable=SC2016  # The worker expands it.
@@ -192,7 +191,7 @@ running() {
     --command='cd rankckpt && [ ! -e code ] && kill -0 "$(cat pid)"' > /dev/null 2>&1
 }
 
-# Its exit code; 75, "again", where the slice is gone and with it the file.
+# Prints the exit code of the run; 75 (retry) if the slice is gone.
 code() {
   local look=("${slice[@]}" ssh "$name" "${place[@]}" --worker=0
     '--command=cat rankckpt/code')
@@ -219,14 +218,13 @@ result=75
 for ((attempt = 1; attempt <= attempts; attempt++)); do
   echo "attempt $attempt of $attempts" >&2
   obtain
-  # A slice that was taken away meanwhile fails any of these; the next attempt makes it
-  # anew.
+  # If the slice was preempted, these commands fail, and the next attempt creates it
+  # again.
   if { running || install; } && { follow "$@" || true; }; then
     while running; do follow "$@" || sleep "$wait"; done
     result=$(code)
   fi
-  # 0, 1 and 2 are the run's last word; anything else, such as 75, 137 or 143, is of a
-  # run that was ended.
+  # 0, 1 and 2 are final. Other codes, such as 75, 137 or 143, mean an interruption.
   case $result in
     0 | 1 | 2) break ;;
     *)

@@ -3,32 +3,41 @@
     from rankckpt_jax import rank
     print(rank(data="path/to/images", checkpoints="path/to/checkpoints"))
 
-`rank` and `rank_features` are those of `rankckpt_jax.api`, imported when first used: a
-program that only shows its help must not wait for JAX.
+Public names are imported when they are first used, so that `--help` does not wait for
+JAX.
 """
 
+import importlib
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankckpt_jax.api import rank, rank_features
+    from rankckpt_jax.errors import InputError
+    from rankckpt_jax.results.ranking import Ranking
 
-__all__ = ["rank", "rank_features"]
+__all__ = ["InputError", "Ranking", "rank", "rank_features"]
 
 __version__ = "0.1.0"
 
-# `configs/` stands at the top of a checkout and inside the package once installed.
-# Looking for submodules in both makes `rankckpt_jax.configs` mean the same folder.
+_MODULES = {
+    "InputError": "errors",
+    "Ranking": "results.ranking",
+    "rank": "api",
+    "rank_features": "api",
+}
+
+# In a checkout, `configs/` is at the top; in an installation it is inside the package.
+# With both directories on the path, `rankckpt_jax.configs` works in both.
 _CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 if (_CHECKOUT / "configs" / "default.py").is_file():
     __path__.append(str(_CHECKOUT))
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from rankckpt_jax import api
-
-        return getattr(api, name)
+    if name in _MODULES:
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -4,7 +4,7 @@
     ranking = rank(data="path/to/images", checkpoints="path/to/checkpoints")
     print(ranking)
 
-`rank_features` does the same with features that come from another framework.
+`rank_features` does the same with features that were extracted elsewhere.
 """
 
 from __future__ import annotations
@@ -38,39 +38,40 @@ def rank(
     seed: int = 0,
     fields: Mapping[str, Any] | None = None,
 ) -> Ranking:
-    """Ranks checkpoints by how well they should transfer to a task's images.
+    """Rank checkpoints by how well they should transfer to a task's images.
 
-    Features, scores and accuracies are kept in `workdir`, and what is there already is
-    not computed again; `ranking.csv` and `report.html` are written there too.
+    Features, scores and accuracies are cached in `workdir`, which also receives
+    `ranking.csv` and `report.html`.
 
+    Example:
         ranking = rank("photos", "checkpoints")
         ranking.best.checkpoint, ranking.best.scores
         ranking.to_html("ranking.html")
 
     Args:
-      data: A folder that holds `train/CLASS/*.jpg`, or a TFDS data set with its version
+      data: A folder with `train/CLASS/*.jpg`, or a TFDS data set with its version
         ("caltech101:3.*.*").
       checkpoints: Directories, globs, files or handles; see `config.checkpoints` in
         configs/default.py.
-      measures: Names, or "all". The first one orders the ranking.
-      finetune: Whether to fine-tune every checkpoint too, to see how good the ranking
-        is. Takes far longer.
+      measures: Names of measures, or "all". The first one orders the ranking.
+      finetune: Whether to fine-tune every checkpoint too, which shows how good the
+        ranking is and takes far longer.
       image_size: Side of the images in pixels; 0 for each checkpoint's own.
-      workdir: Where results are kept; a directory or bucket.
-      seed: Decides random starts and the order of images.
-      fields: Any other field of configs/default.py, by its dotted name:
+      workdir: Directory or bucket of all results.
+      seed: Seed of random starts and of the order of images.
+      fields: Other fields of configs/default.py by dotted name:
         `{"finetune.num_steps": 100}`.
 
     Returns:
-      The ranking; `print` shows it as a table. A checkpoint that failed has a row that
-      says why.
+      The ranking; `print` shows it as a table. The row of a checkpoint that failed
+      names the reason.
 
     Raises:
       InputError: The images, the whole pool or an option cannot be used.
     """
-    # Imported here: fine-tuning, networks and their libraries take seconds.
+    # Imports inside the function, because TensorFlow and the networks take seconds.
     from rankckpt_jax.configs import folder
-    from rankckpt_jax.run import run as stages
+    from rankckpt_jax.run.run import run
 
     config = folder.get_config()
     name = str(data)
@@ -96,9 +97,9 @@ def rank(
             where="fields",
             expected="names and types of configs/default.py",
             found=str(error).strip("'\"").replace("\\n", " "),
-            fix="configs/default.py explains every field",
+            fix="configs/default.py documents every field",
         ) from error
-    return stages.run(config)
+    return run(config)
 
 
 def rank_features(
@@ -111,7 +112,7 @@ def rank_features(
     num_bootstrap: int = 0,
     seed: int = 0,
 ) -> Ranking:
-    """Ranks checkpoints by features that were made elsewhere, in any framework.
+    """Rank checkpoints by features that were extracted elsewhere, in any framework.
 
     Example:
       >>> import numpy as np
@@ -129,21 +130,22 @@ def rank_features(
 
     Args:
       features: By checkpoint, (features [N, D], labels [N]) or (features, labels,
-        logits [N, V]) or a mapping with these names: NumPy or JAX arrays, or tensors
-        of PyTorch. N may differ between checkpoints; the task should not.
-      measures: Names, or "all". The first one orders the ranking.
-      accuracies: By checkpoint, in [0, 1], after fine-tuning, where known.
-      task: What the ranking is called.
-      options: Of single measures: `{"nleep": {"energy": 0.9}}`.
-      num_bootstrap: Resamples of the images over which each score's spread is taken.
-      seed: Decides random starts.
+        logits [N, V]) or a mapping with these names: NumPy or JAX arrays, or PyTorch
+        tensors. All checkpoints should see the same images.
+      measures: Names of measures, or "all". The first one orders the ranking.
+      accuracies: Known accuracies after fine-tuning by checkpoint, in [0, 1].
+      task: Name of the task.
+      options: Options by measure: `{"nleep": {"energy": 0.9}}`.
+      num_bootstrap: Bootstrap resamples of the images for each score's standard
+        deviation; 0 for none.
+      seed: Seed of random starts.
 
     Returns:
-      The ranking. Nothing is written; see `Ranking.to_csv` and `Ranking.to_html`.
+      The ranking. Nothing is written; see `Ranking.to_csv` and `Ranking.to_html`. The
+      row of unusable features names the reason.
 
     Raises:
-      InputError: A measure is unknown. Features that cannot be used become a row that
-        says why.
+      InputError: A measure or an option is unknown.
     """
     settings = scoring.Settings(
         scoring.parse_measures(measures), options or {}, seed, num_bootstrap
@@ -159,7 +161,7 @@ def rank_features(
                 feature_dim=x.shape[-1] if x.ndim else None,
                 extract_images=len(y) if y.ndim else None,
             )
-            # Once for all measures, so that what is wrong is said once.
+            # Checked once here instead of by every measure.
             scoring.check(x, y, logits, f"features of {name!r}")
             rows.append(scoring.score_row(row, x, y, logits, settings))
         except InputError as error:
@@ -186,7 +188,7 @@ def _parts(name: str, given: Features) -> tuple[np.ndarray, np.ndarray, Any]:
             where=name,
             expected="(features, labels), (features, labels, logits) or a mapping",
             found=f"{sum(part is not None for part in parts)} of them",
-            fix="give the class of each row of the features",
+            fix="add the class of each row of the features",
         )
     x, y, logits = (None if part is None else _array(part) for part in parts)
     assert x is not None and y is not None
@@ -194,7 +196,7 @@ def _parts(name: str, given: Features) -> tuple[np.ndarray, np.ndarray, Any]:
 
 
 def _array(values: Any) -> np.ndarray:
-    """NumPy's array of anything array-like, also a PyTorch tensor on any device."""
+    """Convert anything array-like, also a PyTorch tensor on any device, to NumPy."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         if str(getattr(values, "dtype", "")) == "torch.bfloat16":

@@ -1,55 +1,64 @@
-"""What all tests share: where real data stands, small images, a quiet backend."""
+"""Fixtures that tests share, and the settings of JAX for all tests."""
 
+import dataclasses
+import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 
+import filelock
 import numpy as np
 import pytest
 
-# One store of compiled programs for all tests and the processes they start, pytest's
-# workers too: training steps take far longer to compile than to run. Set before JAX is
+# One compilation cache for all tests, pytest's workers and the processes they start,
+# because training steps take far longer to compile than to run. It is set before JAX is
 # imported.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+if not {"PYTEST_XDIST_WORKER", "JAX_COMPILATION_CACHE_DIR"} & set(os.environ):
     _COMPILED = tempfile.TemporaryDirectory(prefix="rankckpt_jax_compiled_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Fast tests compile without optimizing, which halves their time."""
-    if "not slow" in config.option.markexpr and UNOPTIMISED not in _xla_flags():
-        os.environ["XLA_FLAGS"] = f"{_xla_flags()} {UNOPTIMISED}".strip()
+    """Compile fast tests without optimization, which halves their time."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "not slow" in config.option.markexpr and _UNOPTIMIZED not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_UNOPTIMIZED}".strip()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start processes come first: the last to end is then a short one."""
+    """Run tests that start processes first, so that no long test is the last."""
     items.sort(key=lambda item: item.get_closest_marker("multiprocess") is None)
 
 
-UNOPTIMISED = "--xla_backend_optimization_level=0"
+_UNOPTIMIZED = "--xla_backend_optimization_level=0"
 
 
-def _xla_flags() -> str:
-    return os.environ.get("XLA_FLAGS", "")
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """A finished run of a small demo."""
+
+    workdir: pathlib.Path
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-    """Folder of real checkpoints, images and golden figures; skips where absent."""
+    """Folder of real checkpoints, images and golden results; skip without it."""
     default = pathlib.Path(__file__).resolve().parents[2] / "shared"
     folder = pathlib.Path(os.environ.get("RANKCKPT_SHARED", default))
     if not (folder / "golden").is_dir():
-        pytest.skip(
-            f"needs real data: {folder} is not there (RANKCKPT_SHARED names it)"
-        )
+        pytest.skip(f"needs real data in {folder}, or where RANKCKPT_SHARED points")
     return folder
 
 
 @pytest.fixture
 def image_folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A small folder of JPEG images: three classes, told apart by their color."""
+    """A small folder of JPEG images: three classes of different color."""
     from PIL import Image
 
     random = np.random.default_rng(0)
@@ -66,7 +75,7 @@ def image_folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Two TF-Slim checkpoints of MobileNet v1 0.25, random, one with a classifier."""
+    """Two random TF-Slim checkpoints of MobileNet v1 0.25, one with a classifier."""
     import jax
 
     from rankckpt_jax import checkpoints, models
@@ -99,3 +108,32 @@ def scene(image_folder: pathlib.Path, pool: pathlib.Path, tmp_path: pathlib.Path
 
     shutil.copytree(pool, tmp_path / "pool")
     return Scene(image_folder, tmp_path / "pool", tmp_path)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """Run a small demo from the command line, once for all workers.
+
+    Tests must not change its work directory.
+    """
+    from tests import faults
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    result = folder / "demo.json"
+    with filelock.FileLock(folder / "demo.lock"):
+        if not result.exists():
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "rankckpt_jax.main"),
+                    *faults.flags(folder / "demo", faults.SMALL),
+                ],
+                capture_output=True,
+                text=True,
+                # Results are bit-equal only for equal numbers of devices.
+                env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+            )
+            assert done.returncode == 0, done.stderr
+            result.write_text(json.dumps([done.stdout, done.stderr]))
+    return Demo(folder / "demo", *json.loads(result.read_text()))

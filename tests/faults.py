@@ -1,9 +1,9 @@
-"""A small but complete demo, to be killed, damaged, starved of disk and compared.
+"""A small but complete demo, for tests of killed runs, damaged files and full disks.
 
-In a test's own process it runs for seconds, once it is compiled. To be killed it needs
-a process, which by itself imports JAX and TensorFlow for seconds. So one process
-imports them, has no device yet, and forks for each run; what is forked is the command
-line as it is. `python -m tests.faults` is that process.
+A run that is killed needs its own process, and importing JAX and TensorFlow takes
+seconds. So one process imports them and forks for each run, before JAX uses a device.
+The forked process runs the command line. `python -m tests.faults` is the process that
+forks.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 SMALL = {
     "stages": "pretrain,extract,score,finetune,report",
-    # Classes and images a step as in other tests: what these compile serves here.
+    # The same number of classes and batch size as in other tests, to share programs.
     "task.digits": (0, 1, 2),
     "pretrain.digits": (5, 6, 7),
     "pretrain.batch_size": 8,
@@ -46,22 +46,28 @@ COMPLETE = {
     "measures": "nleep,leep,h_score",
     "measure_options.nleep.num_restarts": 1,
 }
-"""With every stage, over three checkpoints."""
+"""Every stage, over three checkpoints."""
 
 GRID = {"energy": (0.7, 0.8), "components_per_class": (4, 5)}
-"""Of the stage `ablate`, in place of its own: each point is compiled for seconds."""
+"""A small grid for the stage `ablate`, because each point takes seconds to compile."""
 
 
 def config(workdir, fields):
-    """The demo's config with other fields."""
+    """Return the demo's config with other fields."""
     made = demo.get_config()
     made.workdir = str(workdir)
     made.update_from_flattened_dict(fields)
     return made
 
 
+def flags(workdir, fields):
+    """Return the same as command-line flags."""
+    fields = {**fields, "workdir": workdir}
+    return [f"--config.{name}={value}" for name, value in fields.items()]
+
+
 class Forks:
-    """The process that forks, seen from a test."""
+    """Controls the process that forks."""
 
     def __init__(self, folder):
         self._process = subprocess.Popen(
@@ -70,8 +76,8 @@ class Forks:
             env={
                 **os.environ,
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                # As many as the undisturbed run has in the test's process, which is not
-                # the command line: bits are equal for one number of devices only.
+                # Results are bit-equal only for equal numbers of devices, and a test's
+                # own process has one device.
                 "JAX_NUM_CPU_DEVICES": "1",
             },
             stdin=subprocess.PIPE,
@@ -81,23 +87,21 @@ class Forks:
         self._log = folder / "log"
 
     def run(self, workdir, fields, **limits):
-        """Runs the demo to its end, or to where it is killed.
+        """Run the demo until it ends or is killed.
 
         Args:
-          workdir: Its work directory.
+          workdir: Work directory of the run.
           fields: SMALL or COMPLETE.
-          limits: At most one of `seconds`, after which it is killed; `operation`, the
-            number of the change to the work directory before which it is killed;
-            `before`, a part of the path of a change before which it is killed.
+          limits: At most one of `seconds`, after which to kill; `operation`, the number
+            of the change to the work directory before which to kill; `before`, a part
+            of the path of the change before which to kill.
 
         Returns:
-          (exit code, negative for a signal; changes made to the work directory; log)
+          (exit code, negative for a signal; number of changes to the work directory;
+          log)
         """
         order = {
-            "options": [
-                f"--config.{name}={value}"
-                for name, value in {**fields, "workdir": workdir}.items()
-            ],
+            "options": flags(workdir, fields),
             "workdir": str(workdir),
             "log": str(self._log),
             "limits": limits,
@@ -117,31 +121,31 @@ class Forks:
 
 
 def results(workdir):
-    """All that a run found out, by file: no times, and no names of directories."""
-    found = {}
+    """Return the content of a run's files by relative path, without times."""
+    contents = {}
     for path in sorted(pathlib.Path(workdir).rglob("*")):
         name = str(path.relative_to(workdir))
-        if path.is_dir() or "/.claims/" in name or "tfevents" in name:
+        if path.is_dir() or "/.lock/" in name or "tfevents" in name:
             continue
         if path.name in ("report.html", "manifest.json") or path.suffix == ".index":
-            found[name] = True
+            contents[name] = True
         elif path.suffix == ".json":
-            found[name] = without_times(json.loads(path.read_text()))
+            contents[name] = without_times(json.loads(path.read_text()))
         elif path.suffix == ".csv":
             with path.open(newline="") as file:
-                found[name] = without_times(list(csv.DictReader(file)))
+                contents[name] = without_times(list(csv.DictReader(file)))
         else:
-            found[name] = path.read_bytes()
-    return found
+            contents[name] = path.read_bytes()
+    return contents
 
 
 def without_times(value):
-    """JSON without what was spent on it, and without the checksum over that."""
+    """Return JSON without durations and without the checksum that covers them."""
     if isinstance(value, list):
         return [without_times(item) for item in value]
     if not isinstance(value, dict):
         return value
-    # The CSV of a run is compared as a file.
+    # The metrics of a training run are compared as a CSV file.
     timed = {"checksum", "images_per_second", "metrics"}
     return {
         key: without_times(item)
@@ -150,8 +154,8 @@ def without_times(value):
     }
 
 
-def whole(workdir):
-    """When each result was written that a later run must not make again."""
+def modification_times(workdir):
+    """Return when each result was written that a later run must not compute again."""
     patterns = ["**/scores/**/*.json", "**/finetune/**/*.json", "**/manifest.json"]
     return {
         path: path.stat().st_mtime_ns
@@ -161,22 +165,22 @@ def whole(workdir):
     }
 
 
-def left_behind(workdir):
-    """What nobody will need once a run is complete."""
+def leftovers(workdir):
+    """Return the files that must not exist after a complete run."""
     words = ("partial", "probe", "clock", "tmp", "tempstate", "state")
     return [
         path
         for path in pathlib.Path(workdir).rglob("*")
         if any(word in path.name for word in words)
-        or (".claims" in path.parts and path.is_file())
+        or (".lock" in path.parts and path.suffix == ".json")
     ]
 
 
 def serve():
-    """Forks a run for each line of standard input; answers with its exit code."""
+    """Fork a run for each line of standard input, and print its exit code."""
     import runpy
 
-    # All that a run imports, but for what reads flags.
+    # All imports of a run, except the module that reads flags.
     import orbax.checkpoint  # noqa: F401
     import tensorflow  # noqa: F401
     from tensorboardX import event_file_writer, summary  # noqa: F401
@@ -213,8 +217,8 @@ def serve():
             timer = threading.Timer(seconds, os.kill, (child, signal.SIGKILL))
             timer.start()
         os.close(end)
-        with open(output, "rb") as told:
-            pathlib.Path(order["log"]).write_bytes(told.read())
+        with open(output, "rb") as log:
+            pathlib.Path(order["log"]).write_bytes(log.read())
         _, status = os.waitpid(child, 0)
         if seconds is not None:
             timer.cancel()
@@ -223,8 +227,8 @@ def serve():
 
 
 def _limit(workdir, operation=None, before=None, seconds=None):
-    """Watches, and ends, what changes the work directory; returns its count."""
-    del seconds  # Its clock runs in the parent.
+    """Count the changes to the work directory, and kill the process before one."""
+    del seconds  # The parent measures it.
     done = 0
 
     def watch(event, arguments):
@@ -238,7 +242,7 @@ def _limit(workdir, operation=None, before=None, seconds=None):
             path, changes = arguments[0], True
         else:
             return
-        # Within a directory that is being removed names are relative to it.
+        # While a directory is being removed, names are relative to it.
         if (
             not changes
             or not str(path).startswith((workdir, "./"))

@@ -1,4 +1,4 @@
-"""A small job, whole, for tests to break."""
+"""A small job that tests break in one place."""
 
 import dataclasses
 import pathlib
@@ -6,7 +6,7 @@ from typing import Any
 
 from rankckpt_jax import checkpoints
 from rankckpt_jax.configs import default
-from rankckpt_jax.run import run as stages
+from rankckpt_jax.run import run as run_lib
 
 
 @dataclasses.dataclass
@@ -36,7 +36,7 @@ class Scene:
         return made
 
     def run(self, **changes: Any) -> Any:
-        return stages.run(self.config(**changes))
+        return run_lib.run(self.config(**changes))
 
     def load(self) -> Any:
         return checkpoints.load(str(self.pool / "first" / "model.ckpt"))

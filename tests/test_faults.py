@@ -1,7 +1,4 @@
-"""A run that is killed, starved of disk or given damaged files ends as one that is not.
-
-The run is a small but complete demo; see `tests.faults`.
-"""
+"""Runs that are killed, lack disk space or read damaged files; see `tests.faults`."""
 
 import collections
 import contextlib
@@ -14,24 +11,23 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 import time
 
 import pytest
 
-from rankckpt_jax.errors import StorageError
+from rankckpt_jax.errors import InputError, StorageError
 from rankckpt_jax.run import ablation
-from rankckpt_jax.run import run as stages
+from rankckpt_jax.run import run as run_lib
 from tests import faults
 
 pytestmark = [
     pytest.mark.multiprocess,
-    # Where Orbax fails to write or read, coroutines of its own are never awaited.
+    # If Orbax fails to write or read, some of its coroutines are never awaited.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 
-# Made anew by every run, or read by TensorBoard alone, which has its own checksums.
+# Written by every run, or read only by TensorBoard, which has its own checksums.
 REWRITTEN = ("ranking.csv", "report.html", "events.out.tfevents")
 
 
@@ -50,51 +46,49 @@ def grid():
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The work directory of a small run that nothing happened to."""
-    workdir = tmp_path_factory.mktemp("small") / "runs"
-    stages.run(faults.config(workdir, faults.SMALL))
-    assert not faults.left_behind(workdir)
-    return workdir
+def small(demo):
+    """Work directory of an undisturbed small run."""
+    assert not faults.leftovers(demo.workdir)
+    return demo.workdir
 
 
 @pytest.fixture(scope="module")
 def complete(grid, tmp_path_factory):
-    """That of a run with every stage."""
+    """Work directory of an undisturbed run with every stage."""
     workdir = tmp_path_factory.mktemp("complete") / "runs"
-    stages.run(faults.config(workdir, faults.COMPLETE))
-    assert not faults.left_behind(workdir)
+    run_lib.run(faults.config(workdir, faults.COMPLETE))
+    assert not faults.leftovers(workdir)
     return workdir
 
 
-def assert_as_undisturbed(workdir, undisturbed):
-    found, expected = faults.results(workdir), faults.results(undisturbed)
-    assert found.keys() == expected.keys()
+def assert_same_results(workdir, undisturbed):
+    results, expected = faults.results(workdir), faults.results(undisturbed)
+    assert results.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name] == value, name
-    assert not faults.left_behind(workdir)
+        assert results[name] == value, name
+    assert not faults.leftovers(workdir)
 
 
 class Victim:
-    """One work directory on which runs are killed, and what they are held to."""
+    """A work directory of runs that are killed, with checks after each run."""
 
     def __init__(self, forks, workdir, fields):
         self._forks, self.workdir, self._fields = forks, workdir, fields
-        self._known = {}
+        self._times = {}
         self._computed = collections.Counter()
 
     def run(self, **limits):
-        """Runs until it is killed, or to its end; returns whether it was killed."""
+        """Run until the process ends or is killed; return whether it was killed."""
         code, _, log = self._forks.run(self.workdir, self._fields, **limits)
         assert code in (0, -9), log
         assert "Traceback" not in log
-        # What was whole before was not touched.
-        now = faults.whole(self.workdir)
-        assert {path: now.get(path) for path in self._known} == self._known
-        self._known = now
-        # What was said to be computed was not computed again.
-        told = re.findall(r"\d\d:\d\d:\d\d (.*) computed in", log)
-        self._computed.update(told + re.findall(r"pre-trained to step \d+", log))
+        # Intact results of earlier runs were not written again.
+        now = faults.modification_times(self.workdir)
+        assert {path: now.get(path) for path in self._times} == self._times
+        self._times = now
+        # No result was computed twice.
+        events = re.findall(r"\d\d:\d\d:\d\d (.*: computed \S+) \(", log)
+        self._computed.update(events + re.findall(r"saved step \d+", log))
         assert max(self._computed.values(), default=0) <= 1, self._computed
         return code != 0
 
@@ -107,7 +101,7 @@ MOMENTS = (
     "step_3/finetune/.result.json",
     "/.ranking.csv",
 )
-"""Changes to the work directory, in their order, before which a run is killed."""
+"""Changes to the work directory, in order, before which a run is killed."""
 
 
 @pytest.mark.parametrize(
@@ -115,24 +109,24 @@ MOMENTS = (
     [MOMENTS[1:4:2], pytest.param(MOMENTS, marks=pytest.mark.slow)],
     ids=["some", "all"],
 )
-def test_a_run_killed_at_any_stage_ends_as_one_that_was_not(
+def test_run_killed_at_each_stage_resumes_to_the_same_results(
     forks, small, tmp_path, moments
 ):
     victim = Victim(forks, tmp_path / "runs", faults.SMALL)
     for moment in moments:
         assert victim.run(before=moment), moment
     assert not victim.run()
-    assert_as_undisturbed(victim.workdir, small)
+    assert_same_results(victim.workdir, small)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kills"), [("small", 25), ("complete", 25)])
-def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
+def test_run_killed_at_random_resumes_to_the_same_results(
     forks, tmp_path, name, kills, request
 ):
-    """Half of the moments are of time, half before a change to the work directory.
+    """Half of the kills are at a time, half before a change to the work directory.
 
-    Where a run ends before its moment comes, another begins from nothing.
+    If a run ends before it is killed, another one starts from scratch.
     """
     undisturbed = request.getfixturevalue(name)
     fields = getattr(faults, name.upper())
@@ -154,24 +148,28 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
                 limits = {"operation": draw.randint(1, changes // 2)}
             killed = victim.run(**limits)
             kills -= killed
-            # Seen with -s: this takes minutes.
+            # Shown with -s, because this takes minutes.
             print(f"run {runs}, {limits}:", "killed" if killed else "complete")
-        assert_as_undisturbed(victim.workdir, undisturbed)
+        assert_same_results(victim.workdir, undisturbed)
         shutil.rmtree(victim.workdir)
 
 
 def rounds(workdir):
-    """The files of a finished run, none of a round beside another of it.
+    """Divide the files of a finished run into rounds, one file per directory.
 
-    Of two damaged files in one directory the first may hide the second. A training
-    run's CSV is written without a word where the run is repeated, so it comes after
-    the outcome; the JSON file of a run is only read where the outcome is damaged.
+    The first of two damaged files in one directory may hide the second. A training
+    run's CSV is written without a log line if the run is repeated, so it comes after
+    the outcome. The JSON file of a run is read only if the outcome is damaged.
     """
     directories = collections.defaultdict(list)
     for path in sorted(pathlib.Path(workdir).rglob("*"), reverse=True):
-        if path.is_file() and not path.name.startswith(REWRITTEN):
+        if (
+            path.is_file()
+            and path.parent.name != ".lock"
+            and not path.name.startswith(REWRITTEN)
+        ):
             place = path.parent
-            # What pre-training left is made again as a whole.
+            # A damaged file makes pre-training start over.
             if place.name == "metrics" or place.parent.name == "pretrained":
                 place = place.parent
             directories[place].append(path.relative_to(workdir))
@@ -197,7 +195,7 @@ def truncate(path, draw):
         pytest.param(truncate, "complete", marks=pytest.mark.slow),
     ],
 )
-def test_whatever_file_is_damaged_is_named_and_made_again(
+def test_run_logs_and_recomputes_every_damaged_file(
     tmp_path, caplog, damage, fields, request
 ):
     undisturbed = request.getfixturevalue(fields)
@@ -208,15 +206,15 @@ def test_whatever_file_is_damaged_is_named_and_made_again(
         for name in damaged:
             damage(workdir / name, draw)
         caplog.clear()
-        stages.run(config)
+        run_lib.run(config)
         unnamed = [name for name in damaged if str(workdir / name) not in caplog.text]
         assert not unnamed
-        assert_as_undisturbed(workdir, undisturbed)
+        assert_same_results(workdir, undisturbed)
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        stages.run(config)
-    told = caplog.text.replace("nothing to compute", "")
-    assert "found" in told and "comput" not in told and "again" not in told
+        run_lib.run(config)
+    assert "loaded cached features" in caplog.text
+    assert "comput" not in caplog.text and "saved step" not in caplog.text
 
 
 @contextlib.contextmanager
@@ -230,11 +228,11 @@ def files_no_larger_than(size):
 
 
 def assert_refused(error, where, reason):
-    """One message that names the place and says what to do."""
-    told = str(error.value)
-    assert re.search(rf"\n  where: .*{re.escape(where)}", told), told
-    assert re.search(rf"\n  found: .*{reason}", told), told
-    assert "\n  to fix: make room" in told and told.count("\n") == 3
+    """Check that the message names the place and how to fix it."""
+    text = str(error.value)
+    assert re.search(rf"\n  where: .*{re.escape(where)}", text), text
+    assert re.search(rf"\n  found: .*{reason}", text), text
+    assert "\n  to fix: free disk space" in text and text.count("\n") == 3
 
 
 @pytest.mark.parametrize(
@@ -245,7 +243,7 @@ def assert_refused(error, where, reason):
         (200_000, "step_0/finetune/state", 1),
     ],
 )
-def test_where_files_take_no_more_the_run_ends_with_one_error_and_goes_on_later(
+def test_run_raises_storage_error_at_file_size_limit_and_resumes(
     small, tmp_path, largest, where, kept
 ):
     config = faults.config(tmp_path / "runs", faults.SMALL)
@@ -253,46 +251,44 @@ def test_where_files_take_no_more_the_run_ends_with_one_error_and_goes_on_later(
     if where != "model.ckpt":
         shutil.copytree(small / "pretrained", workdir / "pretrained")
     with files_no_larger_than(largest), pytest.raises(StorageError) as error:
-        stages.run(config)
+        run_lib.run(config)
     assert_refused(error, where, "File too large|too large")
-    # Orbax's warnings are told of here, not in whichever test comes next.
+    # Collect Orbax's warnings here instead of in a later test.
     gc.collect()
     assert len(list(workdir.glob("*/*/features/train/manifest.json"))) == kept
     assert not list(workdir.glob("*/*/finetune/result.json"))
-    stages.run(config)
-    assert_as_undisturbed(workdir, small)
+    run_lib.run(config)
+    assert_same_results(workdir, small)
 
 
 @contextlib.contextmanager
 def small_disk(place, size):
-    """A file system of its own; only root can make one, and not in every container."""
+    """Mount a small file system, which only root can do, and not in every container."""
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
     made = shutil.which("mount") and subprocess.run(command, capture_output=True)
     if not made or made.returncode:
-        pytest.skip("no file system can be mounted here")
+        pytest.skip("cannot mount a file system")
     try:
         yield
     finally:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_is_one_message_and_the_run_goes_on_when_there_is_room(
-    small, tmp_path
-):
+def test_run_raises_storage_error_on_full_disk_and_resumes(small, tmp_path):
     disk = tmp_path / "disk"
     with small_disk(disk, "16m"):
         config = faults.config(disk / "runs", faults.SMALL)
         (disk / "other").write_bytes(bytes(14_000_000))
         with pytest.raises(StorageError) as error:
-            stages.run(config)
+            run_lib.run(config)
         assert_refused(error, str(disk / "runs"), "[Nn]o space left|RESOURCE_EXHAUSTED")
         (disk / "other").unlink()
-        stages.run(config)
-        assert_as_undisturbed(disk / "runs", small)
+        run_lib.run(config)
+        assert_same_results(disk / "runs", small)
 
 
-def test_a_read_only_workdir_is_refused_before_any_work(tmp_path):
+def test_run_rejects_read_only_workdir(tmp_path):
     workdir = tmp_path / "disk"
     with contextlib.ExitStack() as stack:
         if os.geteuid():
@@ -301,10 +297,8 @@ def test_a_read_only_workdir_is_refused_before_any_work(tmp_path):
             stack.enter_context(small_disk(workdir, "1m"))
             command = ["mount", "-o", "remount,ro", str(workdir)]
             subprocess.run(command, check=True)
-        command = [sys.executable, "-m", "rankckpt_jax.main"]
-        done = subprocess.run(
-            [*command, f"--config.workdir={workdir}"], capture_output=True, text=True
-        )
-    assert done.returncode == 2
-    assert done.stderr.startswith("Error: The work directory cannot be written\n")
-    assert f"where: {workdir}" in done.stderr and done.stderr.count("\n") < 6
+        with pytest.raises(InputError) as error:
+            run_lib.run(faults.config(workdir, faults.SMALL))
+    text = str(error.value)
+    assert text.startswith("The work directory cannot be written\n")
+    assert f"where: {workdir}" in text

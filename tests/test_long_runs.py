@@ -10,7 +10,7 @@ import pytest
 from rankckpt_jax.configs import default
 from rankckpt_jax.devices import mapping
 from rankckpt_jax.features import extract
-from rankckpt_jax.run import run as stages
+from rankckpt_jax.run import run as run_lib
 from tests.benchmarks import long_run
 
 
@@ -31,7 +31,7 @@ def run(image_folder, pool, tmp_path):
         config.image_size = 32
         config.measures = "h_score,logme,leep"
         config.stages = "extract,score"
-        assert len(stages.run(config).rows) == count
+        assert len(run_lib.run(config).rows) == count
         gc.collect()
         return sum(extract.NUM_TRACES.values()), programs(), long_run.handles()
 

@@ -1,53 +1,82 @@
-import os
+import shutil
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
-MAIN = (sys.executable, "-m", "rankckpt_jax.main")
+from rankckpt_jax.devices import mapping, processes, signals
+from rankckpt_jax.errors import InputError, Interrupted
+from rankckpt_jax.results.ranking import rank
+from rankckpt_jax.results.row import Row
+from rankckpt_jax.run import run as run_lib
+from tests import faults
 
 
-def run(*arguments, **options):
-    return subprocess.run(
-        [*MAIN, *arguments], capture_output=True, text=True, timeout=600, **options
-    )
-
-
-def test_help_answers_at_once():
-    run("--help")  # Compiles the package's byte code.
-    start = time.monotonic()
-    done = run("--help")
-    seconds = time.monotonic() - start
-    assert "--config=configs/folder.py" in done.stdout
-    # Importing JAX takes longer than this alone, TensorFlow much longer; the bound
-    # promised is 2 s on an idle machine.
-    assert seconds < 6
-
-
-def test_help_imports_neither_jax_nor_tensorflow():
+def test_help_is_fast_and_imports_neither_jax_nor_tensorflow():
     code = (
         "import sys; import rankckpt_jax.main;"
         "print([m for m in ('jax', 'tensorflow', 'flax') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "rankckpt_jax.main", "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert "--config=configs/folder.py" in done.stdout
+    # 2 s on an idle machine. Importing JAX and TensorFlow alone takes longer than this.
+    assert time.monotonic() - start < 6
 
 
 @pytest.mark.multiprocess
-def test_the_demo_agrees_with_fine_tuning_and_is_cached(tmp_path):
-    """A shorter demo: fewer drawings and stages, the same path."""
-    options = (
-        f"--config.workdir={tmp_path}",
-        "--config.pretrain.stages=(0, 60)",
-        "--config.pretrain.drawings=2",
-        "--config.finetune.num_steps=30",
-    )
-    environment = {**os.environ, "PYTHONWARNINGS": "default"}
-    first = run(*options, env=environment)
-    assert first.returncode == 0, first.stderr
+def test_demo_writes_the_report_and_a_second_run_computes_nothing(
+    demo, tmp_path, caplog
+):
     for name in ("ranking.csv", "report.html"):
-        assert (tmp_path / "digits_0_to_4" / name).exists()
-    second = run(*options, env=environment)
-    assert "computed" not in second.stderr
-    assert second.stdout == first.stdout
+        assert (demo.workdir / "digits_0_to_4" / name).exists()
+    assert "pre-training: saved step 3" in demo.stderr
+    assert "Traceback" not in demo.stderr
+    workdir = shutil.copytree(demo.workdir, tmp_path / "runs")
+    with caplog.at_level("INFO"):
+        ranking = run_lib.run(faults.config(workdir, faults.SMALL))
+    assert "loaded cached features" in caplog.text
+    assert "computed" not in caplog.text and "saved step" not in caplog.text
+    assert f"{ranking}\n" == demo.stdout
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "message"),
+    [
+        ([Row("a")], 0, "1 checkpoint"),
+        ([Row("a"), Row("b", failure="damaged")], 1, "damaged"),
+        (InputError("Bad size", where="config.size"), 2, "Error: Bad size"),
+        (Interrupted("stopped before a"), signals.EXIT_RETRY, "Run it again to resume"),
+    ],
+)
+# ml_collections's own, when it is imported.
+@pytest.mark.filterwarnings("ignore:the load_module")
+def test_main_returns_exit_code(monkeypatch, capsys, result, code, message):
+    monkeypatch.setattr(sys, "argv", ["main"])
+    from rankckpt_jax import main
+
+    def run(config):
+        if isinstance(result, Exception):
+            raise result
+        return rank("pets", ["nleep"], result)
+
+    config = types.SimpleNamespace(distributed={})
+    monkeypatch.setattr(run_lib, "run", run)
+    monkeypatch.setattr(processes, "join", lambda: None)
+    monkeypatch.setattr(mapping, "split_cpu_devices", lambda: None)
+    monkeypatch.setattr(main, "_configure_logging", lambda: None)
+    monkeypatch.setattr(main, "_CONFIG", types.SimpleNamespace(value=config))
+    monkeypatch.setattr(main, "_LIST", types.SimpleNamespace(value=None))
+    monkeypatch.setattr(main, "_DEBUG", types.SimpleNamespace(value=False))
+    assert main.main(["main"]) == code
+    output = capsys.readouterr()
+    assert message in output.out + output.err
+    assert main.main(["main", "extra"]) == 2

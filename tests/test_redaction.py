@@ -73,7 +73,7 @@ def test_errors_have_none():
 def test_a_runs_files_have_none(tmp_path, monkeypatch, caplog):
     """Neither those of the config nor those of the environment."""
     from rankckpt_jax.configs import features
-    from rankckpt_jax.run import run as stages
+    from rankckpt_jax.run import run as run_lib
 
     monkeypatch.setenv("HUB_TOKEN", "hunter2")
     labels = np.arange(40) % 2
@@ -86,7 +86,7 @@ def test_a_runs_files_have_none(tmp_path, monkeypatch, caplog):
     config.measures = "h_score"
     config.checkpoints = "https://user:hunter2@host/pool.zip?Signature=hunter2"
     config.download.mirrors = ("https://user:hunter2@mirror/{path}",)
-    ranking = stages.run(config)
+    ranking = run_lib.run(config)
     assert "hunter2" not in str(ranking) + caplog.text + repr(ranking.provenance)
     written = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     assert len(written) > 3
@@ -114,6 +114,6 @@ def test_logs_and_tracebacks_have_none(capsys, monkeypatch):
     try:
         raise ValueError("https://user:hunter2@host/a")
     except ValueError as error:
-        main._tell(type(error), error, error.__traceback__)
+        main._print_redacted(type(error), error, error.__traceback__)
     told = capsys.readouterr().err
     assert told.count("https://[hidden]@host/a") == 3 and "hunter2" not in told

@@ -1,4 +1,4 @@
-"""`python -m rankckpt_jax.benchmark`; see `table`."""
+"""Prints the table of `table.py`: `python -m rankckpt_jax.benchmark`."""
 
 from absl import app
 

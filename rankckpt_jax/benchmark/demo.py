@@ -1,8 +1,7 @@
-"""Makes a pool of checkpoints where there is none: stages of one pre-training run.
+"""The miniature NeuCRaB behind configs/demo.py: stages of one pre-training run.
 
-Group II of the benchmark in miniature: one network, trained from its random
-initialization on a source task, saved as a TF-Slim checkpoint after given numbers of
-steps. The demo ranks such a pool.
+One network is trained from random initialization on a source task, and saved as a
+TF-Slim checkpoint after given numbers of steps, like Group II of the benchmark.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from rankckpt_jax import checkpoints, finetune, models
+from rankckpt_jax import checkpoints as checkpoints_lib
+from rankckpt_jax import finetune, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data.tasks import Task
@@ -29,7 +29,18 @@ from rankckpt_jax.storage import files, store
 _log = logging.getLogger(__name__)
 
 
-def pool(
+def checkpoints(directory: epath.Path, stages: Iterable[int]) -> list[tuple[str, str]]:
+    """Return (name, path) of the checkpoints that `pretrain` writes.
+
+    Args:
+      directory: The pool's directory.
+      stages: Numbers of steps.
+    """
+    names = [f"step_{step}" for step in sorted(stages)]
+    return [(name, str(directory / name / "model.ckpt")) for name in names]
+
+
+def pretrain(
     directory: epath.Path,
     task: Task,
     *,
@@ -39,23 +50,20 @@ def pool(
     recipe: finetune.Recipe,
     preprocess: str,
     cache: pipeline.ImageCache,
-) -> bool:
-    """Pre-trains and saves one checkpoint per stage, unless they are there already.
+) -> None:
+    """Pre-train a network and save one checkpoint per stage, if they are not cached.
 
-    A run that was killed goes on from the last stage that it saved.
+    An interrupted run resumes from the last stage that it saved.
 
     Args:
       directory: Receives `step_N/model.ckpt` for each N of `stages`.
-      task: The source task; all of its training images are used.
-      architecture: A name that `models.create` knows.
-      image_size: Side of the square images, in pixels.
-      stages: Numbers of steps, ascending; 0 is the random initialization.
-      recipe: How to train; its `num_steps` is overruled by the last stage.
+      task: Source task; all of its training images are used.
+      architecture: A name in `models.names()`.
+      image_size: Side of the square images in pixels.
+      stages: Numbers of steps in ascending order; 0 is the random initialization.
+      recipe: Hyperparameters. `num_steps` is replaced by the last stage.
       preprocess: See `preprocess.resize`.
-      cache: Where decoded images are kept.
-
-    Returns:
-      Whether anything had to be computed.
+      cache: Cache of decoded images.
     """
     directory = epath.Path(directory)
     recipe = dataclasses.replace(recipe, num_steps=max(stages))
@@ -75,7 +83,8 @@ def pool(
     if not missing:
         # A run that was killed after the last stage leaves its state.
         saves.remove(directory / "state")
-        return False
+        _log.info("pre-training: loaded cached checkpoints")
+        return
     backbone = from_scratch(architecture, image_size, recipe.seed)
     start = finetune.initial_state(backbone, task.num_classes)
     with contextlib.closing(saves.Saves(directory / "state", key)) as saved:
@@ -111,22 +120,21 @@ def pool(
                 _save(architecture, state, directory / f"step_{stage}", key)
             save(stage, state)
             # The random initialization has no loss.
-            loss_text = f", loss {loss:.3f}" if stage else ""
-            _log.info("pre-trained to step %d%s", stage, loss_text)
+            text = f" (loss {loss:.3f})" if stage else ""
+            _log.info("pre-training: saved step %d%s", stage, text)
         saved.discard()
-    processes.barrier("pool complete")
-    return True
+    processes.barrier("the pool is complete")
 
 
 def from_scratch(
     architecture: str, image_size: int, seed: int
 ) -> backbone_lib.Backbone:
-    """A backbone at its random initialization.
+    """Return a randomly initialized backbone.
 
     Args:
-      architecture: A name that `models.create` knows.
-      image_size: Side of the square images, in pixels; 0 for the architecture's own.
-      seed: Decides the weights.
+      architecture: A name in `models.names()`.
+      image_size: Side of the square images in pixels; 0 for the architecture's default.
+      seed: Seed of the initialization.
     """
     module = models.create(architecture)
     image_size = image_size or models.default_image_size(architecture)
@@ -143,18 +151,21 @@ def from_scratch(
 
 
 def _save(
-    architecture: str, state: finetune.State, place: epath.Path, key: Mapping[str, Any]
+    architecture: str,
+    state: finetune.State,
+    directory: epath.Path,
+    key: Mapping[str, Any],
 ) -> None:
-    """Store `place/model.ckpt`, a TF-Slim checkpoint, and its manifest."""
+    """Store `directory/model.ckpt`, a TF-Slim checkpoint, and its manifest."""
     params = {**state.params["backbone"], "logits": state.params["head"]}
     variables = {"params": params, "batch_stats": state.batch_stats}
     # A killed TensorFlow leaves files with random names.
-    partial = place.parent / f".{place.name}.partial"
-    for directory in (partial, place):
-        if directory.exists():
-            directory.rmtree()
-    checkpoints.save_slim(
+    partial = directory.parent / f".{directory.name}.partial"
+    for stale in (partial, directory):
+        if stale.exists():
+            stale.rmtree()
+    checkpoints_lib.save_slim(
         architecture, jax.tree.map(np.asarray, variables), partial / "model.ckpt"
     )
-    partial.rename(place)
-    store.save_files(place, key, {})
+    partial.rename(directory)
+    store.save_files(directory, key, {})

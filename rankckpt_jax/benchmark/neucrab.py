@@ -1,4 +1,4 @@
-"""NeuCRaB as data: 41 checkpoints in three groups, four tasks, published accuracies.
+"""NeuCRaB as data: 41 checkpoints in three groups, and four tasks.
 
 *Ranking Neural Checkpoints* (Li et al., CVPR 2021) ranks within each group:
 
@@ -6,16 +6,17 @@
     group_ii   12 stages of training a ResNet-50 on ImageNet, iNaturalist and Places
     group_iii  13 architectures trained on ImageNet
 
-The 41 entries are 40 files: iNaturalist's last stage stands in Groups I and II. Those
-of VTAB are TF-Hub modules, the others TF-Slim checkpoints of the authors' archive.
+The 41 entries are 40 files, because iNaturalist's last stage is in Groups I and II.
+VTAB's checkpoints are TF-Hub modules, the others TF-Slim checkpoints of the authors'
+archive.
 
-Two things in the archive's README do not fit together. It names the Places ResNet-50
-of Group I `model.ckpt-300000`, and gives 200000 as the last step of the same run in
-Group II. One of the two may not be in the archive: which steps there are is looked up,
-and a missing one is reported with the nearest, never replaced without being asked.
+The archive's README contradicts itself. It names the Places ResNet-50 of Group I
+`model.ckpt-300000`, and gives 200000 as the last step of the same run in Group II. One
+of the two may be missing. A missing step is reported with the nearest one, and replaced
+only with `config.nearest_step`.
 
-What the paper's text leaves open is not invented here: its own accuracies could not be
-recovered, and `PUBLISHED` has VTAB's, which cover fourteen entries of Group I.
+The paper's own accuracies could not be recovered. `published.ACCURACIES` has VTAB's,
+which cover fourteen entries of Group I.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Iterable, Mapping
-
-from rankckpt_jax.results.formatting import printable
 
 ARCHIVE = "http://storage.googleapis.com/gresearch/rank_ckpt/rank_ckpt.zip"
 """The authors' archive; the paths of TF-Slim entries are below `rank_ckpt/` in it."""
@@ -39,7 +38,15 @@ GROUPS: Mapping[str, str] = types.MappingProxyType(
         "group_iii": "architectures",
     }
 )
-"""What the checkpoints of each group differ in."""
+"""How the checkpoints of each group differ."""
+
+GROUP_TITLES: Mapping[str, str] = types.MappingProxyType(
+    {
+        name: f"Group {name.removeprefix('group_').upper()}: {subject}"
+        for name, subject in GROUPS.items()
+    }
+)
+"""Headings for reports."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,22 +54,22 @@ class Checkpoint:
     """One entry of the benchmark.
 
     Attributes:
-      name: How rows and directories call it; the same for both entries of one file.
-      label: How the paper calls it.
+      name: Name of its row and directory; the same for both entries of one file.
+      label: Name in the paper.
       group: A key of GROUPS.
       source: "hub" or "slim".
       path: A TF-Hub handle, or a prefix below `rank_ckpt/` of ARCHIVE.
-      architecture: The network. "resnet_50" is v1 or v2: the file's variable names
-        decide, since nothing published says which.
-      image_size: Side of the images it is fed, in pixels.
-      input_range: What 0 and 255 become; None for the architecture's own, which for
+      architecture: The network. "resnet_50" is v1 or v2; the file's variable names
+        decide which.
+      image_size: Side of the input images in pixels.
+      input_range: Range of the input pixels; None for the architecture's own, which for
         ResNet v1 is [0, 255] less the mean color.
-      pretraining: The images it was trained on.
-      supervision: What it was trained to tell.
-      steps: Of its training; None where it is not published.
-      source_accuracy: Top-1 on ImageNet, in per cent, as TF-Slim's README gives it for
-        its own release of the network; that of this very file is not published.
-      note: What a reader should know; may be empty.
+      pretraining: Images that it was trained on.
+      supervision: Labels or pretext task that it was trained with.
+      steps: Training steps; None if not published.
+      source_accuracy: Top-1 accuracy on ImageNet in percent, from TF-Slim's README for
+        its own release of the network. The accuracy of this file is not published.
+      note: Sentence for the report; may be empty.
     """
 
     name: str
@@ -98,7 +105,7 @@ def _module(
         (0.0, 1.0),
         "ImageNet",
         supervision,
-        note="VTAB's published runs fed it 224 pixels" if image_size != 224 else "",
+        note="VTAB's published runs used 224 pixels" if image_size != 224 else "",
     )
 
 
@@ -151,7 +158,7 @@ _PLACES_NOTE = (
     "the archive's README names both 300000 steps (Group I) and 200000 as the last "
     "(Group II); one of them may not exist"
 )
-_GENERATIVE = "none: it learnt to generate images"
+_GENERATIVE = "none: it learned to generate images"
 _PRETEXT = "none: a task made of the images themselves"
 
 CHECKPOINTS: tuple[Checkpoint, ...] = (
@@ -215,14 +222,14 @@ class Task:
     """A task with VTAB's splits.
 
     Attributes:
-      name: How the store and the configs call it.
-      title: How the paper calls it.
-      tfds: The TFDS name with its version.
-      num_classes: C.
-      splits: TFDS expressions of train, val and test. A ranking sees train.
-      counts: Images of each split.
-      few: The expressions of VTAB-1k: 800 training and 200 validation images.
-      note: What a reader should know; may be empty.
+      name: Name in the store and the configs.
+      title: Name in the paper.
+      tfds: TFDS name with its version.
+      num_classes: Number of classes, C.
+      splits: TFDS expressions of train, val and test. Measures use train.
+      counts: Number of images of each split.
+      few: TFDS expressions of VTAB-1k: 800 training and 200 validation images.
+      note: Sentence for readers; may be empty.
     """
 
     name: str
@@ -308,75 +315,29 @@ TASKS: Mapping[str, Task] = types.MappingProxyType(
 )
 """The four tasks, by name."""
 
-SCRATCH = "from_scratch"
-"""The key of PUBLISHED for training from a random initialization."""
-
-PUBLISHED_SOURCE = (
-    "VTAB (Zhai et al., 2019), google-research/task_adaptation, docs/data/results.csv"
-)
-"""Where PUBLISHED is from."""
-
-# Per cent of the test images: 1000 training images, then all of them; each in the
-# order caltech, flowers, camelyon, sun.
-_PUBLISHED = {
-    "wae-ukl": (29.31, 13.12, 69.81, 3.32, 41.68, 17.22, 76.36, 12.04),
-    "wae-gan": (29.92, 11.98, 69.01, 3.18, 42.04, 15.48, 77.13, 12.78),
-    # Its full-size run on Caltech101 diverged, and was published so.
-    "cond-biggan": (62.06, 59.99, 77.18, 11.89, 0.15, 68.83, 81.29, 44.94),
-    "wae-mmd": (35.46, 18.41, 73.83, 4.91, 50.79, 20.78, 80.62, 31.64),
-    "vae": (34.31, 18.25, 72.59, 4.49, 48.44, 18.44, 81.27, 29.25),
-    "uncond-biggan": (58.68, 49.89, 76.29, 9.43, 73.62, 63.54, 82.21, 46.87),
-    "jigsaw": (66.73, 66.06, 76.04, 12.08, 79.10, 77.86, 83.01, 59.23),
-    "relative-patch-location": (
-        *(68.52, 69.04, 77.53, 11.07),
-        *(79.87, 78.82, 85.32, 57.97),
-    ),
-    "exemplar": (69.57, 69.89, 79.13, 13.70, 81.91, 79.30, 84.71, 58.21),
-    "rotation": (77.63, 68.75, 80.39, 12.85, 88.29, 83.37, 86.37, 60.47),
-    "semi-rotation-10": (88.14, 87.63, 81.38, 26.98, 88.11, 93.18, 78.62, 66.72),
-    "semi-exemplar-10": (88.55, 86.77, 83.15, 28.96, 85.28, 92.19, 86.03, 67.43),
-    "sup-100": (90.95, 88.61, 80.61, 34.41, 94.11, 93.21, 83.93, 70.75),
-    "sup-exemplar-100": (90.23, 88.30, 83.74, 34.55, 94.44, 93.42, 86.67, 69.41),
-    SCRATCH: (38.24, 40.22, 75.62, 5.02, 55.89, 50.60, 81.19, 52.71),
-}
-
-
-def _published() -> dict[str, dict[str, float]]:
-    keys = [f"{task}_1k" for task in TASKS] + list(TASKS)
-    return {
-        key: {name: round(values[i] / 100, 6) for name, values in _PUBLISHED.items()}
-        for i, key in enumerate(keys)
-    }
-
-
-PUBLISHED: Mapping[str, Mapping[str, float]] = types.MappingProxyType(_published())
-"""Published accuracies in [0, 1], by task ("caltech", or "caltech_1k") and name."""
-
 
 def entries(groups: Iterable[str] = tuple(GROUPS)) -> tuple[Checkpoint, ...]:
-    """The entries of some groups, in the paper's order.
+    """Return the entries of some groups, in the paper's order.
 
     Args:
       groups: Keys of GROUPS.
     """
-    wanted = set(groups)
-    return tuple(entry for entry in CHECKPOINTS if entry.group in wanted)
+    selected = set(groups)
+    return tuple(entry for entry in CHECKPOINTS if entry.group in selected)
 
 
 def title(group: str) -> str:
-    """How people call a group, of NeuCRaB or any other."""
-    if group in GROUPS:
-        return f"Group {group.removeprefix('group_').upper()}: {GROUPS[group]}"
-    return "All checkpoints" if group == "all" else printable(group)
+    """Return the heading of a group of NeuCRaB or of any other group."""
+    return GROUP_TITLES.get(group, "All checkpoints" if group == "all" else group)
 
 
 def groups_of(name: str) -> tuple[str, ...]:
-    """The groups that the checkpoint `name` stands in; none for other checkpoints."""
+    """Return the groups of the checkpoint `name`; none for other checkpoints."""
     return tuple(entry.group for entry in CHECKPOINTS if entry.name == name)
 
 
 def facts_of(name: str) -> dict[str, object]:
-    """What is known of the checkpoint `name` beyond its weights, for measures."""
+    """Return published facts about the checkpoint `name`, for measures."""
     for entry in CHECKPOINTS:
         if entry.name == name:
             return {"source_accuracy": entry.source_accuracy}

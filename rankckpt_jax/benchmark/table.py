@@ -1,16 +1,17 @@
-r"""The paper's table, from finished runs: measures by groups, means over the tasks.
+"""The paper's table from finished runs: measures by group, averaged over tasks.
 
-    python -m rankckpt_jax.benchmark.table --workdir=runs
-    python -m rankckpt_jax.benchmark.table --workdir=runs --published=figures.csv
+    python -m rankckpt_jax.benchmark --workdir=runs
+    python -m rankckpt_jax.benchmark --workdir=runs --published=figures.csv
 
-Reads every `WORKDIR/TASK/ranking.csv`, prints for each group of checkpoints one table
-(rows measures; Recall@1, Rel@1, Recall@3, Rel@3, Pearson, Kendall), and writes
-benchmark.csv and benchmark.html into the workdir. As in the paper each figure is a mean
-over the tasks. Figures of others, of which a file has lines
+Reads every `WORKDIR/TASK/ranking.csv` and prints one table per group of checkpoints,
+with one row per measure (Recall@1, Rel@1, Recall@3, Rel@3, Pearson, Kendall). Also
+writes benchmark.csv and benchmark.html into the work directory. As in the paper, each
+figure is a mean over the tasks. Published figures appear in brackets beside ours, from
+a file with lines
 
     group,measure,recall@1,rel@1,recall@3,rel@3,pearson,kendall
 
-stand beside ours in brackets; an empty cell is not known.
+in which unknown cells are empty.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.storage import files
 
 COLUMNS = ("recall@1", "rel@1", "recall@3", "rel@3", "pearson", "kendall")
-"""The paper's columns, keys of `evaluation.score_ranking`."""
+"""Columns of the paper's table, keys of `evaluation.score_ranking`."""
 
 ALL = "all"
 """The only group, if no checkpoint belongs to a group."""
 
 RANDOM = "random order"
-"""The line that every measure must beat."""
+"""Name of the baseline row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +51,11 @@ class Line:
     """One measure within one group.
 
     Attributes:
-      group: A group of checkpoints.
-      measure: Its name, or RANDOM.
-      by_task: For each task with at least two pairs, what `score_ranking` says.
-      pairs: For each of these, checkpoints with both a score and an accuracy.
-      published: What others found, by column; may be empty.
+      group: Group of checkpoints.
+      measure: Name of the measure, or RANDOM.
+      by_task: Result of `score_ranking` for each task with at least two pairs.
+      pairs: Number of checkpoints with both a score and an accuracy, by task.
+      published: Published figures by column; may be empty.
     """
 
     group: str
@@ -65,13 +66,13 @@ class Line:
 
     @property
     def mean(self) -> dict[str, float]:
-        """Means over the tasks, NaN where a figure is defined in none."""
-        found = evaluation.mean_over_tasks(self.by_task)
-        return {key: found.get(key, math.nan) for key in COLUMNS}
+        """Means over the tasks; NaN if a figure is undefined in all of them."""
+        means = evaluation.mean_over_tasks(self.by_task)
+        return {key: means.get(key, math.nan) for key in COLUMNS}
 
 
 def read(workdir: epath.PathLike) -> tuple[Ranking, ...]:
-    """The rankings of all tasks in a workdir, by name of the task.
+    """Read the rankings of all tasks in a work directory, sorted by task.
 
     Raises:
       InputError: There are none, or one cannot be read.
@@ -83,7 +84,7 @@ def read(workdir: epath.PathLike) -> tuple[Ranking, ...]:
             "No finished run",
             where=str(workdir),
             expected=f"TASK/{CSV_NAME} below it",
-            fix="run the report stage for each task: --config.stages=report",
+            fix="run the stage `report` for each task: --config.stages=report",
         )
     return tuple(
         report_csv.from_csv(file.read_text(), file.parent.name, str(file))
@@ -95,11 +96,11 @@ def tabulate(
     rankings: Sequence[Ranking],
     published: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
 ) -> tuple[Line, ...]:
-    """One line for each measure within each group, and one for a random order.
+    """Return one line per measure and group, and one per group for a random order.
 
     Args:
-      rankings: Of different tasks, over the same checkpoints.
-      published: By (group, measure), figures of others.
+      rankings: Rankings of the same checkpoints on different tasks.
+      published: Published figures by (group, measure).
     """
     published = published or {}
     measures = dict.fromkeys(m for ranking in rankings for m in ranking.measures)
@@ -111,12 +112,12 @@ def tabulate(
         for measure in [*measures, RANDOM]:
             by_task, pairs = {}, {}
             for ranking in rankings:
-                # Chance is that of the checkpoints which the first measure ranks.
-                of = ranking.measures[0] if measure == RANDOM else measure
-                rows = ranking.evaluated_rows(of, "" if group == ALL else group)
+                # The baseline uses the checkpoints that the first measure scores.
+                name = ranking.measures[0] if measure == RANDOM else measure
+                rows = ranking.evaluated_rows(name, "" if group == ALL else group)
                 if len(rows) < 2:
                     continue
-                scores = [row.scores[of] for row in rows]
+                scores = [row.scores[name] for row in rows]
                 accuracies = [row.finite_accuracy() for row in rows]
                 by_task[ranking.task] = (
                     evaluation.random_ranking(accuracies)
@@ -133,10 +134,10 @@ def tabulate(
 def read_published(
     path: epath.PathLike,
 ) -> dict[tuple[str, str], dict[str, float]]:
-    """Figures of others by (group, measure); the module says what the file holds.
+    """Read published figures by (group, measure) from a file; see the module.
 
     Raises:
-      InputError: It cannot be read.
+      InputError: The file cannot be read.
     """
     expected = "the columns group, measure and some of " + ", ".join(COLUMNS)
     try:
@@ -153,11 +154,12 @@ def read_published(
             where=str(path),
             expected=expected,
             found=f"{type(error).__name__}: {error}",
+            fix="leave the cells of unknown figures empty",
         ) from error
 
 
 def to_text(lines: Sequence[Line]) -> str:
-    """The tables for a terminal, figures of others in brackets."""
+    """Format the tables for a terminal, with published figures in brackets."""
     blocks = []
     for group in dict.fromkeys(line.group for line in lines):
         cells = [["measure", "tasks", *COLUMNS]]
@@ -167,7 +169,9 @@ def to_text(lines: Sequence[Line]) -> str:
                 cells.append(
                     [printable(line.measure), str(len(line.by_task)), *figures]
                 )
-        blocks.append(f"{neucrab.title(group)}\n{terminal.align(cells, left=[0])}")
+        blocks.append(
+            f"{printable(neucrab.title(group))}\n{terminal.align(cells, left=[0])}"
+        )
     return "\n\n".join(blocks)
 
 
@@ -177,7 +181,7 @@ def _figure(line: Line, key: str) -> str:
 
 
 def to_csv(lines: Sequence[Line]) -> str:
-    """Every figure in full: means over the tasks, and of each task."""
+    """Format every figure in full precision: means over the tasks, and each task."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["group", "measure", "task", "checkpoints", *COLUMNS])
@@ -193,7 +197,7 @@ def to_csv(lines: Sequence[Line]) -> str:
 
 
 def to_html(lines: Sequence[Line]) -> str:
-    """The tables and, for each group, a map of Kendall's tau by measure and task."""
+    """Render the tables and, per group, a map of Kendall's tau by measure and task."""
     tasks = list(dict.fromkeys(task for line in lines for task in line.by_task))
     return rendering.render(
         "benchmark.html.j2",
@@ -217,7 +221,7 @@ def _group_for_page(
         for key in COLUMNS
     }
     return {
-        "title": neucrab.title(group),
+        "title": printable(neucrab.title(group)),
         "rows": [
             {
                 "measure": printable(line.measure),
@@ -246,18 +250,18 @@ def _group_for_page(
 
 
 def _tau(value: float | None) -> tuple[str, int]:
-    """What is written, and a shade from 0 (no better than chance) to 100."""
+    """Return a cell's text, and its shade from 0 (not above zero) to 100."""
     if value is None or math.isnan(value):
         return format_decimal(None), 0
     return format_decimal(value), round(100 * max(value, 0.0))
 
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs", "Where the runs of all tasks are.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs", "Work directory of all tasks.")
 _PUBLISHED = flags.DEFINE_string("published", "", "A CSV file of published figures.")
 
 
 def main(argv: list[str]) -> int:
-    """Prints the tables, writes both files and returns the exit code."""
+    """Print the tables, write both files and return the exit code."""
     del argv
     try:
         published = read_published(_PUBLISHED.value) if _PUBLISHED.value else {}
@@ -266,7 +270,7 @@ def main(argv: list[str]) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     if not lines:
-        print("No two checkpoints of a group have both score and accuracy.")
+        print("No group has two checkpoints with both a score and an accuracy.")
         return 0
     directory = epath.Path(_WORKDIR.value).expanduser()
     files.write_text_atomically(directory / "benchmark.csv", to_csv(lines))

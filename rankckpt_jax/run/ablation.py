@@ -1,21 +1,21 @@
-"""How a ranking by NLEEP depends on its two choices, from features that are stored.
+"""The stage `ablate`: NLEEP over its two options, from stored features.
 
-The paper keeps 80 % of the variance and takes five components per class. Here each is
-varied while the other stays: the scores are kept beside the checkpoint's others.
+The paper keeps 80 % of the variance and fits five components per class. The stage
+varies one option while the other stays fixed, and caches every score.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping
-
-from etils import epath
 
 from rankckpt_jax import evaluation
 from rankckpt_jax.results.ablation import Ablation
 from rankckpt_jax.results.row import Row
-from rankckpt_jax.run import scoring
+from rankckpt_jax.run import checkpoint, scoring
+from rankckpt_jax.run.context import RunContext
 
 MEASURE = "nleep"
 
@@ -31,19 +31,54 @@ TITLES = {
 }
 
 
-def settings(base: scoring.Settings, option: str, value: float) -> scoring.Settings:
-    """The settings of a single point of the grid."""
-    options = dict(base.options.get(MEASURE, {}))
-    # One start each: the grid is about the options, not about the noise.
-    options = {**options, option: value, "num_restarts": 1}
+def run(context: RunContext, rows: Iterable[Row]) -> tuple[Ablation, ...]:
+    """Score every point of GRID for every checkpoint, and evaluate the rankings.
+
+    Without the stage `ablate` only stored scores are read.
+
+    Args:
+      context: The run.
+      rows: The evaluated checkpoints.
+    """
+    if MEASURE not in context.settings.measures:
+        return ()
+    compute = "ablate" in context.stages
+    rows = [row for row in rows if not row.failure]
+    points: dict[tuple[str, float], dict[str, float]] = {}
+    for row in rows:
+        name = row.checkpoint
+        directory = context.directory / name / "scores" / "ablation"
+        if not compute and not directory.exists():
+            continue
+        loaded = checkpoint.load_features(context, name)
+        if loaded is None:
+            continue
+        for option, value in ((o, v) for o, values in GRID.items() for v in values):
+            scored = scoring.score_row(
+                Row(name),
+                loaded.features,
+                loaded.labels,
+                None,
+                _settings(context.settings, option, value),
+                directory=directory / f"{option}_{value:g}",
+                checksum=loaded.checksum,
+                compute=compute and context.evaluates(name),
+                on_computed=functools.partial(
+                    checkpoint.log_event, f"{name}, {option} {value:g}"
+                ),
+            )
+            if (score := scored.score(MEASURE)) is not None:
+                points.setdefault((option, value), {})[name] = score
+    return evaluate(points, rows, context.settings)
+
+
+def _settings(base: scoring.Settings, option: str, value: float) -> scoring.Settings:
+    """Return the settings of one point of the grid."""
+    # One start each, because the grid is about the options and not about noise.
+    options = {**base.options.get(MEASURE, {}), option: value, "num_restarts": 1}
     return dataclasses.replace(
         base, measures=(MEASURE,), options={MEASURE: options}, num_bootstrap=0
     )
-
-
-def place(directory: epath.Path, option: str, value: float) -> epath.Path:
-    """Where the scores of a point are kept, below the checkpoint's `scores`."""
-    return directory / "ablation" / f"{option}_{value:g}"
 
 
 def evaluate(

@@ -1,15 +1,17 @@
-"""What there is to choose from, as text: checkpoints, measures, networks and tasks."""
+"""Lists of the available checkpoints, measures, networks and tasks, for `--list`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from rankckpt_jax import measures as registry
 from rankckpt_jax.benchmark import neucrab
+from rankckpt_jax.models import architecture
 from rankckpt_jax.report import terminal
 
 
 def checkpoints() -> str:
-    """NeuCRaB's entries by group; each name is that of its row and directory."""
+    """Return NeuCRaB's checkpoints by group."""
     blocks = []
     for group in neucrab.GROUPS:
         lines = [["checkpoint", "network", "pixels", "trained on", "supervision"]]
@@ -24,15 +26,15 @@ def checkpoints() -> str:
             for entry in neucrab.entries([group])
         ]
         text = terminal.align(lines, left=[0, 1, 3, 4])
-        blocks.append(f"{neucrab.title(group)} (--config.neucrab={group})\n{text}")
+        blocks.append(
+            f"{neucrab.GROUP_TITLES[group]} (--config.neucrab={group})\n{text}"
+        )
     return "\n\n".join(blocks)
 
 
 def measures() -> str:
-    """Every measure with the first line of its documentation."""
-    from rankckpt_jax import measures as registry
-
-    lines = [["measure", "needs logits", "what it is"]]
+    """Return every measure with a one-line description."""
+    lines = [["measure", "needs logits", "description"]]
     lines += [
         [measure.name, "yes" if measure.needs_logits else "no", measure.about]
         for measure in map(registry.get, registry.names())
@@ -41,18 +43,16 @@ def measures() -> str:
 
 
 def networks() -> str:
-    """Every network that is built here, with its own image size."""
-    from rankckpt_jax.models import architecture
-
+    """Return every architecture with its default image size and feature dimension."""
     lines = [["network", "pixels", "features"]]
     for name in architecture.names():
-        found = architecture.get(name)
-        lines.append([name, str(found.image_size), str(found.feature_dim)])
+        network = architecture.get(name)
+        lines.append([name, str(network.image_size), str(network.feature_dim)])
     return terminal.align(lines, left=[0])
 
 
 def tasks() -> str:
-    """NeuCRaB's tasks with their splits."""
+    """Return NeuCRaB's tasks with their splits."""
     lines = [["task", "images", "classes", "train", "val", "test", "1k"]]
     for task in neucrab.TASKS.values():
         counts = [f"{task.counts[role]:,}" for role in ("train", "val", "test")]
@@ -67,4 +67,4 @@ LISTS: Mapping[str, Callable[[], str]] = {
     "networks": networks,
     "tasks": tasks,
 }
-"""What `--list` takes."""
+"""Functions by the value of `--list`."""

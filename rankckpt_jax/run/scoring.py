@@ -133,7 +133,7 @@ def score_row(
     directory: epath.Path | None = None,
     checksum: str = "",
     compute: bool = True,
-    tell: Callable[[str, float], None] = lambda measure, seconds: None,
+    on_computed: Callable[[str, float], None] = lambda measure, seconds: None,
 ) -> Row:
     """Fills in what the measures say of a checkpoint.
 
@@ -147,7 +147,7 @@ def score_row(
       directory: The checkpoint's `scores` directory; nothing is kept if None.
       checksum: Identity of the features in the store.
       compute: Whether to compute what the store does not have.
-      tell: Called as `tell(measure, seconds)` after each that was computed.
+      on_computed: Called as `on_computed(measure, seconds)` after each computation.
 
     Returns:
       The row with scores, spreads, warnings, seconds and terms. What a measure refuses
@@ -178,7 +178,7 @@ def score_row(
             result = _compute(measure, prepared, settings, options)
             if place is not None:
                 store.save_result(place, wanted, result)
-            tell(measure, result["seconds"])
+            on_computed(measure, result["seconds"])
         seconds[measure] = result["seconds"]
         if result["warning"]:
             warnings[measure] = result["warning"]

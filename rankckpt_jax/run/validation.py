@@ -1,95 +1,76 @@
-"""Refuses configs that would only fail, or mislead, after long work."""
+"""Refuses configs that would fail, or mislead, only after long work."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rankckpt_jax.configs import default
-from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.data import preprocess
 from rankckpt_jax.data.splits import Task
 from rankckpt_jax.devices import processes
-from rankckpt_jax.errors import InputError, suggest
+from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features import extract
-from rankckpt_jax.run import ablation, scoring
 
-# Sections whose fields are looked at by those who know them.
-_OWN_RULES = ("finetune", "measure_options", "pretrain")
+# Sections that other modules validate.
+_VALIDATED_ELSEWHERE = ("finetune", "measure_options", "pretrain")
 
 
 def check_fields(config: Mapping[str, Any]) -> None:
-    """Refuses fields that nothing would read, as a typing mistake in Python makes them.
+    """Raise if a config has an unknown field, such as a typing mistake in Python.
 
-    The command line refuses them by itself.
+    The command line refuses such fields itself.
 
     Args:
-      config: As `configs/default.py` describes.
+      config: Fields as in configs/default.py.
 
     Raises:
-      InputError: Names the field, and the nearest that there is.
+      InputError: Names the field and the nearest known one.
     """
     _check_names(config, default.get_config(), "config")
 
 
 def check_same_images(task: Task) -> None:
-    """Refuses processes of one run that see different images; all call it.
+    """Raise if the processes of a run read different images; all processes call it.
 
     Raises:
-      InputError: They do.
+      InputError: Names the processes that differ from process 0.
     """
-    seen = processes.all_gather({n: s.fingerprint for n, s in task.splits.items()})
-    other = [str(process) for process, found in enumerate(seen) if found != seen[0]]
-    if other:
+    images = {name: split.fingerprint for name, split in task.splits.items()}
+    gathered = processes.all_gather(images)
+    others = [str(i) for i, other in enumerate(gathered) if other != gathered[0]]
+    if others:
         raise InputError(
-            "The processes do not see the same images",
+            "The processes read different images",
             where=task.origin,
             expected="the same files on every host",
-            found="others than in process 0 in process " + ", ".join(other),
-            fix="copy them to all hosts anew, or put them where all hosts see them",
+            found="files that differ from those of process 0, in process "
+            + ", ".join(others),
+            fix="copy the images to all hosts again, or use a shared file system",
         )
 
 
-def _check_names(given: Any, known: Any, where: str) -> None:
-    for name, value in given.items():
-        if name in _OWN_RULES:
-            continue
-        if name not in known:
-            raise InputError(
-                "The config has no such field",
-                where=f"{where}.{name}",
-                expected=", ".join(known),
-                found=name,
-                fix=f"{suggest(name, known)}; configs/default.py explains every field",
-            )
-        if isinstance(known[name], Mapping) or hasattr(known[name], "items"):
-            _check_names(value, known[name], f"{where}.{name}")
-
-
-def check(config: Any, stages: tuple[str, ...], settings: scoring.Settings) -> None:
-    """Refuses settings that do not fit together, or that nothing can be done with.
+def check(config: Any, stages: Collection[str], measures: Collection[str]) -> None:
+    """Raise if a setting is out of range or does not fit the others.
 
     Args:
-      config: As `configs/default.py` describes.
-      stages: Names of the stages to run.
-      settings: What is scored.
+      config: Fields as in configs/default.py.
+      stages: Stages to run.
+      measures: Measures to compute.
 
     Raises:
       InputError: Names the field.
     """
-    if config.preprocess not in preprocess_lib.names():
-        raise InputError(
-            f"Unknown preprocessing {config.preprocess!r}",
-            where="config.preprocess",
-            expected="one of " + ", ".join(preprocess_lib.names()),
-            found=str(config.preprocess),
-            fix=suggest(config.preprocess, preprocess_lib.names()),
+    if config.preprocess not in preprocess.names():
+        raise unknown_name(
+            "preprocessing", config.preprocess, preprocess.names(), "config.preprocess"
         )
     extract.compute_dtype(config.dtype)
     if config.features and {"pretrain", "finetune"} & set(stages):
         raise InputError(
             "Features alone cannot be fine-tuned",
             where="config.stages",
-            expected="score, report",
+            expected="score, ablate, report",
             found=", ".join(stages),
             fix="start from configs/features.py, or give images and checkpoints",
         )
@@ -101,24 +82,43 @@ def check(config: Any, stages: tuple[str, ...], settings: scoring.Settings) -> N
             found="none",
             fix="leave `pretrain` out of config.stages, or start from configs/demo.py",
         )
-    if "ablate" in stages and ablation.MEASURE not in settings.measures:
+    if "pretrain" in stages and config.shard:
         raise InputError(
-            f"The stage `ablate` is about {ablation.MEASURE}, which is not asked for",
-            where="config.measures",
-            expected=f"{ablation.MEASURE} among them",
-            found=", ".join(settings.measures),
-            fix="add it, or leave `ablate` out of config.stages",
+            "Shards cannot pre-train their pool",
+            where="config.shard",
+            expected="stages without `pretrain`",
+            found=", ".join(stages),
+            fix="run --config.stages=pretrain first, without config.shard",
         )
-    for field, least in (
+    if "ablate" in stages and "nleep" not in measures:
+        raise InputError(
+            "The stage `ablate` needs the measure nleep",
+            where="config.measures",
+            expected="nleep among the measures",
+            found=", ".join(measures),
+            fix="add nleep, or leave `ablate` out of config.stages",
+        )
+    for field, minimum in (
         ("batch_size", 1),
         ("image_size", 0),
         ("image_cache_gigabytes", 0),
     ):
-        if not config[field] >= least:
+        # Not `<`, which is false for NaN.
+        if not config[field] >= minimum:
             raise InputError(
-                f"A setting must be at least {least}",
+                f"{field} must be at least {minimum}",
                 where=f"config.{field}",
-                expected=f"at least {least}",
+                expected=f"at least {minimum}",
                 found=str(config[field]),
                 fix="leave it out for the default",
             )
+
+
+def _check_names(given: Any, known: Any, where: str) -> None:
+    for name, value in given.items():
+        if name in _VALIDATED_ELSEWHERE:
+            continue
+        if name not in known:
+            raise unknown_name("field", name, known, f"{where}.{name}")
+        if hasattr(known[name], "items"):
+            _check_names(value, known[name], f"{where}.{name}")

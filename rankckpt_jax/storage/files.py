@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import hashlib
 import logging
 import re
@@ -17,6 +18,8 @@ from rankckpt_jax.errors import StorageError
 _MAX_NAME_BYTES = 120
 # Names of files and directories that stand beside those of tasks and checkpoints.
 _RESERVED = ("ranking.csv", "ranking.json", "report.html", "converted")
+
+_writer: contextvars.ContextVar[str] = contextvars.ContextVar("writer", default="")
 
 _log = logging.getLogger(__name__)
 
@@ -78,17 +81,31 @@ def writing(path: epath.Path, *kinds: type[Exception]) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def writer(name: str) -> Iterator[None]:
+    """Add a name to temporary files, for shards that write the same reports.
+
+    Args:
+      name: Unique among the runs that may write at the same time.
+    """
+    token = _writer.set(name)
+    try:
+        yield
+    finally:
+        _writer.reset(token)
+
+
 def write_bytes_atomically(path: epath.Path, data: bytes) -> None:
     """Write `data` so that a reader sees either the old file or the new one.
 
-    The name of the temporary file is derived from `path`, so the next write replaces
-    the leftover of a killed one.
+    The name of the temporary file is derived from `path` and `writer`, so the next
+    write replaces the leftover of a killed one.
 
     Raises:
       StorageError: The file cannot be written; the temporary file is removed.
     """
     path = epath.Path(path)
-    temporary = path.parent / f".{path.name}.partial"
+    temporary = path.parent / f".{path.name}{_writer.get()}.partial"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -55,7 +55,7 @@ def exclusive(directory: epath.Path, shard: str = "") -> Iterator[None]:
         with files.writing(directory):
             return _acquire(directory, shard)
 
-    with processes.sync_errors(acquire):
+    with processes.sync_errors(acquire), files.writer(shard and f".{shard}"):
         yield
 
 

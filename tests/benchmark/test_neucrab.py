@@ -1,28 +1,28 @@
-"""The benchmark's data against what is published of it, and its configs."""
+"""NeuCRaB's data and configs agree with the publication."""
 
 import collections
 
 import pytest
 
 from rankckpt_jax import models
-from rankckpt_jax.benchmark import neucrab
+from rankckpt_jax.benchmark import neucrab, published
 from rankckpt_jax.configs import caltech, camelyon, flowers, neucrab_task, sun
 from rankckpt_jax.errors import InputError
 
 CONFIGS = {"caltech": caltech, "flowers": flowers, "camelyon": camelyon, "sun": sun}
 
 
-def test_forty_one_entries_are_forty_files_in_three_groups():
+def test_checkpoints_are_40_files_in_three_groups():
     counts = collections.Counter(entry.group for entry in neucrab.CHECKPOINTS)
     assert counts == {"group_i": 16, "group_ii": 12, "group_iii": 13}
     assert len({entry.path for entry in neucrab.CHECKPOINTS}) == 40
-    # One file, one name, whatever the group.
+    # One name per file, also for a file in two groups.
     assert len({(entry.path, entry.name) for entry in neucrab.CHECKPOINTS}) == 40
     assert neucrab.groups_of("inat_res50-300000") == ("group_i", "group_ii")
     assert neucrab.groups_of("mine") == ()
 
 
-def test_every_entry_can_be_read_by_something():
+def test_checkpoints_have_a_source_and_a_known_architecture():
     for entry in neucrab.CHECKPOINTS:
         assert entry.group in neucrab.GROUPS
         if entry.source == "hub":
@@ -33,16 +33,15 @@ def test_every_entry_can_be_read_by_something():
             assert entry.source == "slim"
             assert entry.path.endswith(f"-{entry.steps}")
         if entry.group == "group_iii":
-            known = models.get(entry.architecture)
-            assert entry.image_size == known.image_size
+            assert entry.image_size == models.get(entry.architecture).image_size
 
 
-def test_the_places_checkpoint_is_named_as_doubtful():
-    doubtful = [e.name for e in neucrab.CHECKPOINTS if "README" in e.note]
-    assert doubtful == ["places_res50-300000", "places_res50-200000"]
+def test_places_checkpoints_have_a_note():
+    noted = [e.name for e in neucrab.CHECKPOINTS if "README" in e.note]
+    assert noted == ["places_res50-300000", "places_res50-200000"]
 
 
-def test_splits_count_as_published():
+def test_tasks_have_the_published_counts():
     for task in neucrab.TASKS.values():
         assert task.splits.keys() == task.counts.keys() == task.few.keys()
     assert neucrab.TASKS["caltech"].counts == {"train": 2754, "val": 306, "test": 6084}
@@ -54,20 +53,20 @@ def test_splits_count_as_published():
     assert totals == expected
 
 
-def test_published_accuracies_are_fractions_of_known_checkpoints():
-    assert set(neucrab.PUBLISHED) == {
+def test_accuracies_are_fractions_of_known_checkpoints():
+    assert set(published.ACCURACIES) == {
         name for task in neucrab.TASKS for name in (task, f"{task}_1k")
     }
-    names = {entry.name for entry in neucrab.CHECKPOINTS} | {neucrab.SCRATCH}
-    for accuracies in neucrab.PUBLISHED.values():
+    names = {entry.name for entry in neucrab.CHECKPOINTS} | {published.SCRATCH}
+    for accuracies in published.ACCURACIES.values():
         assert accuracies.keys() <= names and len(accuracies) == 15
         assert all(0 < value < 1 for value in accuracies.values())
-    assert neucrab.PUBLISHED["caltech"]["sup-100"] == pytest.approx(0.9411)
-    assert neucrab.PUBLISHED["sun_1k"]["vae"] == pytest.approx(0.0449)
+    assert published.ACCURACIES["caltech"]["sup-100"] == pytest.approx(0.9411)
+    assert published.ACCURACIES["sun_1k"]["vae"] == pytest.approx(0.0449)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_config_is_the_whole_benchmark_on_its_task(name):
+def test_get_config_covers_the_benchmark(name):
     config = CONFIGS[name].get_config()
     assert config.neucrab == "group_i,group_ii,group_iii"
     assert config.task.tfds == neucrab.TASKS[name].tfds
@@ -81,15 +80,15 @@ def test_a_config_is_the_whole_benchmark_on_its_task(name):
     assert CONFIGS[name].get_config("smoke").task.limit == 64
 
 
-def test_the_docstring_says_what_to_run_and_what_it_costs():
+def test_docstrings_name_command_cost_and_result():
     for name, config in CONFIGS.items():
-        told = config.__doc__
-        assert f"--config=configs/{name}.py" in told
-        assert "Expected cost" in told and "Published" in told
-        best = 100 * max(neucrab.PUBLISHED[name].values())
-        assert f"{best:.2f} % at best" in told
+        text = config.__doc__
+        assert f"--config=configs/{name}.py" in text
+        assert "Expected cost" in text and "Result:" in text
+        best = 100 * max(published.ACCURACIES[name].values())
+        assert f"{best:.2f} % at best" in text
 
 
-def test_an_unknown_argument_is_refused():
+def test_get_config_raises_for_unknown_argument():
     with pytest.raises(InputError, match="group_iv"):
         neucrab_task.get_config("sun", "group_iv")

@@ -1,4 +1,4 @@
-"""The paper's table over tasks, beside SciPy; a simulated NeuCRaB through the store."""
+"""The paper's table over tasks, compared with SciPy on a simulated NeuCRaB."""
 
 import csv
 import subprocess
@@ -16,14 +16,14 @@ from rankckpt_jax.errors import InputError
 from rankckpt_jax.report import csv as report_csv
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
-from rankckpt_jax.run import run as stages
+from rankckpt_jax.run import run as run_lib
 from rankckpt_jax.storage import store
 
 MEASURES = ("nleep", "h_score", "logme")
 
 
 def simulate(workdir, names, tasks, images=60, classes=3, dimensions=8, most=2.0):
-    """Features of known separability in a store, scored and reported task by task."""
+    """Store features of known separability, and run scoring and report per task."""
     rankings = {}
     for number, task in enumerate(tasks):
         rng = np.random.default_rng(number)
@@ -41,7 +41,7 @@ def simulate(workdir, names, tasks, images=60, classes=3, dimensions=8, most=2.0
                     "labels": labels,
                 },
             )
-        # Fine-tuning knows the separation, but not exactly.
+        # Accuracies follow the separation, with noise.
         accuracies = 1 - np.exp(
             -2 * separations / most - rng.uniform(0, 0.5, len(names))
         )
@@ -54,12 +54,12 @@ def simulate(workdir, names, tasks, images=60, classes=3, dimensions=8, most=2.0
         config.accuracies = str(figures)
         config.measures = ",".join(MEASURES)
         config.measure_options.nleep.components_per_class = 1
-        rankings[task] = stages.run(config)
+        rankings[task] = run_lib.run(config)
     return rankings
 
 
-def agrees_with_scipy(workdir, rankings, groups):
-    """Holds the table against means over the tasks of what SciPy says of each."""
+def assert_agrees_with_scipy(workdir, rankings, groups):
+    """Compare the table with means over the tasks of SciPy's results."""
     lines = {
         (line.group, line.measure): line
         for line in benchmark.tabulate(benchmark.read(workdir / "runs"))
@@ -86,14 +86,14 @@ def agrees_with_scipy(workdir, rankings, groups):
                 )
             found = [lines[group, measure].mean[key] for key in benchmark.COLUMNS]
             np.testing.assert_allclose(found, np.mean(expected, axis=0), rtol=1e-12)
-            # Separable features transfer: the measures must see it.
+            # Separable features transfer well.
             assert found[-1] > 0.4, (group, measure)
 
 
-def test_a_simulated_group_through_the_store(tmp_path):
+def test_tabulate_agrees_with_scipy_on_one_group(tmp_path):
     names = [entry.name for entry in neucrab.entries(["group_iii"])]
     rankings = simulate(tmp_path, names, ["caltech", "sun"])
-    agrees_with_scipy(tmp_path, rankings, ["group_iii"])
+    assert_agrees_with_scipy(tmp_path, rankings, ["group_iii"])
     done = subprocess.run(
         [
             sys.executable,
@@ -111,17 +111,17 @@ def test_a_simulated_group_through_the_store(tmp_path):
 
 
 @pytest.mark.slow
-def test_all_of_a_simulated_neucrab(tmp_path):
+def test_tabulate_agrees_with_scipy_on_all_groups(tmp_path):
     names = list(dict.fromkeys(entry.name for entry in neucrab.entries()))
-    # Too far apart, all would be told apart perfectly, and scores would tie.
+    # If the classes were further apart, all scores would be equal.
     shape = {"images": 1000, "classes": 20, "dimensions": 256, "most": 0.25}
     rankings = simulate(tmp_path, names, list(neucrab.TASKS), **shape)
-    agrees_with_scipy(tmp_path, rankings, list(neucrab.GROUPS))
+    assert_agrees_with_scipy(tmp_path, rankings, list(neucrab.GROUPS))
 
 
 @pytest.fixture
 def rankings():
-    def of(task, accuracies):
+    def make(task, accuracies):
         return rank(
             task,
             ["nleep", "leep"],
@@ -136,13 +136,13 @@ def rankings():
             ],
         )
 
-    return of("a", [0.1, 0.2, 0.3, 0.4]), of("b", [0.4, 0.3, 0.2, 0.1])
+    return make("a", [0.1, 0.2, 0.3, 0.4]), make("b", [0.4, 0.3, 0.2, 0.1])
 
 
-def test_means_over_tasks_and_chance(rankings):
+def test_tabulate_averages_over_tasks(rankings):
     lines = {(x.group, x.measure): x for x in benchmark.tabulate(rankings)}
     line = lines["group_ii", "nleep"]
-    # A single checkpoint of Group I has no order.
+    # Group I has a single checkpoint, which has no order.
     assert {group for group, _ in lines} == {"group_ii"}
     assert line.pairs == {"a": 4, "b": 4}
     assert line.mean["kendall"] == 0 and line.mean["recall@1"] == 0.5
@@ -150,7 +150,7 @@ def test_means_over_tasks_and_chance(rankings):
     assert lines["group_ii", benchmark.RANDOM].mean["recall@1"] == pytest.approx(0.25)
 
 
-def test_published_figures_stand_beside(rankings, tmp_path):
+def test_outputs_show_published_figures(rankings, tmp_path):
     file = tmp_path / "figures.csv"
     file.write_text("group,measure,recall@1,kendall\ngroup_ii,nleep,0.75,\n")
     lines = benchmark.tabulate(rankings, benchmark.read_published(file))
@@ -163,7 +163,7 @@ def test_published_figures_stand_beside(rankings, tmp_path):
         benchmark.read_published(file)
 
 
-def test_a_ranking_survives_its_file(rankings):
+def test_from_csv_restores_a_ranking(rankings):
     again = report_csv.from_csv(report_csv.to_csv(rankings[0]), "a")
     assert again.measures == rankings[0].measures
     assert [(r.checkpoint, r.scores, r.accuracy, r.groups) for r in again.rows] == [
@@ -171,7 +171,7 @@ def test_a_ranking_survives_its_file(rankings):
     ]
 
 
-def test_what_is_no_ranking_is_refused(tmp_path):
+def test_read_raises_without_rankings(tmp_path):
     with pytest.raises(InputError, match="No finished run"):
         benchmark.read(tmp_path)
     (tmp_path / "pets").mkdir()

@@ -23,10 +23,10 @@ import jax
 import numpy as np
 
 from rankckpt_jax import checkpoints
-from rankckpt_jax.benchmark import demo as pretrain
+from rankckpt_jax.benchmark import demo
 from rankckpt_jax.configs import default
 from rankckpt_jax.features import extract
-from rankckpt_jax.run import run as stages
+from rankckpt_jax.run import run as run_lib
 
 SIZE = 32
 MIXED = (
@@ -59,7 +59,7 @@ def main():
             draw(pool, range(drawn, count), args.mixed)
             drawn = count
             config = settings(folder, args.measures, 0 if args.mixed else SIZE)
-            ranking = stages.run(config)
+            ranking = run_lib.run(config)
             assert len(ranking.scored_rows) == count, ranking.failed
             del ranking
             gc.collect()
@@ -92,7 +92,7 @@ def draw(pool, numbers, mixed):
     for number in numbers:
         kind = kinds[number % len(kinds)] if mixed else ("mobilenet_v1_025", SIZE)
         if kind not in first:
-            first[kind] = pretrain.from_scratch(*kind, seed=0).variables
+            first[kind] = demo.from_scratch(*kind, seed=0).variables
         random = np.random.default_rng(number)
         variables = jax.tree.map(
             lambda x, random=random: x * random.uniform(0.9, 1.1, x.shape), first[kind]

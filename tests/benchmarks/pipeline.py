@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from rankckpt_jax.benchmark import demo as pretrain
+from rankckpt_jax.benchmark import demo
 from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.features import extract
@@ -49,7 +49,7 @@ def main():
         print(f"{'network':14} {'threads':>7} {'alone':>8} {'network':>8} ", end="")
         print(f"{'extract':>8} {'waiting':>8}")
         for name in args.names:
-            backbone = pretrain.from_scratch(name, args.size, seed=0)
+            backbone = demo.from_scratch(name, args.size, seed=0)
             network = rate(backbone, split, args.batch, pipeline.ImageCache(64.0))
             for threads in args.threads:
                 limited = with_threads(split, threads)

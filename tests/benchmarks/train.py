@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from rankckpt_jax import finetune, models
-from rankckpt_jax.benchmark import demo as pretrain
+from rankckpt_jax.benchmark import demo
 from rankckpt_jax.devices import mapping
 from rankckpt_jax.finetune import step
 from tests.benchmarks import tensorflow_twin
@@ -64,7 +64,7 @@ def measure(name, size, batch, turns, dtype, beside_tensorflow):
     random = np.random.default_rng(0)
     images = random.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)
     labels = (np.arange(batch) % CLASSES).astype(np.int32)
-    backbone = pretrain.from_scratch(name, size, 0)
+    backbone = demo.from_scratch(name, size, 0)
     recipe = finetune.Recipe(dtype=dtype, batch_size=batch)
     held = [step.initial_state(backbone, CLASSES)]
     run = step.train_step(step.program(backbone, recipe))

@@ -42,11 +42,11 @@ def test_batches_are_rounded_up_to_the_devices(size, devices, expected, monkeypa
 TRAINING = """
 import sys, numpy as np, jax
 from rankckpt_jax import finetune
-from rankckpt_jax.benchmark import demo as pretrain
+from rankckpt_jax.benchmark import demo
 from rankckpt_jax.data import pipeline, tasks
 images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
 split = tasks.array_split("train", images, np.arange(16) % 2)
-backbone = pretrain.from_scratch("mobilenet_v1_025", 64, seed=0)
+backbone = demo.from_scratch("mobilenet_v1_025", 64, seed=0)
 recipe = finetune.Recipe(0.01, num_steps=4, batch_size=8, batch_norm_decay=0.9,
                          random_flip=True)
 curve = []
@@ -111,11 +111,11 @@ file, mapping.MAPPING, coordinator, count, process = sys.argv[1:]
 if coordinator:
     processes.join(coordinator, int(count), int(process))
 from rankckpt_jax import finetune, measures
-from rankckpt_jax.benchmark import demo as pretrain
+from rankckpt_jax.benchmark import demo
 from rankckpt_jax.data import pipeline, tasks
 images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
 split = tasks.array_split("train", images, np.arange(16) % 2)
-backbone = pretrain.from_scratch("mobilenet_v1_025", 64, seed=0)
+backbone = demo.from_scratch("mobilenet_v1_025", 64, seed=0)
 cache = pipeline.ImageCache(1.0)
 recipe = finetune.Recipe(0.001, num_steps=3, batch_size=8, batch_norm_decay=0.9)
 curve = []

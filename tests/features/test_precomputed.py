@@ -7,7 +7,7 @@ from rankckpt_jax import measures
 from rankckpt_jax.configs import features as features_config
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import precomputed
-from rankckpt_jax.run import run as stages
+from rankckpt_jax.run import run as run_lib
 from rankckpt_jax.storage import store
 
 
@@ -37,7 +37,7 @@ def run(folder, workdir, measures="h_score,leep,num_parameters,etran"):
     config.features = str(folder)
     config.workdir = str(workdir)
     config.measures = measures
-    return stages.run(config)
+    return run_lib.run(config)
 
 
 def test_run_ranks_npz_files_and_stores_scores(folder, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from rankckpt_jax.benchmark import demo as pretrain
+from rankckpt_jax.benchmark import demo
 from rankckpt_jax.finetune import restore_batch_norm as unfold
 from tests import slim_golden
 from tests.finetune import settings
@@ -29,7 +29,7 @@ def folded(backbone):
 
 def test_only_trained_networks_without_moments_are_folded(backbone, folded):
     assert unfold.is_folded(folded)
-    assert not unfold.is_folded(pretrain.from_scratch("mobilenet_v1_025", 32, 0))
+    assert not unfold.is_folded(demo.from_scratch("mobilenet_v1_025", 32, 0))
     flat = flax.traverse_util.flatten_dict(folded.variables)
     path = next(path for path in flat if path[-1] == "mean")
     flat[path] = flat[path] + 1

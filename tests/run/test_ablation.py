@@ -6,7 +6,7 @@ import pytest
 from rankckpt_jax import evaluation, measures
 from rankckpt_jax.configs import features as features_config
 from rankckpt_jax.run import ablation
-from rankckpt_jax.run import run as stages
+from rankckpt_jax.run import run as run_lib
 
 FEW = {"energy": (0.5, 0.8), "components_per_class": (1, 2)}
 
@@ -46,7 +46,7 @@ def test_each_point_is_a_ranking_held_against_the_accuracies(
     config.measures = "nleep"
     config.measure_options.nleep.components_per_class = 2
     config.stages = "score,ablate,report"
-    ranking = stages.run(config)
+    ranking = run_lib.run(config)
     assert [found.option for found in ranking.ablations] == list(FEW)
     accuracies = {row.checkpoint: row.accuracy for row in ranking.rows}
     for found in ranking.ablations:
@@ -67,7 +67,7 @@ def test_each_point_is_a_ranking_held_against_the_accuracies(
     # The page alone, from what is stored.
     monkeypatch.setattr(measures, "compute_prepared", lambda *a, **k: pytest.fail())
     config.stages = "report"
-    assert stages.run(config).ablations == ranking.ablations
+    assert run_lib.run(config).ablations == ranking.ablations
 
 
 def test_without_accuracies_it_is_held_against_the_setting_in_use(nets):

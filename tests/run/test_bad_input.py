@@ -24,7 +24,7 @@ from rankckpt_jax.data import tasks
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract
 from rankckpt_jax.results import comparison
-from rankckpt_jax.run import run as stages
+from rankckpt_jax.run import run as run_lib
 from tests import slim_golden
 from tests.scene import Scene
 
@@ -395,7 +395,7 @@ def of_features(**changes: Any) -> Callable[[Scene], Any]:
         config = features_config.get_config()
         config.features, config.workdir = str(path), str(scene.folder / "runs")
         config.measures = "h_score"
-        [row] = stages.run(config).rows
+        [row] = run_lib.run(config).rows
         assert row.failure and not row.scores
         # The text of an `InputError`.
         raise InputError(row.failure)

@@ -71,17 +71,16 @@ _flags = st.lists(_fitting, max_size=3) | st.lists(_fitting | _odd, max_size=3)
 @pytest.fixture
 def place(image_folder, pool, tmp_path, monkeypatch):
     """A task and a pool that can be used, where relative paths do no harm."""
-    from rankckpt_jax.run import run as stages
-
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "here"))
     monkeypatch.setattr(sys, "argv", ["main"])
     # All that is checked before long work, and none of the work.
-    monkeypatch.setattr(stages, "_rows", lambda this: [stages._makers(this)][:0])
-    monkeypatch.setattr(stages, "_pretrain", lambda this: None)
-    monkeypatch.setattr(stages, "_illustrated", lambda this, ranking: ranking)
-    monkeypatch.setattr(stages.report, "write", lambda *_: None)
+    from rankckpt_jax.run import run
+
+    monkeypatch.setattr(run, "_evaluate_members", lambda context: [])
+    monkeypatch.setattr(run, "_illustrate", lambda ranking, context: ranking)
+    monkeypatch.setattr(run.report, "write", lambda *_: None)
     return [
         "main",
         "--config=configs/folder.py",
@@ -95,13 +94,13 @@ def place(image_folder, pool, tmp_path, monkeypatch):
 def _outcome(argv, capsys):
     """Runs like `main`, in this process: "ran", or the one message it ended with."""
     from rankckpt_jax import main
-    from rankckpt_jax.run import run as stages
+    from rankckpt_jax.run import run as run_lib
 
     values = flags.FlagValues()
     try:
         holder = main._define(values, argv)
         main._parse(argv, values, holder)
-        ranking = stages.run(holder.value)
+        ranking = run_lib.run(holder.value)
         str(ranking)
         return "ran"
     except SystemExit as left:

@@ -2,7 +2,7 @@ import pytest
 
 from rankckpt_jax import measures
 from rankckpt_jax.benchmark import neucrab
-from rankckpt_jax.run import lists as listing
+from rankckpt_jax.run import lists
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from rankckpt_jax.run import lists as listing
     ],
 )
 def test_everything_is_listed_with_what_it_is(name, items):
-    lines = [line.split() for line in listing.LISTS[name]().splitlines() if line]
+    lines = [line.split() for line in lists.LISTS[name]().splitlines() if line]
     firsts = [line[0] for line in lines]
     assert all(item in firsts for item in items)
     assert all(len(line) > 2 for line in lines if line[0] in items)

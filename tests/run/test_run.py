@@ -15,7 +15,7 @@ from rankckpt_jax import checkpoints, measures
 from rankckpt_jax.configs import default
 from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import loop
-from rankckpt_jax.run import run as stages
+from rankckpt_jax.run import run as run_lib
 from tests.processes import with_devices
 
 
@@ -37,7 +37,7 @@ def test_everything_is_written_and_nothing_is_done_twice(
     image_folder, pool, tmp_path, monkeypatch
 ):
     made = config(image_folder, pool, tmp_path, stages="extract,score,finetune,report")
-    ranking = stages.run(made)
+    ranking = run_lib.run(made)
     assert {row.checkpoint for row in ranking.rows} == {"first", "second"}
     for row in ranking.rows:
         assert 0 <= row.scores["h_score"] <= 2 + 1e-4
@@ -66,12 +66,12 @@ def test_everything_is_written_and_nothing_is_done_twice(
     monkeypatch.setattr(extract, "extract", lambda *a, **k: pytest.fail("extracted"))
     monkeypatch.setattr(loop, "train_cells", lambda *a, **k: pytest.fail("trained"))
     monkeypatch.setattr(measures, "compute", lambda *a, **k: pytest.fail("scored"))
-    again = stages.run(made)
+    again = run_lib.run(made)
     assert [r.scores for r in again.rows] == [r.scores for r in ranking.rows]
     # The page alone, from what is stored.
     (place / "report.html").unlink()
     made.stages = "report"
-    assert [r.accuracy for r in stages.run(made).rows] == [
+    assert [r.accuracy for r in run_lib.run(made).rows] == [
         r.accuracy for r in ranking.rows
     ]
     assert (place / "report.html").exists()
@@ -82,7 +82,7 @@ def test_fine_tuning_that_diverges_is_no_accuracy(image_folder, pool, tmp_path):
     # The head alone, which compiles in no time.
     made.finetune.frozen = True
     made.finetune.learning_rate = 1e38
-    ranking = stages.run(made)
+    ranking = run_lib.run(made)
     for row in ranking.rows:
         assert row.accuracy is None and row.finite_accuracy() is None
         assert "fine-tuning diverged at step" in row.warnings["accuracy"]
@@ -99,7 +99,7 @@ def test_one_network_under_two_names_is_told(image_folder, pool, tmp_path):
     shutil.copytree(pool, tmp_path / "pool")
     again = tmp_path / "pool" / "third" / "model.ckpt"
     checkpoints.save_slim("mobilenet_v1_025", variables, str(again))
-    ranking = stages.run(config(image_folder, tmp_path / "pool", tmp_path / "runs"))
+    ranking = run_lib.run(config(image_folder, tmp_path / "pool", tmp_path / "runs"))
     rows = {row.checkpoint: row for row in ranking.rows}
     assert "equal those of second" in rows["third"].warnings["features"]
     assert "features" not in {**rows["first"].warnings, **rows["second"].warnings}
@@ -108,7 +108,7 @@ def test_one_network_under_two_names_is_told(image_folder, pool, tmp_path):
 
 
 def test_preprocessing_is_kept_and_shown(image_folder, pool, tmp_path):
-    ranking = stages.run(config(image_folder, pool, tmp_path, preprocess="slim_vgg"))
+    ranking = run_lib.run(config(image_folder, pool, tmp_path, preprocess="slim_vgg"))
     assert {row.preprocessing for row in ranking.rows} == {"slim_vgg, values -1 to 1"}
     place = tmp_path / "images"
     manifest = json.loads((place / "first/features/train/manifest.json").read_text())
@@ -121,9 +121,9 @@ def test_preprocessing_is_kept_and_shown(image_folder, pool, tmp_path):
 def test_scores_follow_their_options_and_their_seed(image_folder, pool, tmp_path):
     made = config(image_folder, pool, tmp_path, measures="nleep")
     made.measure_options.nleep.components_per_class = 2
-    first = stages.run(made)
+    first = run_lib.run(made)
     made.measure_options.nleep.components_per_class = 3
-    second = stages.run(made)
+    second = run_lib.run(made)
     stored = json.loads((tmp_path / "images/first/scores/nleep.json").read_text())
     assert stored["request"]["options"]["components_per_class"] == 3
     assert [r.scores for r in first.rows] != [r.scores for r in second.rows]

@@ -7,7 +7,7 @@ import pytest
 from rankckpt_jax import measures
 from rankckpt_jax.configs import folder
 from rankckpt_jax.features import extract
-from rankckpt_jax.run import run as stages
+from rankckpt_jax.run import run as run_lib
 
 
 def test_a_run_writes_to_a_bucket_and_finds_it_again(
@@ -21,7 +21,7 @@ def test_a_run_writes_to_a_bucket_and_finds_it_again(
     config.image_size = 32
     config.measures = "h_score"
     before = set(pathlib.Path().iterdir())
-    ranking = stages.run(config)
+    ranking = run_lib.run(config)
     assert len(ranking.scored_rows) == 2
     place = bucket / "runs" / "images"
     assert "h_score" in (place / "ranking.csv").read_text()
@@ -35,5 +35,5 @@ def test_a_run_writes_to_a_bucket_and_finds_it_again(
     monkeypatch.setattr(
         measures, "compute_prepared", lambda *a, **k: pytest.fail("scored")
     )
-    again = stages.run(config)
+    again = run_lib.run(config)
     assert [row.scores for row in again.rows] == [row.scores for row in ranking.rows]

@@ -1,0 +1,221 @@
+"""Takes one checkpoint through extraction, scoring and fine-tuning, into a `Row`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+
+from rankckpt_jax import finetune, models
+from rankckpt_jax.checkpoints.backbone import Backbone
+from rankckpt_jax.devices import signals
+from rankckpt_jax.errors import InputError, StorageError, UnreadableImage
+from rankckpt_jax.features import extract, precomputed
+from rankckpt_jax.features.feature_set import FeatureSet
+from rankckpt_jax.results.row import Row
+from rankckpt_jax.run import scoring
+from rankckpt_jax.run.context import RunContext
+from rankckpt_jax.run.pool import Member
+
+_log = logging.getLogger(__name__)
+
+
+def evaluate(context: RunContext, member: Member, title: str) -> Row:
+    """Evaluate one checkpoint; an `InputError` becomes the row's failure.
+
+    Args:
+      context: Everything that the stages need.
+      member: The checkpoint.
+      title: Prefix of log lines, such as "[2/5] resnet_v1_50".
+
+    Raises:
+      StorageError: Results cannot be written, which would fail for every checkpoint.
+      UnreadableImage: An image cannot be decoded, which concerns every checkpoint.
+      Interrupted: The run was asked to stop.
+    """
+    try:
+        if member.features is not None:
+            row = _evaluate_features(context, member, title)
+        else:
+            row = _evaluate_backbone(context, member, title)
+    except (StorageError, UnreadableImage):
+        raise
+    except InputError as error:
+        _log.error("%s: failed: %s", title, error)
+        return Row(member.name, group=member.group, failure=str(error))
+    if member.warning:
+        row = _with_warning(row, "checkpoint", member.warning)
+    return row
+
+
+def load_features(context: RunContext, name: str) -> FeatureSet | None:
+    """Load the stored features of the training images, or None if there are none."""
+    [member] = [member for member in context.members if member.name == name]
+    path = member.features or context.directory / name / "features" / "train"
+    try:
+        return precomputed.load_features(path)
+    except InputError as error:
+        _log.warning("%s", error)
+        return None
+
+
+def log_event(title: str, what: str, seconds: float | None) -> None:
+    """Log that a result was computed in so many seconds, or loaded."""
+    if seconds is None:
+        _log.info("%s: loaded cached %s", title, what)
+    else:
+        _log.info("%s: computed %s (%.1f s)", title, what, seconds)
+
+
+def _evaluate_backbone(context: RunContext, member: Member, title: str) -> Row:
+    backbone = member.load()
+    low, high = backbone.input_range
+    preprocessing = f"{context.preprocess}, values {low:g} to {high:g}"
+    if any(backbone.input_mean):
+        mean = ", ".join(f"{value:g}" for value in backbone.input_mean)
+        preprocessing += f" less {mean}"
+    row = Row(
+        member.name,
+        architecture=backbone.architecture,
+        group=member.group,
+        num_parameters=backbone.num_parameters,
+        multiply_adds=_multiply_adds(backbone.architecture, backbone.image_size),
+        feature_dim=backbone.feature_dim,
+        image_size=backbone.image_size,
+        preprocessing=preprocessing,
+        source_accuracy=member.facts.get("source_accuracy"),
+    )
+    row = _extract_and_score(context, member, backbone, row, title)
+    return _finetune(context, backbone, row, title)
+
+
+def _evaluate_features(context: RunContext, member: Member, title: str) -> Row:
+    assert member.features is not None
+    loaded = precomputed.load_features(member.features)
+    where = str(member.features)
+    scoring.check(loaded.features, loaded.labels, loaded.logits, where)
+    known = loaded.accuracy is not None
+    row = Row(
+        member.name,
+        architecture=loaded.architecture,
+        group=member.group,
+        accuracy=loaded.accuracy,
+        accuracy_source=member.features.name if known else "",
+        extract_seconds=loaded.seconds,
+        extract_images=len(loaded.labels),
+        num_parameters=loaded.num_parameters,
+        feature_dim=loaded.features.shape[-1],
+        image_size=loaded.image_size,
+    )
+    return _score(context, member, loaded, row, title)
+
+
+@functools.cache
+def _multiply_adds(architecture: str, image_size: int) -> int | None:
+    """Return the cost of one image, or None for a converted graph."""
+    if architecture not in models.names():
+        return None
+    return models.multiply_adds(architecture, image_size)
+
+
+def _extract_and_score(
+    context: RunContext, member: Member, backbone: Backbone, row: Row, title: str
+) -> Row:
+    split = context.task.splits["train"]
+    extracted, computed = extract.load_or_extract(
+        context.directory / member.name / "features",
+        backbone,
+        split,
+        preprocess=context.preprocess,
+        dtype=context.dtype,
+        batch_size=context.batch_size,
+        cache=context.cache,
+        description=f"{title}: features",
+        compute="extract" in context.stages,
+    )
+    if extracted is None:
+        failure = "no features yet: run the stage `extract`"
+        return dataclasses.replace(row, failure=failure)
+    log_event(title, "features", extracted.seconds if computed else None)
+    row = dataclasses.replace(
+        row, extract_seconds=extracted.seconds, extract_images=split.num_examples
+    )
+    return _score(context, member, extracted, row, title)
+
+
+def _score(
+    context: RunContext,
+    member: Member,
+    extracted: FeatureSet,
+    row: Row,
+    title: str,
+) -> Row:
+    return scoring.score_row(
+        row,
+        extracted.features,
+        extracted.labels,
+        extracted.logits,
+        context.settings,
+        facts=member.facts,
+        directory=context.directory / member.name / "scores",
+        checksum=extracted.checksum,
+        compute="score" in context.stages,
+        on_computed=functools.partial(log_event, title),
+    )
+
+
+def _finetune(context: RunContext, backbone: Backbone, row: Row, title: str) -> Row:
+    outcome, computed = finetune.get(
+        context.directory / row.checkpoint / "finetune",
+        backbone,
+        context.task,
+        context.sweep,
+        preprocess=context.preprocess,
+        cache=context.cache,
+        description=f"{title}: fine-tuning",
+        compute="finetune" in context.stages,
+        should_stop=lambda step: signals.should_stop(),
+    )
+    if outcome is None:
+        return row
+    log_event(title, "fine-tuning", outcome.seconds if computed else None)
+    num_diverged = sum(run.diverged_at >= 0 for run in outcome.runs)
+    if outcome.accuracy is None:
+        text = f"fine-tuning diverged at step {outcome.diverged_at}"
+        row = _with_warning(row, "accuracy", text)
+    elif num_diverged:
+        text = f"{num_diverged} of {len(outcome.runs)} fine-tuning runs diverged"
+        row = _with_warning(row, "accuracy", text)
+    if "early_stopping" in context.settings.measures and not row.failure:
+        row = _with_early_stopping(row, outcome.early_stop_accuracy)
+    return dataclasses.replace(
+        row,
+        accuracy=outcome.accuracy,
+        finetune_seconds=outcome.seconds,
+        finetune_images=outcome.images,
+        curve=_learning_curve(outcome),
+    )
+
+
+def _with_early_stopping(row: Row, accuracy: float | None) -> Row:
+    """Fill in the only measure that fine-tuning computes."""
+    if accuracy is None:
+        return row
+    warnings = {k: v for k, v in row.warnings.items() if k != "early_stopping"}
+    scores = {**row.scores, "early_stopping": accuracy}
+    return dataclasses.replace(row, scores=scores, warnings=warnings)
+
+
+def _learning_curve(outcome: finetune.Outcome) -> tuple[tuple[int, float], ...]:
+    """Return the longest curve among the runs with the chosen hyperparameters."""
+    chosen = outcome.learning_rate, outcome.num_steps
+    curves = [
+        tuple((int(step), float(accuracy)) for step, accuracy in run.curve)
+        for run in outcome.runs
+        if (run.learning_rate, run.num_steps) == chosen
+    ]
+    return max(curves, key=len, default=())
+
+
+def _with_warning(row: Row, topic: str, text: str) -> Row:
+    return dataclasses.replace(row, warnings={**row.warnings, topic: text})

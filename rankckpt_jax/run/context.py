@@ -1,0 +1,181 @@
+"""Turns a config into a `RunContext`, and refuses everything that can be refused."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from etils import epath
+
+from rankckpt_jax import finetune
+from rankckpt_jax.benchmark import demo, published
+from rankckpt_jax.data import corrupt_images, pipeline, splits, tasks
+from rankckpt_jax.errors import redact
+from rankckpt_jax.features import extract
+from rankckpt_jax.run import pool, scoring, validation
+from rankckpt_jax.run import shard as shard_lib
+from rankckpt_jax.storage import files, lock, store
+
+STAGES = ("pretrain", "extract", "score", "ablate", "finetune", "report")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunContext:
+    """Everything that the stages of a run need; `load` makes it.
+
+    Attributes:
+      stages: Names of the stages to run, some of STAGES.
+      settings: What to score. The first measure orders the ranking.
+      task: The task, without images that are known to be corrupt.
+      max_unreadable: Largest share of a split's images that may be corrupt.
+      members: The pool, in a fixed order.
+      shard: The part of the pool that this run evaluates; None for all of it.
+      make_pool: Pre-trains the demo's pool; None without the stage `pretrain`.
+      sweep: How to fine-tune.
+      preprocess: See `preprocess.resize`.
+      dtype: Dtype of the networks in extraction.
+      batch_size: Images per step and process in extraction.
+      cache: Decoded images that checkpoints share.
+      accuracies: Accuracies by checkpoint that were not measured here.
+      accuracy_source: The source of `accuracies`.
+      directory: `workdir/TASK`.
+      config: All fields of the config as plain data, without secrets.
+    """
+
+    stages: tuple[str, ...]
+    settings: scoring.Settings
+    task: tasks.Task
+    max_unreadable: float
+    members: tuple[pool.Member, ...]
+    shard: shard_lib.Shard | None
+    make_pool: Callable[[], None] | None
+    sweep: finetune.Sweep
+    preprocess: str
+    dtype: str
+    batch_size: int
+    cache: pipeline.ImageCache
+    accuracies: Mapping[str, float]
+    accuracy_source: str
+    directory: epath.Path
+    config: Mapping[str, Any]
+
+    @property
+    def images(self) -> dict[str, str]:
+        """Fingerprint of the images of each split."""
+        return {s.name: s.fingerprint for s in self.task.splits.values()}
+
+    def evaluates(self, name: str) -> bool:
+        """Return whether this run evaluates a checkpoint, or another shard does."""
+        names = [member.name for member in self.members]
+        return self.shard is None or self.shard.contains(names.index(name))
+
+    def without_corrupt_images(self, search: bool = False) -> RunContext:
+        """Return the context without the images that cannot be decoded.
+
+        Args:
+          search: Whether to decode all training images to find the corrupt ones, even
+            if an earlier search is stored.
+
+        Raises:
+          InputError: More than `max_unreadable` of a split is corrupt.
+        """
+        # In fine-tuning all processes wait for each other at every step, so that a
+        # corrupt image on one of them would end them all. It decodes its images first.
+        names: tuple[str, ...] = ()
+        if "finetune" in self.stages:
+            names = finetune.splits_used(self.task, self.sweep)
+        task = corrupt_images.drop_corrupt(
+            self.task,
+            self.directory / ".images",
+            self.max_unreadable,
+            look_in=(*names, "train") if search else names,
+            again=search,
+        )
+        return dataclasses.replace(self, task=task)
+
+
+@contextlib.contextmanager
+def load(config: Any) -> Iterator[RunContext]:
+    """Check a config, load its task and pool, and lock the task's directory.
+
+    Args:
+      config: Fields as in configs/default.py.
+
+    Yields:
+      The context. The directory stays locked until the with-block ends.
+
+    Raises:
+      InputError: The config, the task or the pool cannot be used, or another run uses
+        the same directory.
+    """
+    validation.check_fields(config)
+    stages = scoring.parse_list(config.stages, STAGES, "config.stages")
+    settings = scoring.Settings(
+        scoring.parse_measures(config.measures, "config.measures"),
+        config.measure_options.to_dict(),
+        config.seed,
+        config.num_bootstrap,
+    )
+    scoring.check_settings(settings)
+    shard = shard_lib.parse(config.shard)
+    validation.check(config, stages, settings.measures)
+    pool.check(config)
+    sweep = finetune.sweep(config.finetune, config.seed)
+    if config.features:
+        name, origin = pool.describe_features(config.features)
+        task = tasks.Task(config.task.name or name, (), {}, origin)
+    else:
+        task = tasks.load(config.task)
+    if "finetune" in stages:
+        finetune.check(task, sweep)
+    accuracies, source = published.load_accuracies(config.accuracies, task.name)
+    cache = pipeline.ImageCache(config.image_cache_gigabytes)
+    workdir = epath.Path(config.workdir).expanduser()
+    context = RunContext(
+        stages=stages,
+        settings=settings,
+        task=task,
+        max_unreadable=config.task.get("max_unreadable", splits.MAX_UNREADABLE),
+        members=pool.members(config, stages),
+        shard=shard,
+        make_pool=_demo(config, cache) if "pretrain" in stages else None,
+        sweep=sweep,
+        preprocess=config.preprocess,
+        dtype=extract.compute_dtype(config.dtype),
+        batch_size=config.batch_size,
+        cache=cache,
+        accuracies=accuracies,
+        accuracy_source=source,
+        directory=workdir / files.directory_name(task.name, "task"),
+        config=redact(config.to_dict()),
+    )
+    store.check(context.directory)
+    validation.check_same_images(task)
+    with contextlib.ExitStack() as held:
+        if set(stages) != {"report"}:
+            name = f"{shard.index}-of-{shard.count}" if shard else ""
+            held.enter_context(lock.exclusive(context.directory, name))
+        yield context.without_corrupt_images()
+
+
+def _demo(config: Any, cache: pipeline.ImageCache) -> Callable[[], None]:
+    settings = config.pretrain
+    return functools.partial(
+        demo.pretrain,
+        epath.Path(config.checkpoints),
+        tasks.from_digits(settings.digits, drawings=settings.drawings),
+        architecture=settings.architecture,
+        image_size=config.image_size,
+        stages=tuple(settings.stages),
+        recipe=finetune.Recipe(
+            learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            batch_norm_decay=settings.batch_norm_decay,
+            seed=config.seed,
+        ),
+        preprocess=config.preprocess,
+        cache=cache,
+    )
