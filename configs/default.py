@@ -148,8 +148,8 @@ def get_config() -> ml_collections.ConfigDict:
     finetune.select_by = placeholder(str)
     # train or trainval: whether the chosen setting is trained on val too.
     finetune.train_on = placeholder(str)
-    # Trials that run at the same time; faster for small networks.
-    finetune.cells_at_once = placeholder(int)
+    # Trials that share a device; faster for small networks.
+    finetune.trials_at_once = placeholder(int)
     finetune.momentum = placeholder(float)
     # piecewise, cosine or constant.
     finetune.schedule = placeholder(str)

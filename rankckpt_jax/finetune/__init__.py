@@ -1,32 +1,43 @@
-"""Fine-tuning: the ground truth that a ranking is judged by.
+"""Fine-tuning: from a backbone and a task to the accuracy that rankings are judged by.
 
-SGD with momentum on all weights from the checkpoint, batch norm in training mode with
-its moments taken over the whole global batch, and a new dense head that starts at
-zero: the protocol of VTAB, which the paper's README names. `recipes` has the protocols
-as data, `step` the compiled step, `loop` the steps of a run, `grid` a sweep's runs and
-the store.
+The protocol is VTAB's: SGD with momentum on all weights, batch norm in training mode
+with moments over the whole global batch, and a new dense head that starts at zero.
+
+    recipes.py   config -> Sweep (the protocols as data)
+    sweep.py     Sweep -> SweepResult: all trials, the best one, the store
+    trials.py    trials that share their steps -> TrialResult: evaluation, saving
+    loop.py      the training loop, and evaluation
+    step.py      the compiled training step
 """
 
-from rankckpt_jax.finetune.grid import Outcome, Run, check, get, splits_used
-from rankckpt_jax.finetune.loop import Trained, evaluate, train
-from rankckpt_jax.finetune.recipes import SWEEPS, Recipe, Sweep, schedule, single, sweep
+from rankckpt_jax.finetune.loop import TrainingResult, evaluate, train
+from rankckpt_jax.finetune.recipes import (
+    SWEEPS,
+    Recipe,
+    Sweep,
+    make_sweep,
+    schedule,
+    single,
+)
+from rankckpt_jax.finetune.results import SweepResult, TrialResult
 from rankckpt_jax.finetune.step import State, initial_state
+from rankckpt_jax.finetune.sweep import check, load_or_run, splits_used
 
 __all__ = [
     "SWEEPS",
-    "Outcome",
     "Recipe",
-    "Run",
     "State",
     "Sweep",
-    "Trained",
+    "SweepResult",
+    "TrainingResult",
+    "TrialResult",
     "check",
     "evaluate",
-    "get",
     "initial_state",
+    "load_or_run",
+    "make_sweep",
     "schedule",
     "single",
     "splits_used",
-    "sweep",
     "train",
 ]

@@ -1,4 +1,4 @@
-"""The loop over steps, and evaluation."""
+"""The training loop, and evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
-from rankckpt_jax.data.tasks import Split
+from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import mapping, processes, progress
 from rankckpt_jax.errors import Interrupted
 from rankckpt_jax.finetune import metrics, recipes
@@ -23,25 +23,24 @@ from rankckpt_jax.finetune.step import State
 
 _log = logging.getLogger(__name__)
 
-# Steps between looks at the losses: rare enough that the host does not hold up the
-# device, frequent enough that a run which diverged ends soon.
-STEPS_BETWEEN_LOOKS = 20
+# Steps between reads of the losses: rare enough not to stall the device, frequent
+# enough that a diverged trial ends soon.
+_STEPS_BETWEEN_READS = 20
 
-# Seconds between lines of progress in a log, where nobody watches a bar.
+# Seconds between log lines about progress, for logs without a progress bar.
 _SECONDS_BETWEEN_LINES = 60.0
 
-Watch = Callable[[int, np.ndarray, float], None]
-"""Called as `watch(step, losses [cells, steps since the last call], images/s)`."""
+OnLosses = Callable[[int, np.ndarray, float], None]
+"""Called as `on_losses(step, losses [trials, steps since the last call], images/s)`."""
 
 
-class Trained(NamedTuple):
-    """What training came to.
+class TrainingResult(NamedTuple):
+    """Result of training.
 
     Attributes:
-      state: After the last step; of a run that diverged, not to be used.
-      loss: Of the last batch, in nats; [cells] where several runs were trained.
-      diverged_at: Steps taken when the loss was first not finite; -1 where it always
-        was; [cells] likewise.
+      state: State after the last step; useless if the trial diverged.
+      loss: Loss of the last batch, in nats; [T] for T trials.
+      diverged_at: First step with a loss that was not finite, or -1; [T] for T trials.
     """
 
     state: State
@@ -55,17 +54,18 @@ def train(
     split: Split,
     recipe: Recipe,
     **options: Any,
-) -> Trained:
-    """Takes one recipe's steps; `options` as for `train_cells`."""
-    done = train_cells(backbone, state, split, (recipe,), **options)
-    return Trained(done.state, float(done.loss[0]), int(done.diverged_at[0]))
+) -> TrainingResult:
+    """Train with one recipe; `options` as for `train_trials`."""
+    result = train_trials(backbone, state, split, (recipe,), **options)
+    loss, diverged_at = float(result.loss[0]), int(result.diverged_at[0])
+    return TrainingResult(result.state, loss, diverged_at)
 
 
-def train_cells(
+def train_trials(
     backbone: backbone_lib.Backbone,
     state: State,
     split: Split,
-    cells: Sequence[Recipe],
+    trials: Sequence[Recipe],
     *,
     preprocess: str,
     cache: pipeline.ImageCache,
@@ -73,43 +73,43 @@ def train_cells(
     last_step: int | None = None,
     pauses: Collection[int] = (),
     on_pause: Callable[[int, State], None] = lambda step, state: None,
-    watch: Watch = lambda step, losses, rate: None,
+    on_losses: OnLosses = lambda step, losses, images_per_second: None,
     should_stop: Callable[[int], bool] = lambda step: False,
     description: str = "training",
-) -> Trained:
-    """Takes the steps of runs that differ in their learning rate alone, side by side.
+) -> TrainingResult:
+    """Train trials that differ only in their learning rate, side by side.
 
     Args:
-      backbone: Its `apply`, image size and range; not its weights.
-      state: Where to start from, with a leading axis of cells where there are several;
-        its memory is reused.
-      split: What to train on.
-      cells: The runs.
-      preprocess: See `preprocess.resize`.
-      cache: Where decoded images are kept.
-      first_step: The step that `state` stands before.
-      last_step: The step to stop before; the recipes' `num_steps` if None.
+      backbone: Its `apply`, image size and input range; its weights are ignored.
+      state: Initial state, with a leading axis if there are several trials. Its memory
+        is reused.
+      split: The training images.
+      trials: The recipes.
+      preprocess: The preprocessing; see `preprocess.resize`.
+      cache: Cache of decoded images.
+      first_step: Number of steps that `state` has already taken.
+      last_step: Number of steps after which to stop; the recipes' `num_steps` if None.
       pauses: Numbers of steps after which `on_pause` is called.
-      on_pause: Called as `on_pause(steps taken, state)`, to save or evaluate it.
-      watch: Called with the losses, every few steps.
-      should_stop: Asked after each step, with the number of steps taken. Where it says
-        so, `on_pause` is called as if this were a pause, and `Interrupted` raised.
-      description: What the progress bar says.
+      on_pause: Called as `on_pause(steps taken, state)`, to save or evaluate the state.
+      on_losses: Called with the losses every few steps.
+      should_stop: Called after each step with the number of steps taken. If it returns
+        True, `on_pause` is called and `Interrupted` is raised.
+      description: Label of the progress bar.
 
     Returns:
-      What training came to. It ends early where all cells have diverged.
+      The result. Training ends early if all trials have diverged.
 
     Raises:
-      InputError: The devices cannot share the batch.
-      Interrupted: `should_stop` said so.
+      InputError: The devices cannot share the batch evenly.
+      Interrupted: `should_stop` returned True.
     """
-    recipe = cells[0]
+    recipe = trials[0]
     per_process = step_lib.check_batch(recipe.batch_size, recipe.accumulate)
-    step_fn = step_lib.train_step(step_lib.program(backbone, recipe, len(cells)))
+    step_fn = step_lib.train_step(step_lib.step_spec(backbone, recipe, len(trials)))
     scaling = _scaling(backbone)
     last_step = recipe.num_steps if last_step is None else last_step
-    rates = np.stack([recipes.schedule(cell) for cell in cells])
-    # Row r of process p is row r * processes + p of the global batch.
+    rates = np.stack([recipes.schedule(trial) for trial in trials])
+    # Row r of process p has index r * process_count + p in the global batch.
     rows = np.arange(per_process, dtype=np.int32) * processes.process_count()
     rows = mapping.shard(rows + processes.process_index())
     batches = pipeline.training_batches(
@@ -123,44 +123,42 @@ def train_cells(
         cache=cache,
     )
     clock = _Clock(description, first_step, last_step, recipe.batch_size)
-    waiting: list[Any] = []
-    loss = np.full(len(cells), math.nan)
-    diverged_at = np.full(len(cells), -1)
-    with progress.bar(description, last_step * recipe.batch_size, "image") as shown:
-        shown.update(first_step * recipe.batch_size)
-        for step, batch in enumerate(pipeline.ahead(batches), start=first_step):
-            rate = rates[:, step] if len(cells) > 1 else rates[0, step]
+    unread: list[Any] = []
+    loss = np.full(len(trials), math.nan)
+    diverged_at = np.full(len(trials), -1)
+    with progress.bar(description, last_step * recipe.batch_size, "image") as bar:
+        bar.update(first_step * recipe.batch_size)
+        for step, batch in enumerate(pipeline.ahead(batches), start=first_step + 1):
+            rate = rates[:, step - 1] if len(trials) > 1 else rates[0, step - 1]
+            hyper = step_lib.hyperparameters(recipe, rate, step - 1)
             data = (*mapping.shard((batch.images, batch.labels)), rows)
-            hyper = step_lib.hyper(recipe, rate, step)
-            state, now = step_fn(state, scaling, hyper, data)
-            waiting.append(now)
-            shown.update(recipe.batch_size)
-            done = step + 1
-            stopping = should_stop(done)
-            pausing = done in pauses or (stopping and done < last_step)
-            if pausing or done % STEPS_BETWEEN_LOOKS == 0 or done == last_step:
-                losses = np.stack([np.asarray(x).reshape(-1) for x in waiting], axis=1)
-                waiting.clear()
+            state, losses = step_fn(state, scaling, hyper, data)
+            unread.append(losses)
+            bar.update(recipe.batch_size)
+            stopping = should_stop(step) and step < last_step
+            pausing = step in pauses or stopping
+            if pausing or step % _STEPS_BETWEEN_READS == 0 or step == last_step:
+                losses = np.stack([np.asarray(x).reshape(-1) for x in unread], axis=1)
+                unread.clear()
                 loss = losses[:, -1]
-                watch(done, losses, clock.images_per_second(done))
-                for i, cell in enumerate(cells):
+                on_losses(step, losses, clock.images_per_second(step))
+                for i in np.flatnonzero(diverged_at < 0):
+                    diverged_at[i] = metrics.first_not_finite(step, losses[i])
                     if diverged_at[i] >= 0:
-                        continue
-                    diverged_at[i] = metrics.first_not_finite(done, losses[i])
-                    if diverged_at[i] >= 0:
-                        text = "%s: the loss is not finite at step %d, learning rate %g"
-                        values = description, diverged_at[i], cell.learning_rate
-                        _log.warning(text, *values)
+                        _log.warning(
+                            "%s: loss not finite at step %d (learning rate %g)",
+                            *(description, diverged_at[i], trials[i].learning_rate),
+                        )
                 if (diverged_at >= 0).all():
                     break
-                shown.set_postfix(loss=f"{np.nanmin(loss):.3f}", refresh=False)
-                clock.tell(done, float(np.nanmin(loss)))
+                bar.set_postfix(loss=f"{np.nanmin(loss):.3f}", refresh=False)
+                clock.log_progress(step, float(np.nanmin(loss)))
             if pausing:
-                on_pause(done, state)
-                clock.resume(done)
-            if stopping and done < last_step:
-                raise Interrupted(f"{description}: stopped at step {done}, as asked")
-    return Trained(state, loss, diverged_at)
+                on_pause(step, state)
+                clock.resume(step)
+            if stopping:
+                raise Interrupted(f"{description}: stopped on request at step {step}")
+    return TrainingResult(state, loss, diverged_at)
 
 
 def evaluate(
@@ -171,24 +169,21 @@ def evaluate(
     *,
     preprocess: str,
     cache: pipeline.ImageCache,
-    cells: int = 1,
+    trials: int = 1,
 ) -> np.ndarray:
-    """Share of the split's images that each cell classifies correctly, in [0, 1].
+    """Return each trial's accuracy on a split, float [T] in [0, 1].
 
-    Each image counts once: padding is masked, and all processes' counts are summed. A
-    network whose outputs are not all finite has NaN for an accuracy.
-
-    Returns:
-      float [cells].
+    Each image counts once: padding is masked, and counts are summed over all processes.
+    The accuracy is NaN if any output of the network is not finite.
     """
     per_process = mapping.round_up_to_devices(
         math.ceil(recipe.batch_size / processes.process_count())
     )
-    program = step_lib.program(backbone, recipe, cells)
-    count = step_lib.count_correct(program.apply, cells)
+    spec = step_lib.step_spec(backbone, recipe, trials)
+    count = step_lib.count_correct(spec.apply, trials)
     scaling = _scaling(backbone)
     correct: Any = 0
-    broken: Any = 0
+    not_finite: Any = 0
     for batch in pipeline.ahead(
         pipeline.batches(
             split,
@@ -199,10 +194,10 @@ def evaluate(
         )
     ):
         data = mapping.shard((batch.images, batch.labels, batch.mask))
-        more, bad = count(state, scaling, data)
-        correct, broken = correct + more, broken + bad
-    share = np.asarray(correct, np.int64).reshape(-1) / split.num_examples
-    return np.where(np.asarray(broken).reshape(-1) > 0, math.nan, share)
+        counts = count(state, scaling, data)
+        correct, not_finite = correct + counts[0], not_finite + counts[1]
+    accuracy = np.asarray(correct, np.int64).reshape(-1) / split.num_examples
+    return np.where(np.asarray(not_finite).reshape(-1) > 0, math.nan, accuracy)
 
 
 def _scaling(backbone: backbone_lib.Backbone) -> Any:
@@ -212,29 +207,33 @@ def _scaling(backbone: backbone_lib.Backbone) -> Any:
 
 
 class _Clock:
-    """Images per second since the last look, and a line in the log now and then."""
+    """Measures images per second, and logs progress every minute."""
 
     def __init__(self, description: str, first: int, last: int, batch_size: int):
         self._description = description
-        self._last, self._batch = last, batch_size
+        self._last, self._batch_size = last, batch_size
         self._step, self._time = first, time.monotonic()
-        self._told, self._rate = self._time, math.nan
+        self._logged_at, self._rate = self._time, math.nan
 
     def images_per_second(self, step: int) -> float:
+        """Return the rate since the last call."""
         now = time.monotonic()
-        self._rate = (step - self._step) * self._batch / max(now - self._time, 1e-9)
+        images = (step - self._step) * self._batch_size
+        self._rate = images / max(now - self._time, 1e-9)
         self._step, self._time = step, now
         return self._rate
 
-    def tell(self, step: int, loss: float) -> None:
-        if self._time - self._told < _SECONDS_BETWEEN_LINES:
+    def log_progress(self, step: int, loss: float) -> None:
+        """Log step, loss, rate and remaining time, at most once per minute."""
+        if self._time - self._logged_at < _SECONDS_BETWEEN_LINES:
             return
-        self._told = self._time
-        left = (self._last - step) * self._batch / self._rate
-        text = "%s: step %d of %d, loss %.3f, %.1f images/s, %.0f s left"
-        values = self._description, step, self._last, loss, self._rate, left
-        _log.info(text, *values)
+        self._logged_at = self._time
+        seconds = (self._last - step) * self._batch_size / self._rate
+        _log.info(
+            "%s: step %d of %d, loss %.3f, %.1f images/s, %.0f s left",
+            *(self._description, step, self._last, loss, self._rate, seconds),
+        )
 
     def resume(self, step: int) -> None:
-        """Leaves out what a pause took."""
+        """Exclude the time of a pause from the rate."""
         self._step, self._time = step, time.monotonic()

@@ -1,10 +1,10 @@
-"""What a run tells on its way: a history, a CSV file of it, and TensorBoard's events.
+"""Metrics of a trial: its history, a CSV file, and TensorBoard events.
 
-    finetune/metrics/RUN.csv                  step, loss, learning rate, images/s, ...
-    finetune/metrics/RUN/events.out.tfevents.*     tensorboard --logdir=WORKDIR
+    finetune/metrics/TRIAL.csv                  step, loss, learning rate, ...
+    finetune/metrics/TRIAL/events.out.tfevents.*     tensorboard --logdir=WORKDIR
 
-tensorboardX writes the events: it needs NumPy and protobuf alone and is kept up to
-date, where `clu` has had no release since 2024.
+tensorboardX writes the events. It needs only NumPy and protobuf, and is maintained
+(the last release of `clu` is from 2024).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import io
 import logging
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -31,35 +32,30 @@ COLUMNS = ("step", "loss", "learning_rate", "images_per_second", "accuracy")
 
 @dataclasses.dataclass
 class History:
-    """What is known of a run so far, in the order of its steps.
+    """Metrics of a trial so far, in the order of its steps.
 
     Attributes:
-      rows: A mapping of some of `COLUMNS` for each moment at which there was news.
-      diverged_at: Steps taken when the loss was first not finite; -1 while it is.
+      rows: Some of `COLUMNS` for each step at which a metric was recorded.
+      diverged_at: First step with a loss that was not finite; -1 if there is none.
     """
 
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
     diverged_at: int = -1
 
-    def watch(self, step: int, losses: np.ndarray) -> None:
-        """Notes divergence: `losses` are those of the steps up to `step`."""
-        if self.diverged_at < 0:
-            self.diverged_at = first_not_finite(step, losses)
-
     def add(self, step: int, **values: float) -> None:
-        """Notes values of a step, beside what is there of the same step already."""
+        """Record values of a step, beside those recorded for it before."""
         if not self.rows or self.rows[-1]["step"] != step:
             self.rows.append({"step": step})
         self.rows[-1].update(values)
 
     @property
-    def accuracies(self) -> list[tuple[int, float]]:
-        """(step, accuracy) of each evaluation on the way."""
-        known = [row for row in self.rows if "accuracy" in row]
-        return [(int(row["step"]), row["accuracy"]) for row in known]
+    def accuracies(self) -> tuple[tuple[int, float], ...]:
+        """(step, accuracy) of each evaluation."""
+        rows = [row for row in self.rows if "accuracy" in row]
+        return tuple((int(row["step"]), row["accuracy"]) for row in rows)
 
     def csv(self) -> str:
-        """The rows as CSV, what is unknown left empty."""
+        """Return the rows as CSV. Metrics that were not recorded are empty."""
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -68,96 +64,137 @@ class History:
 
 
 def first_not_finite(step: int, losses: np.ndarray) -> int:
-    """Steps taken when a loss was first not finite; -1 where all are.
+    """Return the first step whose loss is not finite; -1 if all are finite.
 
     Args:
-      step: Steps taken when the last of the losses was.
-      losses: [n], of the n steps up to that.
+      step: Step of the last loss.
+      losses: Losses of the n steps up to `step`, [n].
     """
-    broken = np.flatnonzero(~np.isfinite(losses))
-    return int(step - len(losses) + 1 + broken[0]) if len(broken) else -1
+    indices = np.flatnonzero(~np.isfinite(losses))
+    return int(step - len(losses) + 1 + indices[0]) if len(indices) else -1
 
 
-def put_right(place: epath.Path, text: str) -> None:
-    """Writes a run's CSV where the file is missing or is not `text`, and says so.
+def restore_csv(place: epath.Path, text: str) -> None:
+    """Write a trial's CSV file again if it is missing or differs from `text`.
 
     Args:
-      place: As for `Writer`.
-      text: What `History.csv` returned.
+      place: As for `TrialLog`.
+      text: The result of `History.csv`.
     """
-    path = place.parent / f"{place.name}.csv"
+    path = _csv_path(place)
     if not processes.is_main_process():
         return
     if not path.exists() or path.read_bytes() != text.encode():
-        _log.warning("%s is not what its run recorded: written again", path)
+        _log.warning("%s is missing or damaged; writing it again", path)
         files.write_text_atomically(path, text)
 
 
-class Writer:
-    """Writes a run's history as it grows; nothing in any process but the main one."""
+def _csv_path(place: epath.Path) -> epath.Path:
+    return place.parent / f"{place.name}.csv"
 
-    def __init__(self, place: epath.Path | None, first_step: int):
-        """Opens the files.
+
+class TrialLog:
+    """Records a trial's metrics, and writes them to disk from the main process."""
+
+    def __init__(
+        self,
+        place: epath.Path,
+        history: History,
+        first_step: int,
+        learning_rates: np.ndarray,
+    ):
+        """Open the files.
 
         Args:
-          place: `metrics/RUN`; None for no files.
-          first_step: Events of this step and later, of a run that was killed, do not
-            count.
+          place: The path `metrics/TRIAL`.
+          history: Metrics up to `first_step`.
+          first_step: Number of steps already taken. TensorBoard ignores events after
+            it, which a killed run left behind.
+          learning_rates: Learning rate of each step.
         """
-        self._place = None if place is None else epath.Path(place)
+        self.history = history
+        self._place = epath.Path(place)
+        self._rates = learning_rates
         self._events: Any = None
-        if self._place is None or not processes.is_main_process():
-            self._place = None
+        if not processes.is_main_process():
             return
-        with self._events_are_extra():
+        with self._events_are_optional():
+            # Imported here for start-up time.
             from tensorboardX import event_file_writer
             from tensorboardX.proto import event_pb2
 
             self._place.mkdir(parents=True, exist_ok=True)
-            # Not `SummaryWriter`: where its thread meets a full disk, it ends, and
-            # the run waits for it for ever.
+            # Not `SummaryWriter`: its thread ends when the disk is full, and the run
+            # would wait for it forever.
             self._events = event_file_writer.EventsWriter(str(self._place / "events"))
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._event(step=first_step + 1, session_log=start)
+            self._write_event(step=first_step + 1, session_log=start)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss was not finite."""
+        return self.history.diverged_at >= 0
+
+    def add_losses(
+        self, step: int, losses: np.ndarray, images_per_second: float
+    ) -> None:
+        """Record the losses of the steps up to `step`, [n], as their mean."""
+        if not self.diverged:
+            self.history.diverged_at = first_not_finite(step, losses)
+        self._add(
+            step,
+            loss=float(losses.mean()),
+            learning_rate=float(self._rates[step - 1]),
+            images_per_second=images_per_second,
+        )
+
+    def add_accuracy(self, step: int, accuracy: float) -> None:
+        """Record an accuracy, unless it is NaN."""
+        if math.isfinite(accuracy):
+            self._add(step, accuracy=float(accuracy))
+
+    def write(self) -> None:
+        """Write the CSV file, and flush the events."""
+        if processes.is_main_process():
+            files.write_text_atomically(_csv_path(self._place), self.history.csv())
+        if self._events is not None:
+            with self._events_are_optional():
+                self._events.flush()
+
+    def close(self) -> None:
+        """Write and close the files."""
+        self.write()
+        if self._events is not None:
+            with self._events_are_optional():
+                self._events.close()
+
+    def _add(self, step: int, **values: float) -> None:
+        if self.diverged:
+            return
+        self.history.add(step, **values)
+        if self._events is None:
+            return
+        # Imported here for start-up time.
+        from tensorboardX import summary
+
+        with self._events_are_optional():
+            for name, value in values.items():
+                self._write_event(step=step, summary=summary.scalar(name, value))
+
+    def _write_event(self, **fields: Any) -> None:
+        # Imported here for start-up time.
+        from tensorboardX.proto import event_pb2
+
+        self._events.write_event(event_pb2.Event(wall_time=time.time(), **fields))
 
     @contextlib.contextmanager
-    def _events_are_extra(self) -> Iterator[None]:
-        """Goes on without events where they cannot be written; the CSV says as much.
+    def _events_are_optional(self) -> Iterator[None]:
+        """Continue without events if they cannot be written, for example to a bucket.
 
-        A bucket needs a client library, for one.
+        The CSV file holds the same values.
         """
         try:
             yield
         except (ImportError, OSError) as error:
             self._events = None
             _log.warning("no TensorBoard events in %s: %s", self._place, error)
-
-    def _event(self, **fields: Any) -> None:
-        from tensorboardX.proto import event_pb2
-
-        self._events.write_event(event_pb2.Event(wall_time=time.time(), **fields))
-
-    def scalars(self, step: int, **values: float) -> None:
-        """Adds the values of a step to the events."""
-        if self._events is None:
-            return
-        from tensorboardX import summary
-
-        with self._events_are_extra():
-            for name, value in values.items():
-                self._event(step=step, summary=summary.scalar(name, value))
-
-    def write(self, history: History) -> None:
-        """Writes the history as CSV, and what there is of events to disk."""
-        if self._place is not None:
-            path = self._place.parent / f"{self._place.name}.csv"
-            files.write_text_atomically(path, history.csv())
-        if self._events is not None:
-            with self._events_are_extra():
-                self._events.flush()
-
-    def close(self) -> None:
-        """Flushes and closes the files."""
-        if self._events is not None:
-            with self._events_are_extra():
-                self._events.close()

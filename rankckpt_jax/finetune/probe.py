@@ -1,7 +1,7 @@
-"""A linear probe: features stand where images do, so that training is the head alone.
+"""Linear probes: training of the head alone, on features instead of images.
 
-The checkpoint is applied once to each image. What is trained on the features is the
-same loop with the same recipes, on a backbone that has no weights left.
+Features are extracted once. Training then uses the same loop and recipes as any other
+trial, with `IdentityBackbone` for a network and `FeatureCache` for a cache of images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
-from rankckpt_jax.data.tasks import Split
+from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract
@@ -22,10 +22,10 @@ from rankckpt_jax.models import layers
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
-    """The forward function of features that are there already.
+class IdentityBackbone:
+    """The forward function of a network whose input are its features already.
 
-    Has the fields of `checkpoints.backbone.Apply`, none of which matter.
+    It has the fields of `checkpoints.backbone.Apply` and ignores them.
     """
 
     dtype: str = "float32"
@@ -33,13 +33,13 @@ class Given:
     decay: float | None = None
 
     def __call__(self, variables: Any, images: jax.Array, train: bool = False) -> Any:
-        """Returns `images`, [B, D], as the features."""
+        """Return `images`, [B, D], as the features."""
         output = layers.Output(images, None)
         return (output, variables["batch_stats"]) if train else output
 
 
 class FeatureCache(pipeline.ImageCache):
-    """Takes the place of the cache of images: holds their features in host memory."""
+    """A cache of features, to be used instead of a cache of images."""
 
     def __init__(
         self,
@@ -50,17 +50,17 @@ class FeatureCache(pipeline.ImageCache):
         batch_size: int,
         description: str,
     ):
-        """Extracts nothing yet.
+        """Create an empty cache. Features of a split are extracted when first needed.
 
         Args:
-          backbone: Applied to each split when it is first asked for.
-          cache: Of the images.
-          dtype: That the network computes in.
-          batch_size: Images a step, per process.
-          description: What the progress bar says.
+          backbone: The network.
+          cache: Cache of decoded images.
+          dtype: Dtype that the network computes in.
+          batch_size: Images per step and process.
+          description: Label of the progress bar.
         """
         super().__init__(0.0)
-        self._extract: dict[str, Any] = {
+        self._options: dict[str, Any] = {
             "cache": cache,
             "dtype": dtype,
             "batch_size": batch_size,
@@ -77,30 +77,35 @@ class FeatureCache(pipeline.ImageCache):
         process: int = 0,
         count: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (features float32 [N, D], labels int32 [N]) in place of images."""
+        """Return (features float32 [N, D], labels int32 [N]) instead of images.
+
+        Raises:
+          InputError: There are several processes.
+        """
         if split.fingerprint not in self._features:
             if processes.process_count() > 1:
                 raise InputError(
-                    "A linear probe runs in one process",
+                    "A linear probe cannot run in several processes",
                     where="config.finetune.frozen",
+                    expected="one process",
                     found=f"{processes.process_count()} processes",
+                    fix="start one process, or set config.finetune.frozen=False",
                 )
-            found = extract.extract(
-                self._backbone, split, preprocess=preprocess, **self._extract
+            arrays = extract.extract(
+                self._backbone, split, preprocess=preprocess, **self._options
             )
-            self._features[split.fingerprint] = found["features"], found["labels"]
-        whole, labels = self._features[split.fingerprint]
-        return whole[process::count], labels[process::count]
+            self._features[split.fingerprint] = arrays["features"], arrays["labels"]
+        features, labels = self._features[split.fingerprint]
+        return features[process::count], labels[process::count]
 
 
-def headless(backbone: backbone_lib.Backbone) -> backbone_lib.Backbone:
-    """What is left of a backbone whose features are given: no weights, no range."""
+def without_head(backbone: backbone_lib.Backbone) -> backbone_lib.Backbone:
+    """Return a backbone that passes features through, without weights or scaling."""
     return dataclasses.replace(
         backbone,
         variables={"params": {}, "batch_stats": {}},
-        apply=Given(),
-        # 0 to 255 onto itself, less nothing in any dimension: features are not to be
-        # scaled.
+        apply=IdentityBackbone(),
+        # Maps 0 to 0 and 255 to 255, so that features are not scaled.
         input_range=(0.0, 255.0),
         input_mean=(0.0,),  # type: ignore[arg-type]
     )

@@ -1,61 +1,60 @@
-"""How a checkpoint is fine-tuned, as data: one run's `Recipe`, a grid's `Sweep`.
+"""How a checkpoint is fine-tuned, as data: a `Recipe` per trial, a `Sweep` of trials.
 
-The named sweeps are the protocols that published accuracies come from, and one for
-those who want an answer today. Any field of either can be overridden from a config.
+`SWEEPS` holds the protocols behind published accuracies, and a short one. A config can
+override every field.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rankckpt_jax.errors import InputError, suggest
+from rankckpt_jax.errors import InputError, unknown_name
 
 SCHEDULES = ("piecewise", "cosine", "constant")
-"""What the learning rate may do after its warm-up."""
+"""Learning rate schedules, applied after the warm-up."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One run of fine-tuning.
+    """Settings of one trial of fine-tuning.
 
     Attributes:
       learning_rate: Step size before any decay.
-      num_steps: Optimizer steps.
-      batch_size: Global batch, over all devices of all processes.
-      momentum: Of SGD, without Nesterov's correction.
-      schedule: "piecewise" (falls at `decay_at`), "cosine" (to 0) or "constant".
-      decay_at: Shares of `num_steps` at which a piecewise rate falls.
-      decay_factor: What it is multiplied by each time.
+      num_steps: Number of optimizer steps.
+      batch_size: Global batch size, over all devices of all processes.
+      momentum: Momentum of SGD, without Nesterov's correction.
+      schedule: "piecewise" (decays at `decay_at`), "cosine" (to 0) or "constant".
+      decay_at: Shares of `num_steps` at which a piecewise schedule decays.
+      decay_factor: Factor of each piecewise decay.
       warmup: Share of the steps over which the rate rises linearly to its full value.
-      weight_decay: Times the kernels, added to their gradients; biases and batch
-        norm's parameters are left alone.
+      weight_decay: Factor of the kernels that is added to their gradients. Biases and
+        the parameters of batch norm are not decayed.
       label_smoothing: Probability spread evenly over all classes, in [0, 1).
-      clip_norm: Largest norm of the whole gradient; 0 for no clipping.
-      random_crop: Smallest share of the image that a random resized crop may keep, in
-        (0, 1]; 0 for no cropping. The crop is taken of the image as resized.
-      random_flip: Whether images are mirrored, left to right, half of the time.
-      dtype: Of the network's computation, "float32" or "bfloat16"; weights, moments
-        of batch norm, the head and the optimizer are float32 in either.
-      accumulate: Parts that a device's share of a batch is divided into, one after
-        the other, where it does not fit at once. Gradients are those of the whole
-        batch but for batch norm, whose moments are each part's.
-      frozen: Train the head alone, on features of the checkpoint as it is: a linear
-        probe.
-      batch_norm_decay: Of batch norm's moving averages; 0 for the architecture's own.
-        TF-Slim's 0.9997 remembers 3000 steps: after a short run the averages that
-        evaluation uses would still be those of the checkpoint.
-      evaluations: How often accuracy is measured on the way, evenly over the steps.
-      early_stop: Share of the steps after which the accuracy of "early-stopped
-        fine-tuning" is taken.
-      save_every: Steps between saves of the training state.
-      seed: Decides the order of the images and their augmentation.
+      clip_norm: Maximum global norm of the gradient; 0 for no clipping.
+      random_crop: Minimum share of the image's area that a random resized crop keeps,
+        in (0, 1]; 0 for no cropping. Crops are taken from the resized image.
+      random_flip: Whether to mirror images left to right with probability 0.5.
+      dtype: Dtype of the network's computation, "float32" or "bfloat16". Weights, batch
+        norm moments, the head and the optimizer are float32 in either case.
+      accumulate: Number of parts of a device's batch that are processed one after the
+        other, to save memory. Gradients equal those of the whole batch, except for
+        batch norm, which uses the moments of each part.
+      frozen: Whether to train the head alone, on fixed features: a linear probe.
+      batch_norm_decay: Decay of batch norm's moving averages; 0 for the architecture's
+        own. TF-Slim's 0.9997 averages over 3000 steps, so after a short training
+        evaluation would still use the checkpoint's averages.
+      evaluations: Number of evaluations during training, evenly spaced.
+      early_stop: Share of the steps after which the accuracy of the measure
+        `early_stopping` is taken.
+      save_every: Number of steps between saves of the training state.
+      seed: Seed of the order of images and of augmentation.
     """
 
     learning_rate: float = 0.01
@@ -83,20 +82,20 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A grid of runs, and how one of them is chosen.
+    """A grid of trials, and how one of them is chosen.
 
     Attributes:
-      name: Of the protocol.
-      recipe: What all runs have in common.
-      learning_rates: The grid's, in place of `recipe.learning_rate`.
-      num_steps: The grid's, in place of `recipe.num_steps`.
-      select_by: "test": all runs are trained on `train_on` and the best test accuracy
-        at the last step counts, as published benchmarks do. "val": they are trained
-        on `train` and compared on `val`; no test image has a say.
-      train_on: "train", or "trainval": `val` as well, where a task has it. With
-        `select_by="val"` the chosen setting is then run once more on both.
-      cells_at_once: Runs of the grid that share a device by `jax.vmap`, where they
-        have the same number of steps: faster for networks too small to fill it.
+      name: Name of the protocol.
+      recipe: Settings that all trials share.
+      learning_rates: The grid's learning rates; they replace `recipe.learning_rate`.
+      num_steps: The grid's numbers of steps; they replace `recipe.num_steps`.
+      select_by: "test": train all trials on `train_on` and report the best final test
+        accuracy, as published benchmarks do. "val": train on `train` and compare on
+        `val`, without using test images.
+      train_on: "train", or "trainval" to include `val` if the task has it. With
+        `select_by="val"`, the chosen setting is then trained again on both.
+      trials_at_once: Number of trials with equal `num_steps` that share a device by
+        `jax.vmap`. This is faster for networks too small to fill the device.
     """
 
     name: str
@@ -105,11 +104,11 @@ class Sweep:
     num_steps: tuple[int, ...]
     select_by: str = "test"
     train_on: str = "trainval"
-    cells_at_once: int = 1
+    trials_at_once: int = 1
 
     @property
-    def runs(self) -> tuple[Recipe, ...]:
-        """The recipe of each of the grid's runs."""
+    def trials(self) -> tuple[Recipe, ...]:
+        """The recipe of each trial of the grid."""
         return tuple(
             dataclasses.replace(self.recipe, learning_rate=rate, num_steps=steps)
             for steps in self.num_steps
@@ -117,44 +116,30 @@ class Sweep:
         )
 
 
-def _sweep(
-    name: str,
-    recipe: Recipe,
-    learning_rates: tuple[float, ...],
-    num_steps: tuple[int, ...],
-    **options: Any,
-) -> Sweep:
-    # Whoever looks at `recipe` alone finds a run of the grid.
-    recipe = dataclasses.replace(
-        recipe, learning_rate=learning_rates[0], num_steps=num_steps[0]
-    )
-    return Sweep(name, recipe, learning_rates, num_steps, **options)
-
-
 SWEEPS: Mapping[str, Sweep] = {
     sweep.name: sweep
     for sweep in (
-        # VTAB (Zhai et al., 2019), 1000 training images: one setting, nothing chosen.
-        _sweep("vtab_1k", Recipe(batch_size=64, warmup=0.08), (0.01,), (1000,)),
-        # VTAB, all training images: chosen on val, then trained on train and val.
-        _sweep(
+        # VTAB (Zhai et al., 2019) with 1000 training images: one trial.
+        Sweep("vtab_1k", Recipe(batch_size=64, warmup=0.08), (0.01,), (1000,)),
+        # VTAB with all training images: chosen on val, then trained on train and val.
+        Sweep(
             "vtab_full",
             Recipe(batch_size=512),
             (0.1, 0.01),
             (2500, 10_000),
             select_by="val",
         ),
-        # The grid of Google's PACTran (Ding et al., 2022) on NeuCRaB's four tasks. The
-        # grid that Li et al. searched is not in their text; this is its best known
-        # stand-in. Choosing by test accuracy is theirs.
-        _sweep(
+        # The grid of PACTran (Ding et al., 2022) for NeuCRaB's four tasks. Li et al. do
+        # not publish their own grid; this is the best known substitute. Like theirs, it
+        # selects by test accuracy.
+        Sweep(
             "neucrab",
             Recipe(batch_size=512, evaluations=10),
             (0.1, 0.05, 0.01, 0.005),
             (5000, 10_000),
         ),
-        # Ours: a few hundred steps on a laptop.
-        _sweep(
+        # Our own: a few hundred steps, for a laptop.
+        Sweep(
             "quick",
             Recipe(schedule="cosine", warmup=0.1, batch_norm_decay=0.9),
             (0.05, 0.01),
@@ -166,130 +151,119 @@ SWEEPS: Mapping[str, Sweep] = {
 }
 """The named protocols."""
 
+_CHOICES = {
+    "schedule": SCHEDULES,
+    "dtype": ("float32", "bfloat16"),
+    "select_by": ("val", "test"),
+    "train_on": ("train", "trainval"),
+}
+_AT_LEAST_1 = ("num_steps", "batch_size", "accumulate", "save_every", "trials_at_once")
+_LIMITS: Sequence[tuple[Sequence[str], str, Callable[[Any], bool]]] = (
+    (("learning_rate",), "a finite rate of at least 0", lambda x: 0 <= x < math.inf),
+    (_AT_LEAST_1, "at least 1", lambda x: x >= 1),
+    (("weight_decay", "clip_norm", "evaluations"), "at least 0", lambda x: x >= 0),
+    (
+        ("momentum", "label_smoothing", "batch_norm_decay"),
+        "a value in [0, 1)",
+        lambda x: 0 <= x < 1,
+    ),
+    (
+        ("warmup", "early_stop", "random_crop"),
+        "a share in [0, 1]",
+        lambda x: 0 <= x <= 1,
+    ),
+)
 
-def sweep(settings: Mapping[str, Any], seed: int) -> Sweep:
-    """Builds the sweep that a config's `finetune` section describes.
+
+def make_sweep(settings: Mapping[str, Any], seed: int) -> Sweep:
+    """Build the sweep that a config's section `finetune` describes.
 
     Args:
-      settings: `recipe`, a name of `SWEEPS`, and any fields of `Recipe` and `Sweep`
-        that are to differ from it; None leaves a field as it is. `learning_rate` and
-        `num_steps` are one value or several.
-      seed: The run's.
+      settings: `recipe`, a name of `SWEEPS`, and fields of `Recipe` and `Sweep` that
+        override it; None keeps the recipe's value. `learning_rate` and `num_steps` are
+        one value or several.
+      seed: Seed of all trials.
 
     Raises:
-      InputError: A name or value cannot be used; says which field.
+      InputError: A name or value is not allowed; names the field.
     """
     given = {key: value for key, value in settings.items() if value is not None}
     name = given.pop("recipe", "vtab_1k")
     if name not in SWEEPS:
-        raise InputError(
-            f"Unknown recipe {name!r}",
-            where="config.finetune.recipe",
-            expected="one of " + ", ".join(SWEEPS),
-            found=str(name),
-            fix=suggest(name, SWEEPS),
-        )
+        raise unknown_name("recipe", name, SWEEPS, "config.finetune.recipe")
     base = SWEEPS[name]
-    rates = _several(given.pop("learning_rate", base.learning_rates), float)
-    steps = _several(given.pop("num_steps", base.num_steps), int)
-    of_sweep = {f.name for f in dataclasses.fields(Sweep)} & given.keys()
+    rates = given.pop("learning_rate", base.learning_rates)
+    steps = given.pop("num_steps", base.num_steps)
+    of_sweep = {field.name for field in dataclasses.fields(Sweep)} & given.keys()
     options = {key: given.pop(key) for key in of_sweep}
     if "decay_at" in given:
         given["decay_at"] = tuple(given["decay_at"])
     known = {field.name for field in dataclasses.fields(Recipe)}
-    if unknown := sorted(given.keys() - known):
-        raise InputError(
-            "Unknown field of a recipe",
-            where="config.finetune",
-            expected="some of " + ", ".join(sorted(known)),
-            found=", ".join(unknown),
-            fix=suggest(unknown[0], known),
-        )
-    recipe = dataclasses.replace(
-        base.recipe,
-        **{**given, "seed": seed, "learning_rate": rates[0], "num_steps": steps[0]},
+    for key in sorted(given.keys() - known):
+        raise unknown_name("field of a recipe", key, sorted(known), "config.finetune")
+    sweep = dataclasses.replace(
+        base,
+        recipe=dataclasses.replace(base.recipe, **{**given, "seed": seed}),
+        learning_rates=_numbers("learning_rate", rates, float),
+        num_steps=_numbers("num_steps", steps, int),
+        **options,
     )
-    made = dataclasses.replace(
-        base, recipe=recipe, learning_rates=rates, num_steps=steps, **options
-    )
-    check(made)
-    return made
+    _check(sweep)
+    return sweep
 
 
-def single(recipe: Recipe, name: str = "custom", **options: Any) -> Sweep:
-    """A sweep of one run."""
-    rates, steps = (recipe.learning_rate,), (recipe.num_steps,)
-    return Sweep(name, recipe, rates, steps, **options)
+def single(recipe: Recipe, name: str = "custom") -> Sweep:
+    """Return the sweep of one trial."""
+    return Sweep(name, recipe, (recipe.learning_rate,), (recipe.num_steps,))
 
 
-def check(sweep: Sweep) -> None:
-    """Refuses values that would only fail, or mislead, after long work.
-
-    Raises:
-      InputError: Names the config's field.
-    """
+def _check(sweep: Sweep) -> None:
+    """Raise an `InputError` that names the first field with an invalid value."""
+    fields = [
+        *dataclasses.asdict(sweep.recipe).items(),
+        *(("learning_rate", rate) for rate in sweep.learning_rates),
+        *(("num_steps", steps) for steps in sweep.num_steps),
+        *((name, getattr(sweep, name)) for name in ("select_by", "train_on")),
+        ("trials_at_once", sweep.trials_at_once),
+    ]
+    for name, value in fields:
+        where = f"config.finetune.{name}"
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise unknown_name(name, value, _CHOICES[name], where)
+        for names, expected, is_valid in _LIMITS:
+            if name in names and not is_valid(value):
+                raise InputError(
+                    f"Invalid value for fine-tuning: {name} = {value}",
+                    where=where,
+                    expected=expected,
+                    found=str(value),
+                    fix="change it, or omit it to use the recipe's value",
+                )
     recipe = sweep.recipe
-    rules: list[tuple[str, Any, bool, str]] = [
-        ("learning_rate", rate, 0 <= rate < math.inf, "a finite rate of at least 0")
-        for rate in sweep.learning_rates
-    ]
-    rules += [
-        ("num_steps", steps, steps >= 1, "at least 1") for steps in sweep.num_steps
-    ]
-    for field in ("batch_size", "accumulate", "save_every"):
-        value = getattr(recipe, field)
-        rules.append((field, value, value >= 1, "at least 1"))
-    value = sweep.cells_at_once
-    rules.append(("cells_at_once", value, value >= 1, "at least 1"))
-    for field in ("weight_decay", "clip_norm", "evaluations"):
-        value = getattr(recipe, field)
-        rules.append((field, value, value >= 0, "at least 0"))
-    for field in ("momentum", "label_smoothing", "batch_norm_decay"):
-        value = getattr(recipe, field)
-        rules.append((field, value, 0 <= value < 1, "a value in [0, 1)"))
-    for field in ("warmup", "early_stop", "random_crop"):
-        value = getattr(recipe, field)
-        rules.append((field, value, 0 <= value <= 1, "a share in [0, 1]"))
-    for field, given, known in (
-        ("schedule", recipe.schedule, SCHEDULES),
-        ("dtype", recipe.dtype, ("float32", "bfloat16")),
-        ("select_by", sweep.select_by, ("val", "test")),
-        ("train_on", sweep.train_on, ("train", "trainval")),
-    ):
-        rules.append((field, given, given in known, "one of " + ", ".join(known)))
-    augmented = recipe.random_crop > 0 or recipe.random_flip
-    rules.append(
-        (
-            "frozen",
-            recipe.frozen,
-            not (recipe.frozen and augmented),
-            "no augmentation with it: a linear probe takes each image's features once",
+    if recipe.frozen and (recipe.random_crop > 0 or recipe.random_flip):
+        raise InputError(
+            "A linear probe cannot use augmentation: it extracts the features of each "
+            "image once",
+            where="config.finetune.frozen",
+            expected="random_crop 0 and random_flip False",
+            found=f"random_crop {recipe.random_crop}, random_flip {recipe.random_flip}",
+            fix="turn augmentation off, or set config.finetune.frozen=False",
         )
-    )
-    for field, found, holds, expected in rules:
-        if not holds:
-            raise InputError(
-                "Fine-tuning cannot use this value",
-                where=f"config.finetune.{field}",
-                expected=expected,
-                found=str(found),
-                fix="leave it out for the recipe's",
-            )
 
 
 def schedule(recipe: Recipe) -> np.ndarray:
-    """Learning rate of each step: float32 [num_steps].
+    """Return the learning rate of each step, float32 [num_steps].
 
-    A linear warm-up, (t + 1) / warm-up steps at step t, times the schedule. A table,
-    so that looking a rate up never waits for a device.
+    Step t of a warm-up over w steps multiplies the schedule by (t + 1) / w. The rates
+    are a table on the host, so that reading one never waits for a device.
     """
     steps = jnp.arange(recipe.num_steps)
-    rate = jnp.asarray(_schedule(recipe)(steps), jnp.float32)
-    rate = jnp.broadcast_to(rate, steps.shape)
-    warming = round(recipe.warmup * recipe.num_steps)
-    if warming:
-        rate = rate * jnp.minimum(1.0, (steps + 1) / warming)
-    return np.asarray(rate, np.float32)
+    rates = jnp.asarray(_schedule(recipe)(steps), jnp.float32)
+    rates = jnp.broadcast_to(rates, steps.shape)
+    warmup_steps = round(recipe.warmup * recipe.num_steps)
+    if warmup_steps:
+        rates = rates * jnp.minimum(1.0, (steps + 1) / warmup_steps)
+    return np.asarray(rates, np.float32)
 
 
 def _schedule(recipe: Recipe) -> optax.Schedule:
@@ -297,14 +271,14 @@ def _schedule(recipe: Recipe) -> optax.Schedule:
         return optax.cosine_decay_schedule(recipe.learning_rate, recipe.num_steps)
     if recipe.schedule == "constant":
         return optax.constant_schedule(recipe.learning_rate)
-    falls = {
+    decays = {
         round(share * recipe.num_steps): recipe.decay_factor
         for share in recipe.decay_at
     }
-    return optax.piecewise_constant_schedule(recipe.learning_rate, falls)
+    return optax.piecewise_constant_schedule(recipe.learning_rate, decays)
 
 
-def _several(given: Any, kind: type) -> tuple[Any, ...]:
+def _numbers(name: str, given: Any, kind: type) -> tuple[Any, ...]:
     values = given if isinstance(given, Sequence) else (given,)
     try:
         if values and not isinstance(given, str):
@@ -312,9 +286,9 @@ def _several(given: Any, kind: type) -> tuple[Any, ...]:
     except (TypeError, ValueError):
         pass
     raise InputError(
-        "Fine-tuning needs a number, or several",
-        where="config.finetune.learning_rate and config.finetune.num_steps",
-        expected="one number, or several: 0.1,0.01",
+        f"Not a number: {name} = {given!r}",
+        where=f"config.finetune.{name}",
+        expected="one number or several, such as 0.1,0.01",
         found=repr(given),
-        fix="leave it out for the recipe's",
+        fix="change it, or omit it to use the recipe's value",
     )

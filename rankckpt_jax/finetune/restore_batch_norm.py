@@ -1,18 +1,19 @@
-"""Gives a checkpoint whose batch norm was folded away the moments of its activations.
+"""Restores the moments of batch norm in a checkpoint whose batch norm was folded.
 
-Converters for phones fold batch norm into the kernels before it: what is left are
-kernels and offsets, and a checkpoint restored from that has means of 0 and variances of
-1 where it should have its activations'. In evaluation mode that is the same function.
-In training mode it is not: there batch norm divides by the batch's own deviation, and
-the network would be fine-tuned from ruins.
+Converters for mobile phones fold batch norm into the kernels before it. The result has
+kernels and offsets only, so a checkpoint made from it has means of 0 and variances of 1
+instead of the moments of its activations. In evaluation mode the function is the same.
+In training mode it is not: batch norm divides by the batch's standard deviation, which
+destroys the pre-trained function.
 
-One pass in evaluation mode tells the moments m, v of what each batch norm is fed. With
+One pass in evaluation mode measures the mean m and variance v of each batch norm's
+input. With
 
     gamma' = gamma sqrt((v + eps) / (v0 + eps)),
     beta' = beta + gamma (m - m0) / sqrt(v0 + eps)
 
-and m, v in place of m0, v0 the function in evaluation mode stays what it is, and
-training mode starts as near to it as a batch's moments are to those of all images.
+and m, v instead of the stored m0, v0, the function in evaluation mode stays the same.
+Training mode differs from it only as much as a batch's moments differ from m, v.
 """
 
 from __future__ import annotations
@@ -32,29 +33,28 @@ from rankckpt_jax import models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
-from rankckpt_jax.data.tasks import Split
+from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import mapping, processes
 from rankckpt_jax.models import layers
 
-# Images whose activations are measured; moments of hundreds of images, with hundreds
-# of pixels each, are known to a percent.
+# Number of images whose activations are measured. With hundreds of pixels per image the
+# moments are accurate to about a percent.
 _NUM_IMAGES = 512
-_BATCH = 64
+_BATCH_SIZE = 64
 
 
-def is_folded(backbone: backbone_lib.Backbone) -> bool:
-    """Whether a network's moving averages are still those of its initialization.
+def has_folded_batch_norm(backbone: backbone_lib.Backbone) -> bool:
+    """Return whether all moving averages have their initial values.
 
-    Its offsets must not be: those of a network that was never trained are zero too,
-    and it is to be trained from its initialization as it is.
+    A network that was never trained does not count. It has offsets of zero.
     """
     if not isinstance(backbone.apply, backbone_lib.Apply):
         return False
-    flat = flax.traverse_util.flatten_dict(backbone.variables["batch_stats"])
-    means = [value for path, value in flat.items() if path[-1] == "mean"]
-    variances = [value for path, value in flat.items() if path[-1] == "var"]
+    stats = flax.traverse_util.flatten_dict(backbone.variables["batch_stats"])
     params = flax.traverse_util.flatten_dict(backbone.variables["params"])
-    norms = {path[:-1] for path in flat}
+    means = [value for path, value in stats.items() if path[-1] == "mean"]
+    variances = [value for path, value in stats.items() if path[-1] == "var"]
+    norms = {path[:-1] for path in stats}
     if not norms or any((*norm, "scale") not in params for norm in norms):
         return False
     return (
@@ -64,24 +64,25 @@ def is_folded(backbone: backbone_lib.Backbone) -> bool:
     )
 
 
-def unfold(
+def restore(
     backbone: backbone_lib.Backbone,
     split: Split,
     *,
     preprocess: str,
     cache: pipeline.ImageCache,
 ) -> backbone_lib.Backbone:
-    """Returns the same network with the moments of its activations on `split`."""
-    per_process = mapping.round_up_to_devices(_BATCH // processes.process_count() or 1)
+    """Return the same network with the moments of its activations on `split`."""
+    count = processes.process_count()
+    per_process = mapping.round_up_to_devices(_BATCH_SIZE // count or 1)
     images = min(_NUM_IMAGES, split.num_examples)
-    steps = max(1, images // (per_process * processes.process_count()))
+    steps = max(1, images // (per_process * count))
     variables, _ = backbone_lib.split_head(backbone.variables)
     variables = jax.tree.map(np.asarray, variables)
     on_device = mapping.replicate(variables)
     scaling = mapping.replicate(
         preprocess_lib.scaling(backbone.input_range, backbone.input_mean)
     )
-    measure = _moments(backbone.architecture)
+    measure = _input_moments(backbone.architecture)
     totals: dict[Any, np.ndarray] = collections.defaultdict(lambda: np.zeros(()))
     for batch in pipeline.training_batches(
         split,
@@ -93,18 +94,18 @@ def unfold(
         last_step=steps,
         cache=cache,
     ):
-        found = measure(on_device, scaling, mapping.shard(batch.images))
-        for path, sums in jax.tree.map(np.float64, found).items():
-            totals[path] = totals[path] + np.stack(sums) / steps
+        moments = measure(on_device, scaling, mapping.shard(batch.images))
+        for path, values in jax.tree.map(np.float64, moments).items():
+            totals[path] = totals[path] + np.stack(values) / steps
     flat = flax.traverse_util.flatten_dict(variables)
     for path, (mean, square, epsilon) in totals.items():
         variance = square - mean**2
         stats, params = ("batch_stats", *path), ("params", *path)
         scale, bias = flat[*params, "scale"], flat[*params, "bias"]
-        before = np.sqrt(flat[*stats, "var"] + epsilon)
-        after = np.sqrt(variance + epsilon)
-        offset = scale * (mean - flat[*stats, "mean"]) / before
-        flat[*params, "scale"] = np.float32(scale * after / before)
+        old_deviation = np.sqrt(flat[*stats, "var"] + epsilon)
+        new_deviation = np.sqrt(variance + epsilon)
+        offset = scale * (mean - flat[*stats, "mean"]) / old_deviation
+        flat[*params, "scale"] = np.float32(scale * new_deviation / old_deviation)
         flat[*params, "bias"] = np.float32(bias + offset)
         flat[*stats, "mean"] = np.float32(mean)
         flat[*stats, "var"] = np.float32(variance)
@@ -114,8 +115,8 @@ def unfold(
 
 
 @mapping.bounded_cache
-def _moments(architecture: str) -> Callable[..., Any]:
-    """Compiles a pass that tells what each batch norm is fed.
+def _input_moments(architecture: str) -> Callable[..., Any]:
+    """Compile a pass that measures the input of each batch norm.
 
     Returns:
       measure(variables, scaling, images) -> {path: (E[x], E[x^2], epsilon), each [C]}.
@@ -123,19 +124,19 @@ def _moments(architecture: str) -> Callable[..., Any]:
     module = models.create(architecture)
 
     def measure(variables: Any, scaling: Any, raw: jax.Array) -> Any:
-        found = {}
+        moments = {}
 
-        def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             if isinstance(context.module, layers.BatchNorm):
                 x = args[0].astype(jnp.float32)
                 axes = tuple(range(x.ndim - 1))
                 mean = jnp.mean(x, axes)
                 epsilon = jnp.full_like(mean, context.module.style.epsilon)
-                found[context.module.path] = mean, jnp.mean(x * x, axes), epsilon
+                moments[context.module.path] = mean, jnp.mean(x * x, axes), epsilon
             return call(*args, **kwargs)
 
-        with nn.intercept_methods(watch):
+        with nn.intercept_methods(record):
             module.apply(variables, preprocess_lib.to_input_range(raw, *scaling))
-        return jax.lax.pmean(found, mapping.AXIS)
+        return jax.lax.pmean(moments, mapping.AXIS)
 
     return mapping.map_devices(measure, in_axes=(None, None, 0), out_axes=None)

@@ -1,8 +1,8 @@
-"""One step of training, and one of counting, compiled once for an architecture.
+"""The compiled training step and evaluation step, each compiled once per architecture.
 
-Whatever a grid of runs varies is data: the learning rate of the moment, momentum,
-weight decay, smoothing and clipping are arguments of the compiled step, so a sweep
-compiles once. What changes the program itself is a `Program`.
+Settings that a sweep varies (learning rate, momentum, weight decay, label smoothing,
+clipping) are arguments of the compiled step, so a sweep compiles once. `StepSpec` holds
+what changes the compiled step itself.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ from rankckpt_jax.finetune.recipes import Recipe
 from rankckpt_jax.models import layers
 
 NUM_TRACES: collections.Counter[int] = collections.Counter()
-"""How often each program's step, by its hash, was traced; tests hold it to once."""
+"""Number of traces of each training step, by the hash of its `StepSpec`. Tests assert
+that it is one."""
 
 
 class State(NamedTuple):
     """Everything that training changes.
 
     Attributes:
-      params: The backbone's, and `head` {"kernel" [D, C], "bias" [C]}; float32.
-      batch_stats: The backbone's moving averages.
-      optimizer: Optax's state; SGD's running sum of gradients is in it.
+      params: {"backbone": ..., "head": {"kernel" [D, C], "bias" [C]}}, float32.
+      batch_stats: Moving averages of batch norm.
+      optimizer: Optax's state, which contains SGD's momentum.
     """
 
     params: Any
@@ -45,18 +46,18 @@ class State(NamedTuple):
     optimizer: Any
 
 
-class Hyper(NamedTuple):
-    """What a step is told anew each time; float32 scalars but for the last two.
+class Hyperparameters(NamedTuple):
+    """Arguments of a training step; float32 scalars except for the last two.
 
     Attributes:
-      rate: Learning rate.
-      momentum: Of SGD.
-      weight_decay: Times the kernels, added to their gradients.
+      rate: Learning rate; [T] for T trials.
+      momentum: Momentum of SGD.
+      weight_decay: Factor of the kernels that is added to their gradients.
       label_smoothing: Probability spread evenly over all classes.
-      clip_norm: Largest norm of the gradient; infinite for no clipping.
-      random_crop: Smallest share of an image that a crop keeps.
-      seed: uint32, of augmentation.
-      step: uint32, of augmentation.
+      clip_norm: Maximum global norm of the gradient; infinite for no clipping.
+      random_crop: Minimum share of an image's area that a crop keeps.
+      seed: Seed of augmentation, uint32.
+      step: Index of the step, uint32.
     """
 
     rate: Any
@@ -70,26 +71,29 @@ class Hyper(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
-    """What makes one compiled step differ from another.
+class StepSpec:
+    """Settings that determine the compiled step.
 
     Attributes:
       apply: The forward function; see `checkpoints.backbone.Apply`.
-      accumulate: Parts of a batch whose gradients are summed.
+      accumulate: Number of parts of a batch whose gradients are summed.
       crop: Whether images are cropped at random.
-      flip: Whether they are mirrored at random.
-      cells: Runs that share the step, their states stacked; 1 for a state unstacked.
+      flip: Whether images are mirrored at random.
+      trials: Number of trials that share the step. With more than one, states are
+        stacked along a leading axis.
     """
 
     apply: Callable[..., Any]
     accumulate: int = 1
     crop: bool = False
     flip: bool = False
-    cells: int = 1
+    trials: int = 1
 
 
-def program(backbone: backbone_lib.Backbone, recipe: Recipe, cells: int = 1) -> Program:
-    """The program that trains `backbone` by `recipe`."""
+def step_spec(
+    backbone: backbone_lib.Backbone, recipe: Recipe, trials: int = 1
+) -> StepSpec:
+    """Return the spec of the step that trains `backbone` with `recipe`."""
     apply = dataclasses.replace(
         backbone.apply,
         dtype=recipe.dtype,
@@ -97,12 +101,12 @@ def program(backbone: backbone_lib.Backbone, recipe: Recipe, cells: int = 1) -> 
         decay=recipe.batch_norm_decay or None,
     )
     crop, flip = recipe.random_crop > 0, recipe.random_flip
-    return Program(apply, recipe.accumulate, crop, flip, cells)
+    return StepSpec(apply, recipe.accumulate, crop, flip, trials)
 
 
-def hyper(recipe: Recipe, rate: Any, step: int) -> Hyper:
-    """What the step number `step` of `recipe` is told; `rate` a scalar, or [cells]."""
-    return Hyper(
+def hyperparameters(recipe: Recipe, rate: Any, step: int) -> Hyperparameters:
+    """Return the arguments of step `step` of `recipe`; `rate` is a scalar or [T]."""
+    return Hyperparameters(
         rate=np.asarray(rate, np.float32),
         momentum=np.float32(recipe.momentum),
         weight_decay=np.float32(recipe.weight_decay),
@@ -115,14 +119,15 @@ def hyper(recipe: Recipe, rate: Any, step: int) -> Hyper:
 
 
 def initial_state(
-    backbone: backbone_lib.Backbone, num_classes: int, cells: int = 1
+    backbone: backbone_lib.Backbone, num_classes: int, trials: int = 1
 ) -> State:
-    """The checkpoint's weights, a head of zeros in place of its own, no momentum.
+    """Return the checkpoint's weights with a new head of zeros, on every device.
 
     Args:
-      backbone: Where to start from.
+      backbone: The checkpoint.
       num_classes: Width of the new head.
-      cells: Runs that start from it; more than one are stacked on a leading axis.
+      trials: Number of trials. With more than one, their states are stacked along a
+        leading axis.
     """
     variables, _ = backbone_lib.split_head(backbone.variables)
     head = {
@@ -130,45 +135,43 @@ def initial_state(
         "bias": np.zeros(num_classes, np.float32),
     }
     params = {"backbone": variables["params"], "head": head}
-    params, batch_stats = jax.tree.map(
-        np.asarray, (params, variables.get("batch_stats", {}))
-    )
-    state = State(params, batch_stats, _optimizer(_no_hyper()).init(params))
-    if cells > 1:
-        state = jax.tree.map(lambda x: np.stack([np.asarray(x)] * cells), state)
+    batch_stats = variables.get("batch_stats", {})
+    params, batch_stats = jax.tree.map(np.asarray, (params, batch_stats))
+    # The optimizer's state does not depend on hyperparameters.
+    optimizer = _optimizer(hyperparameters(Recipe(), 0.0, 0))
+    state = State(params, batch_stats, optimizer.init(params))
+    if trials > 1:
+        state = jax.tree.map(lambda x: np.stack([np.asarray(x)] * trials), state)
     return mapping.replicate(state)
 
 
-def train_step(program: Program) -> Callable[..., tuple[State, jax.Array]]:
-    """Compiles one step of training; shared by all checkpoints of an architecture.
+@mapping.bounded_cache
+def train_step(spec: StepSpec) -> Callable[..., tuple[State, jax.Array]]:
+    """Compile a training step, shared by all checkpoints of an architecture.
 
     Returns:
-      step(state, scaling, hyper, (images [n, b, S, S, 3], labels [n, b], rows [n, b]))
-      -> (state, loss in nats). The state's memory is reused. Rows are the images'
-      places in the global batch, which decide their augmentation. With several cells
-      the state, `hyper.rate` and the loss have a leading axis of cells.
+      step(state, scaling, hyperparameters, (images [n, b, S, S, 3], labels [n, b], rows
+      [n, b])) -> (state, loss in nats). `rows` are the images' indices in the global
+      batch, which determine their augmentation. The state's memory is reused. With T >
+      1 trials, the state, the learning rate and the loss have a leading axis [T].
     """
-    return _train_step(program)
 
-
-@mapping.bounded_cache
-def _train_step(program: Program) -> Callable[..., tuple[State, jax.Array]]:
     def step(
-        state: State, scaling: Any, hyper: Hyper, data: Any
+        state: State, scaling: Any, hyper: Hyperparameters, data: Any
     ) -> tuple[State, jax.Array]:
-        NUM_TRACES[hash(program)] += 1
+        NUM_TRACES[hash(spec)] += 1
         raw, labels, rows = data
-        if program.crop or program.flip:
+        if spec.crop or spec.flip:
             key = jax.random.fold_in(jax.random.key(hyper.seed), hyper.step)
             raw = augment.augment(
-                raw, key, rows, hyper.random_crop, program.crop, program.flip
+                raw, key, rows, hyper.random_crop, spec.crop, spec.flip
             )
         images = preprocess_lib.to_input_range(raw, *scaling)
-        update = functools.partial(_update, program, images, labels)
-        if program.cells == 1:
+        update = functools.partial(_update, spec, images, labels)
+        if spec.trials == 1:
             return update(state, hyper)
-        by_cell = Hyper(0, *[None] * (len(Hyper._fields) - 1))
-        return jax.vmap(update, in_axes=(0, by_cell))(state, hyper)
+        axes = Hyperparameters(0, *[None] * (len(Hyperparameters._fields) - 1))
+        return jax.vmap(update, in_axes=(0, axes))(state, hyper)
 
     return mapping.map_devices(
         step, in_axes=(None, None, None, 0), out_axes=None, donate_argnums=(0,)
@@ -176,21 +179,24 @@ def _train_step(program: Program) -> Callable[..., tuple[State, jax.Array]]:
 
 
 def _update(
-    program: Program, images: jax.Array, labels: jax.Array, state: State, hyper: Hyper
+    spec: StepSpec,
+    images: jax.Array,
+    labels: jax.Array,
+    state: State,
+    hyper: Hyperparameters,
 ) -> tuple[State, jax.Array]:
-    """Gradient of the global batch's mean loss, then Optax's update."""
+    """Apply Optax's update with the gradient of the global batch's mean loss."""
 
     def loss_fn(params: Any, stats: Any, images: Any, labels: Any) -> Any:
         variables = {"params": params["backbone"], "batch_stats": stats}
-        output, stats = program.apply(variables, images, train=True)
+        output, stats = spec.apply(variables, images, train=True)
         logits = layers.classify(params["head"], output.features)
-        wanted = jax.nn.one_hot(labels, logits.shape[-1])
-        wanted = optax.smooth_labels(wanted, hyper.label_smoothing)
-        return optax.softmax_cross_entropy(logits, wanted).mean(), stats
+        targets = jax.nn.one_hot(labels, logits.shape[-1])
+        targets = optax.smooth_labels(targets, hyper.label_smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean(), stats
 
     gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    parts = program.accumulate
-    if parts == 1:
+    if spec.accumulate == 1:
         (loss, stats), gradients = gradient_fn(
             state.params, state.batch_stats, images, labels
         )
@@ -201,15 +207,15 @@ def _update(
             (loss, stats), gradients = gradient_fn(state.params, stats, *part)
             return (stats, jax.tree.map(jnp.add, total, (loss, gradients))), None
 
-        divided = jax.tree.map(
-            lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), (images, labels)
+        parts = jax.tree.map(
+            lambda x: x.reshape(spec.accumulate, -1, *x.shape[1:]), (images, labels)
         )
-        nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
-        start = (state.batch_stats, nothing)
-        (stats, total), _ = jax.lax.scan(accumulate, start, divided)
-        loss, gradients = jax.tree.map(lambda x: x / parts, total)
-    # Moving averages are the same on all devices already where the network takes its
-    # moments over the axis; where it does not, they become so here.
+        zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
+        start = (state.batch_stats, zeros)
+        (stats, total), _ = jax.lax.scan(accumulate, start, parts)
+        loss, gradients = jax.tree.map(lambda x: x / spec.accumulate, total)
+    # For a network that averages its batch moments over the axis, the moving averages
+    # are equal on all devices already. For other networks they are averaged here.
     loss, gradients, stats = jax.lax.pmean((loss, gradients, stats), mapping.AXIS)
     updates, optimizer = _optimizer(hyper).update(
         gradients, state.optimizer, state.params
@@ -218,42 +224,35 @@ def _update(
     return State(params, stats, optimizer), loss
 
 
-def _optimizer(hyper: Hyper) -> optax.GradientTransformation:
-    """SGD with momentum, its settings values that may be traced."""
+def _optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
+    """Return SGD with momentum, whose settings may be traced values."""
     return optax.chain(
         optax.clip_by_global_norm(hyper.clip_norm),
-        optax.add_decayed_weights(hyper.weight_decay, mask=_kernels),
+        optax.add_decayed_weights(hyper.weight_decay, mask=_is_kernel),
         optax.trace(decay=hyper.momentum),
         optax.scale(-hyper.rate),
     )
 
 
-def _no_hyper() -> Hyper:
-    return hyper(Recipe(), 0.0, 0)
-
-
-def _kernels(params: Any) -> Any:
-    """Which leaves are kernels: all that have more than one axis."""
+def _is_kernel(params: Any) -> Any:
+    """Return for each parameter whether it has more than one axis."""
     return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
-def count_correct(apply: Callable[..., Any], cells: int = 1) -> Callable[..., Any]:
-    """Compiles one step of evaluation; shared by all checkpoints of an architecture.
+@mapping.bounded_cache
+def count_correct(apply: Callable[..., Any], trials: int = 1) -> Callable[..., Any]:
+    """Compile an evaluation step, shared by all checkpoints of an architecture.
 
     Returns:
-      count(state, scaling, (images, labels, mask)) -> (images classified correctly,
-      images whose logits are not finite), each a scalar, or [cells].
+      count(state, scaling, (images, labels, mask)) -> (number of correct images, number
+      of images with logits that are not finite), scalars or [T] for T > 1 trials.
     """
-    return _count_correct(apply, cells)
 
-
-@mapping.bounded_cache
-def _count_correct(apply: Callable[..., Any], cells: int) -> Callable[..., Any]:
     def count(state: State, scaling: Any, data: Any) -> tuple[jax.Array, jax.Array]:
         raw, labels, mask = data
         images = preprocess_lib.to_input_range(raw, *scaling)
 
-        def of_one(state: State) -> tuple[jax.Array, jax.Array]:
+        def count_one(state: State) -> tuple[jax.Array, jax.Array]:
             variables = {
                 "params": state.params["backbone"],
                 "batch_stats": state.batch_stats,
@@ -261,29 +260,30 @@ def _count_correct(apply: Callable[..., Any], cells: int) -> Callable[..., Any]:
             features = apply(variables, images).features
             logits = layers.classify(state.params["head"], features)
             correct = (jnp.argmax(logits, axis=-1) == labels) & mask
-            broken = ~jnp.isfinite(logits).all(axis=-1) & mask
-            return jnp.sum(correct), jnp.sum(broken)
+            not_finite = ~jnp.isfinite(logits).all(axis=-1) & mask
+            return jnp.sum(correct), jnp.sum(not_finite)
 
-        counts = of_one(state) if cells == 1 else jax.vmap(of_one)(state)
+        counts = count_one(state) if trials == 1 else jax.vmap(count_one)(state)
         return jax.lax.psum(counts, mapping.AXIS)
 
     return mapping.map_devices(count, in_axes=(None, None, 0), out_axes=None)
 
 
 def check_batch(batch_size: int, accumulate: int) -> int:
-    """Returns this process's share of a global batch.
+    """Return this process's share of a global batch.
 
     Raises:
-      InputError: The devices cannot share it evenly. Rounding would train by another
-        batch on another machine.
+      InputError: The devices cannot share it evenly. Rounding is no option, since the
+        result would depend on the number of devices.
     """
-    parts = processes.process_count() * mapping.local_device_count() * accumulate
+    devices = processes.process_count() * mapping.local_device_count()
+    parts = devices * accumulate
     if batch_size % parts:
         raise InputError(
             "The batch cannot be divided evenly",
             where="config.finetune.batch_size",
-            expected=f"a multiple of {parts}: {parts // accumulate} devices, "
-            f"{accumulate} parts each",
+            expected=f"a multiple of {parts} ({devices} devices, {accumulate} parts "
+            "each)",
             found=str(batch_size),
             fix=f"{math.ceil(batch_size / parts) * parts} is the nearest above",
         )

@@ -165,7 +165,7 @@ def _score(
 
 
 def _finetune(context: RunContext, backbone: Backbone, row: Row, title: str) -> Row:
-    outcome, computed = finetune.get(
+    result, computed = finetune.load_or_run(
         context.directory / row.checkpoint / "finetune",
         backbone,
         context.task,
@@ -176,24 +176,19 @@ def _finetune(context: RunContext, backbone: Backbone, row: Row, title: str) -> 
         compute="finetune" in context.stages,
         should_stop=lambda step: signals.should_stop(),
     )
-    if outcome is None:
+    if result is None:
         return row
-    log_event(title, "fine-tuning", outcome.seconds if computed else None)
-    num_diverged = sum(run.diverged_at >= 0 for run in outcome.runs)
-    if outcome.accuracy is None:
-        text = f"fine-tuning diverged at step {outcome.diverged_at}"
-        row = _with_warning(row, "accuracy", text)
-    elif num_diverged:
-        text = f"{num_diverged} of {len(outcome.runs)} fine-tuning runs diverged"
-        row = _with_warning(row, "accuracy", text)
+    log_event(title, "fine-tuning", result.seconds if computed else None)
+    if result.warning:
+        row = _with_warning(row, "accuracy", result.warning)
     if "early_stopping" in context.settings.measures and not row.failure:
-        row = _with_early_stopping(row, outcome.early_stop_accuracy)
+        row = _with_early_stopping(row, result.early_stop_accuracy)
     return dataclasses.replace(
         row,
-        accuracy=outcome.accuracy,
-        finetune_seconds=outcome.seconds,
-        finetune_images=outcome.images,
-        curve=_learning_curve(outcome),
+        accuracy=result.accuracy,
+        finetune_seconds=result.seconds,
+        finetune_images=result.images,
+        curve=result.curve,
     )
 
 
@@ -204,17 +199,6 @@ def _with_early_stopping(row: Row, accuracy: float | None) -> Row:
     warnings = {k: v for k, v in row.warnings.items() if k != "early_stopping"}
     scores = {**row.scores, "early_stopping": accuracy}
     return dataclasses.replace(row, scores=scores, warnings=warnings)
-
-
-def _learning_curve(outcome: finetune.Outcome) -> tuple[tuple[int, float], ...]:
-    """Return the longest curve among the runs with the chosen hyperparameters."""
-    chosen = outcome.learning_rate, outcome.num_steps
-    curves = [
-        tuple((int(step), float(accuracy)) for step, accuracy in run.curve)
-        for run in outcome.runs
-        if (run.learning_rate, run.num_steps) == chosen
-    ]
-    return max(curves, key=len, default=())
 
 
 def _with_warning(row: Row, topic: str, text: str) -> Row:

@@ -123,7 +123,7 @@ def load(config: Any) -> Iterator[RunContext]:
     shard = shard_lib.parse(config.shard)
     validation.check(config, stages, settings.measures)
     pool.check(config)
-    sweep = finetune.sweep(config.finetune, config.seed)
+    sweep = finetune.make_sweep(config.finetune, config.seed)
     if config.features:
         name, origin = pool.describe_features(config.features)
         task = tasks.Task(config.task.name or name, (), {}, origin)

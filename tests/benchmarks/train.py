@@ -67,10 +67,10 @@ def measure(name, size, batch, turns, dtype, beside_tensorflow):
     backbone = demo.from_scratch(name, size, 0)
     recipe = finetune.Recipe(dtype=dtype, batch_size=batch)
     held = [step.initial_state(backbone, CLASSES)]
-    run = step.train_step(step.program(backbone, recipe))
+    run = step.train_step(step.step_spec(backbone, recipe))
     scaling = mapping.replicate((np.float32(0), np.float32(255), np.zeros(3, "f4")))
     data = mapping.shard((images, labels, np.arange(batch, dtype=np.int32)))
-    hyper = step.hyper(recipe, 1e-3, 0)
+    hyper = step.hyperparameters(recipe, 1e-3, 0)
 
     def ours():
         held[0], loss = run(held[0], scaling, hyper, data)

@@ -1,13 +1,18 @@
-"""Fine-tuning; what its tests have in common."""
+"""Settings and a small network that the tests of fine-tuning share."""
 
 import csv
 import dataclasses
 
+import jax
+import jax.numpy as jnp
+from etils import epath
+
 from rankckpt_jax import finetune
 from rankckpt_jax.data import pipeline
+from rankckpt_jax.models import layers
 
 RECIPE = finetune.Recipe(
-    learning_rate=0.02,
+    learning_rate=0.05,
     num_steps=12,
     batch_size=8,
     batch_norm_decay=0.8,
@@ -16,15 +21,49 @@ RECIPE = finetune.Recipe(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class SmallNetwork:
+    """A projection of 4 x 4 pixels, batch norm and ReLU; compiles in a moment."""
+
+    dtype: str = "float32"
+    axis_name: str | None = None
+    decay: float | None = None
+
+    def __call__(self, variables, images, train=False):
+        params, stats = variables["params"], variables["batch_stats"]
+        batch, size = images.shape[:2]
+        blocks = images.reshape(batch, 4, size // 4, 4, size // 4, 3).mean((2, 4))
+        x = blocks.reshape(batch, 48).astype(self.dtype)
+        x = jnp.dot(x, params["kernel"].astype(self.dtype)).astype(jnp.float32)
+        mean, variance = stats["mean"], stats["var"]
+        if train:
+            mean, square = x.mean(0), (x * x).mean(0)
+            if self.axis_name:
+                mean, square = jax.lax.pmean((mean, square), self.axis_name)
+            variance = square - mean**2
+            decay = 0.9 if self.decay is None else self.decay
+            new = {"mean": mean, "var": variance}
+            stats = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, stats, new)
+        x = (x - mean) * jax.lax.rsqrt(variance + 1e-3) * params["scale"]
+        output = layers.Output(jax.nn.relu(x + params["bias"]), None)
+        return (output, stats) if train else output
+
+
 def settings():
-    """The images: VTAB's resizing, and a cache of their own."""
+    """Return the preprocessing, and an empty cache."""
     return {"preprocess": "vtab", "cache": pipeline.ImageCache(1.0)}
 
 
-def without_times(run):
-    """All of a run but how long it took, also in its CSV."""
+def run(directory, backbone, task, sweep, **options):
+    """Return (result, whether it was computed) of `finetune.load_or_run`."""
+    options = {**settings(), **options}
+    return finetune.load_or_run(epath.Path(directory), backbone, task, sweep, **options)
+
+
+def without_times(trial):
+    """Return (a trial's result, the rows of its CSV), both without measured times."""
     rows = [
         {name: value for name, value in row.items() if name != "images_per_second"}
-        for row in csv.DictReader(run.metrics.splitlines())
+        for row in csv.DictReader(trial.metrics.splitlines())
     ]
-    return dataclasses.replace(run, seconds=0.0, metrics=""), rows
+    return dataclasses.replace(trial, seconds=0.0, metrics=""), rows

@@ -5,15 +5,16 @@ import jax
 import numpy as np
 import pytest
 
-from rankckpt_jax.benchmark import demo
-from rankckpt_jax.finetune import restore_batch_norm as unfold
+from rankckpt_jax import checkpoints
+from rankckpt_jax.finetune import restore_batch_norm
 from tests import slim_golden
 from tests.finetune import settings
 
 
 @pytest.fixture(scope="module")
-def folded(backbone):
-    """The network with its scales in the kernels, its means in the offsets."""
+def folded(pool):
+    """A network with its scales in the kernels, and its means in the offsets."""
+    backbone = checkpoints.load(str(pool / "first"), image_size=32)
     random = np.random.default_rng(0)
     flat = flax.traverse_util.flatten_dict(backbone.variables)
     for path, value in flat.items():
@@ -27,28 +28,30 @@ def folded(backbone):
     return dataclasses.replace(backbone, variables=variables)
 
 
-def test_only_trained_networks_without_moments_are_folded(backbone, folded):
-    assert unfold.is_folded(folded)
-    assert not unfold.is_folded(demo.from_scratch("mobilenet_v1_025", 32, 0))
+def test_has_folded_batch_norm_is_false_for_untrained_and_intact_networks(folded):
+    assert restore_batch_norm.has_folded_batch_norm(folded)
     flat = flax.traverse_util.flatten_dict(folded.variables)
-    path = next(path for path in flat if path[-1] == "mean")
-    flat[path] = flat[path] + 1
-    variables = flax.traverse_util.unflatten_dict(flat)
-    assert not unfold.is_folded(dataclasses.replace(folded, variables=variables))
+    mean = next(path for path in flat if path[-1] == "mean")
+    untrained = {path: 0 * x if path[-1] == "bias" else x for path, x in flat.items()}
+    intact = {**flat, mean: flat[mean] + 1}
+    for changed in (untrained, intact):
+        variables = flax.traverse_util.unflatten_dict(changed)
+        other = dataclasses.replace(folded, variables=variables)
+        assert not restore_batch_norm.has_folded_batch_norm(other)
 
 
-def test_unfolding_keeps_the_function_and_mends_training_mode(folded, task):
+def test_restore_keeps_function_and_repairs_training_mode(folded, task):
     split = task.splits["train"]
-    mended = unfold.unfold(folded, split, **settings())
-    assert not unfold.is_folded(mended)
+    restored = restore_batch_norm.restore(folded, split, **settings())
+    assert not restore_batch_norm.has_folded_batch_norm(restored)
     images, _ = settings()["cache"].get(split, 32, "vtab")
     images = images / 127.5 - 1
     apply = jax.jit(folded.apply, static_argnames="train")
     expected = apply(folded.variables, images).features
-    found = apply(mended.variables, images).features
-    assert slim_golden.relative_error(found, expected) < 1e-4
-    # With all its images for a batch, training mode is evaluation mode.
-    trained, _ = apply(mended.variables, images, train=True)
+    features = apply(restored.variables, images).features
+    assert slim_golden.relative_error(features, expected) < 1e-4
+    # With all images in one batch, training mode equals evaluation mode.
+    trained, _ = apply(restored.variables, images, train=True)
     assert slim_golden.relative_error(trained.features, expected) < 1e-3
-    ruined, _ = apply(folded.variables, images, train=True)
-    assert slim_golden.relative_error(ruined.features, expected) > 0.1
+    broken, _ = apply(folded.variables, images, train=True)
+    assert slim_golden.relative_error(broken.features, expected) > 0.1

@@ -38,14 +38,14 @@ def start(backbone, head, recipe):
     """(the state, `advance(state, images, labels, rate)`), images in [-1, 1]."""
     state = step.initial_state(backbone, CLASSES)
     state = mapping.replicate(state._replace(params={**state.params, "head": head}))
-    run = step.train_step(step.program(backbone, recipe))
+    run = step.train_step(step.step_spec(backbone, recipe))
     # Images that are in the network's range already.
     scaling = (np.float32(0), np.float32(255), np.zeros(3, np.float32))
 
     def advance(state, images, labels, rate, number=0):
         rows = np.arange(len(labels), dtype=np.int32)
         data = mapping.shard((images, labels, rows))
-        return run(state, scaling, step.hyper(recipe, rate, number), data)
+        return run(state, scaling, step.hyperparameters(recipe, rate, number), data)
 
     return state, advance
 

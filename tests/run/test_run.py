@@ -64,7 +64,7 @@ def test_everything_is_written_and_nothing_is_done_twice(
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".partial")]
 
     monkeypatch.setattr(extract, "extract", lambda *a, **k: pytest.fail("extracted"))
-    monkeypatch.setattr(loop, "train_cells", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(loop, "train_trials", lambda *a, **k: pytest.fail("trained"))
     monkeypatch.setattr(measures, "compute", lambda *a, **k: pytest.fail("scored"))
     again = run_lib.run(made)
     assert [r.scores for r in again.rows] == [r.scores for r in ranking.rows]

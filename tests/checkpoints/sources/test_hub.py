@@ -297,5 +297,7 @@ def test_a_graph_is_extracted_from_and_fine_tuned(small, tmp_path):
     recipe = finetune.Recipe(
         learning_rate=0.05, num_steps=30, batch_size=8, batch_norm_decay=0.8
     )
-    outcome, _ = finetune.get(tmp_path / "finetune", backbone, task, recipe, **settings)
-    assert outcome.accuracy > 0.9
+    result, _ = finetune.load_or_run(
+        tmp_path / "finetune", backbone, task, recipe, **settings
+    )
+    assert result.accuracy > 0.9

@@ -1,0 +1,150 @@
+"""Results of fine-tuning, and the choice of the best trial."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Names of fields in results that were stored before the fields were renamed.
+_FORMER_NAMES = {
+    "judged_on": "validated_on",
+    "judged": "validation_accuracy",
+    "best": "best_accuracy",
+    "early_stop": "early_stop_accuracy",
+    "runs": "trials",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialResult:
+    """Result of one trial. Accuracies are in [0, 1], and None if the trial diverged.
+
+    Attributes:
+      learning_rate: Its learning rate.
+      num_steps: Its number of steps.
+      trained_on: Name of the training split.
+      validated_on: Name of the split that accuracy was measured on during training.
+      accuracy: Test accuracy after the last step.
+      validation_accuracy: Accuracy on `validated_on` after the last step.
+      best_accuracy: Highest accuracy on `validated_on` during training.
+      early_stop_accuracy: Accuracy on `validated_on` after `early_stop_step` steps.
+      early_stop_step: See `Recipe.early_stop`.
+      curve: (step, accuracy on `validated_on`) pairs, up to the last step.
+      diverged_at: First step with a loss that was not finite; -1 if all were finite.
+      final_loss: Training loss of the last batch, in nats; None if the trial diverged.
+      seconds: Time for training and evaluation, over all processes that contributed;
+        divided evenly among trials that shared their steps.
+      images: Number of training images, counted once per epoch.
+      metrics: The CSV file of the trial; see `metrics`.
+    """
+
+    learning_rate: float
+    num_steps: int
+    trained_on: str
+    validated_on: str
+    accuracy: float | None
+    validation_accuracy: float | None
+    best_accuracy: float | None
+    early_stop_accuracy: float | None
+    early_stop_step: int
+    curve: tuple[tuple[int, float], ...]
+    diverged_at: int
+    final_loss: float | None
+    seconds: float
+    images: int
+    metrics: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepResult:
+    """Result of a sweep: the chosen trial's values, and all trials.
+
+    Attributes:
+      recipe: Name of the sweep.
+      seed: Seed of the order of images and of augmentation.
+      selection: Split that chose the trial, "val" or "test"; "none" for one trial.
+      accuracy: The chosen trial's; see `TrialResult`.
+      best_accuracy: The chosen trial's.
+      early_stop_accuracy: The chosen trial's.
+      learning_rate: The chosen trial's.
+      num_steps: The chosen trial's.
+      diverged_at: The chosen trial's.
+      seconds: Sum over all trials.
+      images: Sum over all trials.
+      trials: All trials of the grid, followed by the trial of the chosen setting on
+        train and val if there was one.
+    """
+
+    recipe: str
+    seed: int
+    selection: str
+    accuracy: float | None
+    best_accuracy: float | None
+    early_stop_accuracy: float | None
+    learning_rate: float
+    num_steps: int
+    diverged_at: int
+    seconds: float
+    images: int
+    trials: tuple[TrialResult, ...]
+
+    @property
+    def curve(self) -> tuple[tuple[int, float], ...]:
+        """The curve with the most points of a trial with the chosen setting."""
+        chosen = (self.learning_rate, self.num_steps)
+        curves = [
+            trial.curve
+            for trial in self.trials
+            if (trial.learning_rate, trial.num_steps) == chosen
+        ]
+        return max(curves, key=len, default=())
+
+    @property
+    def warning(self) -> str:
+        """A sentence about trials that diverged; empty if none did."""
+        diverged = sum(trial.diverged_at >= 0 for trial in self.trials)
+        if self.accuracy is None:
+            step = self.diverged_at
+            return (
+                f"fine-tuning diverged at step {step}; lower "
+                "config.finetune.learning_rate"
+            )
+        if diverged:
+            count = len(self.trials)
+            return (
+                f"{diverged} of {count} fine-tuning trials diverged and were ignored; "
+                "to avoid them, lower config.finetune.learning_rate"
+            )
+        return ""
+
+
+def choose(trials: Sequence[TrialResult]) -> TrialResult:
+    """Return the trial with the highest validation accuracy after its last step.
+
+    The first one wins a tie. If all diverged, the one that diverged last is returned.
+    """
+
+    def order(trial: TrialResult) -> tuple[float, int]:
+        accuracy = trial.validation_accuracy
+        return (-1.0 if accuracy is None else accuracy), trial.diverged_at
+
+    return max(trials, key=order)
+
+
+def trial_from_store(stored: Mapping[str, Any]) -> TrialResult:
+    """Rebuild a `TrialResult` from stored JSON."""
+    fields = _renamed(stored)
+    curve = tuple((int(step), float(value)) for step, value in fields["curve"])
+    return TrialResult(**{**fields, "curve": curve})
+
+
+def sweep_from_store(stored: Mapping[str, Any]) -> SweepResult:
+    """Rebuild a `SweepResult` from stored JSON."""
+    fields = _renamed(stored)
+    trials = tuple(map(trial_from_store, fields["trials"]))
+    return SweepResult(**{**fields, "trials": trials})
+
+
+def _renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {_FORMER_NAMES.get(name, name): value for name, value in stored.items()}

@@ -1,0 +1,290 @@
+"""Fine-tunes a checkpoint on a task: the trials of a sweep, and the best of them.
+
+finetune/result.json          the result, once all trials are done
+finetune/runs/TRIAL.json      the result of each trial, as soon as it is done
+finetune/metrics/TRIAL...     see `metrics`
+finetune/state/               the training state while a trial runs; see `saves`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from etils import epath
+
+from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.data.splits import Split, Task
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.finetune import metrics, probe, recipes, restore_batch_norm
+from rankckpt_jax.finetune import results as results_lib
+from rankckpt_jax.finetune import step as step_lib
+from rankckpt_jax.finetune import trials as trials_lib
+from rankckpt_jax.finetune.recipes import Recipe, Sweep
+from rankckpt_jax.finetune.results import SweepResult, TrialResult
+from rankckpt_jax.storage import store
+
+_log = logging.getLogger(__name__)
+
+# End of the name of the trial on all images.
+_FINAL = "_final"
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The images that a sweep uses.
+
+    Attributes:
+      train: All trials of the grid are trained on it.
+      validation: Settings are compared on it.
+      test: The reported accuracy is measured on it.
+      final: The chosen setting is trained on it again; None to skip this.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    final: Split | None
+
+
+def choose_splits(task: Task, sweep: Sweep) -> Splits:
+    """Return the images that a sweep uses; see `Sweep.select_by`.
+
+    If a validation split is needed and the task has none, a part of `train` is used.
+
+    Raises:
+      InputError: A validation split is needed, and `train` is a stream.
+    """
+    train, test = task.splits["train"], task.splits["test"]
+    trainval = task.splits.get("trainval", train)
+    if sweep.select_by == "test" or len(sweep.trials) == 1:
+        everything = trainval if sweep.train_on == "trainval" else train
+        return Splits(everything, test, test, None)
+    final = trainval if sweep.train_on == "trainval" else None
+    if "val" in task.splits:
+        return Splits(train, task.splits["val"], test, final)
+    kept, held_out = tasks.hold_out(train)
+    return Splits(kept, held_out, test, final)
+
+
+def splits_used(task: Task, sweep: Sweep) -> tuple[str, ...]:
+    """Return the names of the task's splits whose images a sweep reads.
+
+    Raises:
+      InputError: See `choose_splits`.
+    """
+    splits = choose_splits(task, sweep)
+    used = [splits.train, splits.validation, splits.test, splits.final]
+    # A part of a split is named SPLIT_kept or SPLIT_held.
+    names = {split.name.partition("_")[0] for split in used if split is not None}
+    return tuple(name for name in task.splits if name in names)
+
+
+def check(task: Task, sweep: Sweep) -> None:
+    """Check that a sweep suits the task and the devices, before the work starts.
+
+    Raises:
+      InputError: There are no test images, no validation images can be held out, or the
+        devices cannot share a batch.
+    """
+    if "test" not in task.splits or not task.splits["test"].num_examples:
+        raise InputError(
+            "There are no test images to measure accuracy on",
+            where="config.task",
+            expected="a folder `test` with images, classes with several images each (a "
+            "part is then held out), or config.task.test for TFDS",
+            found=task.description,
+            fix="add test images, or omit `finetune` from config.stages",
+        )
+    choose_splits(task, sweep)
+    step_lib.check_batch(sweep.recipe.batch_size, sweep.recipe.accumulate)
+
+
+def load_or_run(
+    directory: epath.Path,
+    backbone: backbone_lib.Backbone,
+    task: Task,
+    sweep: Sweep | Recipe,
+    *,
+    preprocess: str,
+    cache: pipeline.ImageCache,
+    description: str = "fine-tuning",
+    compute: bool = True,
+    should_stop: Callable[[int], bool] = lambda step: False,
+) -> tuple[SweepResult | None, bool]:
+    """Load the result of a sweep from the store, or run the sweep and store it.
+
+    Stored trials are not repeated, even if the grid has changed since. A trial that was
+    killed resumes from its last saved step.
+
+    Args:
+      directory: The checkpoint's `finetune` directory.
+      backbone: The checkpoint.
+      task: The images.
+      sweep: The trials; or the recipe of a single one.
+      preprocess: The preprocessing; see `preprocess.resize`.
+      cache: Cache of decoded images.
+      description: Label of the progress bar.
+      compute: Whether to run a sweep whose result is not stored.
+      should_stop: See `loop.train_trials`.
+
+    Returns:
+      (the result, whether the sweep ran now); (None, False) if the result is not stored
+      and `compute` is False.
+
+    Raises:
+      InputError: The sweep does not suit the task or the devices; see `check`.
+      Interrupted: `should_stop` returned True; the state is saved.
+    """
+    if isinstance(sweep, Recipe):
+        sweep = recipes.single(sweep)
+    directory = epath.Path(directory)
+    splits = choose_splits(task, sweep)
+    frozen = sweep.recipe.frozen
+    folded = not frozen and restore_batch_norm.has_folded_batch_norm(backbone)
+    shared_key = _shared_key(backbone, splits.test, preprocess, folded)
+    key = {**shared_key, **_sweep_key(sweep, splits)}
+    stored = store.load_result(directory / "result.json", key)
+    if stored is not None:
+        result = results_lib.sweep_from_store(stored.result)
+        _restore_metrics(directory, result, len(sweep.trials))
+        return result, False
+    if not compute:
+        return None, False
+    if folded:
+        _log.info("%s: restoring the moments of folded batch norm", description)
+        backbone = restore_batch_norm.restore(
+            backbone, splits.train, preprocess=preprocess, cache=cache
+        )
+    if frozen:
+        cache = probe.FeatureCache(
+            backbone,
+            cache,
+            dtype=sweep.recipe.dtype,
+            batch_size=sweep.recipe.batch_size,
+            description=description,
+        )
+        backbone = probe.without_head(backbone)
+    context = trials_lib.Context(
+        directory,
+        backbone,
+        task.num_classes,
+        splits.test,
+        shared_key,
+        preprocess,
+        cache,
+        should_stop,
+    )
+    trials = list(_run_grid(context, sweep, splits, description))
+    chosen = results_lib.choose(trials)
+    if splits.final is not None and chosen.accuracy is not None:
+        chosen = _train_on_all(context, sweep, splits, chosen, description)
+        trials.append(chosen)
+    # A run that was killed after its last trial leaves the state behind.
+    trials_lib.remove_state(directory)
+    result = SweepResult(
+        recipe=sweep.name,
+        seed=sweep.recipe.seed,
+        selection="none" if len(sweep.trials) == 1 else sweep.select_by,
+        accuracy=chosen.accuracy,
+        best_accuracy=chosen.best_accuracy,
+        early_stop_accuracy=chosen.early_stop_accuracy,
+        learning_rate=chosen.learning_rate,
+        num_steps=chosen.num_steps,
+        diverged_at=chosen.diverged_at,
+        seconds=sum(trial.seconds for trial in trials),
+        images=sum(trial.images for trial in trials),
+        trials=tuple(trials),
+    )
+    store.save_result(directory / "result.json", key, dataclasses.asdict(result))
+    _restore_metrics(directory, result, len(sweep.trials))
+    return result, True
+
+
+def _shared_key(
+    backbone: backbone_lib.Backbone, test: Split, preprocess: str, folded: bool
+) -> dict[str, Any]:
+    """Return the inputs that determine the results of all trials."""
+    key = {
+        "checkpoint": backbone.fingerprint,
+        "architecture": backbone.architecture,
+        "image_size": backbone.image_size,
+        "input_range": list(backbone.input_range),
+        "input_mean": list(backbone.input_mean),
+        "test": test.fingerprint,
+        "preprocess": preprocess,
+        "jpeg_decoder": preprocess_lib.JPEG_DECODER,
+    }
+    return {**key, "batch_norm": "unfolded"} if folded else key
+
+
+def _sweep_key(sweep: Sweep, splits: Splits) -> dict[str, Any]:
+    """Return the inputs that determine which trials there are, and the choice."""
+    return {
+        **trials_lib.recipe_key(sweep.recipe),
+        "name": sweep.name,
+        "learning_rate": list(sweep.learning_rates),
+        "num_steps": list(sweep.num_steps),
+        "select_by": sweep.select_by,
+        "train": splits.train.fingerprint,
+        # The former name of the validation split. It is part of stored keys.
+        "judge": splits.validation.fingerprint,
+        "final": None if splits.final is None else splits.final.fingerprint,
+    }
+
+
+def _run_grid(
+    context: trials_lib.Context, sweep: Sweep, splits: Splits, description: str
+) -> Iterator[TrialResult]:
+    """Yield the results of the grid, `trials_at_once` trials at a time."""
+    total, done = len(sweep.trials), 0
+    for num_steps, same_steps in itertools.groupby(
+        sweep.trials, lambda trial: trial.num_steps
+    ):
+        group = list(same_steps)
+        for start in range(0, len(group), sweep.trials_at_once):
+            trials = group[start : start + sweep.trials_at_once]
+            rates = ", ".join(f"{trial.learning_rate:g}" for trial in trials)
+            text = f"{description} at {rates} for {num_steps}"
+            if total > 1:
+                text += f" [{done + 1}/{total}]"
+            yield from trials_lib.load_or_train(
+                context, trials, splits.train, splits.validation, description=text
+            )
+            done += len(trials)
+
+
+def _train_on_all(
+    context: trials_lib.Context,
+    sweep: Sweep,
+    splits: Splits,
+    chosen: TrialResult,
+    description: str,
+) -> TrialResult:
+    """Train the chosen setting again, on the training and validation images."""
+    assert splits.final is not None
+    recipe = dataclasses.replace(
+        sweep.recipe, learning_rate=chosen.learning_rate, num_steps=chosen.num_steps
+    )
+    [result] = trials_lib.load_or_train(
+        context,
+        [recipe],
+        splits.final,
+        splits.test,
+        suffix=_FINAL,
+        description=f"{description}, on all images",
+    )
+    return result
+
+
+def _restore_metrics(directory: epath.Path, result: SweepResult, grid: int) -> None:
+    """Write CSV files of metrics again that are missing or damaged."""
+    for i, trial in enumerate(result.trials):
+        name = trials_lib.trial_name(trial) + ("" if i < grid else _FINAL)
+        path = trials_lib.metrics_path(directory, name)
+        metrics.restore_csv(path, trial.metrics)
