@@ -142,7 +142,7 @@ def train_trials(
                 unread.clear()
                 loss = losses[:, -1]
                 on_losses(step, losses, clock.images_per_second(step))
-                for i in np.flatnonzero(diverged_at < 0):
+                for i in map(int, np.flatnonzero(diverged_at < 0)):
                     diverged_at[i] = metrics.first_not_finite(step, losses[i])
                     if diverged_at[i] >= 0:
                         _log.warning(
