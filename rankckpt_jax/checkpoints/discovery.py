@@ -1,7 +1,7 @@
-"""Finds the checkpoints below a directory and gives each a readable name.
+"""Find the checkpoints below a directory and give each a readable name.
 
-Handles of TF-Hub and paths within an archive are listed as they are, to be fetched when
-they are loaded; an archive without a path is fetched here, to see what is in it.
+Handles of TF-Hub and paths in an archive are listed as they are, and downloaded when
+they are loaded. An archive without a path is downloaded here to list its contents.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import collections
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from etils import epath
 
 from rankckpt_jax.checkpoints import sources
-from rankckpt_jax.checkpoints.fetch import download
-from rankckpt_jax.checkpoints.fetch import uris as handles
+from rankckpt_jax.checkpoints.fetch import download, uris
 from rankckpt_jax.checkpoints.sources import slim
 from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 from rankckpt_jax.errors import InputError
@@ -27,129 +26,125 @@ _WILDCARD = re.compile(r"[*?\[]")
 def find(
     pattern: epath.Path | str, storage: download.Storage | None = None
 ) -> list[tuple[str, str]]:
-    """Lists the checkpoints below directories or globs.
+    """List the checkpoints below directories or globs.
 
     Args:
-      pattern: A directory, a checkpoint's prefix, a module's directory, a Keras file,
-        a glob of these, a handle or address (see `handles`), or several of all that
-        with commas between.
-      storage: Where archives are fetched and unpacked to; by default the user's cache.
+      pattern: A directory, the prefix of a TF-Slim checkpoint, the directory of a
+        module, a Keras file, a glob of these, or a handle (see `fetch.uris`).
+        Several are separated by commas.
+      storage: Where archives are downloaded and unpacked; by default the user's cache.
 
     Returns:
-      (name, path) of each, sorted. Names are unique and safe as a directory's name:
-      "run/model.ckpt-90000" below the directory becomes "run-90000". Half checkpoints
-      (data without an index) are listed too, for loading to refuse and report.
+      (name, path) of each, sorted. Names are unique and valid names of directories:
+      "run/model.ckpt-90000" below the directory becomes "run-90000". Incomplete
+      checkpoints (data without an index) are listed too; loading them raises.
 
     Raises:
-      InputError: There is none.
+      InputError: No checkpoint was found.
     """
     names: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in str(pattern).split(","))):
-        whole, (part, options) = part, handles.split_options(part)
-        outer, _, inner = part.partition(handles.INNER)
-        if outer.endswith(handles.ARCHIVES) and (not inner or _WILDCARD.search(inner)):
-            # With a path within, from the archive's own top.
-            top = f"{outer}{handles.INNER}." if inner else outer
-            place = handles.resolve(top, storage or download.storage())
-            if _is_whole(place):
-                names.setdefault(whole, _safe(handles.name(outer)))
-                continue
-            part = f"{place}/{inner}".rstrip("/")
-        elif inner:
-            names.setdefault(whole, _name(inner, epath.Path()))
-            continue
-        elif handles.is_remote(part):
-            names.setdefault(whole, _safe(handles.name(part)))
-            continue
-        root = _root(part)
-        for place in _places(part):
-            for prefix in _prefixes(place):
-                spec = f"{prefix}#{options}" if options else prefix
-                names.setdefault(spec, _name(prefix, root))
+    for spec in str(pattern).split(","):
+        if spec.strip():
+            for path, name in _expand(spec.strip(), storage or download.storage()):
+                names.setdefault(path, name)
     if not names:
         raise InputError(
             "No checkpoints found",
             where=str(pattern),
-            expected="below it NAME.index and NAME.data-*, as TF-Slim writes; "
-            "directories with saved_model.pb; or .keras and .h5 files",
+            expected="NAME.index and NAME.data-* (TF-Slim), directories with "
+            "saved_model.pb, or .keras and .h5 files",
             found="none of these",
             fix="--config.checkpoints=DIR_OR_GLOB",
         )
-    taken: collections.Counter[str] = collections.Counter()
-    found = []
-    for prefix, name in sorted(names.items()):
-        # Two that differ by case alone are one directory to some file systems.
-        taken[name.casefold()] += 1
-        count = taken[name.casefold()]
-        found.append((f"{name}~{count}" if count > 1 else name, prefix))
-    return sorted(found)
+    counts: collections.Counter[str] = collections.Counter()
+    result = []
+    for path, name in sorted(names.items()):
+        # Some file systems ignore case.
+        key = name.casefold()
+        counts[key] += 1
+        result.append((f"{name}~{counts[key]}" if counts[key] > 1 else name, path))
+    return sorted(result)
 
 
-def _root(part: str) -> epath.Path:
-    """The directory that names are relative to: all before the first wildcard."""
+def _expand(spec: str, storage: download.Storage) -> Iterator[tuple[str, str]]:
+    """Yield (path, name) of the checkpoints that one part of a pattern names."""
+    part, options = uris.split_options(spec)
+    outer, _, inner = part.partition(uris.INNER)
+    if outer.endswith(uris.ARCHIVES) and (not inner or _WILDCARD.search(inner)):
+        # A path in an archive starts at the archive's top, without skipping folders.
+        top = f"{outer}{uris.INNER}." if inner else outer
+        place = uris.resolve(top, storage)
+        if _is_module(place):
+            yield spec, _directory_name(uris.name(outer))
+            return
+        part = f"{place}/{inner}".rstrip("/")
+    elif inner:
+        yield spec, _name(inner, epath.Path())
+        return
+    elif uris.is_remote(part):
+        yield spec, _directory_name(uris.name(part))
+        return
+    root, glob = _split_glob(part)
     place = epath.Path(part).expanduser()
-    wildcard = _WILDCARD.search(part)
-    if wildcard:
-        cut = part.rfind("/", 0, wildcard.start())
-        return epath.Path(
-            part[:cut] if cut > 0 else part[: cut + 1] or "."
-        ).expanduser()
-    return place if place.is_dir() else place.parent
+    for match in sorted(root.glob(glob), key=str) if glob else [place]:
+        for path in _checkpoints_at(match):
+            yield f"{path}#{options}" if options else path, _name(path, root)
 
 
-def _places(part: str) -> Iterable[epath.Path]:
-    root = _root(part)
-    if not _WILDCARD.search(part):
-        return [epath.Path(part).expanduser()]
-    below = str(epath.Path(part).expanduser())[len(str(root)) :]
-    if str(root) == ".":
-        below = part
-    return sorted(root.glob(below.lstrip("/")), key=str)
+def _split_glob(pattern: str) -> tuple[epath.Path, str]:
+    """Split a pattern into (the directory that names are relative to, the glob)."""
+    wildcard = _WILDCARD.search(pattern)
+    if wildcard is None:
+        place = epath.Path(pattern).expanduser()
+        return place if place.is_dir() else place.parent, ""
+    folder, slash, _ = pattern[: wildcard.start()].rpartition("/")
+    glob = pattern[len(folder) + len(slash) :]
+    return epath.Path(folder or slash or ".").expanduser(), glob
 
 
-def _prefixes(place: epath.Path, above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Paths of the checkpoints that a path is, belongs to, or has below it.
+def _checkpoints_at(
+    place: epath.Path, parents: frozenset[str] = frozenset()
+) -> Iterator[str]:
+    """Yield the checkpoints that a path is, is part of, or contains.
 
-    Links are followed, but not back to a directory that is being looked through
-    (`above`): each checkpoint in it would be found dozens of times.
+    Symbolic links are followed, except back to a directory in `parents`.
     """
-    if _is_whole(place):
+    if _is_module(place):
         yield str(place)
-        return
-    if place.is_dir():
-        here = os.path.realpath(os.fspath(place))
-        if here not in above:
+    elif place.is_dir():
+        real = os.path.realpath(os.fspath(place))
+        if real not in parents:
             for child in place.iterdir():
-                yield from _prefixes(child, above | {here})
-        return
-    match = checkpoint_files.PART.fullmatch(str(place))
-    if match:
+                yield from _checkpoints_at(child, parents | {real})
+    elif match := checkpoint_files.PART.fullmatch(str(place)):
         yield match["prefix"]
     elif epath.Path(f"{place}.index").exists() or place.suffix == ".ckpt":
         yield str(place)
 
 
-def _is_whole(place: epath.Path) -> bool:
-    """Whether a path is one checkpoint; TF-Slim's share a directory."""
+def _is_module(place: epath.Path) -> bool:
+    """Return whether a path is one checkpoint; several of TF-Slim share a directory."""
     return sources.find(place) not in (None, slim)
 
 
-def _name(prefix: str, root: epath.Path) -> str:
-    """The path below `root` without a bare "model.ckpt"; its steps are kept."""
-    path = epath.Path(prefix)
-    if path == root:
-        return _safe(root.resolve().name)
-    match = re.fullmatch(r"(?P<stem>.*?)(\.ckpt)?(?P<step>-\d+)?", path.name, re.DOTALL)
-    stem, step = (match["stem"], match["step"] or "") if match else (path.name, "")
-    folders = path.parent.relative_to(root).parts if path.parent != root else ()
-    if path.is_dir():
-        stem, step = path.name, ""
+def _name(path: str, root: epath.Path) -> str:
+    """Return the path below `root` without "model.ckpt", but with its step."""
+    place = epath.Path(path)
+    if place == root:
+        return _directory_name(root.resolve().name)
+    match = re.fullmatch(
+        r"(?P<stem>.*?)(\.ckpt)?(?P<step>-\d+)?", place.name, re.DOTALL
+    )
+    stem, step = (match["stem"], match["step"] or "") if match else (place.name, "")
+    folders = place.parent.relative_to(root).parts if place.parent != root else ()
+    if place.is_dir():
+        stem, step = place.name, ""
     if stem != "model":
         name = "_".join((*folders, stem))
     else:
         name = "_".join(folders) or root.resolve().name
-    return _safe(name + step)
+    return _directory_name(name + step)
 
 
-def _safe(name: str) -> str:
+def _directory_name(name: str) -> str:
     return files.directory_name(name, "checkpoint")
