@@ -1,6 +1,9 @@
 import json
+import subprocess
+import sys
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -23,9 +26,11 @@ def _head(classes, width=256):
     }
 
 
-def _random(name):
-    init = jax.jit(models.create(name).init)
-    return init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+def _zeros(name):
+    """Variables of a network, without running its initializers."""
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    shapes = jax.eval_shape(models.create(name).init, jax.random.key(0), image)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 @pytest.mark.shared
@@ -38,7 +43,7 @@ def _random(name):
         "mobilenet_v1_0.75_128",
     ],
 )
-def test_real_checkpoints(shared, name):
+def test_load_matches_tensorflow_on_real_checkpoints(shared, name):
     folder = shared / "real" / "checkpoints" / name
     reference = np.load(folder / "reference_tf_outputs.npz")
     kind = json.loads((folder / "PROVENANCE.json").read_text())["kind"]
@@ -56,7 +61,7 @@ def test_real_checkpoints(shared, name):
         assert np.abs(found - expected).max() <= limit * scale
 
 
-def test_what_is_saved_is_what_was_loaded(tmp_path):
+def test_save_slim_inverts_load(tmp_path):
     first = checkpoints.load(slim_golden.write(NAME, tmp_path / "a", _head(10)))
     checkpoints.save_slim(NAME, first.variables, tmp_path / "b" / "model.ckpt")
     again = checkpoints.load(tmp_path / "b")
@@ -68,13 +73,13 @@ def test_what_is_saved_is_what_was_loaded(tmp_path):
     )
 
 
-def test_variables_of_another_network_are_not_saved(tmp_path):
-    variables = _random("mobilenet_v1_050")
+def test_save_slim_refuses_variables_of_another_network(tmp_path):
+    variables = _zeros("mobilenet_v1_050")
     with pytest.raises(InputError, match="mobilenet_v1_025"):
         checkpoints.save_slim(NAME, variables, tmp_path / "model.ckpt")
 
 
-def test_the_fingerprint_is_of_the_bytes(tmp_path):
+def test_fingerprint_depends_on_the_bytes_alone(tmp_path):
     a = checkpoints.load(slim_golden.write(NAME, tmp_path / "a"))
     b = checkpoints.load(slim_golden.write(NAME, tmp_path / "b"))
     other = {f"{ROOT}Conv2d_0/BatchNorm/beta": np.ones(8, np.float32)}
@@ -82,7 +87,7 @@ def test_the_fingerprint_is_of_the_bytes(tmp_path):
     assert a.fingerprint == b.fingerprint != c.fingerprint
 
 
-def test_leftovers_of_training_are_skipped(tmp_path):
+def test_load_skips_variables_of_training(tmp_path):
     kernel = f"{ROOT}Conv2d_0/weights"
     value = np.zeros((3, 3, 3, 8), np.float32)
     leftovers = {
@@ -104,13 +109,13 @@ def test_leftovers_of_training_are_skipped(tmp_path):
     assert moving.variables["params"]["Conv2d_1_pointwise"]["kernel"].any()
 
 
-def test_moving_averages_that_are_not_there_are_refused(tmp_path):
+def test_load_slim_raises_without_moving_averages(tmp_path):
     prefix = slim_golden.write(NAME, tmp_path)
     with pytest.raises(InputError, match="no moving averages"):
         checkpoints.load_slim(NAME, prefix, use_moving_averages=True)
 
 
-def test_unknown_and_missing_variables_are_named(tmp_path):
+def test_load_names_unknown_and_missing_variables(tmp_path):
     extra = {f"{ROOT}Conv2d_99/weights": np.zeros((1, 1), np.float32)}
     prefix = slim_golden.write(NAME, tmp_path / "a", extra)
     with pytest.raises(InputError, match="unknown: MobilenetV1/Conv2d_99/weights"):
@@ -125,7 +130,7 @@ def test_unknown_and_missing_variables_are_named(tmp_path):
             call(prefix)
 
 
-def test_another_networks_checkpoint_is_refused(tmp_path):
+def test_load_refuses_variables_of_another_network(tmp_path):
     prefix = slim_golden.write(NAME, tmp_path)
     with pytest.raises(InputError, match="misshapen"):
         checkpoints.load_slim("mobilenet_v1_050", prefix)
@@ -135,16 +140,17 @@ def test_another_networks_checkpoint_is_refused(tmp_path):
         checkpoints.recognize(prefix)
 
 
-@pytest.mark.parametrize("classes", [0, 10, 1000, 1001, 8142])
-def test_any_number_of_classes(tmp_path, classes):
+@pytest.mark.parametrize("classes", [0, 1, 10, 1001, 8142])
+def test_recognize_any_number_of_classes(tmp_path, classes):
     prefix = slim_golden.write(NAME, tmp_path, _head(classes) if classes else {})
     assert checkpoints.recognize(prefix).num_classes == classes
-    backbone = checkpoints.load_slim(NAME, prefix, image_size=32)
+    assert checkpoints.load_slim(NAME, prefix).num_source_classes == classes
+
+
+def test_features_do_not_depend_on_the_head(tmp_path):
+    backbone = checkpoints.load(slim_golden.write(NAME, tmp_path, _head(10)))
     apply = jax.jit(backbone.apply)
     output = apply(backbone.variables, slim_golden.images(32))
-    if not classes:
-        assert output.logits is None
-        return
     stripped, head = backbone_lib.split_head(backbone.variables)
     alone = apply(stripped, slim_golden.images(32))
     assert alone.logits is None
@@ -152,8 +158,8 @@ def test_any_number_of_classes(tmp_path, classes):
     np.testing.assert_array_equal(layers.classify(head, alone.features), output.logits)
 
 
-def test_any_multiplier_is_recognized(tmp_path):
-    variables = _random("mobilenet_v1_033")
+def test_recognize_any_multiplier(tmp_path):
+    variables = _zeros("mobilenet_v1_033")
     checkpoints.save_slim("mobilenet_v1_033", variables, tmp_path / "model.ckpt")
     assert checkpoints.recognize(tmp_path).architecture == "mobilenet_v1_033"
 
@@ -171,8 +177,37 @@ def test_any_multiplier_is_recognized(tmp_path):
         ("run-90000", None),
     ],
 )
-def test_the_image_size_is_in_the_folders_name(tmp_path, folder, size):
+def test_recognize_reads_the_image_size_from_the_folders_name(tmp_path, folder, size):
     prefix = slim_golden.write(NAME, tmp_path / folder)
     assert checkpoints.recognize(prefix).image_size == size
     assert checkpoints.load(prefix).image_size == (size or 224)
     assert checkpoints.load(prefix, image_size=64).image_size == 64
+
+
+def test_load_accepts_other_types_of_floating_point(tmp_path):
+    values = slim_golden.values(NAME)
+    halves = {name: value.astype(ml_dtypes.bfloat16) for name, value in values.items()}
+    checkpoint_files.write(tmp_path / "model.ckpt", halves)
+    kernel = checkpoints.load(tmp_path).variables["params"]["Conv2d_0"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_allclose(kernel, values[f"{ROOT}Conv2d_0/weights"], rtol=0.01)
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+from rankckpt_jax import checkpoints
+
+(_, first), (_, second) = checkpoints.find(sys.argv[1])
+info = checkpoints.recognize(second)
+backbone = checkpoints.load_slim(info.architecture, second, image_size=32)
+checkpoints.save_slim(info.architecture, backbone.variables, sys.argv[2])
+assert checkpoints.load(first).architecture == info.architecture
+unwanted = {"tensorflow", "tf2jax", "keras", "h5py"} & sys.modules.keys()
+assert not unwanted, unwanted
+"""
+
+
+@pytest.mark.multiprocess
+def test_tensorflow_is_not_imported_for_slim_checkpoints(pool, tmp_path):
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, pool, tmp_path / "model.ckpt"]
+    subprocess.run(command, check=True, timeout=300)
