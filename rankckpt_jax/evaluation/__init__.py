@@ -1,16 +1,16 @@
-"""How good is a ranking: its scores, what chance does, and how sure one can be.
+"""The quality of a ranking: metrics, null distribution and confidence intervals.
 
-`score_ranking` compares a measure's scores with fine-tuned accuracies as the paper
-does; `chance` has what a random order gets, `uncertainty` intervals, and `comparison`
-the difference between two measures.
+`score_ranking` compares the scores of a measure with accuracies after fine-tuning, as
+the paper does. `random_ranking`, `p_values` and `is_significant` compare a measure with
+random orders, `intervals` and `probability_best` quantify uncertainty, and `compare`
+tests whether two measures differ.
 """
 
-from rankckpt_jax.evaluation.batch import DEPTHS, METRICS
+from rankckpt_jax.evaluation.batch import METRICS
 from rankckpt_jax.evaluation.comparison import Comparison, compare
 from rankckpt_jax.evaluation.null_distribution import (
     is_significant,
     kendall_null_deviation,
-    null_distribution,
     p_values,
     random_ranking,
 )
@@ -20,26 +20,18 @@ from rankckpt_jax.evaluation.scores import (
     num_tied,
     score_ranking,
 )
-from rankckpt_jax.evaluation.uncertainty import (
-    Interval,
-    first_probabilities,
-    intervals,
-    probability_best,
-)
+from rankckpt_jax.evaluation.uncertainty import Interval, intervals, probability_best
 
 __all__ = [
-    "DEPTHS",
     "METRICS",
     "Comparison",
     "Interval",
     "Values",
-    "is_significant",
     "compare",
-    "first_probabilities",
     "intervals",
+    "is_significant",
     "kendall_null_deviation",
     "mean_over_tasks",
-    "null_distribution",
     "num_tied",
     "p_values",
     "probability_best",

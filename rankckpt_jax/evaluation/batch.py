@@ -1,9 +1,8 @@
-"""The scores of many rankings at once, for resampling.
+"""Metrics of many rankings at once, for resampling.
 
-Everything takes B rankings of n checkpoints: scores s [B, n] and accuracies a [B, n],
-float64, finite. Definitions are those of `scores.score_ranking`, which calls SciPy for
-the correlations of a single ranking; a thousand of them one by one would take a second
-for each measure.
+All functions take B rankings of n checkpoints: scores s [B, n] and accuracies a [B, n],
+float64, finite. `scores.score_ranking` defines the metrics. It calls SciPy for single
+rankings, which would take a second for a thousand of them.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ DEPTHS = (1, 3)
 """The k of Recall@k and Rel@k."""
 
 METRICS = ("recall@1", "recall@3", "rel@1", "rel@3", "pearson", "kendall", "spearman")
-"""What `evaluate` computes; the weighted Kendall is not among it."""
+"""The metrics that `evaluate` computes: those of `score_ranking` but one."""
 
 _BLOCK_ELEMENTS = 1 << 22
-"""Elements of a block's [B, n, n] array of pairs: 32 MB."""
+"""Maximal number of elements of an array of pairs [B, n, n]: 32 MB as float64."""
 
 
 def evaluate(s: np.ndarray, a: np.ndarray) -> dict[str, np.ndarray]:
-    """All of METRICS, each float64 [B], NaN where undefined."""
-    return tops(s, a) | {
+    """Return all METRICS, each float64 [B], NaN where undefined."""
+    return top_metrics(s, a) | {
         "pearson": pearson(s, a),
         "kendall": kendall(s, a),
         "spearman": spearman(s, a),
     }
 
 
-def tops(s: np.ndarray, a: np.ndarray) -> dict[str, np.ndarray]:
-    """Recall@k and Rel@k for k of DEPTHS, each float64 [B]."""
+def top_metrics(s: np.ndarray, a: np.ndarray) -> dict[str, np.ndarray]:
+    """Return Recall@k and Rel@k for k in DEPTHS, each float64 [B]."""
     parts = {k: _top(s, a, k) for k in DEPTHS}
     return {f"recall@{k}": part[0] for k, part in parts.items()} | {
         f"rel@{k}": part[1] for k, part in parts.items()
@@ -40,14 +39,14 @@ def tops(s: np.ndarray, a: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _top(s: np.ndarray, a: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(Recall@k, Rel@k), the mean over all ways to break ties of the scores.
+    """Return (Recall@k, Rel@k), the means over all ways to break ties of the scores.
 
-    Of the t checkpoints that tie at place k, m are drawn: comb(t, m) ways. The j-th
-    best of them (from 0) is the best of those drawn in comb(t - j - 1, m - 1) ways:
-    the other m - 1 come from below it. comb(u, m) ways hold none of the best of all,
-    where u of the t are not.
+    Of the t checkpoints that tie at place k, m are drawn in one of comb(t, m) ways. The
+    j-th best of them (from 0) is the best one drawn in comb(t - j - 1, m - 1) ways,
+    since the other m - 1 are worse. If u of the t are not the best of all checkpoints,
+    comb(u, m) ways draw none of the best.
     """
-    # Imported here: it takes a while, which a program that only shows help lacks.
+    # Imported here for start-up time.
     from scipy.special import comb
 
     size, n = s.shape
@@ -77,12 +76,13 @@ def _top(s: np.ndarray, a: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pearson(s: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """Pearson's r, [B]."""
+    """Return Pearson's r, float64 [B]."""
     return _defined(s, a, _pearson)
 
 
 def spearman(s: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """Spearman's rho, [B]: Pearson's r of the ranks, ties given their mean rank."""
+    """Return Spearman's rho, float64 [B]: Pearson's r of the mean ranks."""
+    # Imported here for start-up time.
     from scipy.stats import rankdata
 
     return _defined(
@@ -91,7 +91,7 @@ def spearman(s: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 
 def kendall(s: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b, [B]: the cosine of the signs of all pairs' differences."""
+    """Return Kendall's tau-b, float64 [B]: the cosine of the signs of all pairs."""
     rows = max(1, _BLOCK_ELEMENTS // max(1, s.shape[1] ** 2))
     starts = range(0, len(s), rows)
     parts = [_defined(s[i : i + rows], a[i : i + rows], _kendall) for i in starts]
@@ -101,7 +101,7 @@ def kendall(s: np.ndarray, a: np.ndarray) -> np.ndarray:
 def _pearson(s: np.ndarray, a: np.ndarray) -> np.ndarray:
     s = s - s.mean(1, keepdims=True)
     a = a - a.mean(1, keepdims=True)
-    # Scaled first: scores may be as large as numbers of parameters.
+    # Scaling prevents overflow: scores may be numbers of parameters.
     s = s / np.abs(s).max(1, keepdims=True)
     a = a / np.abs(a).max(1, keepdims=True)
     norms = np.sqrt((s * s).sum(1) * (a * a).sum(1))
@@ -109,7 +109,7 @@ def _pearson(s: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 
 def _kendall(s: np.ndarray, a: np.ndarray) -> np.ndarray:
-    # Whole numbers up to n^2, which float32 holds exactly.
+    # The sums are integers up to n^2, which float32 represents exactly.
     pairs_s = np.sign(s[:, :, None] - s[:, None, :]).astype(np.float32)
     pairs_a = np.sign(a[:, :, None] - a[:, None, :]).astype(np.float32)
     agree = np.einsum("bij,bij->b", pairs_s, pairs_a, dtype=np.float64)
@@ -123,7 +123,7 @@ def _defined(
     a: np.ndarray,
     correlation: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Applies a correlation to the rankings where neither side is constant."""
+    """Apply a correlation to the rankings in which neither side is constant."""
     result = np.full(len(s), np.nan)
     if s.shape[1] < 2:
         return result

@@ -144,12 +144,13 @@ def _compare_with_first(ranking: Ranking, measure: str) -> float | None:
     rows = [r for r in ranking.evaluated_rows(measure) if r.score(first) is not None]
     if measure == first or len(rows) < 2:
         return None
-    task = (
+    comparison = evaluation.compare(
         [row.scores[measure] for row in rows],
         [row.scores[first] for row in rows],
         _accuracies(rows),
+        num_samples=_SAMPLES,
     )
-    return evaluation.compare([task], num_samples=_SAMPLES).p_value
+    return comparison.p_value
 
 
 def _baselines(ranking: Ranking) -> tuple[Baseline, ...]:

@@ -1,51 +1,74 @@
-"""Random rankings against exhaustive enumeration and known distributions."""
+"""Random orders, compared with enumeration and known distributions."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from rankckpt_jax import evaluation
 
 
-def test_null_distribution_is_that_of_all_orders():
-    a = np.array([0.9, 0.7, 0.4, 0.2, 0.1])
-    every = [
-        evaluation.score_ranking(order, a)
-        for order in itertools.permutations(range(len(a)))
-    ]
-    drawn = evaluation.null_distribution(a, num_samples=20_000)
-    for name, values in drawn.items():
-        exact = np.array([e[name] for e in every])
-        assert np.all(np.diff(values) >= 0)
-        # Four standard errors of a mean over 20,000 draws.
-        bound = 4 * exact.std() / math.sqrt(20_000) + 1e-12
-        assert abs(values.mean() - exact.mean()) < bound
-    deviation = evaluation.kendall_null_deviation(len(a))
-    assert drawn["kendall"].std() == pytest.approx(deviation, rel=0.03)
+def test_random_ranking_is_the_mean_over_all_orders():
+    a = [0.2, 0.9, 0.4, 0.5]
+    results = [evaluation.score_ranking(s, a) for s in itertools.permutations(range(4))]
+    expected = evaluation.random_ranking(a)
+    for name in expected.keys() - {"weighted_kendall"}:
+        mean = np.mean([result[name] for result in results])
+        assert expected[name] == pytest.approx(mean, abs=1e-12)
+    assert expected["weighted_kendall"] == 0
+    assert math.isnan(evaluation.random_ranking([0.5, 0.5])["kendall"])
 
 
-def test_p_value_of_a_perfect_order_counts_orders():
+def test_p_values_of_a_perfect_order_count_orders():
     a = np.arange(5) / 10
     p = evaluation.p_values(a, a, num_samples=20_000)
-    # One order of 120; the best first in one of 5.
+    # One order of 120 is perfect; one of 5 has the best first.
     assert p["kendall"] == pytest.approx(1 / 120, rel=0.3)
     assert p["recall@1"] == pytest.approx(1 / 5, rel=0.1)
 
 
-def test_p_values_of_noise_are_not_small_and_never_zero():
+def test_p_values_of_noise_are_uniform_and_never_zero():
     rng = np.random.default_rng(1)
-    s, a = rng.normal(size=(2, 300, 12))
-    found = [
-        evaluation.p_values(x, abs(y), num_samples=200)["kendall"]
+    s, a = rng.normal(size=(2, 150, 12))
+    p = [
+        evaluation.p_values(x, abs(y), num_samples=100)["kendall"]
         for x, y in zip(s, a, strict=True)
     ]
-    assert min(found) >= 1 / 201
+    assert min(p) >= 1 / 101
     # A test at 10 % rejects noise in about 10 % of cases.
-    assert np.mean(np.array(found) <= 0.1) == pytest.approx(0.1, abs=0.05)
+    assert np.mean(np.array(p) <= 0.1) == pytest.approx(0.1, abs=0.05)
 
 
-def test_undefined_stays_undefined():
+def test_p_values_of_constant_scores_are_nan():
     p = evaluation.p_values([1, 1, 1], [0.1, 0.2, 0.3], num_samples=50)
     assert math.isnan(p["kendall"]) and p["recall@1"] <= 1
+
+
+@pytest.mark.parametrize(("n", "expected"), [(16, 0.185), (12, 0.221), (13, 0.210)])
+def test_kendall_null_deviation_of_neucrab_groups(n, expected):
+    assert round(evaluation.kendall_null_deviation(n), 3) == expected
+
+
+def test_kendall_null_deviation_matches_all_orders():
+    taus = [
+        scipy.stats.kendalltau(range(5), order).statistic
+        for order in itertools.permutations(range(5))
+    ]
+    assert evaluation.kendall_null_deviation(5) == pytest.approx(np.std(taus))
+    assert math.isnan(evaluation.kendall_null_deviation(1))
+
+
+@pytest.mark.parametrize(
+    ("tau", "n", "expected"),
+    [
+        (0.8, 6, True),
+        (-0.8, 6, True),
+        (0.6, 6, False),
+        (1.0, 4, False),
+        (math.nan, 20, False),
+    ],
+)
+def test_is_significant(tau, n, expected):
+    assert evaluation.is_significant(tau, n) == expected

@@ -1,4 +1,4 @@
-"""Ranking evaluation against SciPy, hand-calculated cases and brute force."""
+"""The metrics, compared with SciPy, hand calculations and brute force."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ KEYS = {
 CORRELATIONS = ("pearson", "kendall", "spearman", "weighted_kendall")
 
 
-def test_hand_calculated_case():
+def test_score_ranking_of_a_hand_calculated_case():
     # Best-scored first: accuracies 0.8, 0.9, 0.6, 0.5; one of six pairs is inverted.
     result = evaluation.score_ranking([-0.4, -0.9, -0.5, -1.3], [0.8, 0.6, 0.9, 0.5])
     assert result.keys() == KEYS
@@ -37,15 +37,15 @@ def test_hand_calculated_case():
     assert result["spearman"] == pytest.approx(1 - 6 * 2 / (4 * 15))
 
 
-def test_kendall_is_tau_b_under_ties():
+def test_score_ranking_computes_tau_b_for_ties():
     # P = 4 pairs agree, Q = 0, S = 1 tied in the scores, A = 1 in the accuracies.
     result = evaluation.score_ranking([1, 1, 2, 3], [0.1, 0.2, 0.3, 0.3])
     assert result["kendall"] == pytest.approx(4 / math.sqrt(5 * 5))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("levels", [3, 1000])
-def test_correlations_equal_scipy(seed, levels):
+def test_score_ranking_matches_scipy(seed, levels):
     rng = np.random.default_rng(seed)
     s = rng.integers(levels, size=16) / levels
     a = rng.integers(levels, size=16) / levels
@@ -56,8 +56,8 @@ def test_correlations_equal_scipy(seed, levels):
     assert result["weighted_kendall"] == scipy.stats.weightedtau(s, a).statistic
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_ties_equal_the_mean_over_all_ways_to_break_them(seed):
+@pytest.mark.parametrize("seed", range(4))
+def test_score_ranking_averages_over_ways_to_break_ties(seed):
     rng = np.random.default_rng(seed)
     s, a = rng.integers(3, size=6), rng.integers(1, 4, size=6) / 4
     result = evaluation.score_ranking(s, a)
@@ -73,7 +73,7 @@ def test_ties_equal_the_mean_over_all_ways_to_break_them(seed):
         assert result[f"rel@{k}"] == pytest.approx(np.mean(tops) / a.max())
 
 
-def test_order_of_the_input_does_not_matter():
+def test_score_ranking_does_not_depend_on_the_order():
     s, a = np.array([2, 2, 1, 2, 0.0]), np.array([0.2, 0.9, 0.4, 0.5, 0.9])
     expected = evaluation.score_ranking(s, a)
     for order in itertools.permutations(range(5)):
@@ -81,12 +81,12 @@ def test_order_of_the_input_does_not_matter():
         assert actual == pytest.approx(expected)
 
 
-def test_tied_best_accuracies_all_count():
+def test_score_ranking_accepts_any_of_several_best():
     assert evaluation.score_ranking([3, 2, 1], [0.5, 0.9, 0.9])["recall@1"] == 0
     assert evaluation.score_ranking([1, 2, 3], [0.5, 0.9, 0.9])["recall@1"] == 1
 
 
-def test_constant_scores_are_a_random_draw():
+def test_score_ranking_of_constant_scores_is_a_random_draw():
     result = evaluation.score_ranking([7.0] * 4, [0.2, 0.4, 0.6, 0.8])
     assert result["recall@1"] == pytest.approx(1 / 4)
     assert result["recall@3"] == pytest.approx(3 / 4)
@@ -98,28 +98,28 @@ def test_constant_scores_are_a_random_draw():
     ("scores", "accuracies"),
     [([1, 2, 3], [0.5] * 3), ([1.0] * 3, [0.1, 0.2, 0.3]), ([1], [0.5])],
 )
-def test_undefined_correlations_are_nan_without_warnings(scores, accuracies):
+def test_score_ranking_returns_nan_without_warnings(scores, accuracies):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = evaluation.score_ranking(scores, accuracies)
     assert all(math.isnan(result[name]) for name in CORRELATIONS)
 
 
-def test_nearly_constant_scores_do_not_warn():
+def test_score_ranking_of_nearly_constant_scores_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = evaluation.score_ranking([1, 1 + 1e-15, 1 + 2e-15], [0.1, 0.2, 0.3])
     assert result["kendall"] == pytest.approx(1)
 
 
-def test_k_beyond_n_takes_every_checkpoint():
+def test_score_ranking_takes_all_checkpoints_if_k_exceeds_n():
     result = evaluation.score_ranking([2, 1], [0.2, 0.8])
     assert result["recall@1"] == 0
     assert result["rel@1"] == 0.25
     assert result["recall@3"] == result["rel@3"] == 1
 
 
-def test_one_checkpoint_and_none():
+def test_score_ranking_of_one_checkpoint_and_of_none():
     one = evaluation.score_ranking([0.3], [0.9])
     assert one["recall@1"] == one["rel@1"] == one["rel@3"] == 1
     none = evaluation.score_ranking([], [])
@@ -127,20 +127,20 @@ def test_one_checkpoint_and_none():
     assert all(math.isnan(value) for value in none.values())
 
 
-def test_rel_is_undefined_without_a_positive_accuracy():
+def test_score_ranking_rel_is_nan_without_a_positive_accuracy():
     result = evaluation.score_ranking([1, 2], [0.0, 0.0])
     assert math.isnan(result["rel@1"])
     assert math.isnan(result["rel@3"])
     assert result["recall@1"] == 1
 
 
-def test_percentages_score_like_fractions():
+def test_score_ranking_accepts_percentages():
     s, a = [1.0, 4.0, 2.0, 3.0], np.array([0.41, 0.87, 0.9, 0.3])
     percentages = evaluation.score_ranking(s, 100 * a)
     assert percentages == pytest.approx(evaluation.score_ranking(s, a))
 
 
-def test_mappings_match_by_name():
+def test_score_ranking_matches_mappings_by_name():
     by_name = evaluation.score_ranking(
         {"a": 1.0, "b": 2.0, "c": 3.0}, {"c": 0.3, "a": 0.5, "b": 0.4}
     )
@@ -148,7 +148,7 @@ def test_mappings_match_by_name():
     assert by_name["kendall"] == pytest.approx(-1)
 
 
-def test_jax_arrays_are_welcome():
+def test_score_ranking_accepts_jax_arrays():
     jnp = pytest.importorskip("jax.numpy")
     result = evaluation.score_ranking(jnp.array([1.0, 2.0]), jnp.array([0.5, 0.75]))
     assert result["kendall"] == 1
@@ -160,52 +160,19 @@ def test_jax_arrays_are_welcome():
         ({"a": 1.0}, {"b": 0.5}, r"different checkpoints[\s\S]*\['a', 'b'\]"),
         ({"a": 1.0}, [0.5], "cannot be matched"),
         ([1, 2], [0.5], "2 scores and 1 accuracies"),
-        ([1, math.nan], [0.5, 0.6], "nan at place 1"),
-        ([1, 2], [0.5, math.inf], "accuracies are not all finite"),
+        ([1, math.nan], [0.5, 0.6], "nan at index 1"),
+        ([1, 2], [0.5, math.inf], "Accuracies are not all finite"),
         ([1, None], [0.5, 0.6], "not all finite"),
-        ([1, "x"], [0.5, 0.6], "scores are not all numbers"),
+        ([1, "x"], [0.5, 0.6], "Scores are not all numbers"),
         ([[1, 2]], [[0.5, 0.6]], r"shape \(1, 2\)"),
     ],
 )
-def test_bad_input_is_named(scores, accuracies, message):
+def test_score_ranking_raises_for_unusable_input(scores, accuracies, message):
     with pytest.raises(InputError, match=message):
         evaluation.score_ranking(scores, accuracies)
 
 
-def test_random_ranking_is_the_mean_over_all_orders():
-    a = [0.2, 0.9, 0.4, 0.5]
-    results = [evaluation.score_ranking(s, a) for s in itertools.permutations(range(4))]
-    expected = evaluation.random_ranking(a)
-    for name in KEYS - {"weighted_kendall"}:
-        mean = np.mean([result[name] for result in results])
-        assert expected[name] == pytest.approx(mean, abs=1e-12)
-    assert expected["weighted_kendall"] == 0
-    assert math.isnan(evaluation.random_ranking([0.5, 0.5])["kendall"])
-
-
-@pytest.mark.parametrize(("n", "expected"), [(16, 0.185), (12, 0.221), (13, 0.210)])
-def test_null_deviation_of_neucrab_groups(n, expected):
-    assert round(evaluation.kendall_null_deviation(n), 3) == expected
-
-
-def test_null_deviation_is_that_of_all_orders():
-    taus = [
-        scipy.stats.kendalltau(range(5), order).statistic
-        for order in itertools.permutations(range(5))
-    ]
-    assert evaluation.kendall_null_deviation(5) == pytest.approx(np.std(taus))
-    assert math.isnan(evaluation.kendall_null_deviation(1))
-
-
-def test_beyond_chance():
-    assert evaluation.is_significant(0.8, 6)
-    assert evaluation.is_significant(-0.8, 6)
-    assert not evaluation.is_significant(0.6, 6)
-    assert not evaluation.is_significant(1.0, 4)
-    assert not evaluation.is_significant(math.nan, 20)
-
-
-def test_mean_over_tasks_leaves_out_what_is_undefined():
+def test_mean_over_tasks_ignores_undefined_values():
     tasks = {
         "one": evaluation.score_ranking([1, 2, 3], [0.1, 0.3, 0.2]),
         "two": evaluation.score_ranking([1, 1, 1], [0.1, 0.3, 0.2]),
@@ -216,6 +183,6 @@ def test_mean_over_tasks_leaves_out_what_is_undefined():
     assert evaluation.mean_over_tasks({}) == {}
 
 
-def test_ties_are_counted():
+def test_num_tied():
     assert evaluation.num_tied([0.1, 0.2, 0.2, 0.1, 0.3]) == 4
     assert evaluation.num_tied([]) == 0
