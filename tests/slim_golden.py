@@ -1,9 +1,9 @@
-"""TF-Slim's own figures for its networks, and the checkpoints that belong to them.
+"""Reference outputs of TF-Slim's networks, and checkpoints with the same weights.
 
-Weights are not stored: each is drawn from its variable's name, in the reference and
-here alike. `golden/slim/NAME.variables.json` has a network's variables and their
-shapes; `golden/slim/NAME_SIZE.npz` what TF-Slim computed from `images(SIZE)`, and
-`golden/slim/NAME_SIZE_training.npz` what it made of `images(SIZE, 8)` in training mode:
+Weights are not stored. Each is drawn with a seed that its variable's name gives, in the
+reference and here. `golden/slim/NAME.variables.json` holds the shapes of a network's
+variables, `golden/slim/NAME_SIZE.npz` TF-Slim's outputs for `images(SIZE)`, and
+`golden/slim/NAME_SIZE_training.npz` those of a training step on `images(SIZE, 8)`:
 
 - `features` [8, D];
 - `moving`: for each moving average, in the order of the variables, its mean, its
@@ -12,8 +12,8 @@ shapes; `golden/slim/NAME_SIZE.npz` what TF-Slim computed from `images(SIZE)`, a
   sum(features * weights) / sum(|features|), the denominator held constant and
   weights = RandomState(11).randn(8, D).
 
-The figures of each network's default size come from TF-Slim in TensorFlow 2.12, all
-others from 2.15 with one thread and oneDNN switched off.
+References at a network's default size come from TF-Slim in TensorFlow 2.12, all others
+from 2.15 with one thread and without oneDNN.
 """
 
 import json
@@ -49,7 +49,7 @@ FOLDER = pathlib.Path(__file__).parent / "golden" / "slim"
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The value of a TF-Slim variable, decided by its name."""
+    """Draw the value of a TF-Slim variable; its name is the seed."""
     random = np.random.RandomState(zlib.crc32(name.encode()))
     leaf = name.rsplit("/", 1)[-1]
     if leaf in ("gamma", "moving_variance"):
@@ -67,44 +67,44 @@ def images(size: int, count: int = 2) -> np.ndarray:
 
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Variables of a TF-Slim network without its classifier."""
+    """Return the shapes of a TF-Slim network's variables without its classifier."""
     text = (FOLDER / f"{name}.variables.json").read_text()
     return {variable: tuple(shape) for variable, shape in json.loads(text).items()}
 
 
 def values(name: str) -> dict[str, np.ndarray]:
-    """Variables of a TF-Slim network with their values."""
+    """Return the values of a TF-Slim network's variables."""
     return {variable: draw(variable, shape) for variable, shape in shapes(name).items()}
 
 
 def write(
     name: str, folder: pathlib.Path, extra: dict[str, np.ndarray] | None = None
 ) -> str:
-    """Writes a network as a genuine checkpoint, and returns its prefix."""
+    """Write a network as a TF-Slim checkpoint; return its prefix."""
     prefix = str(folder / "model.ckpt")
     checkpoint_files.write(prefix, {**values(name), **(extra or {})})
     return prefix
 
 
 def reduced_size(name: str) -> int:
-    """A small image size with figures: odd, so that all kinds of padding differ."""
+    """Return a small image size with references; odd, so that paddings differ."""
     without_padding = ("inception_v3", "inception_v4", "inception_resnet_v2")
     return 107 if name in without_padding else 97
 
 
 def figures(name: str, size: int, suffix: str = "") -> dict[str, np.ndarray]:
-    """What TF-Slim computed: features and each endpoint's mean and deviation."""
+    """Return TF-Slim's features and the mean and deviation of each endpoint."""
     with np.load(FOLDER / f"{name}_{size}{suffix}.npz") as found:
         return dict(found)
 
 
 def summary(value: np.ndarray) -> np.ndarray:
-    """Mean, standard deviation and first four values, as the figures have them."""
+    """Return the mean, standard deviation and first four values."""
     value = np.asarray(value, np.float64).ravel()
     return np.concatenate([[value.mean(), value.std()], np.resize(value, 4)])
 
 
 def relative_error(found: np.ndarray, reference: np.ndarray) -> float:
-    """Largest absolute difference over the largest absolute reference."""
+    """Return the largest absolute difference over the largest absolute reference."""
     difference = np.abs(np.asarray(found, np.float64) - reference).max()
     return float(difference / np.abs(reference).max())

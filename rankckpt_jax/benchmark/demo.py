@@ -137,7 +137,7 @@ def from_scratch(
       seed: Seed of the initialization.
     """
     module = models.create(architecture)
-    image_size = image_size or models.default_image_size(architecture)
+    image_size = image_size or models.get(architecture).image_size
     image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
     variables: Any = jax.jit(module.init)(jax.random.key(seed), image)
     return backbone_lib.create(

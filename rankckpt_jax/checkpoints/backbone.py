@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +11,7 @@ import jax.numpy as jnp
 
 from rankckpt_jax import models
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.models import layers
+from rankckpt_jax.models import cpu, layers
 
 Variables = dict[str, Any]
 """{"params": ..., "batch_stats": ...}; "params" holds the classifier as "logits"."""
@@ -58,30 +56,14 @@ class Apply:
             num_classes=0 if head is None else head["bias"].shape[-1],
             dtype=jnp.dtype(self.dtype),
             axis_name=self.axis_name,
-            **({} if self.decay is None else {"decay": self.decay}),
+            **({} if self.decay is None else {"momentum": self.decay}),
         )
         if not train:
-            return in_parts(functools.partial(module.apply, variables), images)
+            return cpu.map_parts(functools.partial(module.apply, variables), images)
         output, updated = module.apply(
             variables, images, train=True, mutable=["batch_stats"]
         )
         return output, updated["batch_stats"]
-
-
-def in_parts(forward: Callable[[jax.Array], Any], images: jax.Array) -> Any:
-    """Applies a function of each image apart to a batch, on a CPU a part at a time.
-
-    A part has about an image per core, so that its activations stay in the caches;
-    those of a whole batch would go to memory and back between any two layers.
-    """
-    batch = images.shape[0]
-    cores = os.cpu_count() or 1
-    part = next(size for size in range(min(cores, batch), 0, -1) if batch % size == 0)
-    if jax.default_backend() != "cpu" or part == batch:
-        return forward(images)
-    parts = images.reshape(batch // part, part, *images.shape[1:])
-    output = jax.lax.map(forward, parts)
-    return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), output)
 
 
 @dataclasses.dataclass(frozen=True)

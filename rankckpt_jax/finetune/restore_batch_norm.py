@@ -131,7 +131,7 @@ def _input_moments(architecture: str) -> Callable[..., Any]:
                 x = args[0].astype(jnp.float32)
                 axes = tuple(range(x.ndim - 1))
                 mean = jnp.mean(x, axes)
-                epsilon = jnp.full_like(mean, context.module.style.epsilon)
+                epsilon = jnp.full_like(mean, context.module.config.epsilon)
                 moments[context.module.path] = mean, jnp.mean(x * x, axes), epsilon
             return call(*args, **kwargs)
 

@@ -4,32 +4,14 @@
     variables = module.init(jax.random.key(0), images)
     features = module.apply(variables, images).features
 
-A family is one file that registers its table of networks; importing it here adds it.
+To add a family, add one file that calls `architecture.register`. Every file of this
+directory is imported here.
 """
 
-from rankckpt_jax.models import (
-    inception_resnet_v2,
-    inception_v1,
-    inception_v2,
-    inception_v3,
-    inception_v4,
-    mobilenet_v1,
-    mobilenet_v2,
-    mobilenet_v3,
-    resnet,
-    vtab_resnet,
-)
-from rankckpt_jax.models.architecture import (
-    Architecture,
-    create,
-    default_image_size,
-    feature_dim,
-    get,
-    input_mean,
-    input_range,
-    minimum_image_size,
-    names,
-)
+import importlib
+import pkgutil
+
+from rankckpt_jax.models.architecture import Architecture, create, get, names
 from rankckpt_jax.models.cost import multiply_adds, num_parameters
 from rankckpt_jax.models.layers import Output, endpoints
 
@@ -37,24 +19,12 @@ __all__ = [
     "Architecture",
     "Output",
     "create",
-    "default_image_size",
     "endpoints",
-    "feature_dim",
     "get",
-    "input_mean",
-    "input_range",
-    "minimum_image_size",
-    "inception_resnet_v2",
-    "inception_v1",
-    "inception_v2",
-    "inception_v3",
-    "inception_v4",
-    "mobilenet_v1",
-    "mobilenet_v2",
-    "mobilenet_v3",
-    "resnet",
-    "vtab_resnet",
     "multiply_adds",
     "names",
     "num_parameters",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

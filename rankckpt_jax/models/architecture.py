@@ -1,4 +1,4 @@
-"""What is known of an architecture apart from its weights, and the registry of them."""
+"""The registry of networks, and their properties apart from the weights."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 import flax.linen as nn
 
-from rankckpt_jax.errors import InputError, suggest
+from rankckpt_jax.errors import unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """One network: how to build it, what it is fed, what TF-Slim calls its parts.
+    """One network: how to build it, its input, and the TF-Slim names of its parts.
 
     Attributes:
       name: As in TF-Slim's `nets_factory`.
-      build: `build(num_classes=, dtype=, axis_name=)` returns the Flax module.
+      build: `build(num_classes=, dtype=, axis_name=, momentum=)` returns the module.
       feature_dim: D, width of the features before the classifier.
       scope: TF-Slim's root variable scope.
       classifier: Scope of the classifier below the root.
-      classifier_is_dense: Whether TF-Slim stores its weights as [D, C], and not as
-        those of a 1x1 convolution, [1, 1, D, C].
-      image_size: Side in pixels it is usually trained at.
-      minimum_image_size: Smallest side that leaves every layer a whole window.
-      input_range: Values that 0 and 255 become.
-      input_mean: Subtracted afterwards, per channel.
+      classifier_is_dense: Whether TF-Slim stores the classifier's weights as [D, C]
+        instead of [1, 1, D, C], the weights of a 1x1 convolution.
+      image_size: Usual side of the training images in pixels.
+      minimum_image_size: Smallest side at which every window fits its feature map.
+      input_range: Values of the pixels 0 and 255 after scaling.
+      input_mean: Subtracted after scaling, per channel.
     """
 
     name: str
@@ -42,16 +42,16 @@ class Architecture:
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Variable names of a TF-Slim checkpoint and their shapes."""
+"""Shapes of a TF-Slim checkpoint's variables by their names."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Networks too many to list, such as those of any width multiplier.
+    """A rule for more networks than can be listed, such as all width multipliers.
 
     Attributes:
-      resolve: The architecture of a name, or None where it is not of this family.
-      guess: The architecture that a checkpoint's shapes point to, or None.
+      resolve: Returns the architecture with a name, or None if it is of another family.
+      guess: Returns the architecture that a checkpoint's shapes suggest, or None.
     """
 
     resolve: Callable[[str], Architecture | None]
@@ -63,7 +63,7 @@ _FAMILIES: list[Family] = []
 
 
 def register(*architectures: Architecture) -> None:
-    """Adds networks; a family's file calls it once with its table."""
+    """Add networks to the registry; the file of each family calls this once."""
     for architecture in architectures:
         if architecture.name in _REGISTRY:
             raise ValueError(f"{architecture.name!r} is registered twice")
@@ -71,80 +71,48 @@ def register(*architectures: Architecture) -> None:
 
 
 def register_family(family: Family) -> None:
-    """Adds a rule for networks that are not listed one by one."""
+    """Add a rule for networks that are not listed one by one."""
     _FAMILIES.append(family)
 
 
 def names() -> tuple[str, ...]:
-    """Names of all registered networks, sorted."""
+    """Return the names of all registered networks, sorted."""
     return tuple(sorted(_REGISTRY))
 
 
 def get(name: str) -> Architecture:
-    """Returns what is known of the network `name`.
+    """Return the architecture `name`.
 
     Raises:
-      InputError: There is none of that name.
+      InputError: There is no network of that name.
     """
     if name in _REGISTRY:
         return _REGISTRY[name]
     for family in _FAMILIES:
         if (architecture := family.resolve(name)) is not None:
             return architecture
-    raise InputError(
-        f"Unknown architecture {name!r}",
-        where="the name of a network",
-        expected=", ".join(names()),
-        found=name,
-        fix=suggest(name, names()),
-    )
+    raise unknown_name("architecture", name, names(), where="the name of a network")
 
 
 def candidates(shapes: Shapes) -> tuple[Architecture, ...]:
-    """Networks that a checkpoint might hold: all that are listed, and guesses."""
+    """Return the networks that a checkpoint may hold: all listed ones, and guesses."""
     guesses = (family.guess(shapes) for family in _FAMILIES)
     return (*_REGISTRY.values(), *(guess for guess in guesses if guess is not None))
 
 
 def create(name: str, num_classes: int = 0, **options: Any) -> nn.Module:
-    """Builds the Flax module of the network `name`.
+    """Build the Flax module of the network `name`.
 
     Args:
-      name: As in TF-Slim's `nets_factory`: "mobilenet_v1_025".
-      num_classes: Width of the classifier; 0 for features alone.
-      **options: `dtype` of the computation (float32), `axis_name` of the mapped axis
-        over which batch moments are averaged in training (None).
+      name: As in TF-Slim's `nets_factory`, such as "mobilenet_v1_025".
+      num_classes: Width of the classifier; 0 for features only.
+      **options: Fields of `layers.Network`: `dtype`, `axis_name`, `momentum`.
 
     Returns:
-      A module whose `apply(variables, images, train=False)` takes float [B, H, W, 3]
-      in the network's input range and returns `layers.Output`.
+      A module. `apply(variables, images, train=False)` takes float [B, H, W, 3] in the
+      network's input range and returns `layers.Output`.
 
     Raises:
       InputError: There is no network of that name.
     """
     return get(name).build(num_classes=num_classes, **options)
-
-
-def default_image_size(name: str) -> int:
-    """Side in pixels of the images that the network `name` is usually trained at."""
-    return get(name).image_size
-
-
-def minimum_image_size(name: str) -> int:
-    """Side in pixels of the smallest images that the network `name` can take."""
-    return get(name).minimum_image_size
-
-
-def feature_dim(name: str) -> int:
-    """D, width of the features of the network `name`."""
-    return get(name).feature_dim
-
-
-def input_range(name: str) -> tuple[float, float]:
-    """Values that 0 and 255 become before the network `name`, less `input_mean`."""
-    return get(name).input_range
-
-
-def input_mean(name: str) -> tuple[float, float, float]:
-    """What the network `name` wants subtracted from its input range, per channel."""
-    return get(name).input_mean

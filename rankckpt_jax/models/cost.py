@@ -1,4 +1,4 @@
-"""How large a network is and how much it computes, without computing anything."""
+"""Number of parameters and of multiplications of a network, from shapes alone."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rankckpt_jax.models import architecture, layers
 
 
 def num_parameters(name: str) -> int:
-    """Trainable values of the network `name` without its classifier."""
-    variables, _ = _shapes(name, architecture.minimum_image_size(name))
+    """Count the trainable values of the network `name` without its classifier."""
+    variables, _ = _shapes(name, architecture.get(name).minimum_image_size)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
 def multiply_adds(name: str, image_size: int | None = None) -> int:
-    """Multiplications of the convolutions of the network `name`, per image.
+    """Count the multiplications in the convolutions of the network `name`, per image.
 
     Args:
       name: As for `create`.
       image_size: Side in pixels; by default the network's own.
     """
-    size = image_size or architecture.default_image_size(name)
+    size = image_size or architecture.get(name).image_size
     variables, intermediates = _shapes(name, size)
     outputs = {
         tuple(scope.split("/")): value.shape
@@ -36,13 +36,14 @@ def multiply_adds(name: str, image_size: int | None = None) -> int:
     for path, leaf in flax.traverse_util.flatten_dict(variables["params"]).items():
         *scope, kind = path
         if kind.endswith("kernel"):
-            # Each element of a kernel is used once for every pixel of the output.
+            # Each element of a kernel is used once per output pixel.
             _, height, width, _ = outputs[tuple(scope)]
             total += height * width * math.prod(leaf.shape)
     return total
 
 
 def _shapes(name: str, size: int) -> tuple[Any, Any]:
+    """Return the shapes of the variables and of the intermediate activations."""
     module = architecture.create(name)
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     variables = jax.eval_shape(module.init, jax.random.key(0), images)

@@ -1,4 +1,4 @@
-"""The inverted residual block that MobileNet v2 and v3 are made of."""
+"""The inverted residual block of MobileNet v2 and v3."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import fusion, layers, pooling
+from rankckpt_jax.models import cpu, layers, ops
 
 
 class ExpandedConv(nn.Module):
-    """1x1 convolution to more channels, depthwise convolution, 1x1 back to few.
+    """1x1 convolution to more channels, depthwise convolution, 1x1 to fewer channels.
 
-    The input is added to the output where they have the same shape. The first
-    convolution is left out where it would not add channels.
+    The input is added to the output if they have the same shape. The first convolution
+    is omitted if it would not add channels.
 
     Attributes:
-      style: The network's.
+      config: The network's settings.
       features: Output channels.
-      expansion: Channels within, as a multiple of the input's; rounded to eights.
+      expansion: Inner channels over input channels; rounded to multiples of 8.
       kernel_size: Side of the depthwise kernel.
       stride: Of the depthwise convolution.
       activation: After the first two convolutions; the third is linear.
-      squeeze_excite: Whether channels are gated before the third.
+      squeeze_excite: Whether to gate the channels before the third convolution.
     """
 
-    style: layers.Style
+    config: layers.NormConfig
     features: int
     expansion: float = 6
     kernel_size: int = 3
@@ -40,51 +40,51 @@ class ExpandedConv(nn.Module):
     def __call__(
         self, x: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Maps [B, H, W, C] to [B, H', W', features].
+        """Map [B, H, W, C] to [B, H', W', features].
 
         Returns:
-          The output, and what came before it by TF-Slim's names.
+          The output, and the inner activations by their TF-Slim names.
         """
-        y, within = x, {}
+        y, inner = x, {}
         width = round_to_eights(x.shape[-1] * self.expansion)
         if width > x.shape[-1]:
             y = layers.Conv(
-                self.style, width, activation=self.activation, name="expand"
+                self.config, width, activation=self.activation, name="expand"
             )(y, train)
-            within["expansion_output"] = y
+            inner["expansion_output"] = y
         y = layers.DepthwiseConv(
-            self.style,
+            self.config,
             (self.kernel_size, self.kernel_size),
             stride=self.stride,
             activation=self.activation,
             name="depthwise",
         )(y, train)
-        within["depthwise_output"] = y
+        inner["depthwise_output"] = y
         if self.squeeze_excite:
-            y = SqueezeExcite(self.style, name="squeeze_excite")(y, train)
-        y = layers.Conv(self.style, self.features, activation=None, name="project")(
+            y = SqueezeExcite(self.config, name="squeeze_excite")(y, train)
+        y = layers.Conv(self.config, self.features, activation=None, name="project")(
             y, train
         )
-        return (fusion.once(y + x) if y.shape == x.shape else y), within
+        return (cpu.no_inline(y + x) if y.shape == x.shape else y), inner
 
 
 class SqueezeExcite(nn.Module):
-    """Gates each channel by what all channels average to over the image.
+    """Gate of each channel, computed from the spatial averages of all channels.
 
     Attributes:
-      style: The network's.
-      factor: Channels of the input over those of the layer between.
+      config: The network's settings.
+      factor: Input channels over inner channels.
     """
 
-    style: layers.Style
+    config: layers.NormConfig
     factor: int = 4
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Scales [B, H, W, C] by a gate in [0, 1] per image and channel."""
-        conv = functools.partial(layers.Conv, self.style, normalize=False)
+        """Scale [B, H, W, C] by a gate in [0, 1] per image and channel."""
+        conv = functools.partial(layers.Conv, self.config, normalize=False)
         channels = x.shape[-1]
-        gate = pooling.global_pool(x)[:, None, None]
+        gate = ops.global_pool(x)[:, None, None]
         gate = conv(round_to_eights(channels / self.factor), name="Conv")(gate, train)
         gate = conv(channels, activation=_hard_sigmoid, name="Conv_1")(gate, train)
         return x * gate
@@ -92,36 +92,36 @@ class SqueezeExcite(nn.Module):
 
 def expanded_conv(
     network: nn.Module,
-    style: layers.Style,
+    config: layers.NormConfig,
     index: int,
     x: jax.Array,
     train: bool,
     **settings: Any,
 ) -> jax.Array:
-    """Applies block number `index`, from 0, of a network, within its `__call__`.
+    """Apply block number `index`, from 0, of a network; call it in `__call__`.
 
-    The scope is "expanded_conv", then "expanded_conv_1" and so on. The endpoints are
-    those of TF-Slim, where a convolution before the blocks is layer 1.
+    The scopes are "expanded_conv", "expanded_conv_1" and so on. The endpoints have
+    TF-Slim's names; the convolution before the blocks is layer 1.
     """
     name = f"expanded_conv_{index}" if index else "expanded_conv"
-    x, within = ExpandedConv(style, name=name, **settings)(x, train)
+    x, inner = ExpandedConv(config, name=name, **settings)(x, train)
     layer = f"layer_{index + 2}"
-    for part, value in {**within, "output": x}.items():
+    for part, value in {**inner, "output": x}.items():
         layers.endpoint(network, value, f"{layer}/{part}")
     return layers.endpoint(network, x, layer)
 
 
 def hard_swish(x: jax.Array) -> jax.Array:
-    """X * relu6(x + 3) / 6."""
+    """Return x * relu6(x + 3) / 6."""
     return x * nn.relu6(x + 3) * jnp.asarray(1 / 6, x.dtype)
 
 
 def round_to_eights(channels: float, least: int = 8) -> int:
-    """Nearest multiple of 8, at least `least` and at least 0.9 of `channels`."""
+    """Round to a multiple of 8 that is at least `least` and 0.9 * `channels`."""
     rounded = max(least, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 def _hard_sigmoid(x: jax.Array) -> jax.Array:
-    # TF-Slim multiplies by this, not by a sixth.
+    # TF-Slim multiplies by this factor instead of 1 / 6.
     return nn.relu6(x + 3) * jnp.asarray(0.16667, x.dtype)

@@ -1,7 +1,7 @@
-"""What the Inception networks of TF-Slim are tables of.
+"""Steps of TF-Slim's Inception networks, which are tables of them.
 
 A network is a sequence of steps; a `Mixed` step runs several sequences side by side on
-the same input and joins their channels.
+the same input and concatenates their channels.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import fusion, layers, pooling
+from rankckpt_jax.models import cpu, layers, ops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +22,12 @@ class Conv:
     """Convolution, batch norm, ReLU.
 
     Attributes:
-      name: TF-Slim's scope; it ends in the kernel's size ("Conv2d_0b_1x7"), except
-        where `kernel_size` says otherwise.
+      name: TF-Slim's scope; it ends in the kernel's size ("Conv2d_0b_1x7") unless
+        `kernel_size` is given.
       features: Output channels.
       stride: In both directions.
       padding: "SAME" or "VALID".
-      kernel_size: (height, width), where it is not what the name says.
+      kernel_size: (height, width), if it differs from the name's.
     """
 
     name: str
@@ -44,13 +43,13 @@ class Conv:
             return self.kernel_size
         match = re.search(r"_(\d)x(\d)$", self.name)
         if match is None:
-            raise ValueError(f"{self.name!r} does not tell the kernel's size")
+            raise ValueError(f"{self.name!r} does not end in a kernel size such as 3x3")
         return int(match[1]), int(match[2])
 
 
 @dataclasses.dataclass(frozen=True)
 class MaxPool:
-    """Largest of each window of side `window`."""
+    """Max pooling with windows of side `window`."""
 
     name: str
     stride: int = 1
@@ -60,14 +59,14 @@ class MaxPool:
 
 @dataclasses.dataclass(frozen=True)
 class AvgPool:
-    """Mean of each 3x3 window, at every pixel."""
+    """Average pooling with 3x3 windows at stride 1."""
 
     name: str = "AvgPool_0a_3x3"
 
 
 @dataclasses.dataclass(frozen=True)
 class Fork:
-    """Convolutions side by side, within the scope they stand in."""
+    """Convolutions side by side in the enclosing scope."""
 
     convs: tuple[Conv, ...]
 
@@ -82,7 +81,7 @@ class Mixed:
 
 @dataclasses.dataclass(frozen=True)
 class Residual:
-    """x + scale * linear(branches(x)), and ReLU where `activate`."""
+    """x + scale * linear(branches(x)), then ReLU if `activate`."""
 
     name: str
     branches: tuple[tuple[Step, ...], ...]
@@ -92,13 +91,13 @@ class Residual:
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-    """The same residual block several times.
+    """The same residual block repeated.
 
     Attributes:
       name: TF-Slim's scope around the blocks.
       count: Number of blocks.
-      block: The block; "{}" in its name stands for its number, from 1.
-      endpoint: TF-Slim's name of the last one's output among the endpoints.
+      block: The block; "{}" in its name is replaced by its number, from 1.
+      endpoint: TF-Slim's endpoint name of the last block's output.
     """
 
     name: str
@@ -109,9 +108,7 @@ class Repeat:
 
 @dataclasses.dataclass(frozen=True)
 class Separable:
-    """A 7x7 convolution that is the product of a depthwise and a pointwise one.
-
-    TF-Slim's defaults do not reach it: it has a bias in place of batch norm.
+    """A 7x7 separable convolution with a bias instead of batch norm.
 
     Attributes:
       name: TF-Slim's scope.
@@ -129,53 +126,38 @@ class Separable:
 Step = Conv | Separable | MaxPool | AvgPool | Fork | Mixed | Residual | Repeat
 
 
-class Inception(nn.Module):
-    """The network of a table.
+class Inception(layers.Network, kw_only=True):
+    """A network defined by its steps.
 
     Attributes:
       steps: From the images to the last feature map.
-      pool_name: TF-Slim's name of the pooled features among the endpoints.
-      num_classes: Width of the logits; 0 for none.
-      dtype: Of the convolutions.
-      axis_name: Mapped axis over which batch moments are averaged.
-      decay: Of batch norm's moving averages, per step.
+      pool_name: TF-Slim's endpoint name of the pooled features.
     """
 
     steps: tuple[Step, ...]
     pool_name: str = "global_pool"
-    num_classes: int = 0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    decay: float = 0.9997
+    momentum: float = 0.9997
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> layers.Output:
-        """Applies the network to float [B, H, W, 3] in [-1, 1]."""
-        x = run(self, self.style, self.steps, images, train)
-        x = pooling.global_pool(x)
-        layers.endpoint(self, x, self.pool_name)
-        return layers.output(self, x, self.num_classes)
-
-    @property
-    def style(self) -> layers.Style:
-        """What the layers have in common: batch norm without a scale."""
-        return layers.Style(
-            self.decay, use_scale=False, dtype=self.dtype, axis_name=self.axis_name
-        )
+        """Apply the network to float [B, H, W, 3] in [-1, 1]."""
+        config = self.config(use_scale=False)
+        x = run(self, config, self.steps, images, train)
+        return self.pool_output(x, self.pool_name)
 
 
 def run(
     module: nn.Module,
-    style: layers.Style,
+    config: layers.NormConfig,
     steps: Sequence[Step],
     x: jax.Array,
     train: bool,
 ) -> jax.Array:
-    """Applies steps one after another, within the `__call__` of `module`."""
+    """Apply steps in order; call it in the `__call__` of `module`."""
     for step in steps:
         if isinstance(step, Conv):
             x = layers.Conv(
-                style,
+                config,
                 step.features,
                 step.window,
                 stride=step.stride,
@@ -183,24 +165,24 @@ def run(
                 name=step.name,
             )(x, train)
         elif isinstance(step, MaxPool):
-            x = pooling.max_pool(x, step.window, step.stride, step.padding)
+            x = ops.max_pool(x, step.window, step.stride, step.padding)
             layers.endpoint(module, x, step.name)
         elif isinstance(step, AvgPool):
-            x = pooling.avg_pool(x, 3, 1, "SAME")
+            x = ops.avg_pool(x, 3, 1, "SAME")
         elif isinstance(step, Fork):
-            sides = [run(module, style, (conv,), x, train) for conv in step.convs]
+            sides = [run(module, config, (conv,), x, train) for conv in step.convs]
             x = jnp.concatenate(sides, axis=-1)
         elif isinstance(step, Mixed):
-            x = _Branches(style, step.branches, name=step.name)(x, train)
+            x = _Branches(config, step.branches, name=step.name)(x, train)
         elif isinstance(step, Residual):
-            x = _Residual(style, step, name=step.name)(x, train)
+            x = _Residual(config, step, name=step.name)(x, train)
         elif isinstance(step, Repeat):
-            x = _Repeat(style, step, name=step.name)(x, train)
+            x = _Repeat(config, step, name=step.name)(x, train)
             if step.endpoint:
                 layers.endpoint(module, x, step.endpoint)
         else:
             x = layers.SeparableConv(
-                style,
+                config,
                 step.features,
                 (7, 7),
                 multiplier=step.multiplier,
@@ -211,71 +193,71 @@ def run(
 
 
 class _Steps(nn.Module):
-    """Steps in a scope of their own."""
+    """Steps in their own scope."""
 
-    style: layers.Style
+    config: layers.NormConfig
     steps: tuple[Step, ...]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return run(self, self.style, self.steps, x, train)
+        return run(self, self.config, self.steps, x, train)
 
 
 class _Branches(nn.Module):
-    """Sequences of steps side by side, their channels joined."""
+    """Sequences of steps side by side, their channels concatenated."""
 
-    style: layers.Style
+    config: layers.NormConfig
     branches: tuple[tuple[Step, ...], ...]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        return layers.endpoint(self, join(self.style, self.branches, x, train))
+        return layers.endpoint(self, concatenate(self.config, self.branches, x, train))
 
 
 class _Repeat(nn.Module):
-    """Residual blocks in a scope of their own."""
+    """Residual blocks in their own scope."""
 
-    style: layers.Style
+    config: layers.NormConfig
     step: Repeat
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for i in range(1, self.step.count + 1):
             name = self.step.block.name.format(i)
-            x = _Residual(self.style, self.step.block, name=name)(x, train)
+            x = _Residual(self.config, self.step.block, name=name)(x, train)
         return x
 
 
 class _Residual(nn.Module):
-    """Adds the branches to their input."""
+    """The branches, added to their input."""
 
-    style: layers.Style
+    config: layers.NormConfig
     step: Residual
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = join(self.style, self.step.branches, x, train)
+        y = concatenate(self.config, self.step.branches, x, train)
         y = layers.Conv(
-            self.style,
+            self.config,
             x.shape[-1],
             activation=None,
             normalize=False,
             name="Conv2d_1x1",
         )(y, train)
         x = x + jnp.asarray(self.step.scale, y.dtype) * y
-        return fusion.once(nn.relu(x) if self.step.activate else x)
+        return cpu.no_inline(nn.relu(x) if self.step.activate else x)
 
 
-def join(
-    style: layers.Style,
+def concatenate(
+    config: layers.NormConfig,
     branches: Sequence[tuple[Step, ...]],
     x: jax.Array,
     train: bool,
 ) -> jax.Array:
-    """Runs branches side by side, within a module's `__call__`: [B, H', W', sum]."""
+    """Concatenate the branches' outputs; call it in a module's `__call__`."""
     return jnp.concatenate(
         [
-            _Steps(style, steps, name=f"Branch_{i}")(x, train)
+            _Steps(config, steps, name=f"Branch_{i}")(x, train)
             for i, steps in enumerate(branches)
         ],
         axis=-1,

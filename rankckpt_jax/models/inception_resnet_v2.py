@@ -1,4 +1,4 @@
-"""Inception-ResNet v2 (Szegedy et al. 2016, arXiv 1602.07261), as TF-Slim has it."""
+"""Inception-ResNet v2 (Szegedy et al. 2016, arXiv 1602.07261), from TF-Slim."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rankckpt_jax.models.inception import (
     Residual,
 )
 
-# Branches of the residual blocks, named for the resolution they are trained at.
+# Branches of the residual blocks, named after their side in pixels in training.
 _BLOCK_35 = (
     (Conv("Conv2d_1x1", 32),),
     (Conv("Conv2d_0a_1x1", 32), Conv("Conv2d_0b_3x3", 32)),
@@ -103,7 +103,7 @@ _STEPS = (
 register(
     Architecture(
         name="inception_resnet_v2",
-        build=functools.partial(Inception, _STEPS),
+        build=functools.partial(Inception, steps=_STEPS),
         feature_dim=1536,
         scope="InceptionResnetV2",
         classifier="Logits/Logits",

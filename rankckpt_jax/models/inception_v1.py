@@ -1,4 +1,4 @@
-"""Inception v1, "GoogLeNet" (Szegedy et al. 2014, arXiv 1409.4842), of TF-Slim."""
+"""Inception v1, "GoogLeNet" (Szegedy et al. 2014, arXiv 1409.4842), from TF-Slim."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def _mixed(
     pooled: int,
     wide_name: str = "Conv2d_0b_3x3",
 ) -> Mixed:
-    """A block: channels of its four branches, as in the paper's table 1.
+    """Return a block; the numbers are channels, as in the paper's table 1.
 
-    TF-Slim has 3x3 kernels where the paper's widest branch has 5x5.
+    TF-Slim has 3x3 kernels instead of the 5x5 kernels of the paper's widest branch.
     """
     return Mixed(
         name,
@@ -46,7 +46,7 @@ _STEPS = (
     _mixed("Mixed_4e", 112, (144, 288), (32, 64), 64),
     _mixed("Mixed_4f", 256, (160, 320), (32, 128), 128),
     MaxPool("MaxPool_5a_2x2", stride=2, window=2),
-    # The name of this block's last kernel differs in TF-Slim, by an old slip.
+    # TF-Slim misnames one kernel of this block.
     _mixed("Mixed_5b", 256, (160, 320), (32, 128), 128, wide_name="Conv2d_0a_3x3"),
     _mixed("Mixed_5c", 384, (192, 384), (48, 128), 128),
 )
@@ -54,7 +54,7 @@ _STEPS = (
 register(
     Architecture(
         name="inception_v1",
-        build=functools.partial(Inception, _STEPS, "AvgPool_0a_7x7"),
+        build=functools.partial(Inception, steps=_STEPS, pool_name="AvgPool_0a_7x7"),
         feature_dim=1024,
         scope="InceptionV1",
         classifier="Logits/Conv2d_0c_1x1",

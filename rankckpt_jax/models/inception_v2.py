@@ -1,4 +1,4 @@
-"""Inception v2 (Ioffe and Szegedy 2015, arXiv 1502.03167), as TF-Slim has it."""
+"""Inception v2 (Ioffe and Szegedy 2015, arXiv 1502.03167), from TF-Slim."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _mixed(
     pooled: int,
     pool: AvgPool | MaxPool | None = None,
 ) -> Mixed:
-    """A block: channels of its four branches, one 3x3 convolution, two, and a pool."""
+    """Return a block; the numbers are the channels of its four branches."""
     return Mixed(
         name,
         (
@@ -40,7 +40,7 @@ def _mixed(
 
 
 def _reduction(name: str, single: tuple[int, int], double: tuple[int, int]) -> Mixed:
-    """A block that halves the resolution."""
+    """Return a block that halves the resolution."""
     return Mixed(
         name,
         (
@@ -79,7 +79,7 @@ _STEPS = (
 register(
     Architecture(
         name="inception_v2",
-        build=functools.partial(Inception, _STEPS, "AvgPool_1a"),
+        build=functools.partial(Inception, steps=_STEPS, pool_name="AvgPool_1a"),
         feature_dim=1024,
         scope="InceptionV2",
         classifier="Logits/Conv2d_1c_1x1",

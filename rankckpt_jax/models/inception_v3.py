@@ -1,4 +1,4 @@
-"""Inception v3 (Szegedy et al. 2015, arXiv 1512.00567), as TF-Slim has it."""
+"""Inception v3 (Szegedy et al. 2015, arXiv 1512.00567), from TF-Slim."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _mixed_5(
     pooled: int,
     wide_names: tuple[str, str] = ("Conv2d_0a_1x1", "Conv2d_0b_5x5"),
 ) -> Mixed:
-    """A block of the first resolution."""
+    """Return a block of the first resolution."""
     return Mixed(
         name,
         (
@@ -30,7 +30,7 @@ def _mixed_5(
 
 
 def _mixed_6(name: str, width: int) -> Mixed:
-    """A block of the second resolution, of 1x7 and 7x1 kernels."""
+    """Return a block of the second resolution, with 1x7 and 7x1 kernels."""
     return Mixed(
         name,
         (
@@ -53,7 +53,7 @@ def _mixed_6(name: str, width: int) -> Mixed:
 
 
 def _mixed_7(name: str, tall_name: str) -> Mixed:
-    """A block of the third resolution, of 1x3 and 3x1 kernels side by side."""
+    """Return a block of the third resolution, with parallel 1x3 and 3x1 kernels."""
     return Mixed(
         name,
         (
@@ -81,7 +81,7 @@ _STEPS = (
     Conv("Conv2d_4a_3x3", 192, padding="VALID"),
     MaxPool("MaxPool_5a_3x3", stride=2, padding="VALID"),
     _mixed_5("Mixed_5b", 32),
-    # Some names here and below differ from their neighbours' by old slips in TF-Slim.
+    # TF-Slim misnames some kernels here and below.
     _mixed_5("Mixed_5c", 64, wide_names=("Conv2d_0b_1x1", "Conv_1_0c_5x5")),
     _mixed_5("Mixed_5d", 64),
     Mixed(
@@ -120,7 +120,7 @@ _STEPS = (
 register(
     Architecture(
         name="inception_v3",
-        build=functools.partial(Inception, _STEPS, "AvgPool_1a"),
+        build=functools.partial(Inception, steps=_STEPS, pool_name="AvgPool_1a"),
         feature_dim=2048,
         scope="InceptionV3",
         classifier="Logits/Conv2d_1c_1x1",

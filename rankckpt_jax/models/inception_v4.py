@@ -1,4 +1,4 @@
-"""Inception v4 (Szegedy et al. 2016, arXiv 1602.07261), as TF-Slim has it."""
+"""Inception v4 (Szegedy et al. 2016, arXiv 1602.07261), from TF-Slim."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ _STEPS: tuple[Step, ...] = (
 register(
     Architecture(
         name="inception_v4",
-        build=functools.partial(Inception, _STEPS),
+        build=functools.partial(Inception, steps=_STEPS),
         feature_dim=1536,
         scope="InceptionV4",
         classifier="Logits/Logits",

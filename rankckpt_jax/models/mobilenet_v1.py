@@ -1,16 +1,14 @@
-"""MobileNet v1 (Howard et al. 2017, arXiv 1704.04861), as TF-Slim has it."""
+"""MobileNet v1 (Howard et al. 2017, arXiv 1704.04861), from TF-Slim."""
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from rankckpt_jax.models import layers, pooling
+from rankckpt_jax.models import layers
 from rankckpt_jax.models.architecture import (
     Architecture,
     Family,
@@ -19,7 +17,7 @@ from rankckpt_jax.models.architecture import (
     register_family,
 )
 
-# Channels and stride of the 13 separable layers at multiplier 1 (the paper's table 1).
+# Channels and strides of the 13 separable layers at multiplier 1 (table 1).
 LAYERS = (
     (64, 1),
     (128, 2),
@@ -37,47 +35,38 @@ LAYERS = (
 )
 
 
-class MobileNetV1(nn.Module):
-    """A 3x3 convolution, then 13 pairs of a depthwise and a pointwise one.
+class MobileNetV1(layers.Network, kw_only=True):
+    """A 3x3 convolution, then 13 pairs of depthwise and pointwise convolutions.
 
     Attributes:
-      percent: Width multiplier in percent: 100, 75, 50, 25, or any other.
-      num_classes: Width of the logits; 0 for none.
-      dtype: Of the convolutions.
-      axis_name: Mapped axis over which batch moments are averaged.
-      decay: Of batch norm's moving averages, per step.
+      percent: Width multiplier in percent, such as 100, 75, 50 or 25.
     """
 
     percent: int = 100
-    num_classes: int = 0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    decay: float = 0.9997
+    momentum: float = 0.9997
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> layers.Output:
-        """Applies the network to float [B, H, W, 3] in [-1, 1]."""
-        style = layers.Style(self.decay, dtype=self.dtype, axis_name=self.axis_name)
-        conv = functools.partial(layers.Conv, style, activation=nn.relu6)
-        depthwise = functools.partial(layers.DepthwiseConv, style, activation=nn.relu6)
+        """Apply the network to float [B, H, W, 3] in [-1, 1]."""
+        config = self.config()
+        conv = functools.partial(layers.Conv, config, activation=nn.relu6)
+        depthwise = functools.partial(layers.DepthwiseConv, config, activation=nn.relu6)
         width = functools.partial(channels, percent=self.percent)
 
         x = conv(width(32), (3, 3), stride=2, name="Conv2d_0")(images, train)
         for i, (features, stride) in enumerate(LAYERS, start=1):
             x = depthwise(stride=stride, name=f"Conv2d_{i}_depthwise")(x, train)
             x = conv(width(features), name=f"Conv2d_{i}_pointwise")(x, train)
-        x = pooling.global_pool(x)
-        layers.endpoint(self, x, "AvgPool_1a")
-        return layers.output(self, x, self.num_classes)
+        return self.pool_output(x, "AvgPool_1a")
 
 
 def channels(full: int, percent: int) -> int:
-    """Channels of a layer that has `full` at multiplier 1; never below 8."""
+    """Return the channels of a layer with `full` channels at multiplier 1."""
     return max(full * percent // 100, 8)
 
 
 def name_of(percent: int) -> str:
-    """The network's name at a width multiplier in percent: 25 -> mobilenet_v1_025."""
+    """Return the name for a width multiplier in percent: 25 -> mobilenet_v1_025."""
     return "mobilenet_v1" if percent == 100 else f"mobilenet_v1_{percent:03d}"
 
 
@@ -100,7 +89,7 @@ def _resolve(name: str) -> Architecture | None:
 
 def _guess(shapes: Shapes) -> Architecture | None:
     shape = shapes.get("MobilenetV1/Conv2d_13_pointwise/weights")
-    # One percent is ten channels of the last layer: it tells the multiplier.
+    # One percent is ten channels of the last layer, so its width gives the multiplier.
     percent = -(-shape[-1] * 100 // 1024) if shape else 0
     return _architecture(percent) if percent else None
 

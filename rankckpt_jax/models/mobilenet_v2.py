@@ -1,16 +1,14 @@
-"""MobileNet v2 (Sandler et al. 2018, arXiv 1801.04381), as TF-Slim has it."""
+"""MobileNet v2 (Sandler et al. 2018, arXiv 1801.04381), from TF-Slim."""
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from rankckpt_jax.models import layers, pooling
+from rankckpt_jax.models import layers
 from rankckpt_jax.models.architecture import (
     Architecture,
     Family,
@@ -20,7 +18,7 @@ from rankckpt_jax.models.architecture import (
 )
 from rankckpt_jax.models.expanded_conv import expanded_conv, round_to_eights
 
-# Channels, number of blocks and the first one's stride (the paper's table 2).
+# Channels, number of blocks and stride of the first block (the paper's table 2).
 _STAGES = (
     (16, 1, 1),
     (24, 2, 2),
@@ -38,35 +36,27 @@ BLOCKS = [
 _LAST = 1280
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(layers.Network, kw_only=True):
     """A 3x3 convolution, 17 inverted residual blocks and a 1x1 convolution.
 
     Attributes:
-      percent: Width multiplier in percent: 100, 140, 35, or any other.
-      num_classes: Width of the logits; 0 for none.
-      dtype: Of the convolutions.
-      axis_name: Mapped axis over which batch moments are averaged.
-      decay: Of batch norm's moving averages, per step.
+      percent: Width multiplier in percent, such as 100, 140 or 35.
     """
 
     percent: int = 100
-    num_classes: int = 0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    decay: float = 0.997
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> layers.Output:
-        """Applies the network to float [B, H, W, 3] in [-1, 1]."""
-        style = layers.Style(self.decay, dtype=self.dtype, axis_name=self.axis_name)
-        conv = functools.partial(layers.Conv, style, activation=nn.relu6)
+        """Apply the network to float [B, H, W, 3] in [-1, 1]."""
+        config = self.config()
+        conv = functools.partial(layers.Conv, config, activation=nn.relu6)
         first = channels(32, self.percent)
         x = conv(first, (3, 3), stride=2, name="Conv")(images, train)
         layers.endpoint(self, x, "layer_1")
         for i, (features, stride) in enumerate(BLOCKS):
             x = expanded_conv(
                 self,
-                style,
+                config,
                 i,
                 x,
                 train,
@@ -76,23 +66,21 @@ class MobileNetV2(nn.Module):
             )
         x = conv(feature_dim(self.percent), name="Conv_1")(x, train)
         layers.endpoint(self, x, "layer_19")
-        x = pooling.global_pool(x)
-        layers.endpoint(self, x, "global_pool")
-        return layers.output(self, x, self.num_classes)
+        return self.pool_output(x, "global_pool")
 
 
 def channels(full: int, percent: int) -> int:
-    """Channels of a layer that has `full` at multiplier 1: a multiple of 8."""
+    """Return the channels of a layer with `full` channels at multiplier 1."""
     return round_to_eights(full * percent / 100)
 
 
 def feature_dim(percent: int) -> int:
-    """Width of the features: narrow networks keep that of the full one."""
+    """Return the width of the features; narrow networks keep the full width."""
     return max(channels(_LAST, percent), _LAST)
 
 
 def name_of(percent: int) -> str:
-    """The network's name at a width multiplier in percent: 35 -> mobilenet_v2_035."""
+    """Return the name for a width multiplier in percent: 35 -> mobilenet_v2_035."""
     return "mobilenet_v2" if percent == 100 else f"mobilenet_v2_{percent:03d}"
 
 
@@ -114,8 +102,7 @@ def _resolve(name: str) -> Architecture | None:
 
 
 def _guess(shapes: Shapes) -> Architecture | None:
-    # Widths are multiples of 8, so that several multipliers share all of them; the
-    # roundest stands for these.
+    # Widths are multiples of 8, so several multipliers may fit. Take the roundest.
     widths = [
         shapes.get(f"MobilenetV2/expanded_conv_{i}/project/weights", (0,))[-1]
         for i in range(1, len(BLOCKS))

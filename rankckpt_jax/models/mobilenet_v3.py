@@ -1,4 +1,4 @@
-"""MobileNet v3 (Howard et al. 2019, arXiv 1905.02244), as TF-Slim has it."""
+"""MobileNet v3 (Howard et al. 2019, arXiv 1905.02244), from TF-Slim."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import layers, pooling
+from rankckpt_jax.models import layers, ops
 from rankckpt_jax.models.architecture import Architecture, register
 from rankckpt_jax.models.expanded_conv import expanded_conv, hard_swish
 
@@ -18,7 +18,7 @@ from rankckpt_jax.models.expanded_conv import expanded_conv, hard_swish
 class _Block(NamedTuple):
     """A row of the paper's tables 1 and 2.
 
-    `expansion` is that of `ExpandedConv`, `features` the output's channels.
+    The fields are those of `ExpandedConv`.
     """
 
     expansion: float
@@ -62,53 +62,47 @@ _SMALL = (
 )
 
 
-class MobileNetV3(nn.Module):
+class MobileNetV3(layers.Network, kw_only=True):
     """Inverted residual blocks, some gated, and a layer after the global pool.
 
     Attributes:
       blocks: The paper's table for this size.
       penultimate: Channels of the last convolution before the pool.
-      last: Channels of the layer after the pool: the features.
-      num_classes: Width of the logits; 0 for none.
-      dtype: Of the convolutions.
-      axis_name: Mapped axis over which batch moments are averaged.
-      decay: Of batch norm's moving averages, per step.
+      last: Channels of the layer after the pool, which are the features.
     """
 
     blocks: tuple[_Block, ...]
     penultimate: int
     last: int
-    num_classes: int = 0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    decay: float = 0.997
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> layers.Output:
-        """Applies the network to float [B, H, W, 3] in [-1, 1]."""
-        style = layers.Style(self.decay, dtype=self.dtype, axis_name=self.axis_name)
+        """Apply the network to float [B, H, W, 3] in [-1, 1]."""
+        config = self.config()
         conv = functools.partial(layers.Conv, activation=hard_swish)
-        x = conv(style, 16, (3, 3), stride=2, name="Conv")(images, train)
+        x = conv(config, 16, (3, 3), stride=2, name="Conv")(images, train)
         layers.endpoint(self, x, "layer_1")
         for i, block in enumerate(self.blocks):
-            x = expanded_conv(self, style, i, x, train, **block._asdict())
+            x = expanded_conv(self, config, i, x, train, **block._asdict())
         number = len(self.blocks) + 2
-        x = conv(style, self.penultimate, name="Conv_1")(x, train)
+        x = conv(config, self.penultimate, name="Conv_1")(x, train)
         layers.endpoint(self, x, f"layer_{number}")
-        x = pooling.global_pool(x)[:, None, None]
+        x = ops.global_pool(x)[:, None, None]
         layers.endpoint(self, x, f"layer_{number + 1}")
-        # What follows the pool are the features, which are float32.
-        exact = dataclasses.replace(style, dtype=jnp.float32)
+        # The features after the pool are float32.
+        exact = dataclasses.replace(config, dtype=jnp.float32)
         x = conv(exact, self.last, normalize=False, name="Conv_2")(x, train)
         layers.endpoint(self, x, f"layer_{number + 2}")
         layers.endpoint(self, x, "global_pool")
-        return layers.output(self, x[:, 0, 0], self.num_classes)
+        return self.output(x[:, 0, 0])
 
 
 def _architecture(size: str, table: Any, penultimate: int, last: int) -> Architecture:
     return Architecture(
         name=f"mobilenet_v3_{size}",
-        build=functools.partial(MobileNetV3, table, penultimate, last),
+        build=functools.partial(
+            MobileNetV3, blocks=table, penultimate=penultimate, last=last
+        ),
         feature_dim=last,
         scope="MobilenetV3",
         classifier="Logits/Conv2d_1c_1x1",

@@ -1,81 +1,69 @@
 """The ResNet-50 v2 of VTAB's self-supervised and supervised modules.
 
 From Kolesnikov, Zhai and Beyer, "Revisiting Self-Supervised Visual Representation
-Learning" (2019, arXiv 1901.09005). It differs from TF-Slim's in that a block strides in
-its first unit, that no convolution has a bias, that pools pad with zeros, and in batch
-norm's constants. Its layers were never named: TensorFlow numbered them in the order in
-which they were made (`conv2d`, `conv2d_1`, ...), and so do the modules here.
+Learning" (2019, arXiv 1901.09005). Unlike TF-Slim's ResNet, a block strides in its
+first unit, no convolution has a bias, the first pool pads with zeros, and batch norm
+has other constants. TensorFlow numbered its layers in the order of their creation
+(`conv2d`, `conv2d_1`, ...), and so do the modules here.
 
-Named "vtab_resnet_v2_50"; not listed among TF-Slim's networks.
+Its name is "vtab_resnet_v2_50"; `names()` lists TF-Slim's networks only.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import convolution, fusion, layers, pooling
+from rankckpt_jax.models import cpu, layers, ops
 from rankckpt_jax.models.architecture import Architecture, Family, register_family
-
-_UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-_EXPANSION = 4
-_WIDTHS = (64, 128, 256, 512)
+from rankckpt_jax.models.resnet import EXPANSION, UNITS, WIDTHS
 
 
-class VTABResNet(nn.Module):
+class VTABResNet(layers.Network, kw_only=True):
     """A 7x7 convolution, a pool and four blocks of units that normalize first.
 
     Attributes:
-      units: Of each block.
-      num_classes: Width of the logits; 0 for none.
-      dtype: Of the convolutions.
-      axis_name: Mapped axis over which batch moments are averaged.
-      decay: Of batch norm's moving averages, per step.
+      units: Number of units of each block.
     """
 
     units: tuple[int, ...]
-    num_classes: int = 0
-    dtype: Any = jnp.float32
-    axis_name: str | None = None
-    decay: float = 0.99
+    momentum: float = 0.99
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> layers.Output:
-        """Applies the network to float [B, H, W, 3] in its input range."""
-        style = layers.Style(
-            self.decay, epsilon=1e-3, dtype=self.dtype, axis_name=self.axis_name
-        )
+        """Apply the network to float [B, H, W, 3] in its input range."""
+        config = self.config()
         convs, norms = _Numbered("conv2d"), _Numbered("batch_normalization")
 
-        def convolve(x: jax.Array, features: int, kernel: int, stride: int) -> Any:
-            return Convolution(style, features, kernel, stride, name=convs())(x)
+        def convolve(x: jax.Array, features: int, size: int, stride: int) -> jax.Array:
+            return Convolution(config, features, size, stride, name=convs())(x)
 
         def activate(x: jax.Array) -> jax.Array:
-            return nn.relu(layers.BatchNorm(style, name=norms())(x, train))
+            return nn.relu(layers.BatchNorm(config, name=norms())(x, train))
 
         x = convolve(images, 64, 7, 2)
-        x = pooling.max_pool(_padded(x, 3), 3, 2, "VALID")
-        for block, (units, width) in enumerate(zip(self.units, _WIDTHS, strict=True)):
+        # Pads with zeros, where a padded max pool would ignore the padding.
+        x = jnp.pad(x, ((0, 0), *ops.symmetric_padding(3), (0, 0)))
+        x = ops.max_pool(x, 3, 2, "VALID")
+        for block, (units, width) in enumerate(zip(self.units, WIDTHS, strict=True)):
             for unit in range(units):
                 stride = 2 if block and not unit else 1
                 active = activate(x)
-                if stride > 1 or x.shape[-1] != _EXPANSION * width:
-                    x = convolve(active, _EXPANSION * width, 1, stride)
+                if stride > 1 or x.shape[-1] != EXPANSION * width:
+                    x = convolve(active, EXPANSION * width, 1, stride)
                 y = convolve(active, width, 1, 1)
                 y = convolve(activate(y), width, 3, stride)
-                y = convolve(activate(y), _EXPANSION * width, 1, 1)
-                x = fusion.once(x + y)
-        x = pooling.global_pool(activate(x))
-        return layers.output(self, x, self.num_classes)
+                y = convolve(activate(y), EXPANSION * width, 1, 1)
+                x = cpu.no_inline(x + y)
+        return self.pool_output(activate(x), "global_pool")
 
 
 class _Numbered:
-    """Names as TensorFlow gives them: "conv2d", "conv2d_1", "conv2d_2"."""
+    """Names as TensorFlow numbers them: "conv2d", "conv2d_1", "conv2d_2"."""
 
     def __init__(self, name: str):
         self._name, self._count = name, 0
@@ -86,52 +74,44 @@ class _Numbered:
 
 
 class Convolution(nn.Module):
-    """A convolution without bias that pads both sides alike.
+    """A convolution without bias that pads both sides equally.
 
     Attributes:
-      style: The network's.
+      config: The network's settings.
       features: Output channels.
       kernel_size: Height and width.
       stride: In both directions.
     """
 
-    style: layers.Style
+    config: layers.NormConfig
     features: int
     kernel_size: int
     stride: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [B, H, W, C] to [B, H', W', features]."""
+        """Map [B, H, W, C] to [B, H', W', features]."""
         size = self.kernel_size
         shape = (size, size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        if size == 1:
-            x = x[:, :: self.stride, :: self.stride]
-            return convolution.conv(x, kernel, 1, "VALID", self.style.dtype)
-        pad = ((size - 1) // 2, size // 2)
-        return convolution.conv(x, kernel, self.stride, (pad, pad), self.style.dtype)
-
-
-def _padded(x: jax.Array, window: int) -> jax.Array:
-    pad = ((window - 1) // 2, window // 2)
-    return jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+        padding = ops.symmetric_padding(size)
+        return ops.conv(x, kernel, self.stride, padding, self.config.dtype)
 
 
 def _resolve(name: str) -> Architecture | None:
     match = re.fullmatch(r"vtab_resnet_v2_(\d+)", name)
     depth = int(match[1]) if match else 0
-    if depth not in _UNITS:
+    if depth not in UNITS:
         return None
     return Architecture(
         name=name,
-        build=functools.partial(VTABResNet, _UNITS[depth]),
-        feature_dim=_EXPANSION * _WIDTHS[-1],
+        build=functools.partial(VTABResNet, units=UNITS[depth]),
+        feature_dim=EXPANSION * WIDTHS[-1],
         scope="",
         classifier=layers.HEAD,
         input_range=(0.0, 1.0),
     )
 
 
-# TF-Slim's variables are never those of this network; `checkpoints.native` knows them.
+# No TF-Slim checkpoint holds this network; `checkpoints.graphs.recognize` finds it.
 register_family(Family(_resolve, lambda shapes: None))

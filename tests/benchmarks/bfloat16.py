@@ -1,14 +1,14 @@
-"""What computing in bfloat16 does to features, and to NLEEP.
+"""Effect of bfloat16 on features and on NLEEP.
 
     python -m tests.benchmarks.bfloat16
     python -m tests.benchmarks.bfloat16 --checkpoints=DIR --images=DIR
 
-The first form draws weights and images for every network and prints the cosine
-similarity of its pooled features in bfloat16 with those in float32: of the features as
-they are, and after their mean over the images is taken away, which is what the measures
-see; each the least over the images. The second form extracts a folder's training images
-through real checkpoints and prints NLEEP of both, beside the standard deviation of
-NLEEP over its own random starts.
+The first command draws weights and images for every network. It prints the cosine
+similarity of the pooled features in bfloat16 and in float32, before and after their
+mean over the images is subtracted (measures center the features). Each is the minimum
+over the images. The second command extracts a folder's training images with real
+checkpoints. It prints NLEEP in both dtypes, and its standard deviation over random
+initializations.
 """
 
 import argparse
@@ -43,16 +43,16 @@ def main():
 
 
 def compare_features(name, batch):
-    """Least cosine over the images: of the features, and of the centered ones."""
-    wanted = slim.variables_of(models.get(name))
+    """Return the minimum cosine of the features and of the centered features."""
+    slim_variables = slim.variables_of(models.get(name))
     variables = {}
-    for slim_name, variable in wanted.items():
+    for slim_name, variable in slim_variables.items():
         node = variables
         for key in variable.path[:-1]:
             node = node.setdefault(key, {})
         value = slim_golden.draw(slim_name, variable.slim_shape)
         node[variable.path[-1]] = value.reshape(variable.shape)
-    images = slim_golden.images(models.default_image_size(name), batch)
+    images = slim_golden.images(models.get(name).image_size, batch)
     exact, rounded = (
         np.asarray(
             jax.jit(backbone_lib.Apply(name, dtype))(variables, images).features,
@@ -66,7 +66,7 @@ def compare_features(name, batch):
 
 
 def compare_scores(pool, images):
-    """Prints NLEEP of each checkpoint of a pool in both dtypes."""
+    """Print NLEEP of each checkpoint of a pool in both dtypes."""
     split = tasks.from_folder(images).splits["train"]
     cache = pipeline.ImageCache(4.0)
     print(
@@ -76,7 +76,7 @@ def compare_scores(pool, images):
     print("  over starts")
     for name, path in checkpoints.find(pool):
         backbone = checkpoints.load(path, name=name)
-        found = {
+        extracted = {
             dtype: extract.extract(
                 backbone,
                 split,
@@ -91,9 +91,9 @@ def compare_scores(pool, images):
             dtype: measures.compute(
                 "nleep", each["features"], each["labels"], num_restarts=NUM_STARTS
             )
-            for dtype, each in found.items()
+            for dtype, each in extracted.items()
         }
-        exact, rounded = (found[d]["features"].astype(float) for d in found)
+        exact, rounded = (each["features"].astype(float) for each in extracted.values())
         cosine = _cosine(exact - exact.mean(0), rounded - rounded.mean(0))
         one, other = (result.score for result in results.values())
         spread = results["float32"].details["spread"]

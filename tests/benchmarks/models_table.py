@@ -1,10 +1,10 @@
-"""Prints the README's table of networks: sizes, costs, and the error beside TF-Slim.
+"""Print the documentation's table of networks: sizes, costs, and errors.
 
     python -m tests.benchmarks.models_table
 
-The error is that of the features of two images, the largest absolute difference over
-the largest absolute reference, at the largest image size that `tests/golden` has
-figures for.
+The error compares the features of two images with TF-Slim's: the largest absolute
+difference over the largest absolute reference, at the largest image size for which
+`tests/golden` has references.
 """
 
 import pathlib
@@ -23,17 +23,17 @@ def main():
         print(
             f"| `{name}` | {models.num_parameters(name) / 1e6:.2f} M "
             f"| {models.multiply_adds(name) / 1e9:.2f} G "
-            f"| {models.feature_dim(name)} | {models.default_image_size(name)} "
+            f"| {models.get(name).feature_dim} | {models.get(name).image_size} "
             f"| {error(name)} |",
             flush=True,
         )
 
 
 def error(name):
-    """The error as text, with the image size; empty where there are no figures."""
+    """Return the error as text; empty if there is no reference."""
     sizes = [
         size
-        for size in (models.default_image_size(name), slim_golden.reduced_size(name))
+        for size in (models.get(name).image_size, slim_golden.reduced_size(name))
         if (slim_golden.FOLDER / f"{name}_{size}.npz").exists()
     ]
     if not sizes:

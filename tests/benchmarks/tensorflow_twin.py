@@ -30,7 +30,7 @@ class Trainer:
       batch_stats: Moving averages, likewise.
     """
 
-    def __init__(self, name, variables, head, momentum=0.9, decay=None):
+    def __init__(self, name, variables, head, momentum=0.9, norm_momentum=None):
         self.tf = tf = tensorflow()
         self.module = models.create(name)
         self.forward = _FORWARD[type(self.module).__name__]
@@ -39,7 +39,9 @@ class Trainer:
         self.batch_stats = tf.nest.map_structure(
             lambda value: tf.Variable(value, trainable=False), variables["batch_stats"]
         )
-        self.decay = self.module.decay if decay is None else decay
+        self.norm_momentum = (
+            self.module.momentum if norm_momentum is None else norm_momentum
+        )
         self.rate = tf.Variable(np.zeros((), head["bias"].dtype), trainable=False)
         self.optimizer = tf.compat.v1.train.MomentumOptimizer(self.rate, momentum)
         self.compiled = tf.function(self._step, reduce_retracing=True)
@@ -56,7 +58,7 @@ class Trainer:
             "batch_stats": self.batch_stats,
         }
         with tf.GradientTape() as tape:
-            twin = _Twin(tf, variables, decay=self.decay)
+            twin = _Twin(tf, variables, norm_momentum=self.norm_momentum)
             features = self.forward(twin, self.module, images)
             head = self.params["head"]
             logits = features @ head["kernel"] + head["bias"]
@@ -74,15 +76,15 @@ class Trainer:
 class _Twin:
     """Layers by their scope.
 
-    For inference weights are constants, for TensorFlow to fold. With a `decay` it is
-    training: weights are variables, batch norm takes the batch's moments, and `moved`
-    gathers (moving average, its new value).
+    In inference, weights are constants so that TensorFlow can fold them. With
+    `norm_momentum`, training: weights are variables, batch norm uses the batch's
+    moments, and `moved` collects (moving average, its new value).
     """
 
-    def __init__(self, tf, variables, decay=None):
+    def __init__(self, tf, variables, norm_momentum=None):
         self.tf = tf
         self.variables = variables
-        self.decay = decay
+        self.norm_momentum = norm_momentum
         self.moved = []
 
     def get(self, collection, scope, leaf):
@@ -91,7 +93,7 @@ class _Twin:
             if part not in node:
                 return None
             node = node[part]
-        return node if self.decay is not None else self.tf.constant(node)
+        return node if self.norm_momentum is not None else self.tf.constant(node)
 
     def batch_norm(self, x, scope, epsilon):
         tf, get = self.tf, functools.partial(self.get, scope=scope)
@@ -99,7 +101,7 @@ class _Twin:
         scale = get("params", leaf="scale")
         scale = tf.ones_like(bias) if scale is None else scale
         moving = get("batch_stats", leaf="mean"), get("batch_stats", leaf="var")
-        if self.decay is None:
+        if self.norm_momentum is None:
             y, *_ = tf.compat.v1.nn.fused_batch_norm(
                 x, scale, bias, *moving, epsilon=epsilon, is_training=False
             )
@@ -113,7 +115,7 @@ class _Twin:
             count = tf.cast(tf.size(x) / tf.size(mean), x.dtype)
             moments = mean, var * count / (count - 1)
         for average, moment in zip(moving, moments, strict=True):
-            new = self.decay * average + (1 - self.decay) * moment
+            new = self.norm_momentum * average + (1 - self.norm_momentum) * moment
             self.moved.append((average, new))
         return y
 

@@ -7,7 +7,6 @@ import pytest
 from rankckpt_jax import models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.models import layers
 
 
 def _backbone(name, classes=0, size=32, seed=0):
@@ -65,20 +64,6 @@ def test_the_forward_function_is_a_key():
     assert hash(one) == hash(other)
     assert one == other == pickle.loads(pickle.dumps(one))
     assert one != backbone_lib.Apply("resnet_v1_50", axis_name="batch")
-
-
-@pytest.mark.parametrize("batch", [1, 5, 6])
-def test_a_batch_in_parts_is_the_batch(batch, monkeypatch):
-    monkeypatch.setattr(backbone_lib.os, "cpu_count", lambda: 4)
-    backbone = _backbone("mobilenet_v1_025", classes=3)
-    images = np.random.default_rng(0).normal(size=(batch, 32, 32, 3)).astype("f4")
-    whole = models.create("mobilenet_v1_025", num_classes=3).apply(
-        backbone.variables, images
-    )
-    parts = jax.jit(backbone.apply)(backbone.variables, images)
-    assert isinstance(parts, layers.Output)
-    np.testing.assert_allclose(parts.features, whole.features, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(parts.logits, whole.logits, rtol=1e-4, atol=1e-6)
 
 
 def test_what_a_backbone_says_of_itself():

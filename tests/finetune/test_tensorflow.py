@@ -126,7 +126,11 @@ def test_train_step_matches_tensorflow_over_several_steps(tmp_path):
     momentum, rates = float(np.float32(0.9)), [2**-6] * 3 + [2**-8] * 3
     recipe = finetune.Recipe(batch_norm_decay=0.9, dtype="float64")
     twin = tensorflow_twin.Trainer(
-        name, to_numpy(backbone.variables), to_numpy(head), momentum, decay=0.9
+        name,
+        to_numpy(backbone.variables),
+        to_numpy(head),
+        momentum,
+        norm_momentum=0.9,
     )
     losses = []
     with jax.enable_x64(True):

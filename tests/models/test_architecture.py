@@ -8,14 +8,14 @@ from rankckpt_jax import models
 from rankckpt_jax.errors import InputError
 
 
-def test_names_are_known_and_unknown_ones_are_refused():
+def test_create_resolves_names_and_raises_for_unknown_names():
     assert "mobilenet_v1_025" in models.names()
     assert models.create("mobilenet_v1_033").percent == 33
     with pytest.raises(InputError, match="mobilenet_v1'"):
         models.create("mobilenet_v1x")
 
 
-def test_modules_of_equal_fields_are_equal():
+def test_modules_with_equal_fields_are_equal():
     one, other = models.create("mobilenet_v1"), models.create("mobilenet_v1")
     assert one == other
     assert hash(one) == hash(other)
@@ -23,30 +23,30 @@ def test_modules_of_equal_fields_are_equal():
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_shapes_at_the_default_and_the_smallest_size(name):
-    module = models.create(name, num_classes=7)
-    for size in (models.minimum_image_size(name), models.default_image_size(name)):
-        images = jax.ShapeDtypeStruct((3, size, size, 3), jnp.float32)
-        output, variables = jax.eval_shape(
-            module.init_with_output, jax.random.key(0), images
-        )
-        assert output.features.shape == (3, models.feature_dim(name))
-        assert output.logits.shape == (3, 7)
-        assert set(variables) == {"params", "batch_stats"}
-        assert variables["params"]["logits"]["kernel"].shape[-1] == 7
+def test_shapes_at_the_minimum_image_size(name):
+    module, network = models.create(name, num_classes=7), models.get(name)
+    size = network.minimum_image_size
+    images = jax.ShapeDtypeStruct((3, size, size, 3), jnp.float32)
+    output, variables = jax.eval_shape(
+        module.init_with_output, jax.random.key(0), images
+    )
+    assert output.features.shape == (3, network.feature_dim)
+    assert output.logits.shape == (3, 7)
+    assert set(variables) == {"params", "batch_stats"}
+    assert variables["params"]["logits"]["kernel"].shape == (network.feature_dim, 7)
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in models.names() if models.minimum_image_size(name) > 1]
+    "name", [name for name in models.names() if models.get(name).minimum_image_size > 1]
 )
-def test_a_smaller_image_is_refused(name):
-    size = models.minimum_image_size(name) - 1
+def test_init_raises_below_the_minimum_image_size(name):
+    size = models.get(name).minimum_image_size - 1
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     with pytest.raises(InputError, match="too small"):
         jax.eval_shape(models.create(name).init, jax.random.key(0), images)
 
 
-def test_sizes_and_costs_are_those_of_the_papers():
+def test_num_parameters_and_multiply_adds_match_the_papers():
     assert models.num_parameters("resnet_v1_50") == 23_508_032
     assert models.num_parameters("mobilenet_v2") == 2_223_872
     # The papers count 569, 300 and 217 million with the classifier.
@@ -55,10 +55,10 @@ def test_sizes_and_costs_are_those_of_the_papers():
     assert models.multiply_adds("mobilenet_v3_large") == pytest.approx(216e6, rel=0.02)
 
 
-def test_pooled_features_are_float32_whatever_the_computation_is():
+def test_features_are_float32_if_the_network_is_bfloat16():
     module = models.create("mobilenet_v1_025", dtype=jnp.bfloat16)
     images = jnp.zeros((1, 32, 32, 3))
-    variables = jax.jit(module.init)(jax.random.key(0), images)
+    variables = jax.eval_shape(module.init, jax.random.key(0), images)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     output, state = jax.eval_shape(
         functools.partial(module.apply, mutable=["intermediates"]), variables, images

@@ -1,4 +1,4 @@
-"""One training-mode pass against TF-Slim: features, moving averages, gradients."""
+"""One training step compared with TF-Slim: features, moving averages, gradients."""
 
 import flax.traverse_util
 import jax
@@ -29,7 +29,7 @@ def _flat(collection):
 
 
 def _by_slim_names(name, collection):
-    """The values of a collection in the order of TF-Slim's variables."""
+    """Return the values of a collection in the order of TF-Slim's variables."""
     root = models.get(name).scope + "/"
     flat = _flat(collection)
     ordered = []
@@ -60,7 +60,7 @@ def _by_slim_names(name, collection):
         for name in SIZES
     ],
 )
-def test_training_mode(name, tmp_path):
+def test_training_step_matches_tf_slim(name, tmp_path):
     size = SIZES[name]
     backbone = checkpoints.load_slim(
         name, slim_golden.write(name, tmp_path), image_size=size
@@ -84,23 +84,23 @@ def test_training_mode(name, tmp_path):
     reference = slim_golden.figures(name, size, "_training")
     assert slim_golden.relative_error(features, reference["features"]) <= 1e-3
 
-    # What was added to the moving averages: next to them it would hardly be seen.
-    keep = models.create(name).decay
+    # Compare the change of the moving averages; it is small beside them.
+    momentum = models.create(name).momentum
     before = slim_golden.values(name)
     moved = _by_slim_names(name, batch_stats)
     for (variable, after), expected in zip(moved, reference["moving"], strict=True):
-        old = keep * slim_golden.summary(before[variable])
-        found = slim_golden.summary(after) - old
+        old = momentum * slim_golden.summary(before[variable])
+        change = slim_golden.summary(after) - old
         expected = expected - old
-        # The averages themselves are of order one, in float32.
+        # The averages are of order one, in float32.
         noise = 3e-7 * max(np.abs(old).max(), 1)
-        # All but the deviation, which is not additive.
-        error = np.abs(found - expected)[[0, 2, 3, 4, 5]].max()
+        # Except the standard deviation, which is not additive.
+        error = np.abs(change - expected)[[0, 2, 3, 4, 5]].max()
         assert error <= 1e-3 * np.abs(expected).max() + noise, variable
 
-    # A gradient of rectified units is discontinuous: rounding moves TensorFlow's own by
-    # up to 1e-2 from what float64 gives. Where a batch norm follows, some are nothing
-    # but rounding.
+    # Gradients of rectified units are discontinuous: rounding moves TensorFlow's own
+    # by up to 1e-2 from the float64 gradients. Those of biases before a batch norm are
+    # pure rounding.
     pairs = [
         (slim_golden.summary(value)[1], expected[1])
         for (_, value), expected in zip(
@@ -109,8 +109,8 @@ def test_training_mode(name, tmp_path):
     ]
     largest = max(expected for _, expected in pairs)
     errors = [
-        abs(found - expected) / expected
-        for found, expected in pairs
+        abs(value - expected) / expected
+        for value, expected in pairs
         if expected > 1e-3 * largest
     ]
     assert len(errors) > 20

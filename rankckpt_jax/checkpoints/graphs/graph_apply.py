@@ -15,7 +15,7 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.graphs import graph as graph_lib
 from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.models import layers
+from rankckpt_jax.models import cpu, layers
 
 # Averages that training moves and evaluation uses, by TensorFlow's and Keras's names.
 _MOVING = re.compile(r"(moving_|running_)?(mean|variance|var)\d*")
@@ -112,7 +112,7 @@ class GraphApply:
         head = variables["params"].get(layers.HEAD)
         if not train:
             forward = functools.partial(self._evaluate, variables)
-            return _output(backbone_lib.in_parts(forward, images), head)
+            return _output(cpu.map_parts(forward, images), head)
         features, batch_stats = self._train(variables, images)
         return _output(features, head), batch_stats
 

@@ -185,7 +185,7 @@ def _ranges(
         ((-1.0, 1.0), (0.0, 0.0, 0.0)),
         ((0.0, 1.0), (0.0, 0.0, 0.0)),
         ((0.0, 255.0), (0.0, 0.0, 0.0)),
-        ((0.0, 255.0), models.input_mean("resnet_v1_50")),
+        ((0.0, 255.0), models.get("resnet_v1_50").input_mean),
     ):
         if choice not in tried:
             tried.append(choice)

@@ -1,0 +1,81 @@
+"""Special forms of some operations for XLA's CPU backend."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import xla_metadata
+
+FORMS = frozenset({"depthwise_conv", "no_inline", "map_parts"})
+"""The forms in use on a CPU; empty for plain `lax`, with which tests compare."""
+
+
+def is_enabled(form: str) -> bool:
+    """Return whether to use a form of this file."""
+    return form in FORMS and jax.default_backend() == "cpu"
+
+
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolve each channel of [B, H, W, C] with its own kernel in [h, w, C, 1].
+
+    A sum of shifted images times weights fuses into one vectorized loop. XLA's own
+    routine for grouped convolutions is a scalar loop.
+    """
+    height, width = kernel.shape[:2]
+    strides = (stride, stride)
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], (height, width), strides, "SAME")
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    # Side of the slice that one element of the kernel is multiplied with.
+    rows, columns = (
+        (size - side) // stride * stride + 1
+        for size, side in zip(x.shape[1:3], (height, width), strict=True)
+    )
+    products = (
+        x[:, i : i + rows : stride, j : j + columns : stride] * kernel[i, j, :, 0]
+        for i, j in itertools.product(range(height), range(width))
+    )
+    return functools.reduce(jnp.add, products)
+
+
+@jax.custom_vjp
+def no_inline(x: jax.Array) -> jax.Array:
+    """Return `x` such that XLA computes it once, however many operations read it.
+
+    XLA's CPU backend recomputes cheap operations inside each of their users. Along
+    residual blocks, each sum would recompute the sums of all blocks before it. XLA does
+    not look into a function that it may not inline. Gradients pass unchanged.
+    """
+    if not is_enabled("no_inline"):
+        return x
+    with xla_metadata.set_xla_metadata(inlineable="false"):
+        return _identity(x)
+
+
+@jax.jit
+def _identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+# Without this JAX would drop the identity from a function that it differentiates.
+no_inline.defvjp(lambda x: (no_inline(x), None), lambda _, gradient: (gradient,))
+
+
+def map_parts(function: Callable[[jax.Array], Any], images: jax.Array) -> Any:
+    """Apply a function of single images to a batch [B, ...], one part at a time.
+
+    A part has about one image per core, so its activations stay in the caches.
+    """
+    batch = images.shape[0]
+    cores = os.cpu_count() or 1
+    part = next(size for size in range(min(cores, batch), 0, -1) if batch % size == 0)
+    if not is_enabled("map_parts") or part == batch:
+        return function(images)
+    parts = images.reshape(batch // part, part, *images.shape[1:])
+    output = jax.lax.map(function, parts)
+    return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), output)
