@@ -1,4 +1,4 @@
-"""Measures beside published code and plain implementations in float64.
+"""Measures compared with published code and plain implementations in float64.
 
 Figures from the authors' published code are in tests/golden/measures/small.json, for
 generated features, and in the fixture `shared`, for real features. Where none exist,

@@ -36,14 +36,12 @@ class Solution(NamedTuple):
       bias: b [R, C].
       loss: J [R].
       gradient: Largest entry of the scaled gradient of J, [R].
-      steps: Number of steps, [R].
     """
 
     kernel: jax.Array
     bias: jax.Array
     loss: jax.Array
     gradient: jax.Array
-    steps: jax.Array
 
 
 def coordinates(statistics: Statistics) -> tuple[jax.Array, np.ndarray]:
@@ -164,8 +162,8 @@ def _fit(
         first = jax.value_and_grad(loss)(theta)
         start = (theta, solver.init(theta), *first, infinite, infinite, none)
         end = jax.lax.while_loop(is_running, step, start)
-        theta, _, value, _, largest, _, count = end
+        theta, _, value, _, largest, _, _ = end
         kernel, bias = unscaled(theta)
-        return Solution(kernel, bias, value, largest, count)
+        return Solution(kernel, bias, value, largest)
 
     return jax.vmap(solve)(scales, ridges)

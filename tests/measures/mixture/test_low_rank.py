@@ -1,4 +1,4 @@
-"""Low-rank Gaussians beside full covariances in float64."""
+"""Low-rank Gaussians compared with full covariances in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,8 @@ import pytest
 from rankckpt_jax.measures.mixture import low_rank
 
 K, W, D, PADDED, RIDGE = 9, 8, 30, 32, 1e-6
+
+of_lists = jax.jit(low_rank.of_lists, static_argnums=3)
 
 
 def points(scale):
@@ -70,14 +72,14 @@ def test_low_rank_matches_full_covariance(dtype, scale, nats, relative):
     padded = jnp.asarray(np.pad(x, ((0, 0), (0, PADDED - D))))
     dimensions, ridge = jnp.asarray(D, dtype), jnp.asarray(RIDGE, dtype)
     lists = jnp.asarray(components), jnp.asarray(values)
-    result = low_rank.of_lists(padded, *lists, (K, W), dimensions, ridge)
+    result = of_lists(padded, *lists, (K, W), dimensions, ridge)
     joint, normalizer = full_covariances(
         x.astype(np.float64), components, values.astype(np.float64)
     )
     np.testing.assert_allclose(result.ridges, RIDGE, rtol=1e-6)
     np.testing.assert_allclose(result.normalizer, normalizer, **tolerance)
 
-    listed = np.asarray(result.listed(padded, lists[0]))
+    listed = np.asarray(jax.jit(result.listed)(padded, lists[0]))
     used = components < K
     expected = np.take_along_axis(joint, components % K, axis=1)
     np.testing.assert_allclose(listed[used], expected[used], **tolerance)
@@ -87,7 +89,7 @@ def test_low_rank_matches_full_covariance(dtype, scale, nats, relative):
     densities = densities(jnp.arange(K), padded)
     np.testing.assert_allclose(densities, joint, **tolerance)
 
-    vectors = result.witnesses(dimensions, 4)
+    vectors = jax.jit(result.witnesses, static_argnums=1)(dimensions, 4)
     assert vectors.shape == (4, K, PADDED)
     offsets = np.asarray(padded, np.float64)[:, None] - np.asarray(result.means)
     heights = np.einsum("nkd,wkd->wnk", offsets, np.asarray(vectors, np.float64))
@@ -103,8 +105,10 @@ def test_low_rank_matches_full_covariance(dtype, scale, nats, relative):
 def test_witnesses_with_fewer_dimensions_than_vectors():
     x = jnp.asarray(np.pad(np.arange(10.0).reshape(5, 2) ** 2, ((0, 0), (0, 14))))
     lists = np.zeros((5, 1), np.int32), np.ones((5, 1))
-    result = low_rank.of_lists(x, *lists, (1, 8), jnp.asarray(2.0), jnp.asarray(RIDGE))
-    vectors = np.asarray(result.witnesses(jnp.asarray(2.0), 4))[:, 0, :2]
+    dimensions, ridge = jnp.asarray(2.0), jnp.asarray(RIDGE)
+    result = of_lists(x, *lists, (1, 8), dimensions, ridge)
+    witnesses = jax.jit(result.witnesses, static_argnums=1)
+    vectors = np.asarray(witnesses(dimensions, 4))[:, 0, :2]
     # Two vectors in two dimensions give the exact distance.
     centered = np.asarray(x[:, :2] - result.means[0, :2])
     covariance = centered.T @ centered / 5 + RIDGE * np.eye(2)
@@ -117,7 +121,7 @@ def test_witnesses_with_fewer_dimensions_than_vectors():
 def test_orthonormal_with_rows_of_very_different_lengths():
     random = np.random.default_rng(0)
     a = random.normal(size=(6, 16, 40)) * np.geomspace(1, 1e-5, 16)[:, None]
-    q, log_diagonal = low_rank.orthonormal(jnp.asarray(a, jnp.float32))
+    q, log_diagonal = jax.jit(low_rank.orthonormal)(jnp.asarray(a, jnp.float32))
     gram = np.asarray(q) @ np.asarray(q).swapaxes(1, 2)
     np.testing.assert_allclose(gram, np.broadcast_to(np.eye(16), gram.shape), atol=1e-5)
     expected = np.linalg.slogdet(a @ a.swapaxes(1, 2))[1] / 2
