@@ -23,10 +23,7 @@ from etils import epath
 from rankckpt_jax.checkpoints.graphs import flat_graph as flat_lib
 from rankckpt_jax.checkpoints.graphs import signatures, tf1_modules
 from rankckpt_jax.checkpoints.graphs.network import Function, Network, Shape
-from rankckpt_jax.checkpoints.tensorflow_files import tensor_bundle
-from rankckpt_jax.checkpoints.tensorflow_files import (
-    tf_op_allowlist as allowed_operations,
-)
+from rankckpt_jax.checkpoints.tensorflow_files import tensor_bundle, tf_op_allowlist
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import InputError, some
 
@@ -77,7 +74,7 @@ def read(directory: epath.Path | str, signature: str | None = None) -> Network:
     if not message.meta_graphs:
         raise InputError("A SavedModel holds no graph", where=str(file))
     graphs = list(message.meta_graphs)
-    allowed_operations.refuse_others(graphs, where)
+    tf_op_allowlist.check_operations(graphs, where)
     if len(graphs) == 1 and graphs[0].HasField("object_graph_def"):
         return _read_objects(where, signature)
     return tf1_modules.read(where, graphs, signature)

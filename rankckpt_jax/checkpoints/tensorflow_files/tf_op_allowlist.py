@@ -1,13 +1,13 @@
-"""Which TensorFlow operations a module may hold: those that do nothing but compute.
+"""The TensorFlow operations that a module may contain: those that only compute.
 
-TensorFlow has more than 1500 operations; some read or write files, run Python or
-machine code, open connections or end the process. A module from elsewhere may have
-them where nobody looks: in a function that a loop calls, in what fills a table when the
-module is loaded, in a gradient. So everything that is not listed here is refused,
-wherever it stands, before anything is loaded or converted.
+TensorFlow has more than 1500 operations. Some read or write files, run Python or
+machine code, open connections or end the process. An untrusted module may hide them in
+a function that a loop calls, in the initializer of a table, or in a gradient. So every
+operation that is not listed here is refused wherever it stands, before the module is
+loaded or converted.
 
-Not listed although tf2jax knows it: XlaCallModule, which carries a program for XLA in
-which calls of machine code by address may stand.
+XlaCallModule is not listed although tf2jax supports it: it carries an XLA program,
+which may call machine code by address.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, some
 
 _COMPUTING = """
 Const Identity IdentityN NoOp Placeholder PlaceholderV2 PlaceholderWithDefault
@@ -137,112 +137,110 @@ XlaRngBitGenerator XlaScatter XlaSelectAndScatter XlaSharding XlaVariadicReduceV
 XlaVariadicSort
 """
 COMPUTING = frozenset(_COMPUTING.split())
-"""What loading and applying a module may run."""
+"""Operations that may run when a module is loaded or applied."""
 
 SAVING = frozenset(("SaveV2", "MergeV2Checkpoints", "ShardedFilename", "RestoreV2"))
-"""What every export has to be saved by again: allowed where nothing ever runs it."""
+"""Operations that every export contains for saving; allowed where nothing runs them."""
 
 
-def refuse_others(meta_graphs: Iterable[Any], where: str) -> None:
-    """Refuses a module that could do anything but compute when it is loaded or run.
+def check_operations(meta_graphs: Iterable[Any], where: str) -> None:
+    """Refuse a module that could do more than compute when it is loaded or applied.
 
-    TensorFlow's loader runs functions of its own accord: those that make and fill
-    resources, and those that restore objects. A file says which these are, so their
-    names tell nothing: every function that the file's objects could reach is held to
-    `COMPUTING`, with all that it calls. The graph around them is never run, and what
-    only it calls, to save the module again, may hold `SAVING` too.
+    TensorFlow's loader itself runs functions that create and fill resources and that
+    restore objects. The file decides which functions these are, so their names prove
+    nothing: every function that an object of the file can reach, directly or through
+    calls, is limited to `COMPUTING`. The outer graph is never run. It may contain
+    `SAVING`, and so may functions that only it calls.
 
     Args:
       meta_graphs: The module's `MetaGraphDef`s.
-      where: For the message: the module.
+      where: The module, for the message.
 
     Raises:
-      InputError: It names the operations and where they stand.
+      InputError: The message lists the forbidden operations and their functions.
     """
-    found: dict[str, str] = {}
+    forbidden: dict[str, str] = {}
     for meta_graph in meta_graphs:
-        for op, place in _others(meta_graph):
-            found.setdefault(op, place)
+        for operation, place in _forbidden(meta_graph):
+            forbidden.setdefault(operation, place)
         for asset in _assets(meta_graph):
             _check_asset(asset, where)
-    if found:
-        listed = [f"{op} in {place}" for op, place in sorted(found.items())]
+    if forbidden:
         raise InputError(
-            "The module holds operations that could do more than compute: read or "
-            "write files, say, or run code",
+            "The module contains operations that do more than compute; they could "
+            "access files or run code",
             where=where,
-            expected="operations of networks of images, and no others",
-            found=", ".join(listed[:8]) + (", ..." if len(listed) > 8 else ""),
+            expected="only operations of image networks",
+            found=some(f"{op} in {place}" for op, place in sorted(forbidden.items())),
             fix="export the network alone, without input pipelines and summaries; "
             "nothing of this module was run",
         )
 
 
-def _others(meta_graph: Any) -> Iterator[tuple[str, str]]:
-    """(operation, where it stands) of what is not allowed there."""
+def _forbidden(meta_graph: Any) -> Iterator[tuple[str, str]]:
+    """Yield (operation, its place) for each operation that is not allowed there."""
     graph_def = meta_graph.graph_def
-    library = {f.signature.name: f for f in graph_def.library.function}
-    running = _running(meta_graph, library)
+    functions = {f.signature.name: f for f in graph_def.library.function}
+    reachable = _reachable(meta_graph, functions)
     for node in graph_def.node:
-        if node.op not in library and node.op not in COMPUTING | SAVING:
+        if node.op not in functions and node.op not in COMPUTING | SAVING:
             yield node.op, "the graph"
-    for name, function in library.items():
-        allowed = COMPUTING if name in running else COMPUTING | SAVING
+    for name, function in functions.items():
+        allowed = COMPUTING if name in reachable else COMPUTING | SAVING
         if name in COMPUTING | SAVING:
-            # It would stand in for the operation of that name.
+            # It would replace the operation of that name.
             yield name, "a function's name"
         for node in function.node_def:
-            if node.op not in library and node.op not in allowed:
+            if node.op not in functions and node.op not in allowed:
                 yield node.op, f"function {name}"
 
 
-def _running(meta_graph: Any, library: dict[str, Any]) -> set[str]:
-    """Names of the functions that something else than the graph around could call."""
-    definitions = meta_graph.graph_def.library
-    waiting = list(meta_graph.object_graph_def.concrete_functions)
-    waiting += [gradient.gradient_func for gradient in definitions.gradient]
-    waiting += [entry.gradient_func for entry in definitions.registered_gradients]
-    reached: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name in library and name not in reached:
-            reached.add(name)
-            for node in library[name].node_def:
-                waiting += _called(node)
-    return reached
+def _reachable(meta_graph: Any, functions: dict[str, Any]) -> set[str]:
+    """Return the functions that something other than the outer graph could call."""
+    library = meta_graph.graph_def.library
+    pending = list(meta_graph.object_graph_def.concrete_functions)
+    pending += [gradient.gradient_func for gradient in library.gradient]
+    pending += [entry.gradient_func for entry in library.registered_gradients]
+    reachable: set[str] = set()
+    while pending:
+        name = pending.pop()
+        if name in functions and name not in reachable:
+            reachable.add(name)
+            for node in functions[name].node_def:
+                pending += _called(node)
+    return reachable
 
 
 def _called(node: Any) -> Iterator[str]:
-    """Names that a node may call functions by: its own, and those it is given."""
+    """Yield all names through which a node could call a function."""
     yield node.op
     for value in node.attr.values():
         yield value.func.name
         yield from (function.name for function in value.list.func)
-        # Gradients go by a name that is registered for them.
+        # Gradients are registered by name.
         yield value.s.decode(errors="replace")
 
 
 def _assets(meta_graph: Any) -> Iterator[str]:
-    """Names of the files that loading would hand to whoever asks for them."""
+    """Yield the names of the module's files that its operations may read."""
+    # Here for start-up time: the messages are part of TensorFlow.
     from tensorflow.core.protobuf import meta_graph_pb2
 
     for asset in meta_graph.asset_file_def:
         yield asset.filename
-    for key, collection in meta_graph.collection_def.items():
-        if key != "saved_model_assets":
-            continue
-        for packed in collection.any_list.value:
+    if "saved_model_assets" in meta_graph.collection_def:
+        for packed in meta_graph.collection_def["saved_model_assets"].any_list.value:
             asset = meta_graph_pb2.AssetFileDef()
             packed.Unpack(asset)
             yield asset.filename
 
 
 def _check_asset(name: str, where: str) -> None:
-    """Refuses an asset that is not a file below the module's `assets/`."""
-    pure = pathlib.PurePosixPath(name.replace("\\", "/"))
-    if pure.is_absolute() or ".." in pure.parts or ":" in name or "\0" in name:
+    """Raise if an asset is not a file below the module's `assets/`."""
+    path = pathlib.PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in name or "\0" in name:
         raise InputError(
-            "The module names a file outside its own directory",
+            "The module refers to a file outside its own directory",
             where=where,
             expected="assets below assets/",
             found=repr(name),

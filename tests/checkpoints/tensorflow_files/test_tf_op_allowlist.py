@@ -1,12 +1,10 @@
-"""Modules that would do harm: refused wherever it stands, before anything is loaded."""
+"""Harmful modules are refused before anything of them is loaded."""
 
 import numpy as np
 import pytest
 
 from rankckpt_jax import checkpoints
-from rankckpt_jax.checkpoints.tensorflow_files import (
-    tf_op_allowlist as allowed_operations,
-)
+from rankckpt_jax.checkpoints.tensorflow_files import tf_op_allowlist
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import InputError
 from tests.checkpoints import modules
@@ -16,7 +14,7 @@ SIZE = 8
 
 @pytest.fixture
 def evil(tmp_path, monkeypatch):
-    """A file that nothing may write, and a loader that nothing may reach."""
+    """A file that must not be written; loading a module fails the test."""
     tf = tensorflow()
     monkeypatch.setattr(tf.saved_model, "load", lambda *_: pytest.fail("loaded"))
     yield str(tmp_path / "evil")
@@ -86,7 +84,7 @@ def _python(path):
 
 
 def _saving(path):
-    """What every export has, but where it would run."""
+    """The operations of every export, but in a function that would run."""
     tf = tensorflow()
 
     def call_restoring_from_elsewhere(images):
@@ -134,21 +132,21 @@ def _save(directory, call, **attributes):
         (_printing, "PrintV2"),
     ],
 )
-def test_it_is_found_wherever_it_hides(tmp_path, evil, made, operation):
+def test_load_hub_refuses_a_hidden_operation(tmp_path, evil, made, operation):
     directory = _save(tmp_path / "m", made(evil))
     with pytest.raises(InputError, match=operation):
         checkpoints.load_hub(directory)
 
 
-def test_a_function_that_restores_is_held_to_the_list_by_whatever_name(tmp_path, evil):
-    """The loader runs it; its name is the file's to choose."""
+def test_load_hub_refuses_saving_in_a_function_named_like_a_saver(tmp_path, evil):
+    """TensorFlow's loader runs restore functions, whose names the file chooses."""
     directory = _save(tmp_path / "m", _saving(evil))
     message = _read(directory)
     (graph,) = message.meta_graphs
     names = list(graph.object_graph_def.concrete_functions)
     text = message.SerializeToString()
     for name in names:
-        # Of the same length, so that the file stays whole.
+        # Of the same length, so that the file stays intact.
         text = text.replace(name.encode(), _disguised(name).encode())
     (directory / "saved_model.pb").write_bytes(text)
     with pytest.raises(InputError, match="SaveV2 in function __inference__traced_save"):
@@ -167,7 +165,7 @@ def _read(directory):
     return saved_model_pb2.SavedModel.FromString(file.read_bytes())
 
 
-def test_a_table_that_is_filled_from_a_file(tmp_path, evil):
+def test_load_hub_refuses_a_table_filled_from_a_file(tmp_path, evil):
     tf = tensorflow()
     (tmp_path / "words").write_text("a\nb\n")
     initializer = tf.lookup.TextFileInitializer(
@@ -184,19 +182,18 @@ def test_a_table_that_is_filled_from_a_file(tmp_path, evil):
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b"])
-def test_an_asset_outside_the_module(tmp_path, evil, name):
-    directory = _save(
-        tmp_path / "m", lambda images: tensorflow().reduce_mean(images, [1, 2])
-    )
-    message = _read(directory)
-    message.meta_graphs[0].asset_file_def.add(filename=name)
-    (directory / "saved_model.pb").write_bytes(message.SerializeToString())
+def test_load_hub_refuses_an_asset_outside_the_module(tmp_path, evil, name):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    message = saved_model_pb2.SavedModel()
+    message.meta_graphs.add().asset_file_def.add(filename=name)
+    (tmp_path / "saved_model.pb").write_bytes(message.SerializeToString())
     with pytest.raises(InputError, match="outside its own directory"):
-        checkpoints.load_hub(directory)
+        checkpoints.load_hub(tmp_path)
 
 
-def test_what_a_tf1_module_is_filled_by(tmp_path, evil):
-    """`saved_model_init_op` and the like name a node of the graph."""
+def test_load_hub_refuses_an_initializer_of_a_tf1_module(tmp_path, evil):
+    """A collection of the graph names the node, as `saved_model_init_op` does."""
     v1 = tensorflow().compat.v1
     builder = v1.saved_model.Builder(str(tmp_path / "m"))
     with v1.Graph().as_default(), v1.Session() as session:
@@ -217,17 +214,17 @@ def test_what_a_tf1_module_is_filled_by(tmp_path, evil):
         checkpoints.load_hub(tmp_path / "m")
 
 
-def test_a_function_with_the_name_of_an_operation(tmp_path):
-    """It would be run in the operation's place."""
+def test_check_operations_refuses_a_function_named_like_an_operation(tmp_path):
+    """It would run instead of the operation."""
     from tensorflow.core.protobuf import meta_graph_pb2
 
     graph = meta_graph_pb2.MetaGraphDef()
     graph.graph_def.library.function.add().signature.name = "Relu"
     with pytest.raises(InputError, match="Relu in a function's name"):
-        allowed_operations.refuse_others([graph], "m")
+        tf_op_allowlist.check_operations([graph], "m")
 
 
-def test_pure_modules_pass_in_both_formats(tmp_path):
+def test_check_operations_accepts_pure_modules_of_both_formats(tmp_path):
     tf = tensorflow()
     variable = tf.Variable(np.ones(3, np.float32))
     table = tf.lookup.StaticHashTable(
@@ -244,27 +241,27 @@ def test_pure_modules_pass_in_both_formats(tmp_path):
     for name in "m", "h":
         graphs = list(_read(tmp_path / name).meta_graphs)
         assert all("SaveV2" in str(graph) for graph in graphs)
-        allowed_operations.refuse_others(graphs, name)
+        tf_op_allowlist.check_operations(graphs, name)
 
 
-def test_the_list_names_operations_that_there_are_and_all_that_become_jax():
-    """What tf2jax learns anew is to be looked at before it is added."""
+def test_computing_lists_existing_operations_and_all_of_tf2jax():
+    """Review an operation that is new in tf2jax before adding it."""
     tensorflow()
     from tensorflow.python.framework import op_def_registry
     from tf2jax._src import ops
 
-    known = allowed_operations.COMPUTING | allowed_operations.SAVING
+    known = tf_op_allowlist.COMPUTING | tf_op_allowlist.SAVING
     assert [name for name in known if op_def_registry.get(name) is None] == []
-    assert set(ops._jax_ops) - allowed_operations.COMPUTING == {"XlaCallModule"}
+    assert set(ops._jax_ops) - tf_op_allowlist.COMPUTING == {"XlaCallModule"}
 
 
-def test_nothing_that_names_a_file_a_stream_or_python_is_on_the_list():
-    """By what TensorFlow itself says: arguments that are names of files, and kinds."""
+def test_computing_lists_no_operation_of_files_streams_or_python():
+    """Judged by the names of the arguments and the kinds of operations."""
     tensorflow()
     from tensorflow.python.framework import op_def_registry
 
     suspicious = ("file", "path", "address", "prefix", "token", "url", "host")
-    for name in allowed_operations.COMPUTING:
+    for name in tf_op_allowlist.COMPUTING:
         definition = op_def_registry.get(name)
         arguments = [a.name for a in (*definition.input_arg, *definition.attr)]
         for argument in arguments:
