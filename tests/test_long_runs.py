@@ -48,7 +48,7 @@ def test_more_checkpoints_of_a_network_leave_nothing_behind(run):
 
 
 def test_programs_of_many_architectures_give_way(monkeypatch):
-    monkeypatch.setattr(mapping, "PROGRAMS_KEPT", 2)
+    monkeypatch.setattr(mapping, "MAX_PROGRAMS", 2)
 
     @mapping.bounded_cache
     def scale(factor):

@@ -1,4 +1,4 @@
-"""Progress bars for long stages: seen on a terminal, silent in a log file."""
+"""Progress bars for long stages: visible on a terminal, silent in a log file."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from rankckpt_jax.devices import processes
 
 @contextlib.contextmanager
 def bar(description: str, total: int, unit: str) -> Iterator[tqdm.tqdm]:
-    """Shows `description`, the share done, the rate and the time left.
+    """Show the description, the share done, the rate and the remaining time.
 
     Args:
       description: What is being done, "[2/5] resnet_v1_50: features of train".
-      total: How many units there are.
-      unit: Name of one, in the singular ("image", "step").
+      total: Number of units.
+      unit: Name of a unit in the singular ("image", "step").
 
     Yields:
-      A tqdm bar; call its `update(n)`. Nothing is written where standard error is
-      not a terminal or by another process than the main one, and log lines do not
-      break the bar.
+      A tqdm bar; call its `update(n)`. Nothing is written if standard error is not a
+      terminal, or by another process than process 0. Log lines do not break the bar.
     """
     shown = sys.stderr.isatty() and processes.is_main_process()
     with (
@@ -44,9 +43,9 @@ def bar(description: str, total: int, unit: str) -> Iterator[tqdm.tqdm]:
 
 @contextlib.contextmanager
 def _lines_above_bars() -> Iterator[None]:
-    """Log lines that do not break a bar, of the records that were let through before.
+    """Write log lines above a bar, with the filters of the terminal's handler.
 
-    tqdm's handler takes the place of the one on the terminal, without its filters.
+    tqdm's handler replaces that handler, but does not copy its filters.
     """
     root = logging.getLogger()
     filters = [rule for handler in root.handlers for rule in handler.filters]

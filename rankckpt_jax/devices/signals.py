@@ -1,9 +1,8 @@
-"""Stops a run cleanly on SIGTERM, on all of its processes at the same point."""
+"""Clean stop on SIGTERM, at the same point on all processes."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import threading
 import types
@@ -13,27 +12,20 @@ import jax
 from jax.experimental import multihost_utils
 
 EXIT_RETRY = 75
-"""Exit code of a run that was stopped and goes on when started again: EX_TEMPFAIL."""
+"""Exit code of a run that was stopped and resumes when started again: EX_TEMPFAIL."""
 
-_told_to_stop = threading.Event()
-
-
-@dataclasses.dataclass
-class _Questions:
-    """How often `should_stop` has asked; equal on all processes, or they never meet."""
-
-    asked: int = 0
-
-
-question_count = _Questions()
+_stop = threading.Event()
+# Number of calls of `should_stop`. JAX pairs the processes' calls by it, so it must be
+# equal on all of them.
+_num_checks = 0
 
 
 @contextlib.contextmanager
 def handle_signals() -> Iterator[None]:
-    """Turns SIGTERM, a scheduler's notice, into the answer of `should_stop`.
+    """Make `should_stop` return True after SIGTERM, the notice of a scheduler.
 
-    With several processes JAX's own preemption service listens: whichever of them is
-    told, all stop at the same question.
+    With several processes JAX's own preemption service receives the signal. If one
+    process receives it, all stop at the same call of `should_stop`.
     """
     if jax.process_count() > 1 or threading.current_thread() is not (
         threading.main_thread()
@@ -41,23 +33,33 @@ def handle_signals() -> Iterator[None]:
         yield
         return
 
-    def note(number: int, frame: types.FrameType | None) -> None:
+    def handle(number: int, frame: types.FrameType | None) -> None:
         del number, frame
-        _told_to_stop.set()
+        _stop.set()
 
-    before = signal.signal(signal.SIGTERM, note)
+    previous = signal.signal(signal.SIGTERM, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-        _told_to_stop.clear()
+        signal.signal(signal.SIGTERM, previous)
+        _stop.clear()
 
 
 def should_stop() -> bool:
-    """Whether this run has been told to end; the same answer on every process."""
-    # JAX counts questions, and tells all processes at the same one.
+    """Return whether this run was asked to stop; the same answer on every process."""
     if jax.process_count() > 1:
-        question_count.asked += 1
-        if multihost_utils.reached_preemption_sync_point(question_count.asked):
-            _told_to_stop.set()
-    return _told_to_stop.is_set()
+        set_num_checks(_num_checks + 1)
+        if multihost_utils.reached_preemption_sync_point(_num_checks):
+            _stop.set()
+    return _stop.is_set()
+
+
+def num_checks() -> int:
+    """Return how often this process has called `should_stop`."""
+    return _num_checks
+
+
+def set_num_checks(count: int) -> None:
+    """Set the number of calls of `should_stop`, to equal that of other processes."""
+    global _num_checks
+    _num_checks = count
