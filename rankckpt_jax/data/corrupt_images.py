@@ -1,9 +1,9 @@
-"""Which images of a split can be decoded; the others are left out of a task.
+"""Search for images that cannot be decoded, which are dropped from a task.
 
-Whether a file is whole is known only once it is decoded, and decoding all of a large
-task takes minutes. So nothing is looked for until a pipeline meets an image that cannot
-be decoded, or before fine-tuning, which reads every image many times. What is found is
-kept in the store: all checkpoints of a task see the same images, in later runs too.
+A damaged file is detected only when it is decoded, and decoding all images of a large
+task takes minutes. The search therefore starts only after a pipeline has failed to
+decode an image, or before fine-tuning, which reads every image many times. Its result
+is stored, so that all checkpoints of a task see the same images, in later runs too.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from rankckpt_jax.storage import store
 
 _log = logging.getLogger(__name__)
 
-# What TensorFlow puts around the words that say what is wrong.
-_AROUND = re.compile(
+# Text around the cause in TensorFlow's error messages.
+_BOILERPLATE = re.compile(
     r"\{\{.*?\}\} ?|Error in user.*Iterator::\S+: |\[Op:\w+\].*|assertion failed: "
 )
 
@@ -41,117 +41,115 @@ def drop_corrupt(
     look_in: Iterable[str] = (),
     again: bool = False,
 ) -> Task:
-    """The task without the images that cannot be decoded, as far as they are known.
+    """Return the task without the images that are known to be corrupt.
 
-    All processes call it, and get the same.
+    All processes call this and get the same result.
 
     Args:
-      task: With all its images.
-      directory: Where what is found is kept, one file a split.
-      most: Largest share of a split that may be left out.
-      look_in: Names of splits of which every image is decoded where nothing is known.
-      again: Whether to decode them also where something is.
+      task: The task with all images.
+      directory: Directory of the stored results, one file per split.
+      most: Largest share of a split that may be corrupt, in [0, 1].
+      look_in: Names of splits to search if no result is stored.
+      again: Whether to search these splits even if a result is stored.
 
     Returns:
-      The task; its splits say what they lack.
+      The task. `Split.unreadable` lists the dropped images.
 
     Raises:
-      InputError: More than `most` of a split cannot be decoded.
+      InputError: More than `most` of a split is corrupt.
     """
     splits = dict(task.splits)
     for name, split in task.splits.items():
         if split.without is None:
             continue
         place = epath.Path(directory) / f"{name}.json"
-        wanted = {
+        key = {
             "images": split.fingerprint,
             "jpeg_decoder": preprocess.JPEG_DECODER,
             "max_megapixels": preprocess.MAX_MEGAPIXELS,
         }
-        looked_for = name in look_in
-        found = None if again and looked_for else _recall(split, place, wanted)
-        if found is None and looked_for:
+        search = name in look_in
+        corrupt = None if again and search else _load(split, place, key)
+        if corrupt is None and search:
             start = time.monotonic()
-            found = find(split)
+            corrupt = find(split)
             _log.info(
-                "decoded all %d images of %s in %.1f s, to see whether they are whole",
-                split.num_examples,
+                "%s: decoded all %d images, %d are corrupt (%.1f s)",
                 name,
+                split.num_examples,
+                len(corrupt),
                 time.monotonic() - start,
             )
-            kept = {str(position): reason for position, reason in found.items()}
-            store.save_result(place, wanted, {"unreadable": kept})
-        if found:
-            splits[name] = split.without(found)
+            reasons = {str(position): why for position, why in corrupt.items()}
+            store.save_result(place, key, {"unreadable": reasons})
+        if corrupt:
+            splits[name] = split.without(corrupt)
             check_unreadable(splits[name], most, task.origin)
     return dataclasses.replace(task, splits=splits)
 
 
-def _recall(
-    split: Split, place: epath.Path, wanted: Mapping[str, Any]
+def _load(
+    split: Split, place: epath.Path, key: Mapping[str, Any]
 ) -> dict[int, str] | None:
-    """What an earlier run found, unless some of it has been mended since."""
-    stored = store.load_result(place, wanted)
+    """Return the stored result, or None if some of its images have been repaired."""
+    stored = store.load_result(place, key)
     if stored is None:
         return None
-    found = {int(i): why for i, why in stored.result["unreadable"].items()}
-    if found and split.subset is not None:
-        still = find(split.subset(split.name, np.asarray(sorted(found))))
-        if len(still) < len(found):
-            _log.info("images of %s have been mended: looking again", split.name)
+    corrupt = {int(i): why for i, why in stored.result["unreadable"].items()}
+    if corrupt and split.subset is not None:
+        still_corrupt = find(split.subset(split.name, np.asarray(sorted(corrupt))))
+        if len(still_corrupt) < len(corrupt):
+            _log.info("%s: some corrupt images were repaired", split.name)
             return None
-    return found
+    return corrupt
 
 
 def find(split: Split) -> dict[int, str]:
-    """Decodes every image once and says which cannot be.
+    """Decode every image once and return the corrupt ones.
 
-    The processes divide the images among them, and all get the whole answer.
-
-    Args:
-      split: To look through.
+    Each process decodes a share of the images, and all get the complete result.
 
     Returns:
-      By the position of each image that cannot be decoded, why.
+      The reason by the position of each image that cannot be decoded.
 
     Raises:
-      InputError: The images cannot be read to their end at all.
+      InputError: Reading the images fails for another reason.
     """
     if split.without is None:
         return {}
-    mine = processes.sync_errors(lambda: _find(split))
+    local = processes.sync_errors(lambda: _find(split))
     return {
-        int(i): why for share in processes.all_gather(mine) for i, why in share.items()
+        int(i): why for share in processes.all_gather(local) for i, why in share.items()
     }
 
 
 def _find(split: Split) -> Mapping[int, str]:
     tf = tensorflow()
     process, count = processes.process_index(), processes.process_count()
-    # Whole images would be copied out of TensorFlow for nothing.
-    whole = split.examples(None, process, count, 0).map(
+    # Only the index, to avoid copying the pixels out of TensorFlow.
+    indices = split.examples(None, process, count, 0).map(
         lambda example: example["index"]
     )
-    iterator = iter(whole.prefetch(tf.data.AUTOTUNE))
-    found = {}
-    # An image that cannot be decoded raises in its turn, and the next ones follow.
+    iterator = iter(indices.prefetch(tf.data.AUTOTUNE))
+    corrupt = {}
+    # A corrupt image raises at its position, and the iterator then continues.
     for position in range(process, split.num_examples, count):
         try:
             next(iterator)
         except tf.errors.InvalidArgumentError as error:
-            found[position] = why(error)
+            corrupt[position] = reason(error)
         except (tf.errors.OpError, StopIteration) as error:
             raise InputError(
-                "Images cannot be read to the end",
+                "Images cannot be read",
                 where=f"split {split.name!r}, image {position}",
-                found=why(error),
+                found=reason(error),
                 fix="copy or prepare the data set again",
             ) from error
-    return found
+    return corrupt
 
 
-def why(error: Any) -> str:
-    """What TensorFlow's error says of an image, in one short line."""
-    said = str(getattr(error, "message", error)).strip()
-    line = _AROUND.sub("", said.splitlines()[0] if said else type(error).__name__)
+def reason(error: Any) -> str:
+    """Return the cause that a TensorFlow error names, in one short line."""
+    text = str(getattr(error, "message", error)).strip()
+    line = _BOILERPLATE.sub("", text.splitlines()[0] if text else type(error).__name__)
     return line.strip(" .:[]") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Images in folders, `PATH/{train,val,test}/CLASS/*`, as a `Task`."""
+"""Tasks from folders of images, `PATH/{train,val,test}/CLASS/*`."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from rankckpt_jax.storage import files
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 HELD_OUT_FRACTION = 0.2
-"""Share of each class of `train` that becomes `test` where a folder has no `test`."""
+"""Share of each class of `train` that becomes `test` if the folder has no `test`."""
 
-# Images, but of formats that not every installation decodes, or decodes alike.
-_OTHER_SUFFIXES = (".avif", ".heic", ".jp2", ".jxl", ".tif", ".tiff", ".webp")
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
+# Image formats that some installations do not decode, or decode differently.
+_UNSUPPORTED_SUFFIXES = (".avif", ".heic", ".jp2", ".jxl", ".tif", ".tiff", ".webp")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 
-# Files opened at a time: on a network's file system each waits for an answer.
+# Files opened at the same time, because each waits on a network file system.
 _THREADS = 16
-_GLIMPSE = 4096
+_SAMPLE_BYTES = 4096
 
 ByClass = dict[str, list[pathlib.Path]]
 
 
 @dataclasses.dataclass(frozen=True)
 class FileInfo:
-    """What a look at a file's beginning tells.
+    """Facts from the first bytes of a file.
 
     Attributes:
-      size: In bytes.
-      why: Why it cannot be an image; empty where it may be one.
+      size: Size in bytes.
+      why: Why the file is not an image; empty if it may be one.
     """
 
     size: int
@@ -59,33 +59,33 @@ class FileInfo:
 def from_folder(
     path: str, name: str = "", max_unreadable: float = MAX_UNREADABLE
 ) -> Task:
-    """Takes images from `path/{train,val,test}/CLASS/*`.
+    """Return the task of `path/{train,val,test}/CLASS/*`.
 
-    Without `test`, the images of `val` are tested on; without either, a fifth of each
-    class of `train` is held out, chosen by a hash of the file's name, so that the
-    choice neither depends on the order of files nor changes as files are added.
+    Without `test`, the images of `val` become the test images. Without either, a fifth
+    of each class of `train` is held out. It is chosen by a hash of the file names, so
+    that the choice does not depend on the order of files or on other files.
 
-    Files that cannot be opened, or do not begin as an image does, are left out. Whether
-    the others can be decoded shows when they are; see `readable`.
+    Files that cannot be opened, or do not start with an image signature, are dropped.
+    `corrupt_images` finds those that cannot be decoded.
 
     Args:
-      path: The folder; a local directory.
-      name: The task's name; by default the folder's.
-      max_unreadable: Largest share of a split that may be left out.
+      path: A local directory.
+      name: Name of the task; by default that of the directory.
+      max_unreadable: Largest share of a split that may be dropped, in [0, 1].
 
     Raises:
-      InputError: There is no such folder, a class without an image or only one class in
-        it, a class of one split that is not a class of `train`, or too many files that
-        are not images.
+      InputError: The directory does not exist or has fewer than two classes, a class
+        has no training images, another split has a class that `train` lacks, or too
+        many files are not images.
     """
     root = pathlib.Path(path).expanduser()
     if not (root / "train").is_dir():
         raise InputError(
             "No training images",
             where=str(root / "train"),
-            expected="a folder that holds train/CLASS/*.jpg",
+            expected="a folder that contains train/CLASS/*.jpg",
             found="no such folder" if not root.exists() else _listing(root),
-            fix="make one sub-folder of `train` per class, with its images inside",
+            fix="create one sub-folder of `train` per class, and put its images there",
         )
     names = [s for s in ("train", "val", "test") if (root / s).is_dir()]
     by_split = {split: _images_by_class(root / split) for split in names}
@@ -94,66 +94,63 @@ def from_folder(
         raise InputError(
             "A classification task needs at least two classes",
             where=str(root / "train"),
-            expected="train/CLASS/*.jpg of two classes or more",
+            expected="train/CLASS/*.jpg of at least two classes",
             found=f"{len(classes)} folder(s): {', '.join(classes) or '-'}",
-            fix="make one sub-folder of `train` per class, with its images inside",
+            fix="create one sub-folder of `train` per class, and put its images there",
         )
     for split, by_class in by_split.items():
         if unknown := sorted({c for c, fs in by_class.items() if fs} - set(classes)):
             raise InputError(
-                f"Classes of {split!r} that have no training images",
+                f"Classes of {split!r} without training images",
                 where=str(root / split),
-                expected="only classes that `train` has: " + some(classes),
+                expected="only classes of `train`: " + some(classes),
                 found=some(unknown),
-                fix="give each the same name in every split",
+                fix="use the same class names in every split",
             )
-    glances = _glance_at(by_split)
-    unreadable: dict[str, dict[str, str]] = {}
+    infos = _read_infos(by_split)
+    corrupt: dict[str, dict[str, str]] = {}
     for split, by_class in by_split.items():
-        bad = {f: glances[f].why for fs in by_class.values() for f in fs}
-        bad = {file: why for file, why in bad.items() if why}
-        unreadable[split] = {str(f.relative_to(root)): why for f, why in bad.items()}
+        bad = {f: infos[f].why for fs in by_class.values() for f in fs if infos[f].why}
+        corrupt[split] = {str(f.relative_to(root)): why for f, why in bad.items()}
         by_split[split] = {
             c: [file for file in fs if file not in bad] for c, fs in by_class.items()
         }
     origin = f"folder {root}"
     if "test" not in by_split and "val" in by_split:
-        by_split["test"], unreadable["test"] = (
-            by_split.pop("val"),
-            unreadable.pop("val"),
-        )
+        by_split["test"] = by_split.pop("val")
+        corrupt["test"] = corrupt.pop("val")
         origin += ", its val images as test"
     elif "test" not in by_split:
         by_split["train"], by_split["test"] = _hold_out(by_split["train"])
         origin += f", {HELD_OUT_FRACTION:.0%} of train held out as test"
     splits = {
-        split: _folder_split(root, split, by_class, classes, unreadable.get(split, {}))
+        split: _folder_split(root, split, by_class, classes, corrupt.get(split, {}))
         for split, by_class in by_split.items()
     }
-    for made in splits.values():
-        check_unreadable(made, max_unreadable, str(root / made.name))
+    for split_name, made in splits.items():
+        check_unreadable(made, max_unreadable, str(root / split_name))
     if empty := sorted(c for c, images in by_split["train"].items() if not images):
         raise InputError(
-            "Classes without any training image",
+            "Classes without training images",
             where=str(root / "train"),
-            expected="files *" + ", *".join(IMAGE_SUFFIXES) + " in the folder of each",
+            expected="files *" + ", *".join(IMAGE_SUFFIXES) + " in each folder",
             found="; ".join(f"{c!r}: {_contents(root / 'train' / c)}" for c in empty),
-            fix="add images, or remove the folder",
+            fix="add images, or remove the folders",
         )
     if "val" in by_split:
         train, val = by_split["train"], by_split["val"]
         both = {name: train[name] + val.get(name, []) for name in train}
-        left_out = {**unreadable["train"], **unreadable["val"]}
-        splits["trainval"] = _folder_split(root, "trainval", both, classes, left_out)
-    notes = _notes(root, names, by_split, glances)
+        bad = {**corrupt["train"], **corrupt["val"]}
+        splits["trainval"] = _folder_split(root, "trainval", both, classes, bad)
+    notes = _notes(root, names, by_split, infos)
     return Task(name or root.resolve().name, classes, splits, origin, notes)
 
 
 def _images_by_class(folder: pathlib.Path) -> ByClass:
-    """Image files of each sub-folder, sorted by their path.
+    """Return the image files of each sub-folder, sorted by path.
 
-    Links to directories are followed at a class's name alone: below it they may lead
-    in circles, or have one file counted twice.
+    A class may be a link to a directory. Links below it are not followed, because they
+    could form a circle or count a file twice.
     """
     return {
         child.name: sorted(
@@ -170,91 +167,99 @@ def _hidden(path: pathlib.Path, root: pathlib.Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _glance_at(by_split: Mapping[str, ByClass]) -> dict[pathlib.Path, FileInfo]:
+def _read_infos(by_split: Mapping[str, ByClass]) -> dict[pathlib.Path, FileInfo]:
     every = [
         f for by_class in by_split.values() for fs in by_class.values() for f in fs
     ]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        return dict(zip(every, threads.map(_glance, every), strict=True))
+        return dict(zip(every, threads.map(_read_info, every), strict=True))
 
 
-def _glance(path: pathlib.Path) -> FileInfo:
+def _read_info(path: pathlib.Path) -> FileInfo:
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            # Opening a pipe would wait for its other end.
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            # Opening a pipe would block.
             return FileInfo(0, "not a regular file")
         with path.open("rb") as file:
-            start = file.read(max(map(len, _BEGINNINGS)))
+            start = file.read(max(map(len, _SIGNATURES)))
     except OSError as error:
         return FileInfo(0, error.strerror or str(error))
     if not start:
         return FileInfo(0, "empty")
-    known = start.startswith(_BEGINNINGS)
-    return FileInfo(found.st_size, "" if known else "not a JPEG, PNG, GIF or BMP file")
+    is_image = start.startswith(_SIGNATURES)
+    return FileInfo(
+        status.st_size, "" if is_image else "not a JPEG, PNG, GIF or BMP file"
+    )
 
 
 def _notes(
     root: pathlib.Path,
     names: Sequence[str],
     by_split: Mapping[str, ByClass],
-    glances: Mapping[pathlib.Path, FileInfo],
+    infos: Mapping[pathlib.Path, FileInfo],
 ) -> dict[str, str]:
-    """What makes results of a folder doubtful, though it can be used."""
+    """Return warnings about a usable folder, by topic."""
     notes = {}
-    said = []
+    sentences = []
     if alone := [c for c, images in by_split["train"].items() if len(images) == 1]:
-        said.append(
+        sentences.append(
             f"{len(alone)} of {len(by_split['train'])} classes have a single training "
-            f"image, which tells nothing of their spread: {some(map(repr, alone))}"
+            "image, too few to estimate their variance; add images: "
+            + some(map(repr, alone))
         )
     for split in by_split.keys() - {"train"}:
         if absent := [c for c in by_split["train"] if not by_split[split].get(c)]:
-            said.append(
+            sentences.append(
                 f"{len(absent)} of {len(by_split['train'])} classes have no image in "
-                f"{split}, so accuracies do not count them: {some(map(repr, absent))}"
+                f"{split}, so accuracies ignore them; add images: "
+                + some(map(repr, absent))
             )
-    if said:
-        notes["classes"] = "; ".join(said)
+    if sentences:
+        notes["classes"] = "; ".join(sentences)
     others = collections.Counter(
         path.suffix.lower()
         for split in names
         for path in (root / split).glob("*/**/*")
-        if path.suffix.lower() in _OTHER_SUFFIXES and not _hidden(path, root)
+        if path.suffix.lower() in _UNSUPPORTED_SUFFIXES and not _hidden(path, root)
     )
     if others:
         counts = ", ".join(f"{n} {suffix}" for suffix, n in sorted(others.items()))
-        notes["images"] = f"files of other formats are not read: {counts}"
-    learnt = [
+        notes["images"] = (
+            f"files in unsupported formats are ignored: {counts}; convert them to JPEG "
+            "or PNG"
+        )
+    train_files = [
         f for s in by_split.keys() - {"test"} for fs in by_split[s].values() for f in fs
     ]
-    tested = [file for images in by_split["test"].values() for file in images]
-    if twins := _same_bytes(tested, learnt, glances):
+    test_files = [file for images in by_split["test"].values() for file in images]
+    if duplicates := _find_duplicates(test_files, train_files, infos):
         shown = [
             f"{str(a.relative_to(root))!r} = {str(b.relative_to(root))!r}"
-            for a, b in twins
+            for a, b in duplicates
         ]
         notes["splits"] = (
-            f"{len(twins)} of {len(tested)} test images are, byte for byte, training "
-            f"images too, so accuracies are too high: {some(shown)}"
+            f"{len(duplicates)} of {len(test_files)} test images are byte-for-byte "
+            "copies of training images, so accuracies are too high; remove the copies: "
+            + some(shown)
         )
     return notes
 
 
-def _same_bytes(
+def _find_duplicates(
     first: Iterable[pathlib.Path],
     second: Iterable[pathlib.Path],
-    glances: Mapping[pathlib.Path, FileInfo],
+    infos: Mapping[pathlib.Path, FileInfo],
 ) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """Files of the first with one of the second that has the same bytes.
+    """Return pairs of a file of `first` and one of `second` with the same bytes.
 
-    Sizes are known, and tell most files apart; of the others a few kilobytes from the
-    middle, where pixels are, and only what still looks equal is read to its end.
+    Files are compared by size, then by a few kilobytes from the middle, where the
+    pixels are. Only files that are still equal are read to the end.
     """
     keys: tuple[Callable[[pathlib.Path], Any], ...] = (
-        lambda file: glances[file].size,
-        lambda file: _middle(file, glances[file].size),
-        _whole,
+        lambda file: infos[file].size,
+        lambda file: _middle(file, infos[file].size),
+        _digest,
     )
     groups = [(list(first), list(second))]
     for key in keys:
@@ -270,11 +275,11 @@ def _same_bytes(
 
 def _middle(path: pathlib.Path, size: int) -> bytes:
     with path.open("rb") as file:
-        file.seek(max(size - _GLIMPSE, 0) // 2)
-        return file.read(_GLIMPSE)
+        file.seek(max(size - _SAMPLE_BYTES, 0) // 2)
+        return file.read(_SAMPLE_BYTES)
 
 
-def _whole(path: pathlib.Path) -> bytes:
+def _digest(path: pathlib.Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
@@ -309,7 +314,7 @@ def _files_split(
     pairs: Sequence[tuple[pathlib.Path, int]],
     unreadable: Mapping[str, str],
 ) -> Split:
-    # Bytes, since a file's name need not be text.
+    # Bytes, because a file name is not always valid text.
     paths = np.asarray([os.fsencode(file) for file, _ in pairs], dtype=object)
     labels = np.asarray([label for _, label in pairs], np.int32)
     described = [
@@ -357,7 +362,7 @@ def _files_split(
 
 
 def _contents(folder: pathlib.Path) -> str:
-    """What a folder without images holds instead."""
+    """Describe the content of a folder without images."""
     suffixes = collections.Counter(
         path.suffix.lower() or "without a suffix"
         for path in folder.rglob("*")
@@ -371,4 +376,4 @@ def _contents(folder: pathlib.Path) -> str:
 def _listing(folder: pathlib.Path) -> str:
     names = sorted(child.name for child in folder.iterdir())
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"a folder that holds {shown}" if names else "an empty folder"
+    return f"a folder that contains {shown}" if names else "an empty folder"

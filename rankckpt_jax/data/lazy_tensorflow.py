@@ -1,8 +1,8 @@
-"""TensorFlow, on the CPU and only once it is needed.
+"""TensorFlow, imported on first use and restricted to the CPU.
 
-It reads checkpoints and decodes images. Importing it takes seconds, and left alone it
-would reserve the accelerator's memory that JAX needs; `tensorflow()` is the only way
-this package reaches it.
+TensorFlow decodes images and reads some kinds of checkpoints. Importing it takes
+seconds, and by default it would reserve the accelerator memory that JAX needs. All code
+of this package gets it from `tensorflow()`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from typing import Any
 
 @functools.cache
 def tensorflow() -> Any:
-    """Imports TensorFlow with every accelerator hidden from it.
-
-    Returns:
-      The module `tensorflow`.
-    """
+    """Return the module `tensorflow`, with all accelerators hidden from it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _silenced_stderr():
         import tensorflow as tf
@@ -34,10 +30,10 @@ def tensorflow() -> Any:
 
 @contextlib.contextmanager
 def _silenced_stderr() -> Iterator[None]:
-    """Holds back what native code writes to standard error, unless an error follows.
+    """Discard the output of native code to standard error, unless an error follows.
 
-    TensorFlow reports there, whatever the log level and before its log is set up,
-    that it found no CUDA driver, which on a laptop reads like a failure of ours.
+    Whatever the log level, TensorFlow writes that it found no CUDA driver. On a laptop
+    that looks like a failure of this package.
     """
     sys.stderr.flush()
     original = os.dup(2)

@@ -1,8 +1,8 @@
-"""Batches of images for one process: decoded, resized, padded, masked.
+"""Batches of images for one process: decoded, resized, padded and masked.
 
-Decoding runs in tf.data's threads ahead of the consumer, so that it overlaps with the
-device's work. Every batch has the same shape; the last is padded and its mask says
-which rows are real, and every process takes the same number of steps.
+Decoding runs ahead of the consumer in the threads of tf.data, so that it overlaps with
+the device's work. Every batch has the same shape: the last one is padded, and its mask
+marks the real rows. Every process takes the same number of steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rankckpt_jax.data import corrupt_images as readable
+from rankckpt_jax.data import corrupt_images
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import Split
@@ -30,9 +30,9 @@ class Batch:
 
     Attributes:
       images: float32 [B, S, S, 3] in [0, 255].
-      labels: int32 [B]; 0 where padded.
-      index: int64 [B], the example's position in its split; -1 where padded.
-      mask: bool [B]; False where padded.
+      labels: int32 [B]; 0 in padding rows.
+      index: int64 [B], the example's position in its split; -1 in padding rows.
+      mask: bool [B]; False in padding rows.
     """
 
     images: np.ndarray
@@ -42,15 +42,15 @@ class Batch:
 
 
 class ImageCache:
-    """Decoded images of the splits last used, within a budget of memory.
+    """Decoded images of the most recently used splits, within a memory budget.
 
-    A pool's checkpoints often share an image size; decoding JPEG files once for all
-    of them, and once for all epochs of fine-tuning, saves most of the host's work.
-    Images are kept as float32, as resized: rounding them would change the features.
+    The checkpoints of a pool often share an image size. Decoding JPEG files once for
+    all of them, and once for all epochs of fine-tuning, saves most of the host's work.
+    Images are kept in float32, because rounding them would change the features.
     """
 
     def __init__(self, gigabytes: float):
-        """Makes an empty cache that holds at most `gigabytes` (1e9 bytes)."""
+        """Initialize an empty cache of at most `gigabytes` (1e9 bytes each)."""
         self._budget = gigabytes * 1e9
         self._held: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -62,15 +62,14 @@ class ImageCache:
         process: int = 0,
         count: int = 1,
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Returns a split decoded, or None where it is above the budget.
+        """Return the decoded images of a split, or None if they exceed the budget.
 
         Args:
-          split: Its images in all processes' shares.
-          size: Side of the square images.
+          split: The split.
+          size: Side of the square images in pixels.
           preprocess: See `preprocess.resize`.
-          process: Which share of the examples to return, in their order: that which
-            begins with this one
-          count: and takes each so many-th; by default all.
+          process: First example to return.
+          count: Every `count`-th example from `process` on is returned.
 
         Returns:
           (images float32 [N, S, S, 3] in [0, 255], labels int32 [N]).
@@ -83,7 +82,7 @@ class ImageCache:
             while self._held and needed + self._used() > self._budget:
                 self._held.pop(next(iter(self._held)))
             self._held[key] = _decode(split, size, preprocess, process, count)
-        self._held[key] = self._held.pop(key)  # The most recently used stands last.
+        self._held[key] = self._held.pop(key)  # Most recently used last.
         return self._held[key]
 
     def _used(self) -> int:
@@ -91,7 +90,7 @@ class ImageCache:
 
 
 def num_steps(num_examples: int, batch_size: int) -> int:
-    """Steps every process takes so that all together see each example once."""
+    """Return the number of steps in which the processes see each example once."""
     largest_share = math.ceil(num_examples / processes.process_count())
     return math.ceil(largest_share / batch_size)
 
@@ -99,14 +98,14 @@ def num_steps(num_examples: int, batch_size: int) -> int:
 def batches(
     split: Split, *, size: int, preprocess: str, batch_size: int, cache: ImageCache
 ) -> Iterator[Batch]:
-    """Yields this process's share of a split once, in order, padded and masked.
+    """Yield this process's share of a split once, in order, padded and masked.
 
     Args:
-      split: What to read.
-      size: Side of the square images.
+      split: The split to read.
+      size: Side of the square images in pixels.
       preprocess: See `preprocess.resize`.
-      batch_size: Rows of a batch, B, for this process.
-      cache: Where decoded images are kept between passes.
+      batch_size: Rows per batch, B, of this process.
+      cache: Keeps decoded images between passes.
     """
     process, count = processes.process_index(), processes.process_count()
     steps = num_steps(split.num_examples, batch_size)
@@ -141,22 +140,22 @@ def training_batches(
     last_step: int,
     cache: ImageCache,
 ) -> Iterator[Batch]:
-    """Yields this process's part of the training batches of steps [first, last).
+    """Yield this process's part of the training batches of steps [first, last).
 
-    The order is a function of (seed, step) alone: example `t * global_batch + r` of
-    an endless row of epochs, each in an order drawn from (seed, epoch). A run that
-    was stopped goes on with the very batches it would have seen.
+    The order depends on (seed, step) alone: row r of step t is the example number
+    `t * global_batch + r` in an endless sequence of epochs, and each epoch has an order
+    drawn from (seed, epoch). A resumed run therefore gets the same batches.
 
     Args:
-      split: What to train on.
-      size: Side of the square images.
+      split: The split to train on.
+      size: Side of the square images in pixels.
       preprocess: See `preprocess.resize`.
-      batch_size: Rows for this process; the global batch is `process_count()` times
-        that. Every batch is full.
-      seed: Decides the order.
-      first_step: Step to begin with, from 0.
-      last_step: Step to stop before.
-      cache: Where decoded images are kept.
+      batch_size: Rows per batch of this process; the global batch has
+        `process_count()` times as many. Every batch is full.
+      seed: Seed of the order.
+      first_step: First step, from 0.
+      last_step: Step after the last one.
+      cache: Keeps decoded images.
     """
     process, count = processes.process_index(), processes.process_count()
     held = cache.get(split, size, preprocess)
@@ -185,50 +184,50 @@ Item = TypeVar("Item")
 
 
 def ahead(items: Iterable[Item], count: int = 2) -> Iterator[Item]:
-    """Yields the items, made in a thread of their own up to `count` ahead.
+    """Yield the items of an iterator that runs in a thread, up to `count` ahead.
 
-    Gathering a batch out of host memory takes milliseconds that an accelerator would
-    spend waiting. What the items' iterator raises is raised here, in its turn.
+    Gathering a batch from host memory takes milliseconds during which an accelerator
+    would wait. An error of the iterator is raised here, after the items before it.
     """
-    made: queue.Queue[Any] = queue.Queue(count)
-    enough = threading.Event()
+    ready: queue.Queue[Any] = queue.Queue(count)
+    stop = threading.Event()
     end = object()
 
     def put(value: Any) -> None:
-        while not enough.is_set():
+        while not stop.is_set():
             try:
-                made.put(value, timeout=0.1)
+                ready.put(value, timeout=0.1)
                 return
             except queue.Full:
                 continue
 
-    def make() -> None:
+    def produce() -> None:
         try:
             for item in items:
                 put((item, None))
-                if enough.is_set():
+                if stop.is_set():
                     return
             put((end, None))
-        except BaseException as error:  # Raised anew where the items are taken.
+        except BaseException as error:  # Raised again by the consumer.
             put((end, error))
 
-    thread = threading.Thread(target=make, daemon=True)
+    thread = threading.Thread(target=produce, daemon=True)
     thread.start()
     try:
         while True:
-            item, error = made.get()
+            item, error = ready.get()
             if error is not None:
                 raise error
             if item is end:
                 return
             yield item
     finally:
-        enough.set()
+        stop.set()
         thread.join()
 
 
 def _shuffled_rows(num_examples: int, positions: np.ndarray, seed: int) -> np.ndarray:
-    """Examples at `positions` of the endless row of shuffled epochs."""
+    """Return the examples at `positions` of the endless sequence of shuffled epochs."""
     epochs, within = np.divmod(positions, num_examples)
     rows = np.empty_like(positions)
     for epoch in np.unique(epochs):
@@ -276,7 +275,7 @@ def _numpy(split: Split, dataset: Any) -> Iterator[Any]:
             where=f"split {split.name!r}",
             expected="JPEG, PNG, BMP or GIF files of at most "
             f"{preprocess_lib.MAX_MEGAPIXELS} megapixels",
-            found=readable.why(error),
+            found=corrupt_images.reason(error),
         ) from error
 
 

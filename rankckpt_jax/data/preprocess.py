@@ -1,8 +1,8 @@
-"""From a decoded image to what a network is fed.
+"""Preprocessing of images, in two steps.
 
-Two steps. On the host, in TensorFlow, per image: crop and resize to a float32 square
-in [0, 255] (`resize`). On the device, in JAX, per batch: to the network's own range
-(`to_input_range`), so that one decoded copy serves networks of different ranges.
+On the host, TensorFlow crops and resizes each image to a float32 square in [0, 255]
+(`resize`). On the device, JAX maps each batch to the range of the network
+(`to_input_range`). One decoded copy therefore serves networks of different ranges.
 """
 
 from __future__ import annotations
@@ -15,43 +15,42 @@ import jax
 import numpy as np
 
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
-from rankckpt_jax.errors import InputError, suggest
+from rankckpt_jax.errors import unknown_name
 
 JPEG_DECODER = "libjpeg INTEGER_ACCURATE"
-"""How JPEG files are decoded; part of every manifest, since the choice is visible.
+"""JPEG decoder, recorded in every manifest because it changes the features.
 
-The faster DCT that TensorFlow defaults to moves the logits of a real MobileNet by up
-to 0.2; the accurate one agrees with other decoders.
+TensorFlow's default, a faster DCT, moves the logits of a real MobileNet by up to 0.2.
+The accurate DCT agrees with other decoders.
 """
 
-
 MAX_MEGAPIXELS = 64
-"""Images of more are not decoded: each would take 3 bytes a pixel in every thread.
+"""Size above which an image is not decoded.
 
-A file of a few kilobytes can unfold to gigabytes; no network here sees so much of it.
+A file of a few kilobytes can expand to gigabytes, in every decoding thread.
 """
 
 
 def decode(data: Any) -> Any:
-    """Decodes one encoded image.
+    """Decode one image.
 
     Args:
       data: Scalar string tensor: a JPEG, PNG, BMP or GIF (first frame) file.
 
     Returns:
-      uint8 [height, width, 3], sRGB in [0, 255]; gray is repeated, alpha dropped, 16
-      bits are cut to 8.
+      uint8 [height, width, 3], sRGB in [0, 255]. Gray is repeated, alpha is dropped,
+      and 16 bits are cut to 8.
 
     Raises:
-      tf.errors.InvalidArgumentError: When it runs: the file is damaged, of another
-        format, or larger than MAX_MEGAPIXELS.
+      tf.errors.InvalidArgumentError: The file is damaged, has another format, or is
+        larger than MAX_MEGAPIXELS. Raised when the operation runs.
     """
     return _decoder()(data)
 
 
 @functools.cache
 def _decoder() -> Callable[[Any], Any]:
-    """`decode`, traced once: a split's images are mapped over anew in every epoch."""
+    """Return `decode` as a traced function, because every epoch maps it again."""
     tf = tensorflow()
     return tf.function(_decode, input_signature=[tf.TensorSpec([], tf.string)])
 
@@ -59,7 +58,7 @@ def _decoder() -> Callable[[Any], Any]:
 def _decode(data: Any) -> Any:
     tf = tensorflow()
 
-    def small(sides: Any, decoded: Callable[[], Any]) -> Any:
+    def checked(sides: Any, decoded: Callable[[], Any]) -> Any:
         pixels = tf.reduce_prod(tf.cast(sides, tf.int64))
         limit = f"an image of more than {MAX_MEGAPIXELS} megapixels"
         with _asserted(pixels <= MAX_MEGAPIXELS * 1_000_000, limit):
@@ -67,11 +66,11 @@ def _decode(data: Any) -> Any:
 
     image = tf.cond(
         tf.io.is_jpeg(data),
-        lambda: small(
+        lambda: checked(
             tf.io.extract_jpeg_shape(data)[:2],
             lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
         ),
-        lambda: small(
+        lambda: checked(
             _sides(data),
             lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
         ),
@@ -81,15 +80,15 @@ def _decode(data: Any) -> Any:
 
 
 def _sides(data: Any) -> Any:
-    """Width and height as the head of a PNG, GIF or BMP file tells them; int64 [2]."""
+    """Return width and height from the header of a PNG, GIF or BMP file, int64 [2]."""
     tf = tensorflow()
-    # What is cut short reads as no pixels at all, and then fails to be decoded.
+    # A truncated header reads as zero pixels. Decoding it fails later.
     head = tf.strings.join([tf.strings.substr(data, 0, 26), b"\0" * 26])
 
     def numbers(start: int, kind: Any, little_endian: bool) -> Any:
         part = tf.strings.substr(head, start, 2 * kind.size)
-        found = tf.io.decode_raw(part, kind, little_endian=little_endian)
-        return tf.abs(tf.cast(found, tf.int64))
+        sides = tf.io.decode_raw(part, kind, little_endian=little_endian)
+        return tf.abs(tf.cast(sides, tf.int64))
 
     def other() -> Any:
         with _asserted(tf.constant(False), "not a JPEG, PNG, GIF or BMP file"):
@@ -108,28 +107,28 @@ def _sides(data: Any) -> Any:
     )
 
 
-def _asserted(condition: Any, otherwise: str) -> Any:
-    """A context whose operations run only where the condition holds."""
+def _asserted(condition: Any, message: str) -> Any:
+    """Return a context whose operations run only if the condition holds."""
     tf = tensorflow()
-    assertion = tf.debugging.Assert(condition, [otherwise])
-    # None where operations run at once: it has been raised already, or is well.
+    assertion = tf.debugging.Assert(condition, [message])
+    # In eager mode the assertion has already passed or raised, and is None.
     return tf.control_dependencies([] if assertion is None else [assertion])
 
 
 def _vtab(image: Any, size: int) -> Any:
-    """Bilinear, to a square whatever the aspect ratio, no antialiasing (VTAB)."""
+    """Resize bilinearly to a square, without crop or antialiasing (VTAB)."""
     return tensorflow().image.resize(image, [size, size], antialias=False)
 
 
 def _slim_inception(image: Any, size: int) -> Any:
-    """Central 87.5 % crop, then bilinear with TF1's corner-aligned-left sampling."""
+    """Crop the central 87.5 %, then resize bilinearly as TensorFlow 1 does."""
     tf = tensorflow()
     image = tf.image.central_crop(tf.cast(image, tf.float32), 0.875)
     return _legacy_bilinear(image, [size, size])
 
 
 def _slim_vgg(image: Any, size: int) -> Any:
-    """Short side to 256/224 of `size` keeping the aspect ratio, then a central crop."""
+    """Resize the short side to 256/224 of `size`, then crop the center."""
     tf = tensorflow()
     shape = tf.cast(tf.shape(image)[:2], tf.float32)
     short = round(size * 256 / 224)
@@ -153,33 +152,27 @@ _PREPROCESSES: dict[str, Callable[[Any, int], Any]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Names of the ways to bring an image to network size."""
+    """Return the names of all rules of `resize`."""
     return tuple(_PREPROCESSES)
 
 
 def resize(image: Any, size: int, preprocess: str) -> Any:
-    """Crops and resizes one image by a named rule.
+    """Crop and resize one image by a named rule.
 
     Args:
       image: uint8 [height, width, 3].
-      size: Side of the square wanted, in pixels.
-      preprocess: "vtab" (the benchmark's: bilinear resize, no crop, no
-        antialiasing), "slim_inception" or "slim_vgg" (TF-Slim's evaluation).
+      size: Side of the resulting square in pixels.
+      preprocess: "vtab" (used by the benchmark: bilinear, no crop, no antialiasing),
+        or "slim_inception" or "slim_vgg" (the evaluation of TF-Slim).
 
     Returns:
       float32 [size, size, 3] in [0, 255].
 
     Raises:
-      InputError: There is no such rule.
+      InputError: The rule is unknown.
     """
     if preprocess not in _PREPROCESSES:
-        raise InputError(
-            f"Unknown preprocessing {preprocess!r}",
-            where="config.preprocess",
-            expected=", ".join(names()),
-            found=str(preprocess),
-            fix=suggest(preprocess, names()),
-        )
+        raise unknown_name("preprocessing", preprocess, names(), "config.preprocess")
     tf = tensorflow()
     image = tf.cast(_PREPROCESSES[preprocess](image, size), tf.float32)
     image.set_shape([size, size, 3])
@@ -189,7 +182,7 @@ def resize(image: Any, size: int, preprocess: str) -> Any:
 def scaling(
     input_range: tuple[float, float], input_mean: tuple[float, float, float]
 ) -> tuple[np.float32, np.float32, np.ndarray]:
-    """Returns (low, high, mean) as `to_input_range` takes them, in float32."""
+    """Return the arguments (low, high, mean) of `to_input_range` in float32."""
     low, high = input_range
     return np.float32(low), np.float32(high), np.asarray(input_mean, np.float32)
 
@@ -197,14 +190,14 @@ def scaling(
 def to_input_range(
     images: jax.Array, low: jax.Array, high: jax.Array, mean: jax.Array
 ) -> jax.Array:
-    """Maps images from [0, 255] to [low, high] and subtracts a mean per channel.
+    """Map images from [0, 255] to [low, high] and subtract a mean per channel.
 
     Args:
       images: float [B, H, W, 3] in [0, 255].
-      low: Scalar that 0 becomes.
-      high: Scalar that 255 becomes.
-      mean: [3], subtracted afterwards (zeros for most; TF-Slim's VGG-style networks
-        take [0, 255] less the ImageNet mean).
+      low: Scalar, the result for 0.
+      high: Scalar, the result for 255.
+      mean: [3], subtracted afterwards. Zeros for most networks; VGG-style networks of
+        TF-Slim use the ImageNet mean with the range [0, 255].
 
     Returns:
       float [B, H, W, 3].

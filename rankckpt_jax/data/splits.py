@@ -1,4 +1,4 @@
-"""What a `Task` is made of: classes, and `Split`s of labeled images."""
+"""The types `Task` and `Split`: classes and labeled images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.storage import files
 
 MAX_UNREADABLE = 0.1
-"""Largest share of a split's images that may be left out, where nothing else is said.
+"""Default of the largest share of a split's images that may be corrupt.
 
-A few broken files are common in collections from the web and change little; where a
-tenth is broken, the copy or the format is, and what is left may be another task.
+A few corrupt files are common in collections from the web and change little. If a tenth
+of the files is corrupt, the copy or the format is wrong, and the remaining images may
+be a different task.
 """
 
 Examples = Callable[[int | None, int, int, int], Any]
@@ -25,23 +26,22 @@ Examples = Callable[[int | None, int, int, int], Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Some of a task's images, in a fixed order.
+    """A split of a task: labeled images in a fixed order.
 
     Attributes:
       name: "train", "val" or "test".
-      num_examples: How many images.
-      fingerprint: Digest of which images and labels these are.
-      examples: `examples(shuffle_seed, process_index, process_count, skip)` is a
-        `tf.data.Dataset` of {"image": uint8 [h, w, 3], "label": int32, "index":
-        int64}, one pass over every `process_count`-th example from `process_index`
-        on, in order or, with a seed, shuffled before the division, after skipping
-        `skip` of this process's examples. `index` is the position in the split.
-      subset: `subset(name, rows)` is the split of the examples at these positions; None
-        where examples cannot be picked out, as in a stream.
-      without: `without(reasons)` is the split less the examples at these positions,
-        which are then `unreadable`; None where every image is known to be whole.
-      unreadable: Images that belong to the split and are not among its examples, by
-        name; why each cannot be read.
+      num_examples: Number of images.
+      fingerprint: Digest of the images' identities and labels.
+      examples: `examples(shuffle_seed, process_index, process_count, skip)` returns a
+        `tf.data.Dataset` of {"image": uint8 [h, w, 3], "label": int32, "index": int64}.
+        It yields every `process_count`-th example from `process_index` on, after the
+        first `skip` of these. With a seed the examples are shuffled before they are
+        divided. `index` is the position in the split.
+      subset: `subset(name, rows)` returns the split of the examples at these positions;
+        None if examples cannot be selected, as in a stream.
+      without: `without(reasons)` returns the split without the examples at these
+        positions, which become `unreadable`; None if no image can be corrupt.
+      unreadable: The reason by the name of each image that was dropped from the split.
     """
 
     name: str
@@ -54,13 +54,14 @@ class Split:
 
     @property
     def left_out(self) -> str:
-        """How many images are unreadable, and which; empty where none is."""
+        """Describe the dropped images; empty if there are none."""
         if not self.unreadable:
             return ""
         named = [f"{file!r} ({why})" for file, why in self.unreadable.items()]
-        whole = len(named) + self.num_examples
-        return f"{len(named)} of {whole} images of {self.name} cannot be read and " + (
-            f"are left out for all checkpoints: {some(named, most=5)}"
+        total = len(named) + self.num_examples
+        return (
+            f"{len(named)} of {total} images of {self.name} cannot be read and are "
+            f"left out for all checkpoints: {some(named, most=5)}"
         )
 
 
@@ -69,12 +70,12 @@ class Task:
     """An image classification task.
 
     Attributes:
-      name: Used as the directory's name in the store.
-      class_names: Class of each label; labels are positions in it.
-      splits: By name: "train" and "test"; where there is one, "val", and "trainval",
-        the images of both "train" and "val".
-      origin: Where the images and the splits come from, in a phrase.
-      notes: By topic, one sentence that a reader of results should know.
+      name: Decides the directory's name in the store.
+      class_names: Name of each class; labels are positions in this tuple.
+      splits: "train" and "test", and optionally "val" and "trainval" (the images of
+        both "train" and "val").
+      origin: A phrase that names the source of the images and splits.
+      notes: One sentence per topic that qualifies the results.
     """
 
     name: str
@@ -90,7 +91,7 @@ class Task:
 
     @property
     def description(self) -> str:
-        """One line that says where the images come from, and how many there are."""
+        """Describe the origin and the number of images in one line."""
         counted = [s for name, s in self.splits.items() if name != "trainval"]
         if not counted:
             return self.origin
@@ -99,18 +100,19 @@ class Task:
 
     @property
     def warnings(self) -> dict[str, str]:
-        """The notes, and which images are left out."""
-        said = [
-            split.left_out for name, split in self.splits.items() if name != "trainval"
+        """Return the notes and the descriptions of dropped images, by topic."""
+        sentences = [
+            s.left_out for name, s in self.splits.items() if name != "trainval"
         ]
         notes = dict(self.notes)
-        if said := [*filter(None, said)]:
-            notes["images"] = "; ".join([*said, *filter(None, [notes.get("images")])])
+        if any(sentences):
+            sentences.append(notes.get("images", ""))
+            notes["images"] = "; ".join(filter(None, sentences))
         return notes
 
 
 def array_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
-    """Makes a split of images in memory.
+    """Return a split of images in memory.
 
     Args:
       name: "train", "val" or "test".
@@ -123,11 +125,12 @@ def array_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
         tf = tensorflow()
         rows = order(len(labels), seed)[index::count][skip:]
         return tf.data.Dataset.from_tensor_slices(rows).map(
-            lambda i: {"image": tf.gather(images, i), "label": labels_of(i), "index": i}
+            lambda i: {
+                "image": tf.gather(images, i),
+                "label": tf.gather(labels, i),
+                "index": i,
+            }
         )
-
-    def labels_of(i: Any) -> Any:
-        return tensorflow().gather(labels, i)
 
     def subset(name: str, rows: np.ndarray) -> Split:
         return array_split(name, images[rows], labels[rows])
@@ -137,30 +140,31 @@ def array_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
 
 
 def order(num_examples: int, seed: int | None) -> np.ndarray:
-    """Positions of all examples: in order, or shuffled by a seed."""
+    """Return the positions of all examples, in order or shuffled by a seed."""
     if seed is None:
         return np.arange(num_examples)
     return np.random.default_rng(seed).permutation(num_examples)
 
 
 def check_unreadable(split: Split, most: float, where: str) -> None:
-    """Refuses a split of which too many images cannot be read.
+    """Raise an error if too many images of a split were dropped.
 
     Args:
-      split: With those left out.
-      most: Largest share of its images, in [0, 1].
-      where: Its source, for the message.
+      split: The split without its corrupt images.
+      most: Largest share that may be corrupt, in [0, 1].
+      where: The source of the images, for the message.
 
     Raises:
-      InputError: There are more; or nothing is left.
+      InputError: More than that is corrupt, or no image is left.
     """
-    bad, whole = len(split.unreadable), len(split.unreadable) + split.num_examples
-    if bad > most * whole or (bad and not split.num_examples):
+    corrupt = len(split.unreadable)
+    total = corrupt + split.num_examples
+    if corrupt > most * total or (corrupt and not split.num_examples):
         raise InputError(
             f"Too many images of {split.name} cannot be read",
             where=where,
             expected=f"at most {most:.0%} of them (config.task.max_unreadable)",
             found=split.left_out,
-            fix="copy them again or convert them to JPEG or PNG; or accept more: "
+            fix="copy them again, convert them to JPEG or PNG, or allow more with "
             "--config.task.max_unreadable=SHARE",
         )

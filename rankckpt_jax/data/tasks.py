@@ -1,8 +1,8 @@
-"""A `Task`: labeled images with fixed splits, wherever they come from.
+"""Tasks: labeled images with fixed splits.
 
-Three sources stand behind one type: a folder of images, a TFDS data set, and arrays in
-memory (scikit-learn's digits, which need no download). A task's training images are
-what the measures see; its test images are what a fine-tuned network is judged by.
+A task comes from a folder of images, from TensorFlow Datasets (TFDS), or from arrays in
+memory (scikit-learn's digits, which need no download). The measures use the training
+images. A fine-tuned network is evaluated on the test images.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import files
 
 _CANVAS = 48
-"""Side in pixels of the images that `from_digits` draws."""
+"""Side of the images that `from_digits` draws, in pixels."""
 
 
 def load(config: Any) -> Task:
-    """Builds the task that a config's `task` section describes.
+    """Return the task that `config.task` describes.
 
     Args:
-      config: The fields of `configs/default.py`'s `config.task`: `path` (a folder)
-        goes before `tfds` (a data set's name), which goes before `digits`.
+      config: Fields as in `config.task` of `configs/default.py`. `path` (a folder) has
+        precedence over `tfds` (a data set), which has precedence over `digits`.
 
     Raises:
-      InputError: None of the three is set, or what they name cannot be used.
+      InputError: None of the three is set, or the images cannot be used.
     """
     limit = config.get("limit", 0)
     most = config.get("max_unreadable", MAX_UNREADABLE)
-    for field, value, holds, expected in (
+    for field, value, valid, expected in (
         ("limit", limit, limit >= 0, "at least 0"),
         ("max_unreadable", most, 0 <= most <= 1, "a share in [0, 1]"),
     ):
-        if not holds:
+        if not valid:
             raise InputError(
-                "Images cannot be chosen so",
+                f"Invalid `config.task.{field}`",
                 where=f"config.task.{field}",
                 expected=expected,
                 found=str(value),
-                fix="leave it out for the default",
+                fix="omit it to use the default",
             )
     if config.path:
         task = from_folder(config.path, name=config.name, max_unreadable=most)
@@ -64,11 +64,11 @@ def load(config: Any) -> Task:
     if config.digits:
         return _limited(from_digits(config.digits, name=config.name), limit)
     raise InputError(
-        "The config names no images",
+        "The config does not specify any images",
         where="config.task",
         expected="one of config.task.path, config.task.tfds, config.task.digits",
         found="none of them",
-        fix="give a folder that holds train/CLASS/*.jpg: --config.task.path=DIR",
+        fix="pass a folder that contains train/CLASS/*.jpg: --config.task.path=DIR",
     )
 
 
@@ -79,26 +79,25 @@ def from_tfds(
     name: str = "",
     limit: int = 0,
 ) -> Task:
-    """Takes images from TensorFlow Datasets.
+    """Return a task from TensorFlow Datasets.
 
     Args:
-      dataset: A name TFDS knows, with a version: "caltech101:3.*.*".
-      splits: TFDS split expressions: {"train": "train", "test": "test"}.
-      data_dir: Where TFDS keeps data sets; its own default if None.
-      name: The task's name; by default the data set's.
-      limit: Only the first so many images of each split; 0 for all.
+      dataset: Name of the data set in TFDS, such as "caltech101:3.*.*".
+      splits: TFDS split expressions, such as {"train": "train", "test": "test"}.
+      data_dir: Directory of prepared data sets; None for TFDS's default.
+      name: Name of the task; by default that of the data set.
+      limit: Number of images of each split to use, from its start; 0 for all.
 
     Raises:
-      InputError: The data set is neither prepared on this machine nor to be had, is
-        not one of labeled images, or has no such split.
+      InputError: The data set cannot be prepared or downloaded, has no labeled images,
+        or does not have such a split.
     """
     if "train" not in splits:
         raise InputError(
-            "No training images are named",
+            "`config.task.train` is not set",
             where="config.task.train",
             expected="a TFDS split expression",
-            found="nothing",
-            fix="such as --config.task.train='train[:90%]'",
+            fix="for example --config.task.train='train[:90%]'",
         )
     tensorflow()
     import tensorflow_datasets as tfds
@@ -106,16 +105,16 @@ def from_tfds(
     try:
         builder = tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
         builder.download_and_prepare()
-    except Exception as error:  # TFDS raises many kinds, for network and names alike.
+    except Exception as error:  # TFDS raises errors of many types.
         raise InputError(
             f"TFDS cannot provide {dataset!r}",
             where="config.task.tfds",
-            expected="a data set that is prepared here, or can be downloaded",
+            expected="a data set that is prepared on this machine or can be downloaded",
             found=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             if str(error).strip()
             else type(error).__name__,
-            fix="prepare it on a machine with network and copy it to "
-            f"{data_dir or '~/tensorflow_datasets'} (config.task.data_dir), or give "
+            fix="prepare it on a machine with internet access and copy it to "
+            f"{data_dir or '~/tensorflow_datasets'} (config.task.data_dir), or pass "
             "the images as a folder: --config.task.path=DIR",
         ) from error
     classes = _classes(dataset, builder.info.features)
@@ -130,49 +129,49 @@ def from_tfds(
         both = f"{splits['train']}+{splits['val']}"
         built["trainval"] = _tfds_split(builder, "trainval", both, limit)
     notes = {}
-    learnt = " + ".join(splits[role] for role in ("train", "val") if role in splits)
+    train_roles = [role for role in ("train", "val") if role in splits]
     if "test" in splits and not limit:
         shared = sum(
-            _overlap(builder, splits["test"], splits[role])
-            for role in ("train", "val")
-            if role in splits
+            _overlap(builder, splits["test"], splits[role]) for role in train_roles
         )
         if shared:
+            train = " + ".join(splits[role] for role in train_roles)
             notes["splits"] = (
                 f"{shared} of {built['test'].num_examples} test images are training "
-                f"images too, so accuracies are too high: {splits['test']} and {learnt}"
+                f"images too, so accuracies are too high: {splits['test']} and "
+                f"{train}; set config.task.test to other images"
             )
     return Task(name or builder.name, classes, built, origin, notes)
 
 
 def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Task:
-    """Takes scikit-learn's handwritten digits: real images, no download.
+    """Return a task from scikit-learn's handwritten digits, without a download.
 
-    UCI ML hand-written digits, 1797 of them, 8 x 8 pixels each. A fixed half of each
-    class is `train`, the other `test`. Each is drawn on a larger canvas at a place and
-    a size of its own (drawn at random, the same in every run), so that, as among
-    photographs, pixels alone do not tell the class.
+    The source is the UCI data set of 1797 real images of 8 x 8 pixels. A fixed half of
+    each class is `train`, the other half `test`. Each digit is drawn on a larger canvas
+    at a random position and size (the same in every run), so that single pixels do not
+    determine the class.
 
     Args:
-      digits: Which of 0 to 9 are the classes.
-      name: The task's name.
-      drawings: How often each digit of `train` is drawn.
+      digits: Classes, from 0 to 9.
+      name: Name of the task.
+      drawings: Number of drawings of each digit of `train`.
 
     Raises:
-      InputError: They are not two or more different digits.
+      InputError: `digits` are not two or more different digits.
     """
     if len(digits) < 2 or sorted(set(digits)) != sorted(set(digits) & set(range(10))):
         raise InputError(
-            "Two or more digits are needed to tell apart",
+            "A task needs at least two different digits",
             where="config.task.digits",
-            expected="different whole numbers from 0 to 9, such as (0, 1, 2)",
+            expected="different integers from 0 to 9",
             found=str(digits),
-            fix="--config.task.digits='(0, 1, 2)'",
+            fix="for example --config.task.digits='(0, 1, 2)'",
         )
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    # 0 to 16 levels of ink; white on black, as scikit-learn shows them.
+    # Levels 0 to 16, white on black.
     images = data.images * (255 / 16)
     chosen: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     random = np.random.default_rng(0)
@@ -195,7 +194,7 @@ def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Tas
 
 
 def _draw(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Draws one digit, float [8, 8], somewhere on a canvas: uint8 [S, S, 3]."""
+    """Draw one digit, float [8, 8], at a random place: uint8 [S, S, 3]."""
     size = int(random.integers(_CANVAS // 3, _CANVAS * 3 // 4))
     top, left = random.integers(0, _CANVAS - size + 1, 2)
     drawn = scipy.ndimage.zoom(
@@ -207,24 +206,24 @@ def _draw(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def hold_out(split: Split) -> tuple[Split, Split]:
-    """Divides a split for want of one to compare settings on.
+    """Hold out a tenth of a split for validation, as VTAB does.
 
-    A tenth of the examples, as in VTAB's own divisions, drawn at random and the same
-    in every run.
+    The tenth is random, and the same in every run.
 
     Returns:
-      (the others, the tenth), named after the split: "train_kept", "train_held".
+      (the remaining examples, the tenth), named "train_kept" and "train_held" if the
+      split is "train".
 
     Raises:
-      InputError: The split is a stream, of which nothing can be picked.
+      InputError: The split is a stream, whose examples cannot be selected.
     """
     if split.subset is None:
         raise InputError(
-            "There are no validation images to choose a setting by",
+            "No validation images to select hyperparameters with",
             where="config.task.val",
-            fix="name some: --config.task.train='train[:90%]' "
-            "--config.task.val='train[90%:]'; or choose by test accuracy: "
-            "--config.finetune.select_by=test",
+            fix="set --config.task.train='train[:90%]' and "
+            fix="set --config.task.train='train[:90%]' and "
+            "--config.task.val='train[90%:]', "
         )
     order = np.random.default_rng(0).permutation(split.num_examples)
     count = math.ceil(split.num_examples / 10)
@@ -235,12 +234,12 @@ def hold_out(split: Split) -> tuple[Split, Split]:
 
 
 def _limited(task: Task, limit: int) -> Task:
-    """The task with at most `limit` images of each split; 0 for all."""
+    """Return the task with at most `limit` images of each split; 0 for all."""
     if not limit:
         return task
     splits = {}
     for name, split in task.splits.items():
-        assert split.subset is not None  # Folders and arrays can be picked from.
+        assert split.subset is not None  # Folders and arrays support it.
         order = np.random.default_rng(0).permutation(split.num_examples)
         splits[name] = split.subset(name, np.sort(order[:limit]))
     origin = f"{task.origin}, at most {limit} images of a split"
@@ -248,29 +247,29 @@ def _limited(task: Task, limit: int) -> Task:
 
 
 def _classes(dataset: str, features: Any) -> tuple[str, ...]:
-    """Names of the classes of a TFDS data set of labeled images."""
-    known = dict(features.items())
-    names = getattr(known.get("label"), "names", None)
-    if "image" not in known or names is None:
+    """Return the names of the classes of a TFDS data set."""
+    by_name = dict(features.items())
+    names = getattr(by_name.get("label"), "names", None)
+    if "image" not in by_name or names is None:
         raise InputError(
-            "A TFDS data set is not one of images with one class each",
+            f"The TFDS data set {dataset!r} has no images with one class each",
             where="config.task.tfds",
             expected="the features `image` and `label`, a class",
-            found=f"{dataset} with " + ", ".join(sorted(known)),
-            fix="give the images as a folder: --config.task.path=DIR",
+            found=f"{dataset} with " + ", ".join(sorted(by_name)),
+            fix="pass the images as a folder: --config.task.path=DIR",
         )
     return tuple(names)
 
 
 def _overlap(builder: Any, first: str, second: str) -> int:
-    """How many examples two split expressions have in common."""
+    """Return the number of examples that two split expressions have in common."""
 
     def ranges(expression: str) -> list[tuple[str, int, int]]:
         return [
             (
                 part.filename,
                 part.skip,
-                # Older releases write -1 for all that follow.
+                # Older releases write -1 for all remaining examples.
                 part.skip + part.take if part.take >= 0 else part.examples_in_shard,
             )
             for part in builder.info.splits[expression].file_instructions
@@ -289,7 +288,7 @@ def _tfds_split(
     name: str,
     expression: str,
     limit: int,
-    left_out: Mapping[int, str] | None = None,
+    corrupt: Mapping[int, str] | None = None,
 ) -> Split:
     import tensorflow_datasets as tfds
 
@@ -297,21 +296,21 @@ def _tfds_split(
         stored = builder.info.splits[expression].num_examples
     except (KeyError, ValueError, AssertionError) as error:
         raise InputError(
-            "A TFDS data set has no such split",
+            f"Unknown TFDS split {expression!r}",
             where=f"config.task.{name}",
             expected="an expression over " + ", ".join(builder.info.splits),
             found=expression,
-            fix="such as --config.task.train='train[:90%]'",
+            fix="for example --config.task.train='train[:90%]'",
         ) from error
     stored = min(stored, limit or stored)
-    reasons = dict(left_out or {})
+    reasons = dict(corrupt or {})
     num_examples = stored - len(reasons)
     described = [builder.info.full_name, expression, str(stored)]
     described += [str(position) for position in sorted(reasons)]
 
     def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
         tf = tensorflow()
-        # Undecoded, so that JPEG decoding is the same as for a folder of images.
+        # `preprocess.decode` decodes, so that JPEG pixels equal those of a folder.
         dataset = builder.as_dataset(
             split=expression,
             decoders={"image": tfds.decode.SkipDecoding()},
@@ -340,8 +339,8 @@ def _tfds_split(
 
     def without(more: Mapping[int, str]) -> Split:
         kept = [i for i in range(stored) if i not in reasons]
-        found = {kept[position]: why for position, why in more.items()}
-        return _tfds_split(builder, name, expression, limit, {**reasons, **found})
+        more = {kept[position]: why for position, why in more.items()}
+        return _tfds_split(builder, name, expression, limit, {**reasons, **more})
 
     return Split(
         name,

@@ -532,12 +532,12 @@ DOUBTFUL = {
     "train and test share files": (
         copied,
         "splits",
-        "2 of 12 test images are, byte for byte, training images too",
+        "2 of 12 test images are byte-for-byte copies of training images",
     ),
     "a class without test images": (
         untested,
         "classes",
-        "1 of 3 classes have no image in test, so accuracies do not count them: 'red'",
+        "1 of 3 classes have no image in test, so accuracies ignore them",
     ),
     "files of other formats": (other_formats, "images", "2 .tif, 1 .webp"),
 }
