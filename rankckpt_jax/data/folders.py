@@ -140,8 +140,8 @@ def from_folder(
     if "val" in by_split:
         train, val = by_split["train"], by_split["val"]
         both = {name: train[name] + val.get(name, []) for name in train}
-        bad = {**corrupt["train"], **corrupt["val"]}
-        splits["trainval"] = _folder_split(root, "trainval", both, classes, bad)
+        dropped = {**corrupt["train"], **corrupt["val"]}
+        splits["trainval"] = _folder_split(root, "trainval", both, classes, dropped)
     notes = _notes(root, names, by_split, infos)
     return Task(name or root.resolve().name, classes, splits, origin, notes)
 

@@ -222,8 +222,8 @@ def hold_out(split: Split) -> tuple[Split, Split]:
             "No validation images to select hyperparameters with",
             where="config.task.val",
             fix="set --config.task.train='train[:90%]' and "
-            fix="set --config.task.train='train[:90%]' and "
-            "--config.task.val='train[90%:]', "
+            "--config.task.val='train[90%:]', or select by test accuracy with "
+            "--config.finetune.select_by=test",
         )
     order = np.random.default_rng(0).permutation(split.num_examples)
     count = math.ceil(split.num_examples / 10)

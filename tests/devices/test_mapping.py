@@ -68,7 +68,7 @@ def train():
         recipe,
         preprocess="vtab",
         cache=pipeline.ImageCache(1.0),
-        watch=lambda step, values, rate: losses.extend(values[0]),
+        on_losses=lambda step, values, rate: losses.extend(values[0]),
     )
     stats = [np.asarray(x).ravel() for x in jax.tree.leaves(state.batch_stats)]
     return {
