@@ -6,8 +6,6 @@ import functools
 import graphlib
 import pathlib
 
-import pytest
-
 import rankckpt_jax
 
 PACKAGE = pathlib.Path(rankckpt_jax.__file__).parent
@@ -163,7 +161,6 @@ def test_modules_do_not_import_each_other_in_a_circle():
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.xfail(reason="the move to rooms is under way")
 def test_no_module_is_longer_than_450_lines():
     lengths = {n: len(p.read_text().splitlines()) for n, p in modules().items()}
     assert not {name: length for name, length in lengths.items() if length > 450}

@@ -26,7 +26,7 @@ def test_to_csv_writes_rows_in_order(realistic):
     assert lines[0]["num_parameters"] == "3217226"
     assert lines[4]["leep"] == ""
     assert lines[4]["warnings"] == "leep: no logits"
-    assert lines[5]["failure"] == "two variables; found: 263 < 265"
+    assert lines[5]["failure"] == "two variables; result: 263 < 265"
 
 
 def test_to_csv_writes_numbers_in_full_precision():
@@ -56,13 +56,13 @@ def test_to_csv_escapes_formulas(hostile):
 
 
 def test_from_csv_restores_names(hostile):
-    found = from_csv(to_csv(hostile), hostile.task)
-    assert [row.checkpoint for row in found.rows] == [
+    result = from_csv(to_csv(hostile), hostile.task)
+    assert [row.checkpoint for row in result.rows] == [
         row.checkpoint for row in hostile.rows
     ]
-    assert found.measures == hostile.measures
-    assert [row.scores for row in found.rows] == [row.scores for row in hostile.rows]
-    assert [row.group for row in found.rows] == [row.group for row in hostile.rows]
+    assert result.measures == hostile.measures
+    assert [row.scores for row in result.rows] == [row.scores for row in hostile.rows]
+    assert [row.group for row in result.rows] == [row.group for row in hostile.rows]
 
 
 @settings(max_examples=100, deadline=None)
