@@ -1,4 +1,4 @@
-"""The `Backbone`: a checkpoint, whatever its format was, as the other rooms see it."""
+"""The `Backbone`: a checkpoint of any format, as the other rooms use it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Variables = dict[str, Any]
 class Apply:
     """The forward function of an architecture; equal for equal architectures.
 
-    It holds no weights, so that a function compiled for it serves every checkpoint of
-    the architecture.
+    It holds no weights, so a function compiled for it serves every checkpoint of the
+    architecture.
 
     Attributes:
-      architecture: A name that `models.create` knows.
+      architecture: A name for `models.create`.
       dtype: Name of the dtype of the computation.
       axis_name: Mapped axis over which batch moments are averaged in training.
-      decay: Of batch norm's moving averages, per training step; the architecture's own
-        if None.
+      decay: Decay of batch norm's moving averages per training step; None for the
+        architecture's own.
     """
 
     architecture: str
@@ -40,15 +40,15 @@ class Apply:
     def __call__(
         self, variables: Variables, images: jax.Array, train: bool = False
     ) -> Any:
-        """Applies the network.
+        """Apply the network.
 
         Args:
-          variables: With or without the classifier in `params["logits"]`.
+          variables: See `Variables`; the classifier in `params["logits"]` is optional.
           images: float [B, H, W, 3] in the backbone's input range.
           train: Whether batch norm uses and updates batch statistics.
 
         Returns:
-          `Output`; with `train`, (`Output`, the updated batch_stats).
+          `Output`; if `train`, (`Output`, the updated batch_stats).
         """
         head = variables["params"].get(layers.HEAD)
         module = models.create(
@@ -68,7 +68,7 @@ class Apply:
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A pre-trained network without regard to where it came from.
+    """A pre-trained network, independent of the format it was loaded from.
 
     Attributes:
       name: Unique in its pool.
@@ -77,14 +77,14 @@ class Backbone:
       apply: `apply(variables, images)` -> `Output`; `apply(variables, images,
         train=True)` -> (`Output`, new batch_stats). An `Apply`, or a `GraphApply`
         with the same fields `dtype`, `axis_name` and `decay`.
-      image_size: Side of the square images it is fed, in pixels.
-      input_range: Values that 0 and 255 become.
-      input_mean: Subtracted afterwards, per channel.
+      image_size: Side of its square input images in pixels.
+      input_range: Values that the pixels 0 and 255 become.
+      input_mean: Mean per channel, subtracted afterwards.
       feature_dim: D, width of the features.
       num_source_classes: Width of its own classifier; 0 without one.
-      num_parameters: Trainable values without the classifier.
+      num_parameters: Number of trainable values without the classifier.
       fingerprint: Digest of the checkpoint's bytes.
-      source: The file or handle it came from.
+      source: The file or handle it was loaded from.
     """
 
     name: str
@@ -112,30 +112,32 @@ def create(
     input_range: tuple[float, float] | None = None,
     input_mean: tuple[float, float, float] | None = None,
 ) -> Backbone:
-    """Makes a `Backbone` of a network that `models` has.
+    """Build the `Backbone` of a network in `models`.
 
     Args:
-      architecture: Its name.
+      architecture: A name for `models.create`.
       variables: See `Variables`.
       name: Unique in its pool.
       fingerprint: Digest of the checkpoint's bytes.
-      source: The file it came from.
+      source: The file it was loaded from.
       image_size: Side of the images in pixels; by default the architecture's.
-      input_range: Values that 0 and 255 become; by default the architecture's.
-      input_mean: Subtracted afterwards, per channel; by default the architecture's.
+      input_range: Values that the pixels 0 and 255 become; by default the
+        architecture's.
+      input_mean: Mean per channel, subtracted afterwards; by default the
+        architecture's.
 
     Raises:
-      InputError: The architecture is unknown or cannot take images of that size.
+      InputError: The architecture is unknown, or the images are too small for it.
     """
-    known = models.get(architecture)
-    size = image_size or known.image_size
-    if size < known.minimum_image_size:
+    network = models.get(architecture)
+    size = image_size or network.image_size
+    if size < network.minimum_image_size:
         raise InputError(
             f"{architecture} cannot take images of {size} x {size} pixels",
             where="config.image_size",
-            expected=f"at least {known.minimum_image_size}",
+            expected=f"at least {network.minimum_image_size}",
             found=str(size),
-            fix="leave config.image_size at 0, for each checkpoint's own",
+            fix="set config.image_size to 0 to use each checkpoint's own size",
         )
     headless, head = split_head(variables)
     leaves = jax.tree.leaves(headless["params"])
@@ -145,9 +147,9 @@ def create(
         variables=variables,
         apply=Apply(architecture),
         image_size=size,
-        input_range=input_range or known.input_range,
-        input_mean=input_mean or known.input_mean,
-        feature_dim=known.feature_dim,
+        input_range=input_range or network.input_range,
+        input_mean=input_mean or network.input_mean,
+        feature_dim=network.feature_dim,
         num_source_classes=0 if head is None else head["bias"].shape[-1],
         num_parameters=sum(leaf.size for leaf in leaves),
         fingerprint=fingerprint,
@@ -156,7 +158,7 @@ def create(
 
 
 def split_head(variables: Variables) -> tuple[Variables, Any]:
-    """Returns (the variables without their classifier, the classifier or None)."""
+    """Return (the variables without the classifier, the classifier or None)."""
     params = dict(variables["params"])
     head = params.pop(layers.HEAD, None)
     return {**variables, "params": params}, head

@@ -35,7 +35,7 @@ def _backbone(name, classes=0, size=32, seed=0):
     )
 
 
-def test_checkpoints_of_one_architecture_share_one_compilation():
+def test_apply_compiles_once_per_architecture():
     # As in the benchmark's second group: pre-training on ImageNet, iNaturalist, Places.
     pool = [
         _backbone("resnet_v1_50", classes, seed=4 * i + j)
@@ -59,14 +59,14 @@ def test_checkpoints_of_one_architecture_share_one_compilation():
     assert traces == [pool[0].apply]
 
 
-def test_the_forward_function_is_a_key():
+def test_apply_is_hashable_and_compares_by_value():
     one, other = backbone_lib.Apply("resnet_v1_50"), backbone_lib.Apply("resnet_v1_50")
     assert hash(one) == hash(other)
     assert one == other == pickle.loads(pickle.dumps(one))
     assert one != backbone_lib.Apply("resnet_v1_50", axis_name="batch")
 
 
-def test_what_a_backbone_says_of_itself():
+def test_create_fills_in_the_facts_of_the_architecture():
     backbone = _backbone("resnet_v1_50", classes=7, size=64)
     assert backbone.feature_dim == 2048
     assert backbone.num_source_classes == 7
@@ -75,7 +75,7 @@ def test_what_a_backbone_says_of_itself():
     assert backbone.input_mean[0] == pytest.approx(123.68)
 
 
-def test_too_small_an_image_is_refused_before_anything_is_compiled():
+def test_create_refuses_images_that_are_too_small():
     with pytest.raises(InputError, match="inception_v3 cannot take"):
         backbone_lib.create(
             "inception_v3",
