@@ -20,7 +20,7 @@ from etils import epath
 import rankckpt_jax
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints import sources
-from rankckpt_jax.checkpoints.graphs import graph as graph_lib
+from rankckpt_jax.checkpoints.graphs import pure_graph
 from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs, Pixels
 from rankckpt_jax.checkpoints.sources import Options
 from rankckpt_jax.devices import processes
@@ -141,12 +141,12 @@ def _describe_graphs(graphs: Graphs) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def _load_graphs(place: epath.Path, described: Mapping[str, Any]) -> Graphs:
-    graphs: dict[str, graph_lib.Graph | None] = dict.fromkeys(_GRAPHS)
+    graphs: dict[str, pure_graph.PureGraph | None] = dict.fromkeys(_GRAPHS)
     for name in _GRAPHS:
         if name not in described:
             continue
         facts = described[name]
-        graphs[name] = graph_lib.Graph(
+        graphs[name] = pure_graph.PureGraph(
             (place / f"{name}.pb").read_bytes(),
             tuple((key, tuple(path)) for key, path in facts["variables"]),
             facts["features"],

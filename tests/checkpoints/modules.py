@@ -1,23 +1,36 @@
-"""Exports modules as they were published: TensorFlow 1's format, and small ones of 2.
+"""Export modules in TensorFlow 1's format, as they were published.
 
-Networks are built here from TensorFlow's own operations under the variable names of
-the originals; what TensorFlow computes with the exported files is the reference.
+Networks are built from TensorFlow's operations with the variable names of the
+originals. TensorFlow's results for the exported files are the reference.
 """
 
+import dataclasses
 import pathlib
 
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from rankckpt_jax.checkpoints.tensorflow_files import protobuf
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 
 DECAY = 0.9
 
 
-def export_tf1(directory, network, size, *, signatures, info_size=0, resource=True):
-    """Writes a module with the graphs {} and {train}, as TF-Hub's exporter did.
+def export_tf1(
+    directory, network, size, *, signatures, info_size=0, resource=True, seed=0
+):
+    """Write a module with the graphs {} and {train}, as TF-Hub's exporter did.
 
-    `network(images, training)` returns tensors by name; `signatures` names, for each
-    signature, the outputs that it has, by their keys.
+    Args:
+      directory: Where to.
+      network: `network(images, training)` returns tensors by name.
+      size: Side of the images; None for any.
+      signatures: For each signature, names of tensors by the keys of its outputs.
+      info_size: Image size of the attachment "image_module_info"; 0 for none.
+      resource: Whether to create resource variables.
+      seed: Seed of the weights.
     """
     tf = tensorflow()
     v1 = tf.compat.v1
@@ -38,7 +51,7 @@ def export_tf1(directory, network, size, *, signatures, info_size=0, resource=Tr
                 v1.add_to_collection("hub_module_attachments", _image_info(info_size))
             if training:
                 session.run(v1.global_variables_initializer())
-                _shake(session)
+                _randomize(session, seed)
                 builder.add_meta_graph_and_variables(session, ["train"], definitions)
             else:
                 builder.add_meta_graph([], definitions)
@@ -46,10 +59,10 @@ def export_tf1(directory, network, size, *, signatures, info_size=0, resource=Tr
     (pathlib.Path(directory) / "tfhub_module.pb").write_bytes(b"\x08\x03")
 
 
-def _shake(session):
-    """Gives batch norm statistics and weights that are not their initial ones."""
+def _randomize(session, seed):
+    """Set weights and batch norm's statistics to random values."""
     tf = tensorflow()
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for variable in tf.compat.v1.global_variables():
         shape = variable.shape.as_list()
         if variable.op.name.endswith(("variance", "gamma")):
@@ -66,20 +79,14 @@ def _shake(session):
 
 
 def _image_info(size):
-    """TF-Hub's attachment "image_module_info" as its protocol buffer has it."""
-
-    def field(number, data):
-        if isinstance(data, int):
-            low, high = data & 0x7F, data >> 7
-            return bytes([number << 3, *([low | 0x80, high] if high else [low])])
-        return bytes([number << 3 | 2, len(data)]) + data
-
+    """Return TF-Hub's serialized attachment "image_module_info"."""
+    field = protobuf.field
     info = field(1, field(1, size) + field(2, size))
     return field(1, b"image_module_info") + field(2, info)
 
 
 def run_tf1(directory, signature, images, *, training):
-    """(outputs, variables afterwards by name) of the exported file, by TensorFlow."""
+    """Run an exported file; return (outputs, updated variables by name)."""
     tf = tensorflow()
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
@@ -94,13 +101,72 @@ def run_tf1(directory, signature, images, *, training):
         return outputs, session.run(names)
 
 
+def assert_close(actual, expected, tolerance=1e-4):
+    """Compare relative to the largest value: float32 sums differ by their order."""
+    expected = np.asarray(expected)
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(
+        actual, expected, atol=tolerance * np.abs(expected).max()
+    )
+
+
+def assert_training_step(backbone, images, expected_features, expected_statistics):
+    """Check features, statistics and gradients of a training step."""
+
+    def loss(params):
+        variables = {**backbone.variables, "params": params}
+        output, stats = backbone.apply(variables, images, train=True)
+        weights = jnp.arange(output.features.size).reshape(output.features.shape)
+        value = jnp.mean(jnp.sin(weights) * jnp.square(output.features))
+        if output.logits is not None:
+            value += jnp.mean(jnp.square(output.logits))
+        return value, (output, stats)
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, (output, stats)), gradients = step(backbone.variables["params"])
+    assert_close(output.features, expected_features)
+    stats = flax.traverse_util.flatten_dict(stats, sep="/")
+    old = flax.traverse_util.flatten_dict(backbone.variables["batch_stats"], sep="/")
+    assert stats.keys() == old.keys() == expected_statistics.keys()
+    for name, value in stats.items():
+        assert_close(value, expected_statistics[name])
+        assert (np.abs(value - old[name]) > 0).any(), name
+    for path, gradient in flax.traverse_util.flatten_dict(gradients).items():
+        assert np.abs(gradient).max() > 0, path
+
+
+def assert_moments_of_all_devices(backbone, images):
+    """Compare two mapped devices with half of the images each to one with all."""
+    apply = dataclasses.replace(backbone.apply, axis_name="batch")
+    halves = images.reshape(2, len(images) // 2, *images.shape[1:])
+    mapped = jax.vmap(
+        lambda x: apply(backbone.variables, x, train=True), axis_name="batch"
+    )
+    output, stats = jax.jit(mapped)(halves)
+    expected, expected_stats = jax.jit(
+        lambda x: backbone.apply(backbone.variables, x, train=True)
+    )(images)
+    features = output.features.reshape(expected.features.shape)
+    assert_close(features, expected.features, 1e-5)
+    jax.tree.map(lambda a, b: assert_close(a[1], b, 1e-5), stats, expected_stats)
+
+
+def statistics(variables):
+    """Return batch norm's moving averages among variables."""
+    return {
+        name.removeprefix("module/"): value
+        for name, value in variables.items()
+        if name.endswith(("moving_mean", "moving_variance"))
+    }
+
+
 def variable(name, shape, trainable=True):
     v1 = tensorflow().compat.v1
     return v1.get_variable(name, shape, trainable=trainable)
 
 
 def conv(x, width, size, stride, name, *, bias=False, depthwise=False, padding="SAME"):
-    """A convolution with TF-Slim's names and, above stride 1, its padding."""
+    """Return a convolution with TF-Slim's names and padding."""
     tf = tensorflow()
     kind = "depthwise_weights" if depthwise else "weights"
     shape = (size, size, int(x.shape[-1]), 1 if depthwise else width)
@@ -116,7 +182,7 @@ def conv(x, width, size, stride, name, *, bias=False, depthwise=False, padding="
 
 
 def batch_norm(x, training, name, *, epsilon=1e-3, decay=DECAY):
-    """Fused batch norm whose averages move by operations in "update_ops"."""
+    """Return fused batch norm; "update_ops" lists its updates in training."""
     tf = tensorflow()
     v1 = tf.compat.v1
     width = (int(x.shape[-1]),)
@@ -137,7 +203,7 @@ def batch_norm(x, training, name, *, epsilon=1e-3, decay=DECAY):
 
 
 def small(images, training):
-    """Two convolutions; pooled features and a classifier on them."""
+    """Two convolutions, pooled features and a classifier."""
     tf = tensorflow()
     x = images * 2 - 1
     for i, (width, stride) in enumerate(((8, 2), (12, 1)), start=1):
@@ -204,7 +270,7 @@ def resnet_v2_50(images, training):
 
 
 def vtab_resnet_50(images, training):
-    """VTAB's ResNet-50 v2: layers that TensorFlow numbered."""
+    """VTAB's ResNet-50 v2, with layers numbered by TensorFlow."""
     tf = tensorflow()
     counts = {"conv2d": 0, "batch_normalization": 0}
 

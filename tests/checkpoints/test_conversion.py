@@ -11,20 +11,14 @@ from rankckpt_jax import checkpoints
 from tests.checkpoints import modules
 
 
-@pytest.fixture(scope="module")
-def native(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("native") / "module"
-    signatures = {"default": {"default": "pooled"}}
-    modules.export_tf1(directory, modules.mobilenet, 32, signatures=signatures)
-    return directory
+@pytest.fixture
+def native(mobilenet):
+    return mobilenet
 
 
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("graph") / "module"
-    signatures = {"default": {"default": "pooled", "logits": "logits"}}
-    modules.export_tf1(directory, modules.small, 24, signatures=signatures)
-    return directory
+@pytest.fixture
+def graph(small):
+    return small.directory
 
 
 def _assert_equal(first, second):

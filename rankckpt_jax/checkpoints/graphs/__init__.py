@@ -1,1 +1,1 @@
-"""TensorFlow graphs -> JAX through tf2jax."""
+"""TensorFlow graphs as JAX functions."""

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Mapping
 from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.checkpoints import sources
-from rankckpt_jax.checkpoints.graphs import network as network_lib
+from rankckpt_jax.checkpoints.backbone import Backbone, split_head
+from rankckpt_jax.checkpoints.graphs import features as features_lib
 from rankckpt_jax.checkpoints.graphs import recognize
-from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply
+from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs
+from rankckpt_jax.checkpoints.graphs.network import Function, Network
+from rankckpt_jax.checkpoints.graphs.pure_graph import Path, PureGraph, extract
+from rankckpt_jax.checkpoints.sources import Options
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.models import layers
 
 _log = logging.getLogger(__name__)
 
 _DEFAULT_SIZE = 224
 
 
-def to_backbone(
-    network: network_lib.Network, fingerprint: str, options: sources.Options
-) -> backbone_lib.Backbone:
-    """Return the Flax network with the checkpoint's weights, or else its graph.
+def to_backbone(network: Network, fingerprint: str, options: Options) -> Backbone:
+    """Return the network as a Flax network of `models` if it is one, else as a graph.
 
     Args:
       network: The contents of the checkpoint.
@@ -35,8 +40,8 @@ def to_backbone(
         the image size does not fit.
     """
     handle = options.handle or network.where
-    converted = network_lib.convert(network, options.output or None)
     size = _image_size(network, options.image_size, handle)
+    converted = convert(network, options.output or None)
     if network.kind == "SavedModel" and options.input_range is None:
         _log.info(
             "%s: input range unknown; assuming [0, 1]. To set another, append "
@@ -52,11 +57,12 @@ def to_backbone(
     apply = GraphApply(converted.graphs)
     variables = converted.variables
     feature_dim = _feature_dim(apply, variables, size, handle)
-    headless, head = backbone_lib.split_head(variables)
-    graph_backbone = backbone_lib.Backbone(
+    without_head, head = split_head(variables)
+    parameters = jax.tree.leaves(without_head["params"])
+    graph_digest = converted.graphs.evaluation.digest
+    graph_backbone = Backbone(
         name=options.name,
-        architecture=network.architecture
-        or f"graph_{converted.graphs.evaluation.digest[:8]}",
+        architecture=network.architecture or f"graph_{graph_digest[:8]}",
         variables=variables,
         apply=apply,
         image_size=size,
@@ -64,25 +70,186 @@ def to_backbone(
         input_mean=options.input_mean or network.input_mean,
         feature_dim=feature_dim,
         num_source_classes=0 if head is None else head["bias"].shape[-1],
-        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(headless["params"])),
+        num_parameters=sum(leaf.size for leaf in parameters),
         fingerprint=fingerprint,
         source=options.handle,
     )
-    known = recognize.recognize(converted.values, head)
-    agreed = recognize.backbone(known, graph_backbone) if known is not None else None
-    if agreed is None:
-        return graph_backbone
-    flax_backbone, difference = agreed
-    _log.info(
-        "%s: recognized as %s (largest difference from its graph %.1g)",
-        handle,
-        flax_backbone.architecture,
-        difference,
+    match = recognize.match_variables(converted.values, head)
+    return recognize.to_flax(match, graph_backbone) if match else graph_backbone
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """A network as Flax variables and pure graphs.
+
+    Attributes:
+      graphs: The pure graphs.
+      variables: {"params", "batch_stats"}, with the classifier as `params["logits"]`.
+      values: The used variables by TensorFlow's names.
+    """
+
+    graphs: Graphs
+    variables: dict[str, Any]
+    values: Mapping[str, np.ndarray]
+
+
+def convert(network: Network, output: str | None = None) -> Converted:
+    """Return a network's pure graphs and Flax variables.
+
+    Args:
+      network: The contents of the checkpoint.
+      output: Name of the features' output, or of a tensor within the graph. None
+        selects by the usual names and removes the classification head.
+
+    Raises:
+      InputError: The features are ambiguous, or the graph has no counterpart in JAX.
+    """
+    function = network.evaluation
+    name = features_lib.choose_output(network, output)
+    head, removed = None, False
+    features = features_lib.tensor(function, name)
+    if output is None:
+        head = features_lib.classifier_of(function, name)
+        removed = head is not None and _reads_one_position(network, head)
+        if removed and head is not None:
+            features = head.features
+        else:
+            head = features_lib.classifier_on(function, features)
+
+    paths = _variable_paths(network)
+    evaluation = extract(
+        function.flat,
+        images=function.images,
+        features=features,
+        paths=paths,
+        dtypes=network.dtypes,
+        where=network.where,
     )
-    return flax_backbone
+    training = None
+    if network.training is not None:
+        training = _training_graph(network, network.training, name, removed, paths)
+    used = {path for graph in (evaluation, training) if graph for path in _used(graph)}
+    names = {path: variable for variable, path in paths.items()}
+    to_read = {names[path] for path in used}
+    if head is not None:
+        to_read |= {v for v in (head.kernel, head.bias) if v}
+    values = network.read(sorted(to_read))
+    _check_finite(values, network.where)
+    flat = {path: _to_32_bits(values[names[path]]) for path in used}
+    if head is not None:
+        flat |= _head_variables(head, values)
+    variables: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    variables |= flax.traverse_util.unflatten_dict(flat)
+    batch_size = (function.image_shape or (None,))[0] or 0
+    graphs = Graphs(evaluation, training, network.pixels, batch_size)
+    return Converted(graphs, variables, values)
 
 
-def _image_size(network: network_lib.Network, given: int, handle: str) -> int:
+def _training_graph(
+    network: Network,
+    function: Function,
+    name: str,
+    head_removed: bool,
+    paths: Mapping[str, Path],
+) -> PureGraph:
+    features = features_lib.tensor(function, name)
+    if head_removed:
+        head = features_lib.classifier_of(function, name)
+        if head is None:
+            raise InputError(
+                "The graphs for training and evaluation end differently",
+                where=network.where,
+                fix="name an output that both have: output=NAME",
+            )
+        features = head.features
+    # Gradients update the trainable variables.
+    assigned = [
+        node
+        for node in function.assigned
+        if function.flat.variable(function.flat.nodes[node].input[0])
+        not in network.trainable
+    ]
+    return extract(
+        function.flat,
+        images=function.images,
+        features=features,
+        paths=paths,
+        dtypes=network.dtypes,
+        assigned=assigned,
+        where=network.where,
+    )
+
+
+def _reads_one_position(network: Network, head: features_lib.Classifier) -> bool:
+    """Return whether a classifier is dense, or a convolution of kernel size 1."""
+    kernel = network.read([head.kernel])[head.kernel]
+    return kernel.ndim == 2 or kernel.shape[:2] == (1, 1)
+
+
+def _to_32_bits(value: np.ndarray) -> np.ndarray:
+    """Convert 64-bit values, such as counters of random draws, to JAX's width."""
+    narrow = {"int64": np.int32, "uint64": np.uint32, "float64": np.float32}
+    return value.astype(narrow.get(str(value.dtype), value.dtype))
+
+
+def _used(graph: PureGraph) -> list[Path]:
+    return [path for _, path in graph.variables] + [path for path, _ in graph.updates]
+
+
+def _head_variables(
+    head: features_lib.Classifier, values: Mapping[str, np.ndarray]
+) -> dict[Path, np.ndarray]:
+    kernel = values[head.kernel]
+    kernel = kernel.reshape(kernel.shape[-2:])
+    bias = np.zeros(kernel.shape[-1:], kernel.dtype)
+    if head.bias is not None:
+        bias = values[head.bias].reshape(-1)
+    scope = ("params", layers.HEAD)
+    return {(*scope, "kernel"): kernel, (*scope, "bias"): bias}
+
+
+def _variable_paths(network: Network) -> dict[str, Path]:
+    """Return a path in the Flax variables for every variable, by its name.
+
+    "_" is appended to a variable's name that is a scope as well, and to a top scope
+    with the name of the classifier.
+    """
+    taken: set[Path] = set()
+    scopes = {
+        parts[:i] for parts in map(_parts, network.dtypes) for i in range(1, len(parts))
+    }
+    paths = {}
+    for name in network.dtypes:
+        collection = "params" if name in network.trainable else "batch_stats"
+        parts = _parts(name)
+        if parts[0] == layers.HEAD:
+            parts = (f"{layers.HEAD}_", *parts[1:])
+        if parts in scopes:
+            parts = (*parts[:-1], f"{parts[-1]}_")
+        while (collection, *parts) in taken:
+            parts = (*parts[:-1], f"{parts[-1]}_")
+        taken.add((collection, *parts))
+        paths[name] = (collection, *parts)
+    return paths
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Split a variable's name; remove the scope "module" that TF-Hub adds."""
+    parts = tuple(part for part in name.split("/") if part)
+    return parts[1:] if len(parts) > 1 and parts[0] == "module" else parts
+
+
+def _check_finite(values: Mapping[str, np.ndarray], where: str) -> None:
+    for name, value in values.items():
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+            raise InputError(
+                f"Variable {name!r} has NaN or infinite values",
+                where=where,
+                fix="use a checkpoint of another training step",
+            )
+
+
+def _image_size(network: Network, given: int, handle: str) -> int:
     shape = network.evaluation.image_shape
     is_fixed = shape is not None and None not in shape[1:3]
     if is_fixed and given and given != network.image_size:

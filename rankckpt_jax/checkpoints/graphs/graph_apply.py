@@ -1,4 +1,4 @@
-"""The forward function of a network that is known only as a TensorFlow graph."""
+"""The forward function of a network without a Flax module."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ import jax
 import jax.numpy as jnp
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.checkpoints.graphs import graph as graph_lib
+from rankckpt_jax.checkpoints.graphs import jax_function
+from rankckpt_jax.checkpoints.graphs.pure_graph import PureGraph
 from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.models import cpu, layers
 
-# Averages that training moves and evaluation uses, by TensorFlow's and Keras's names.
+# Names of batch norm's moving averages in TensorFlow and Keras.
 _MOVING = re.compile(r"(moving_|running_)?(mean|variance|var)\d*")
-# Of products, by the dtype asked for.
+# Precision of matrix products, by dtype.
 _PRECISIONS = {"float32": "highest", "bfloat16": "bfloat16"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """What a network wants done to pixels that range and mean cannot say.
+    """Preprocessing beyond an input range and a mean, within the network.
 
     Attributes:
-      reverse: Channels in the order blue, green, red.
-      scale: Multiplies each channel.
-      offset: Is added afterwards, to each channel.
+      reverse: Whether to reverse the channels to blue, green, red.
+      scale: Factor of each channel.
+      offset: Added to each channel afterwards.
     """
 
     reverse: bool = False
@@ -38,7 +39,7 @@ class Pixels:
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps [B, H, W, 3] to the same shape."""
+        """Preprocess images [B, H, W, 3]; the shape stays."""
         if self.reverse:
             images = images[..., ::-1]
         if self == Pixels(self.reverse):
@@ -51,33 +52,33 @@ class Graphs:
     """A network's graphs.
 
     Attributes:
-      evaluation: Batch norm uses the moving averages.
-      training: Batch norm uses and updates batch statistics; None where the checkpoint
-        was exported without: training then leaves batch norm as it is.
-      pixels: What to do to the images first.
-      batch_size: The only one that the graphs take; 0 for any.
+      evaluation: The graph in which batch norm uses the moving averages.
+      training: The graph in which batch norm uses and updates batch statistics. None if
+        the checkpoint has none: training then leaves batch norm unchanged.
+      pixels: Preprocessing within the network.
+      batch_size: The only batch size of the graphs; 0 for any.
     """
 
-    evaluation: graph_lib.Graph
-    training: graph_lib.Graph | None
+    evaluation: PureGraph
+    training: PureGraph | None
     pixels: Pixels = Pixels()
     batch_size: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class GraphApply:
-    """`backbone.Apply` for a graph: equal and compiled once for equal graphs.
+    """Forward function of a graph, as `backbone.Apply` is of a Flax network.
 
-    Dropout and the like draw from the images themselves: a batch is always treated
-    alike, two batches differently.
+    Instances with equal graphs are equal, so that a function is compiled once for them.
+    Random operations such as dropout are seeded by the images: equal batches get equal
+    results.
 
     Attributes:
-      graphs: What to apply.
-      dtype: Of the computation: float32, or bfloat16 for products of matrices and
-        convolutions alone; what a graph has between these stays float32.
+      graphs: The graphs to apply.
+      dtype: "float32", or "bfloat16" for matrix products and convolutions only.
       axis_name: Mapped axis over which batch moments are averaged in training.
-      decay: Of batch norm's moving averages, per training step; the graph's own if
-        None.
+      decay: Decay of batch norm's moving averages per training step. None means the
+        graph's own.
     """
 
     graphs: Graphs = dataclasses.field(repr=False)
@@ -86,12 +87,13 @@ class GraphApply:
     decay: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuses a dtype that a graph cannot be computed in."""
+        """Raise `InputError` for an unsupported dtype."""
         if self.dtype not in _PRECISIONS:
             raise InputError(
-                "A network that is known only as a TensorFlow graph cannot be computed "
-                f"in {self.dtype}",
+                f"A TensorFlow graph cannot be computed in {self.dtype}",
+                where="config.dtype",
                 expected=" or ".join(_PRECISIONS),
+                found=self.dtype,
             )
 
     def __call__(
@@ -100,8 +102,8 @@ class GraphApply:
         images: jax.Array,
         train: bool = False,
     ) -> Any:
-        """Applies the network; see `backbone.Apply`."""
-        # What a TPU or GPU makes of float32 otherwise depends on its kind.
+        """Apply the network; see `backbone.Apply`."""
+        # Otherwise the precision of float32 products differs between TPUs and GPUs.
         with jax.default_matmul_precision(_PRECISIONS[self.dtype]):
             return self._apply(variables, images, train)
 
@@ -142,10 +144,10 @@ class GraphApply:
             return self._evaluate(variables, images), variables["batch_stats"]
         if self.graphs.batch_size:
             raise InputError(
-                "The training graph takes batches of one size only",
+                "The training graph has a fixed batch size",
                 expected="any batch size",
                 found=str(self.graphs.batch_size),
-                fix="export it again with a batch of None",
+                fix="export it again with a batch size of None",
             )
         function = _function(graph, self.axis_name)
         key = _key_of(images, self.axis_name)
@@ -170,10 +172,11 @@ class GraphApply:
 
 
 def _with_decay(step: Any, moved: Any, decay: float) -> tuple[jax.Array, Any]:
-    """Takes a step with another decay than the graph's.
+    """Run a training step with another decay than the graph's.
 
-    The graph has new = d * old + (1 - d) * moment. Its derivative for `old` is d,
-    and the moment follows; rounding costs it about 1e-7 / (1 - d) of its value.
+    The graph computes new = d * old + (1 - d) * moment. Its derivative with respect to
+    `old` is d, from which the moment follows, with a relative rounding error of about
+    1e-7 / (1 - d).
     """
     chosen = {
         path: jnp.ones_like(value)
@@ -205,16 +208,12 @@ def _with_decay(step: Any, moved: Any, decay: float) -> tuple[jax.Array, Any]:
 
 
 @mapping.bounded_cache
-def _function(graph: graph_lib.Graph, axis_name: str | None) -> Any:
-    from rankckpt_jax.checkpoints.graphs import jax_operations
-
-    return jax_operations.convert(graph, axis_name)
+def _function(graph: PureGraph, axis_name: str | None) -> Any:
+    return jax_function.convert(graph, axis_name)
 
 
-def _values(
-    graph: graph_lib.Graph, variables: backbone_lib.Variables
-) -> list[jax.Array]:
-    """The variables that a graph reads, in its order."""
+def _values(graph: PureGraph, variables: backbone_lib.Variables) -> list[jax.Array]:
+    """Return the variables that a graph reads, in its order."""
     values = []
     for _, path in graph.variables:
         node: Any = variables
@@ -225,7 +224,7 @@ def _values(
 
 
 def _key_of(images: jax.Array, axis_name: str | None) -> jax.Array:
-    """A random key that the images decide, another one on every device."""
+    """Return a random key that depends on the images and the device."""
     bits = jax.lax.bitcast_convert_type(jnp.mean(images), jnp.uint32)
     key = jax.random.fold_in(jax.random.key(0), bits)
     if axis_name is not None:
@@ -234,7 +233,7 @@ def _key_of(images: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def _pooled(features: jax.Array) -> jax.Array:
-    """[B, D] of [B, D] or [B, h, w, D], by the mean over places; float32."""
+    """Average [B, h, w, D] over h and w; keep [B, D]. Return float32."""
     if features.ndim == 4:
         features = jnp.mean(features, (1, 2))
     return features.astype(jnp.float32)

@@ -1,114 +1,88 @@
-"""TensorFlow's operations in JAX: tf2jax's, and our own where its do not serve.
+"""TensorFlow's operations in JAX that tf2jax 0.3.8 lacks or computes differently.
 
-tf2jax 0.3.8 does not know of devices: the moments of its batch norm are those of one
-device's images. It also takes a batch norm that was exported without
-`exponential_avg_factor` for one that keeps all of its moving averages, and returns
-zeros for its batch moments. While `convert` runs, ours stand in their place.
+tf2jax's batch norm computes its moments over one device's images. It also treats a
+batch norm that was exported without `exponential_avg_factor` as one that keeps its
+moving averages, and returns zeros as batch moments.
 
-Imports TensorFlow, so that it is itself imported late.
+Each entry of a table maps a TensorFlow `NodeDef` to a JAX function of its inputs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import unittest.mock
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax.checkpoints.graphs import graph as graph_lib
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+_lock = threading.RLock()
+
+Table = Mapping[str, Callable[[Any], Callable[..., Any]]]
 
 
 def supported(op: str) -> bool:
-    """Whether `convert` knows the operation."""
-    return op in _EXTRA or not _operations().get_unsupported_operations([op])
+    """Return whether an operation has a counterpart in JAX."""
+    return op in _EXTRA or not _tf2jax_operations().get_unsupported_operations([op])
 
 
-def convert(
-    graph: graph_lib.Graph, axis_name: str | None = None
-) -> Callable[..., tuple[jax.Array, dict[graph_lib.Path, jax.Array]]]:
-    """Turns a graph into a JAX function.
+@contextlib.contextmanager
+def overridden(axis_name: str | None) -> Iterator[None]:
+    """Replace tf2jax's operations by ours, and restore them at the end.
+
+    The table is global, so that one thread at a time may convert.
 
     Args:
-      graph: What to compute.
-      axis_name: Mapped axis over which means over the batch, and with them all batch
-        moments, are taken; None for those of one device.
-
-    Returns:
-      `function(values, images, key)`: `values` are the variables in the order of
-      `graph.variables`, `images` are float32 [B, H, W, 3], and `key` is for what is
-      random; it returns (features, variables' new values by their paths).
+      axis_name: Mapped axis over which means over the batch are taken, and with them
+        all batch moments. None means one device.
     """
-    tf = tensorflow()
-    definition = tf.compat.v1.GraphDef.FromString(graph.definition)
-    dtypes = {
-        node.name: node.attr["dtype"].type
-        for node in definition.node
-        if node.op == "Placeholder"
-    }
-    names = [name for name, _ in graph.variables]
-    outputs = [graph.features, *(tensor for _, tensor in graph.updates)]
-
-    def run(values: list[Any], images: Any) -> list[Any]:
-        fed = dict(zip(names, values, strict=True)) | {graph_lib.IMAGES: images}
-        return tf.graph_util.import_graph_def(
-            definition, input_map=fed, return_elements=outputs, name=""
-        )
-
-    specs = [tf.TensorSpec(None, tf.as_dtype(dtypes[name])) for name in names]
-    images = tf.TensorSpec([None, None, None, 3], tf.float32)
-    converter = _tf2jax()
-    with unittest.mock.patch.dict(_operations()._jax_ops, _overrides(axis_name)):
-        function = converter.convert_functional(
-            tf.function(run, autograph=False), specs, images
-        )
-
-    def apply(values: list[Any], images: jax.Array, key: jax.Array) -> Any:
-        with converter.override_config("strict_shape_check", False):
-            features, *updated = function(values, images, rng=key)
-        paths = (path for path, _ in graph.updates)
-        return features, dict(zip(paths, updated, strict=True))
-
-    return apply
+    # tf2jax's table is private, and its public functions cannot replace an entry.
+    table = _tf2jax_operations()._jax_ops
+    replacements = _replacements(axis_name)
+    with _lock:
+        originals = {name: table.get(name) for name in replacements}
+        table.update(replacements)
+        try:
+            yield
+        finally:
+            for name, original in originals.items():
+                if original is None:
+                    del table[name]
+                else:
+                    table[name] = original
 
 
-def _tf2jax() -> Any:
+def _tf2jax_operations() -> Any:
     tensorflow()
-    import tf2jax
-
-    return tf2jax
-
-
-def _operations() -> Any:
-    _tf2jax()
-    # The table is not public; there is no other way to replace an entry.
+    # Imported late, since tf2jax imports TensorFlow.
     from tf2jax._src import ops
 
     return ops
 
 
-def _overrides(axis_name: str | None) -> Mapping[str, Any]:
+def _replacements(axis_name: str | None) -> Table:
     batch_norm = functools.partial(_batch_norm, axis_name)
-    overrides = {**_EXTRA, **dict.fromkeys(_BATCH_NORMS, batch_norm)}
+    table: dict[str, Callable[[Any], Callable[..., Any]]]
+    table = {**_EXTRA, **dict.fromkeys(_BATCH_NORMS, batch_norm)}
     if axis_name is not None:
-        overrides["Mean"] = functools.partial(_mean, axis_name)
-    return overrides
+        table["Mean"] = functools.partial(_mean, axis_name)
+    return table
 
 
 def _batch_norm(axis_name: str | None, node: Any) -> Callable[..., Any]:
-    """FusedBatchNorm, all versions; see `models.layers.BatchNorm` for the formulas."""
+    """Convert FusedBatchNorm; `models.layers.BatchNorm` has the formulas."""
     channels_last = node.attr["data_format"].s.decode() != "NCHW"
     axes = (0, 1, 2) if channels_last else (0, 2, 3)
     epsilon = node.attr["epsilon"].f
     training = node.attr["is_training"].b
-    # How far the second and third output go from the averages that are fed towards
-    # the batch's moments. TensorFlow's default is all the way.
+    # Weight of the batch moments in the second and third output; the rest is the weight
+    # of the averages that are passed in. TensorFlow's default is 1.
     given = "exponential_avg_factor" in node.attr
     factor = node.attr["exponential_avg_factor"].f if given else 1.0
 
@@ -139,7 +113,7 @@ def _batch_norm(axis_name: str | None, node: Any) -> Callable[..., Any]:
             mean, var = batch_mean, batch_var
         slope = scale * jax.lax.rsqrt(var + epsilon)
         y = x * broadcast(slope) + broadcast(offset - mean * slope)
-        # The outputs that only TensorFlow's own gradient reads are left empty.
+        # Only TensorFlow's own gradient reads the other outputs.
         empty = jnp.zeros(0, jnp.float32)
         return (y.astype(x.dtype), *moments, empty, empty, empty)
 
@@ -147,7 +121,7 @@ def _batch_norm(axis_name: str | None, node: Any) -> Callable[..., Any]:
 
 
 def _mean(axis_name: str, node: Any) -> Callable[..., Any]:
-    """Mean; one that goes over the batch goes over all devices' images."""
+    """Convert Mean; average over devices if it includes the batch axis."""
     keep = node.attr["keep_dims"].b
 
     def apply(x: jax.Array, axis: np.ndarray) -> jax.Array:
@@ -187,8 +161,8 @@ def _space_to_depth(node: Any) -> Callable[..., Any]:
     return apply
 
 
-# What tf2jax lacks and image networks have.
-_EXTRA: Mapping[str, Callable[[Any], Callable[..., Any]]] = {
+# Operations of image networks that tf2jax lacks.
+_EXTRA: Table = {
     "DepthToSpace": _depth_to_space,
     "MirrorPad": _mirror_pad,
     "Selu": lambda node: jax.nn.selu,

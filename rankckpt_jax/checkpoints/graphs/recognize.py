@@ -1,9 +1,8 @@
-"""Recognizes, in a converted module, a network that `models` has.
+"""Recognize a network of `models` in a converted checkpoint.
 
-Such a module is better off as the Flax network: it is applied without TensorFlow, is
-compiled once with TF-Slim's checkpoints of the same architecture, and counts its batch
-moments over all devices. That the two are the same is not believed but computed: the
-module's graph and the Flax network have to agree on images.
+The Flax network is preferable to the graph: it needs no TensorFlow, it shares compiled
+code with TF-Slim checkpoints of the same architecture, and its batch moments cover all
+devices. It is used only if it computes the same features as the graph.
 """
 
 from __future__ import annotations
@@ -21,13 +20,15 @@ import numpy as np
 
 from rankckpt_jax import models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.sources import slim
-from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.data import preprocess
 from rankckpt_jax.models import architecture as architecture_lib
 from rankckpt_jax.models import layers
 
 TOLERANCE = 1e-4
-"""Largest difference of two features that counts as rounding, of the largest one."""
+"""Largest difference of two features, relative to the largest feature, that counts as
+rounding."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,11 +41,11 @@ _VTAB_LEAVES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Native:
-    """A known network with a module's weights.
+class Match:
+    """A network of `models` with the weights of a checkpoint.
 
     Attributes:
-      architecture: Its name.
+      architecture: Name of the network.
       variables: Its Flax variables.
     """
 
@@ -52,46 +53,46 @@ class Native:
     variables: dict[str, Any]
 
 
-def recognize(values: Mapping[str, np.ndarray], head: Any = None) -> Native | None:
-    """Returns the network whose variables these are, exactly, or None.
+def match_variables(values: Mapping[str, np.ndarray], head: Any = None) -> Match | None:
+    """Return the network with exactly these variables, or None.
 
     Args:
-      values: By TensorFlow's names.
-      head: The classifier {"kernel", "bias"} that the module's graph has, or None.
+      values: Variables by TensorFlow's names.
+      head: The classifier {"kernel", "bias"}, or None.
     """
     stripped = {name.removeprefix("module/"): value for name, value in values.items()}
-    found = {name: value.shape for name, value in stripped.items()}
-    for network in architecture_lib.candidates(found):
-        shape = found.get(f"{network.scope}/{network.classifier}/weights")
-        wanted = slim.variables_of(network, shape[-1] if shape else 0)
-        if {name: v.slim_shape for name, v in wanted.items()} == found:
+    shapes = {name: value.shape for name, value in stripped.items()}
+    for network in architecture_lib.candidates(shapes):
+        classifier = shapes.get(f"{network.scope}/{network.classifier}/weights")
+        expected = slim.variables_of(network, classifier[-1] if classifier else 0)
+        if {name: v.slim_shape for name, v in expected.items()} == shapes:
             flat = {
-                v.path: stripped[name].reshape(v.shape) for name, v in wanted.items()
+                v.path: stripped[name].reshape(v.shape) for name, v in expected.items()
             }
-            return Native(network.name, _nested(flat))
-    return _recognize_vtab(values, head)
+            return Match(network.name, _unflatten(flat))
+    return _match_vtab(values, head)
 
 
-def _recognize_vtab(values: Mapping[str, np.ndarray], head: Any) -> Native | None:
-    """VTAB's network, by the numbers of its layers, in whatever scope they stand."""
+def _match_vtab(values: Mapping[str, np.ndarray], head: Any) -> Match | None:
+    """Match VTAB's network by the numbers of its layers, in any scope."""
     by_layer = {"/".join(name.split("/")[-2:]): value for name, value in values.items()}
     if len(by_layer) != len(values):
         return None
     for architecture in _VTAB:
-        wanted = _vtab_variables(architecture)
-        rest = by_layer.keys() - wanted.keys()
-        # Beyond the network, the classifier alone.
-        if len(rest) > (0 if head is None else 2):
+        expected = _vtab_variables(architecture)
+        # The kernel and the bias of the classifier.
+        num_allowed = 0 if head is None else 2
+        if len(by_layer.keys() - expected.keys()) > num_allowed:
             continue
         if any(
             name not in by_layer or by_layer[name].shape != shape
-            for name, (_, shape) in wanted.items()
+            for name, (_, shape) in expected.items()
         ):
             continue
-        flat = {path: by_layer[name] for name, (path, _) in wanted.items()}
+        flat = {path: by_layer[name] for name, (path, _) in expected.items()}
         if head is not None:
             flat |= {("params", layers.HEAD, leaf): head[leaf] for leaf in head}
-        return Native(architecture, _nested(flat))
+        return Match(architecture, _unflatten(flat))
     return None
 
 
@@ -99,7 +100,7 @@ def _recognize_vtab(values: Mapping[str, np.ndarray], head: Any) -> Native | Non
 def _vtab_variables(
     architecture: str,
 ) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Path and shape of each variable, by its name in TensorFlow."""
+    """Return the path and shape of each variable, by its name in TensorFlow."""
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     module = models.create(architecture)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)
@@ -113,80 +114,79 @@ def _vtab_variables(
     return variables
 
 
-def _nested(flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, Any]:
+def _unflatten(flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, Any]:
     values = {path: np.asarray(value, np.float32) for path, value in flat.items()}
     return flax.traverse_util.unflatten_dict(values)
 
 
-def backbone(
-    native: Native, original: backbone_lib.Backbone
-) -> tuple[backbone_lib.Backbone, float] | None:
-    """Makes the Flax network's backbone, if it computes what the module's graph does.
+def to_flax(match: Match, graph_backbone: Backbone) -> Backbone:
+    """Return the Flax network's backbone if it computes what the graph computes.
 
-    A module may scale pixels within its graph, where the Flax network does not: of the
-    usual ranges the one is taken with which the two agree.
+    A graph may scale pixels, where the Flax network does not. Each usual input range is
+    tried until the features agree to `TOLERANCE`.
 
     Args:
-      native: The network.
-      original: The module's backbone on its graph.
-
-    Returns:
-      (the backbone, the largest difference of its features from the original's, as a
-      share of the largest feature); None where none agrees to `TOLERANCE`.
+      match: The Flax network.
+      graph_backbone: The checkpoint's backbone on its graph, returned if none agrees.
     """
-    size = original.image_size
+    size = graph_backbone.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3))
     images = pixels.astype(np.float32)
 
-    def features(of: backbone_lib.Backbone, scaling: Any) -> np.ndarray:
-        variables, _ = backbone_lib.split_head(of.variables)
+    def features(forward: Any, backbone: Backbone) -> np.ndarray:
+        variables, _ = backbone_lib.split_head(backbone.variables)
+        scaling: Any = preprocess.scaling(backbone.input_range, backbone.input_mean)
         with jax.default_matmul_precision("highest"):
-            scaled = preprocess_lib.to_input_range(jnp.asarray(images), *scaling)
-            return np.asarray(jax.jit(of.apply)(variables, scaled).features)
+            scaled = preprocess.to_input_range(jnp.asarray(images), *scaling)
+            return np.asarray(forward(variables, scaled).features)
 
-    scaling = preprocess_lib.scaling(original.input_range, original.input_mean)
-    expected = features(original, scaling)
-    largest = np.abs(expected).max()
-    nearest = float("inf")
-    for input_range, input_mean in _ranges(native.architecture, original):
+    expected = features(jax.jit(graph_backbone.apply), graph_backbone)
+    forward = jax.jit(backbone_lib.Apply(match.architecture))
+    smallest = float("inf")
+    for input_range, input_mean in _input_ranges(match.architecture, graph_backbone):
         candidate = backbone_lib.create(
-            native.architecture,
-            native.variables,
-            name=original.name,
-            fingerprint=original.fingerprint,
-            source=original.source,
+            match.architecture,
+            match.variables,
+            name=graph_backbone.name,
+            fingerprint=graph_backbone.fingerprint,
+            source=graph_backbone.source,
             image_size=size,
             input_range=input_range,
             input_mean=input_mean,
         )
-        scaling = preprocess_lib.scaling(input_range, input_mean)
-        difference = np.abs(features(candidate, scaling) - expected).max() / largest
-        nearest = min(nearest, float(difference))
+        largest = np.abs(features(forward, candidate) - expected).max()
+        difference = float(largest / np.abs(expected).max())
+        smallest = min(smallest, difference)
         if difference <= TOLERANCE:
-            return candidate, float(difference)
+            _log.info(
+                "%s: recognized as %s (largest difference from its graph %.1g)",
+                graph_backbone.source,
+                match.architecture,
+                difference,
+            )
+            return candidate
     _log.warning(
-        "%s has the variables of %s, but its graph computes something else (features "
-        "differ by %.1g of the largest): the graph is used",
-        original.source,
-        native.architecture,
-        nearest,
+        "%s: the variables are those of %s, but the graph computes other features "
+        "(relative difference %.1g); using the graph. Check that the checkpoint is "
+        "what its publisher describes",
+        graph_backbone.source,
+        match.architecture,
+        smallest,
     )
-    return None
+    return graph_backbone
 
 
-def _ranges(
-    architecture: str, original: backbone_lib.Backbone
+def _input_ranges(
+    architecture: str, graph_backbone: Backbone
 ) -> Iterator[tuple[tuple[float, float], tuple[float, float, float]]]:
     known = models.get(architecture)
-    tried = []
-    for choice in (
+    zero = (0.0, 0.0, 0.0)
+    choices = [
         (known.input_range, known.input_mean),
-        (original.input_range, original.input_mean),
-        ((-1.0, 1.0), (0.0, 0.0, 0.0)),
-        ((0.0, 1.0), (0.0, 0.0, 0.0)),
-        ((0.0, 255.0), (0.0, 0.0, 0.0)),
+        (graph_backbone.input_range, graph_backbone.input_mean),
+        ((-1.0, 1.0), zero),
+        ((0.0, 1.0), zero),
+        ((0.0, 255.0), zero),
         ((0.0, 255.0), models.get("resnet_v1_50").input_mean),
-    ):
-        if choice not in tried:
-            tried.append(choice)
-            yield choice
+    ]
+    yield from dict.fromkeys(choices)

@@ -1,51 +1,46 @@
-"""TF-Hub modules of TensorFlow 1 and SavedModels of TensorFlow 2 as `Network`s.
+"""Read SavedModels and TF-Hub modules as `Network`s.
 
-    TF1   tfhub_module.pb beside saved_model.pb; a graph for each set of tags, {} for
-          evaluation and {train} for training, whose moving averages move by operations
-          in the collection "update_ops"
+    TF1   one graph per set of tags; see `tf1_modules`
     TF2   an object that is called as `module(images, training=...)`, or only functions
-          called signatures, such as "serving_default"
+          named by signatures, such as "serving_default"
 
-Of TF1's graphs nothing is run: their variables are read from the files. TF2's loader
-runs only what makes and fills variables, after every operation of the file was held
-against those that only compute.
+TensorFlow 2's loader runs the operations that create and fill variables. Therefore all
+operations are checked against `tf_op_allowlist` first.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from rankckpt_jax.checkpoints.graphs import flat_graph as flat_lib
-from rankckpt_jax.checkpoints.graphs import signatures, tf1_modules
+from rankckpt_jax.checkpoints.graphs import flat_graph, signatures, tf1_modules
 from rankckpt_jax.checkpoints.graphs.network import Function, Network, Shape
 from rankckpt_jax.checkpoints.tensorflow_files import tensor_bundle, tf_op_allowlist
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import InputError, some
 
 SAVED_MODEL = "saved_model.pb"
-"""The file that makes a directory a SavedModel or a module."""
-_log = logging.getLogger(__name__)
+"""Main file of a SavedModel or module."""
 
-# What TensorFlow's loader raises besides its own errors on files that are cut short.
+# Errors of TensorFlow's loader on truncated files, besides its own.
 _LOAD_ERRORS = (ValueError, LookupError, AttributeError, TypeError)
 
 
 def read(directory: epath.Path | str, signature: str | None = None) -> Network:
-    """Reads a directory with a SavedModel or a module.
+    """Read a SavedModel or a TF-Hub module.
 
     Args:
-      directory: With `saved_model.pb` in it.
-      signature: Which of its functions; the object's call or the usual names if None.
+      directory: The directory with `saved_model.pb`.
+      signature: Name of a function. None means the object's call, else the usual names.
 
     Raises:
       InputError: It is damaged, unsafe or has no function of images.
     """
     tensorflow()
+    # Imported late, since it imports TensorFlow.
     from tensorflow.core.protobuf import saved_model_pb2
 
     place = epath.Path(directory)
@@ -53,11 +48,11 @@ def read(directory: epath.Path | str, signature: str | None = None) -> Network:
     file = place / SAVED_MODEL
     if not file.exists():
         raise InputError(
-            "A SavedModel or module lacks its main file",
+            "The main file of a SavedModel or module is missing",
             where=where,
             expected=SAVED_MODEL,
             found=some(sorted(path.name for path in place.iterdir())),
-            fix="copy the whole directory, variables/ too",
+            fix="copy the complete directory, with variables/",
         )
     tf1_modules.check_format(place)
     message = saved_model_pb2.SavedModel()
@@ -67,12 +62,12 @@ def read(directory: epath.Path | str, signature: str | None = None) -> Network:
         raise InputError(
             "A SavedModel cannot be read",
             where=str(file),
-            expected="a whole saved_model.pb",
+            expected="a complete saved_model.pb",
             found=str(error),
             fix="copy it again; it may be truncated",
         ) from error
     if not message.meta_graphs:
-        raise InputError("A SavedModel holds no graph", where=str(file))
+        raise InputError("The SavedModel has no graph", where=str(file))
     graphs = list(message.meta_graphs)
     tf_op_allowlist.check_operations(graphs, where)
     if len(graphs) == 1 and graphs[0].HasField("object_graph_def"):
@@ -91,11 +86,9 @@ def _read_objects(where: str, signature: str | None) -> Network:
         raise InputError(
             "A SavedModel cannot be loaded",
             where=where,
-            expected="saved_model.pb and the whole of variables/",
-            found=str(error).strip().splitlines()[0]
-            if str(error).strip()
-            else type(error).__name__,
-            fix="copy the whole directory again; if it has operations of its own, "
+            expected="saved_model.pb and a complete variables/",
+            found=(str(error).strip() or type(error).__name__).splitlines()[0],
+            fix="copy the complete directory again; if it has custom operations, "
             "export it without them",
         ) from error
     evaluation, training = None, None
@@ -116,31 +109,33 @@ def _read_objects(where: str, signature: str | None) -> Network:
 
 
 def _calls(loaded: Any, where: str) -> tuple[Any, Any]:
-    """The concrete functions of `module(images, training=...)`: evaluation, training.
+    """Return the concrete functions of `module(images, training=...)`.
 
-    Where there are several of a kind, the one for images of any size is taken.
+    A function for images of any size is preferred.
+
+    Returns:
+      (function for evaluation, function for training), each None if there is none.
     """
     tf = tensorflow()
     by_flag: dict[Any, Any] = {}
     switch = None
-    call = getattr(loaded, "__call__", None)  # noqa: B004  Its functions are wanted.
+    call = getattr(loaded, "__call__", None)  # noqa: B004  Its functions are read.
     for function in getattr(call, "concrete_functions", ()):
         leaves = tf.nest.flatten(function.structured_input_signature)
         tensors = [leaf for leaf in leaves if isinstance(leaf, tf.TensorSpec)]
         flags = [leaf for leaf in leaves if isinstance(leaf, bool)]
-        pictures = [t for t in tensors if t.shape.rank in (4, None)]
-        if len(pictures) != 1 or pictures[0].dtype != tf.float32:
+        image_specs = [t for t in tensors if t.shape.rank in (4, None)]
+        if len(image_specs) != 1 or image_specs[0].dtype != tf.float32:
             continue
         if len(tensors) > 1:
             switch = next((t for t in tensors if t.dtype == tf.bool), switch)
             continue
         flag = flags[0] if flags else None
-        if flag not in by_flag or None in tuple(pictures[0].shape or (None,))[1:3]:
+        if flag not in by_flag or None in tuple(image_specs[0].shape or (None,))[1:3]:
             by_flag[flag] = function
     if not by_flag and switch is not None:
         raise InputError(
-            f"The module waits for a switch, {switch.name!r}, to be told whether it is "
-            "training",
+            f"The module reads a tensor, {switch.name!r}, to switch training on or off",
             where=where,
             expected="`training` as a Python bool",
             found=f"a tensor {switch.name!r}",
@@ -162,17 +157,19 @@ def from_functions(
     keep: Any = None,
     **hints: Any,
 ) -> Network:
-    """Makes a `Network` of TensorFlow 2's concrete functions of images.
+    """Return a `Network` of concrete functions of TensorFlow 2.
 
     Args:
-      where: For messages.
-      kind: Of file.
-      evaluation: A concrete function.
-      training: Another, or None.
-      trainable: Variables that training moves; those that say so of themselves if None.
-      named: Variables' names by their handles' references; their own names if None.
-      keep: Owner of the variables, which would otherwise be deleted.
-      **hints: Of `Network`: image_size, input_range, ...
+      where: The file, for messages.
+      kind: `Network.kind`.
+      evaluation: Concrete function of images.
+      training: The same with batch statistics, or None.
+      trainable: Variables that gradients update. None means those with the attribute
+        `trainable`.
+      named: Names of variables by the references of their handles. None means the
+        variables' own names.
+      keep: Object that owns the variables, kept alive so that they are not deleted.
+      **hints: Further attributes of `Network`: image_size, input_range, ...
     """
     variables: dict[str, Any] = {}
     names: dict[Any, str] = {}
@@ -181,21 +178,21 @@ def from_functions(
             reference = variable.handle.ref()
             if reference in names:
                 continue
-            own = (named or {}).get(reference, flat_lib.node_name(variable.name))
+            own = (named or {}).get(reference, flat_graph.node_name(variable.name))
             name, count = own, 1
             while name in variables:
                 name, count = f"{own}_{count}", count + 1
             names[reference] = name
             variables[name] = variable
     if trainable is None:
-        moved = {name for name, v in variables.items() if v.trainable}
+        trained = {name for name, v in variables.items() if v.trainable}
     else:
         references = {v.handle.ref() for v in trainable}
-        moved = {n for n, v in variables.items() if v.handle.ref() in references}
+        trained = {n for n, v in variables.items() if v.handle.ref() in references}
 
-    def values(wanted: Iterable[str]) -> dict[str, np.ndarray]:
+    def values(requested: Iterable[str]) -> dict[str, np.ndarray]:
         assert keep is not None or not variables
-        return {name: variables[name].numpy() for name in wanted}
+        return {name: variables[name].numpy() for name in requested}
 
     function = _concrete(evaluation, names, where)
     return Network(
@@ -204,7 +201,7 @@ def from_functions(
         evaluation=function,
         training=_concrete(training, names, where) if training is not None else None,
         dtypes={name: v.dtype.as_datatype_enum for name, v in variables.items()},
-        trainable=frozenset(moved),
+        trainable=frozenset(trained),
         read=values,
         **{"image_size": signatures.size_of(function.image_shape, where), **hints},
     )
@@ -232,14 +229,18 @@ def _concrete(function: Any, names: Mapping[Any, str], where: str) -> Function:
             node.attr["dtype"].type = kind
             tensor = tf.make_tensor_proto(constants[node.name])
             node.attr["value"].tensor.CopyFrom(tensor)
-    flat = flat_lib.flatten(definition, captured)
+    flat = flat_graph.flatten(definition, captured)
     inputs = {
-        tensor.op.name: (tensor.name, _static(tensor.shape), _enum(tensor.dtype))
+        tensor.op.name: (
+            tensor.name,
+            _static_shape(tensor.shape),
+            int(tensor.dtype.as_datatype_enum),
+        )
         for tensor in function.inputs[:count]
     }
     images, shape = signatures.images_of(inputs, where)
     outputs, shapes = _outputs(function)
-    assigned = tuple(flat_lib.assignments(flat))
+    assigned = tuple(flat_graph.assignments(flat))
     return Function(flat, images, shape, outputs, shapes, assigned)
 
 
@@ -248,7 +249,7 @@ def _outputs(function: Any) -> tuple[dict[str, str], dict[str, Shape]]:
     structure = function.structured_outputs
     if isinstance(structure, Mapping):
         names = sorted(structure)
-        # TensorFlow flattens a mapping in the order of its sorted keys.
+        # TensorFlow flattens a mapping by its sorted keys.
         if len(tf.nest.flatten(structure)) != len(names):
             names = [f"output_{i}" for i in range(len(function.outputs))]
     else:
@@ -257,13 +258,9 @@ def _outputs(function: Any) -> tuple[dict[str, str], dict[str, Shape]]:
     pairs = list(zip(names, function.outputs, strict=True))
     return (
         {name: tensor.name for name, tensor in pairs},
-        {name: _static(tensor.shape) for name, tensor in pairs},
+        {name: _static_shape(tensor.shape) for name, tensor in pairs},
     )
 
 
-def _static(shape: Any) -> Shape:
+def _static_shape(shape: Any) -> Shape:
     return None if shape.rank is None else tuple(shape.as_list())
-
-
-def _enum(dtype: Any) -> int:
-    return int(dtype.as_datatype_enum)

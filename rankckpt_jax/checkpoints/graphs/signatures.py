@@ -1,4 +1,4 @@
-"""Which function of a module is meant, and whether it is one of images."""
+"""Choose a module's signature, and check that it is a function of images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rankckpt_jax.checkpoints.graphs.network import Shape
 from rankckpt_jax.errors import InputError
 
-# Which signature is meant where none is named: that of VTAB, then those of TF-Hub.
+# Names of VTAB and TF-Hub, the most specific first.
 _SIGNATURES = (
     "representation",
     "image_feature_vector",
@@ -15,29 +15,27 @@ _SIGNATURES = (
     "default",
     "serving_default",
 )
-# TensorFlow's number of float32.
+# Value of TensorFlow's enum DataType.
 _FLOAT = 1
 
 
-def choose(names: list[str], wanted: str | None, where: str) -> str:
-    """The signature that is wanted, or the likeliest where none is named.
+def choose(names: list[str], key: str | None, where: str) -> str:
+    """Return the user's signature, or the usual one if `key` is None.
 
     Raises:
-      InputError: It is not there, or none is likelier than the others.
+      InputError: It does not exist, or the choice is ambiguous.
     """
     names = [name for name in names if not name.startswith("__")]
-    if wanted is not None and wanted in names:
-        return wanted
-    if wanted is None:
+    if key is not None and key in names:
+        return key
+    if key is None:
         for name in _SIGNATURES:
             if name in names:
                 return name
         if len(names) == 1:
             return names[0]
     raise InputError(
-        "It cannot be told which signature is meant"
-        if wanted is None
-        else f"There is no signature {wanted!r}",
+        "Ambiguous signature" if key is None else f"There is no signature {key!r}",
         where=where,
         found=", ".join(sorted(names)) or "no signatures",
         fix="name one of them: signature=NAME",
@@ -47,14 +45,14 @@ def choose(names: list[str], wanted: str | None, where: str) -> str:
 def images_of(
     inputs: Mapping[str, tuple[str, Shape, int]], where: str
 ) -> tuple[str, Shape]:
-    """(tensor, shape) of the one input of a function, which must be images.
+    """Return (tensor, shape) of a function's only input, the images.
 
     Args:
-      inputs: Each one's tensor, shape and TensorFlow's number of its type, by name.
-      where: For messages.
+      inputs: Tensor, shape and `DataType` of each input, by name.
+      where: The file, for messages.
 
     Raises:
-      InputError: There is another number of them, or it is something else.
+      InputError: There are several inputs, or the input is not float32 [B, H, W, 3].
     """
     listed = ", ".join(f"{name} {shape}" for name, (_, shape, _) in inputs.items())
     if len(inputs) == 1:
@@ -63,7 +61,7 @@ def images_of(
         if fits and dtype == _FLOAT:
             return tensor, shape
     raise InputError(
-        "The function is not one of images",
+        "The function does not take images",
         where=where,
         expected="one input, float32 [B, H, W, 3]",
         found=listed.replace("None", "?") or "no input",
@@ -72,16 +70,16 @@ def images_of(
 
 
 def size_of(shape: Shape, where: str) -> int | None:
-    """Side in pixels of images of a shape; None where it leaves that open.
+    """Return the side in pixels of images of a shape, or None for any size.
 
     Raises:
-      InputError: They are not square.
+      InputError: The images are not square.
     """
     if shape is None or shape[1] is None or shape[2] is None:
         return None
     if shape[1] != shape[2]:
         raise InputError(
-            "The network takes images that are not square",
+            "The network's images are not square",
             where=where,
             found=f"{shape[1]} x {shape[2]}",
         )

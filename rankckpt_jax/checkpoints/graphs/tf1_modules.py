@@ -1,29 +1,28 @@
-"""TF-Hub modules and SavedModels of TensorFlow 1.
+"""Read TF-Hub modules and SavedModels of TensorFlow 1 as `Network`s.
 
-`tfhub_module.pb` stands beside `saved_model.pb`, which has a graph for each set of
-tags: {} for evaluation and {train} for training, whose moving averages move by
-operations in the collection "update_ops". Nothing of the graphs is run: variables are
-read from the files.
+A module has `tfhub_module.pb` beside `saved_model.pb`, with one graph per set of tags:
+{} for evaluation and {train} for training. The collection "update_ops" lists the
+operations that update moving averages. Graphs are never run; variables are read from
+the files.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from rankckpt_jax.checkpoints.graphs import flat_graph as flat_lib
-from rankckpt_jax.checkpoints.graphs import signatures
+from rankckpt_jax.checkpoints.graphs import flat_graph, signatures
 from rankckpt_jax.checkpoints.graphs.network import Function, Network, Shape
-from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
+from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files, protobuf
 from rankckpt_jax.errors import InputError, some
 
 HUB_MODULE = "tfhub_module.pb"
-"""The file that makes it a TF-Hub module of TensorFlow 1."""
+"""Marks a TF-Hub module of TensorFlow 1."""
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +30,11 @@ _MOVING = re.compile(r"(.*/)?moving_(mean|variance)")
 
 
 def check_format(place: epath.Path) -> None:
-    """Refuses a module of another format than the one that was ever published."""
+    """Raise `InputError` unless a module has format 3, the only published one."""
     marker = place / HUB_MODULE
-    if marker.exists() and fields(marker.read_bytes()).get(1) != 3:
+    if marker.exists() and _field(marker.read_bytes(), 1, protobuf.VARINT) != 3:
         raise InputError(
-            "A TF-Hub module of an unknown format",
+            "The TF-Hub module has an unknown format",
             where=str(marker),
             expected="format 3",
             fix="copy it again; it may be damaged",
@@ -43,12 +42,12 @@ def check_format(place: epath.Path) -> None:
 
 
 def read(where: str, graphs: list[Any], signature: str | None) -> Network:
-    """Makes a `Network` of a SavedModel's graphs.
+    """Return a `Network` of a SavedModel's graphs.
 
     Args:
       where: The module's directory.
       graphs: Its `MetaGraphDef`s.
-      signature: Which of its functions; the usual one if None.
+      signature: Name of a function. None means the usual names.
 
     Raises:
       InputError: There is no such function, or files are missing.
@@ -56,17 +55,20 @@ def read(where: str, graphs: list[Any], signature: str | None) -> Network:
     evaluation, training = _by_tags(graphs, where)
     key = signatures.choose(list(evaluation.signature_def), signature, where)
     prefix = f"{where}/variables/variables"
-    found = (
-        checkpoint_files.shapes(prefix)
-        if epath.Path(f"{prefix}.index").exists()
-        else {}
-    )
+    stored: Mapping[str, Any] = {}
+    if epath.Path(f"{prefix}.index").exists():
+        stored = checkpoint_files.shapes(prefix)
     functions = [_graph_function(evaluation, key, where)]
     if training is not None:
         if key in training.signature_def:
             functions.append(_graph_function(training, key, where))
         else:
-            _log.warning("%s: its training graph has no signature %r", where, key)
+            _log.warning(
+                "%s: the training graph has no signature %r; fine-tuning leaves "
+                "batch norm unchanged. Name a signature of both graphs: signature=NAME",
+                where,
+                key,
+            )
     dtypes: dict[str, int] = {}
     keys: dict[str, str] = {}
     for function in functions:
@@ -74,20 +76,20 @@ def read(where: str, graphs: list[Any], signature: str | None) -> Network:
             node = function.flat.nodes[name]
             dtypes[name] = int(node.attr["dtype"].type)
             shared = node.attr["shared_name"].s.decode()
-            keys[name] = shared if name not in found and shared in found else name
+            keys[name] = shared if name not in stored and shared in stored else name
 
     def values(names: Iterable[str]) -> dict[str, np.ndarray]:
         names = list(names)
-        missing = [name for name in names if keys[name] not in found]
+        missing = [name for name in names if keys[name] not in stored]
         if missing:
             raise InputError(
-                "Variables of the graph are not in the module's files",
+                "The module's files lack variables of its graph",
                 where=prefix,
-                found=f"without {some(missing)}",
+                expected=some(missing),
                 fix="copy the directory variables/ again",
             )
-        stored = checkpoint_files.read(prefix, [keys[name] for name in names])
-        return {name: stored[keys[name]] for name in names}
+        arrays = checkpoint_files.read(prefix, [keys[name] for name in names])
+        return {name: arrays[keys[name]] for name in names}
 
     names = set(dtypes)
     trainable = _trainable([evaluation, *([training] if training else [])], names)
@@ -105,7 +107,7 @@ def read(where: str, graphs: list[Any], signature: str | None) -> Network:
 
 
 def _by_tags(graphs: list[Any], where: str) -> tuple[Any, Any | None]:
-    """(the graph for evaluation, that for training or None)."""
+    """Return (the graph for evaluation, the graph for training or None)."""
     tagged = sorted(
         ((set(graph.meta_info_def.tags), graph) for graph in graphs),
         key=lambda item: (len(item[0]), sorted(item[0])),
@@ -130,7 +132,7 @@ def _graph_function(meta_graph: Any, key: str, where: str) -> Function:
     }
     images, shape = signatures.images_of(inputs, where)
     outputs = {name: info.name for name, info in sorted(signature.outputs.items())}
-    flat = flat_lib.flatten(meta_graph.graph_def)
+    flat = flat_graph.flatten(meta_graph.graph_def)
     update_ops = meta_graph.collection_def["update_ops"].node_list.value
     ends = [*outputs.values(), *update_ops]
     return Function(
@@ -139,7 +141,7 @@ def _graph_function(meta_graph: Any, key: str, where: str) -> Function:
         shape,
         outputs,
         {name: _proto_shape(signature.outputs[name].tensor_shape) for name in outputs},
-        tuple(flat_lib.assignments(flat, ends)),
+        tuple(flat_graph.assignments(flat, ends)),
     )
 
 
@@ -150,63 +152,37 @@ def _proto_shape(shape: Any) -> Shape:
 
 
 def _trainable(meta_graphs: list[Any], names: set[str]) -> frozenset[str]:
-    """Variables of the collection; without one, all but moving averages."""
+    """Return the variables of the collection, or all except moving averages."""
+    # Imported late, since it imports TensorFlow.
     from tensorflow.core.framework import variable_pb2
 
-    found = set()
+    listed = set()
     for meta_graph in meta_graphs:
         collection = meta_graph.collection_def["trainable_variables"]
         for data in collection.bytes_list.value:
             variable = variable_pb2.VariableDef.FromString(data)
-            found.add(flat_lib.node_name(variable.variable_name))
-    known = found & names
-    return frozenset(known or {name for name in names if not _MOVING.fullmatch(name)})
+            listed.add(flat_graph.node_name(variable.variable_name))
+    names_without_averages = {name for name in names if not _MOVING.fullmatch(name)}
+    return frozenset(listed & names or names_without_averages)
 
 
 def _attached_size(meta_graph: Any) -> int | None:
-    """Side of the images by TF-Hub's attachment "image_module_info"."""
+    """Return the images' side from TF-Hub's attachment "image_module_info"."""
     collection = meta_graph.collection_def["hub_module_attachments"]
     for data in collection.bytes_list.value:
-        attachment = fields(data)
-        if attachment.get(1) == b"image_module_info":
-            size = fields(fields(attachment.get(2, b"")).get(1, b""))
-            height, width = size.get(1), size.get(2)
-            return height if height == width else None
+        if _field(data, 1) == b"image_module_info":
+            size = _field(_field(data, 2), 1)
+            height, width = (_field(size, i, protobuf.VARINT) for i in (1, 2))
+            return height if height == width and height else None
     return None
 
 
-def fields(data: bytes) -> dict[int, Any]:
-    """Fields of a protocol buffer of numbers and bytes, without its description.
+def _field(data: bytes, number: int, wire_type: int = protobuf.BYTES) -> Any:
+    """Return a field of a protocol buffer; 0 or b"" if it is absent or damaged.
 
-    TF-Hub's own messages come with tensorflow_hub, which is not needed otherwise.
+    TF-Hub's messages are defined in tensorflow_hub, which is not a dependency.
     """
-    fields: dict[int, Any] = {}
-    at = 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            if at >= len(data):
-                raise ValueError("cut short")
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
     try:
-        while at < len(data):
-            tag = number()
-            if tag & 7 == 0:
-                fields[tag >> 3] = number()
-            elif tag & 7 == 2:
-                length = number()
-                fields[tag >> 3] = data[at : at + length]
-                at += length
-            else:
-                raise ValueError("not a field of the messages read here")
-    except ValueError:
-        return {}
-    return fields
+        return protobuf.parse(data, {number: protobuf.Field("", wire_type)})[""]
+    except protobuf.FormatError:
+        return 0 if wire_type == protobuf.VARINT else b""

@@ -84,11 +84,11 @@ def get(path: epath.Path) -> Any:
         found = f"a directory with {some(names)}" if names else "an empty directory"
     elif path.exists():
         found = "a file of another kind"
+    kinds = [(s.__doc__ or s.__name__).strip().splitlines()[0] for s in all_sources()]
     raise InputError(
         "No checkpoint of a known kind",
         where=str(path),
-        expected="NAME.index beside NAME.data-* (TF-Slim), a directory with "
-        "saved_model.pb, or a .keras or .h5 file",
+        expected=" ".join(kinds),
         found=found,
         fix="check the path, or export the network as a SavedModel",
     )

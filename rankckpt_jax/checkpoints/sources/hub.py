@@ -1,4 +1,4 @@
-"""TF-Hub modules and SavedModels.
+"""TF-Hub modules and SavedModels: directories with saved_model.pb.
 
 They become pure functions of images and Flax variables through their TensorFlow graphs
 and tf2jax. If the variables are those of a network in `models` and the two agree, the
@@ -19,7 +19,7 @@ _FILES = ("saved_model.pb", "tfhub_module.pb")
 
 
 def matches(path: epath.Path) -> bool:
-    """Whether a path is a directory with a SavedModel or a TF-Hub module."""
+    """Return whether a path is a directory with a SavedModel or a TF-Hub module."""
     return any((path / name).exists() for name in _FILES)
 
 

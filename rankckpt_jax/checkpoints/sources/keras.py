@@ -1,6 +1,6 @@
-"""Keras models, `.keras` and `.h5`, as `Network`s.
+"""Keras models: .keras, .h5 and .hdf5 files.
 
-What a file holds is decided in `keras_contents`, before Keras sees it.
+`keras_allowlist` checks a file's contents before Keras reads it.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.graphs import convert, saved_models
 from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
 from rankckpt_jax.checkpoints.graphs.network import Network
-from rankckpt_jax.checkpoints.sources import Options, fingerprint
-from rankckpt_jax.checkpoints.sources import keras_allowlist as keras_contents
+from rankckpt_jax.checkpoints.sources import Options, fingerprint, keras_allowlist
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, unknown_name
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
-"""Of the files that hold a Keras model."""
+"""Endings of the files of Keras models."""
+
 KEEP_CONVERSION = True
 
 _log = logging.getLogger(__name__)
 
 _DEFAULT_SIZE = 224
-# Layers that bring pixels to the network's range themselves.
+# Layers that scale pixels within the network.
 _SCALING = ("Rescaling", "Normalization")
-# What keras.applications prepare pixels with, by their models' names; those that are
-# not listed scale within the network, or in [-1, 1].
+# Preprocessing in keras.applications, by the models' names. Models that are not listed
+# scale pixels within the network.
 _CAFFE = re.compile(r"resnet\d+|vgg\d+")
 _TORCH = re.compile(r"densenet\d+|nasnet_torch")
 _SYMMETRIC = re.compile(
     r"mobilenet.*|inception.*|xception|resnet\d+v2|nasnet.*", re.IGNORECASE
 )
 _CAFFE_PIXELS = Pixels(reverse=True, offset=(-103.939, -116.779, -123.68))
-# (pixel - mean) / deviation, of pixels in [0, 1].
+# (pixel - mean) / standard deviation, for pixels in [0, 1].
 _TORCH_PIXELS = Pixels(
     scale=(1 / 0.229, 1 / 0.224, 1 / 0.225),
     offset=(-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),
@@ -48,7 +48,7 @@ _TORCH_PIXELS = Pixels(
 
 
 def matches(path: epath.Path) -> bool:
-    """Whether a path is a file of a Keras model."""
+    """Return whether a path has the ending of a Keras model."""
     return path.name.endswith(SUFFIXES)
 
 
@@ -56,7 +56,7 @@ def load(path: epath.Path, options: Options) -> Backbone:
     """Convert a Keras model; see `checkpoints.load_hub`.
 
     Raises:
-      InputError: It cannot be read, or holds code.
+      InputError: It cannot be read, or contains code.
     """
     network = read(path, options.output or None, options.image_size or None)
     # `read` has made the chosen layer the only output.
@@ -67,45 +67,49 @@ def load(path: epath.Path, options: Options) -> Backbone:
 def read(
     path: epath.Path | str, output: str | None = None, image_size: int | None = None
 ) -> Network:
-    """Reads a file that `keras.Model.save` wrote.
+    """Read a file that `keras.Model.save` wrote.
 
     Args:
-      path: ".keras" or ".h5".
-      output: A layer, whose output is then the only one; the model's own if None.
-      image_size: Side of the images where the model takes any.
+      path: The ".keras" or ".h5" file.
+      output: Name of a layer whose output becomes the only one. None keeps the model's
+        outputs.
+      image_size: Side of the images, if the model accepts any size.
 
     Raises:
-      InputError: It cannot be read, or holds code.
+      InputError: It cannot be read, or contains code.
     """
     where = str(path)
-    keras_contents.check(path)
+    keras_allowlist.check(path)
     tensorflow()
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # Imported late, since it imports TensorFlow.
     import keras
 
     if keras.backend.backend() != "tensorflow":
         raise InputError(
-            "Keras is set to another backend than TensorFlow",
+            "Keras uses another backend than TensorFlow",
             where="KERAS_BACKEND",
             expected="tensorflow",
             found=keras.backend.backend(),
+            fix="set KERAS_BACKEND=tensorflow",
         )
     try:
         model = keras.saving.load_model(where, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever its layers do.
+    except Exception as error:  # Keras raises errors of many types.
         raise InputError(
             "A Keras model cannot be loaded",
             where=where,
             found=str(error).strip().splitlines()[0] if str(error) else "",
-            fix=f"save it again with the Keras at hand, {keras.__version__}",
+            fix=f"save it again with the installed Keras, {keras.__version__}",
         ) from error
-    return of_model(model, where, output, image_size)
+    return read_model(model, where, output, image_size)
 
 
-def of_model(
+def read_model(
     model: Any, where: str, output: str | None = None, image_size: int | None = None
 ) -> Network:
-    """Makes a `Network` of a Keras model in memory; arguments as for `read`."""
+    """Return a `Network` of a Keras model in memory; arguments as for `read`."""
+    # Imported late, since it imports TensorFlow.
     import keras
 
     if output is not None:
@@ -113,17 +117,12 @@ def of_model(
         if output in names:
             model = keras.Model(model.input, model.get_layer(output).output)
         elif output not in getattr(model, "output_names", ()):
-            raise InputError(
-                f"The model has no layer {output!r}",
-                where=where,
-                found=", ".join(names),
-                fix="name one of its layers",
-            )
+            raise unknown_name("layer", output, names, where)
     tf = tensorflow()
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[3] not in (3, None):
         raise InputError(
-            "The model is not one of images",
+            "The model does not take images",
             where=where,
             expected="one input [B, H, W, 3]",
             found=str(shape),
@@ -136,16 +135,13 @@ def of_model(
 
         return tf.function(run, autograph=False).get_concrete_function(spec)
 
-    known = {v.value.handle.ref(): v for v in model.variables}
-    evaluation, training = concrete(False), concrete(True)
-    # Counters of random draws: a graph's key takes their place.
     network = saved_models.from_functions(
         where,
         "Keras model",
-        evaluation,
-        training,
+        concrete(False),
+        concrete(True),
         trainable=[v.value for v in model.trainable_variables],
-        named={reference: v.path for reference, v in known.items()},
+        named={v.value.handle.ref(): v.path for v in model.variables},
         keep=model,
         architecture=model.name,
         **_pixels(model),
@@ -166,7 +162,7 @@ def _by_name(model: Any, outputs: Any) -> dict[str, Any]:
 
 
 def _pixels(model: Any) -> dict[str, Any]:
-    """What the model wants its pixels to be, by its layers and its name."""
+    """Return the preprocessing of a model, from its layers and its name."""
     if any(type(layer).__name__ in _SCALING for layer in _layers(model)):
         return {"input_range": (0.0, 255.0)}
     if _CAFFE.fullmatch(model.name):
@@ -176,8 +172,8 @@ def _pixels(model: Any) -> dict[str, Any]:
     if _SYMMETRIC.fullmatch(model.name):
         return {"input_range": (-1.0, 1.0)}
     _log.warning(
-        "%s: the model does not say what its pixels range over; [0, 1] is taken, and "
-        "input_range sets another",
+        "%s: input range unknown; assuming [0, 1]. To set another, append "
+        "#input_range=LOW:HIGH to the checkpoint's name",
         model.name,
     )
     return {"input_range": (0.0, 1.0)}

@@ -1,10 +1,10 @@
-"""Which Keras files are loaded: those of Keras's own computing layers, and no others.
+"""Refuse Keras files with anything except Keras's own computing layers.
 
-A file of Keras describes its layers by the names of classes. It can carry Python code
-(a `Lambda` layer) or name functions to call; some of Keras's own layers read files that
-the description names (`StringLookup`), or load other formats that carry code
-(`TFSMLayer`, `TorchModuleWrapper`, which unpickles). And HDF5, in which the weights
-are, can refer to other files. All of it is looked through before Keras sees the file.
+Keras models are untrusted input. A file names the classes of its layers. It can contain
+Python code (a `Lambda` layer) or name functions to call. Some of Keras's layers read
+files that the description names (`StringLookup`), or load other formats with code
+(`TFSMLayer`; `TorchModuleWrapper`, which unpickles). HDF5, the format of the weights,
+can refer to other files. All of this is checked before Keras reads the file.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ MinMaxNorm NonNeg UnitNorm DTypePolicy DTypePolicyMap FloatDTypePolicy Policy
 SeedGenerator
 """
 _MODELS = "Functional Model Sequential"
-# Values in a description that JSON has no form for.
+# Values that JSON cannot express.
 _VALUES = "__keras_tensor__ __tensor__ __numpy__ __bytes__ __ellipsis__ slice"
 CLASSES = frozenset(" ".join((_LAYERS, _PARTS, _MODELS, _VALUES)).split())
-"""Names of classes that a description may hold."""
+"""Names of classes that a description may contain."""
 
-# Where these classes are; of the operations, all that is there computes.
+# Modules of these classes. All operations in keras.src.ops only compute.
 _MODULES = re.compile(
     r"keras(\.src)?(\.(layers|models|initializers|regularizers|constraints|dtype_policies"
     r"|mixed_precision|random|engine|saving|applications)(\..*)?)?|builtins"
@@ -58,33 +58,31 @@ _MODULES = re.compile(
 _OPERATIONS = re.compile(r"keras\.src\.ops\.\w+")
 _MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 _MOST_CONFIG = 256_000_000
-# Not read for a model that is not compiled.
+# Not read with compile=False.
 _TRAINING = "compile_config"
 
 
 def check(path: epath.Path | str) -> None:
-    """Refuses a file that could do anything but compute.
-
-    Raises:
-      InputError: It is damaged, or says what it holds.
-    """
-    found = sorted({*_foreign(_description(path))})
-    if found:
+    """Raise `InputError` if a file is damaged, or could do anything except compute."""
+    refused = sorted({*refused_classes(_description(path))})
+    if refused:
         raise InputError(
-            "The Keras model holds code, or classes that are not known to only compute",
+            "The Keras model contains code, or classes that may do more than compute",
             where=str(path),
-            found=", ".join(found),
-            fix="build it of Keras's layers for images, or export it as a SavedModel "
-            "with model.export(DIR); nothing of this file was run",
+            expected="Keras's own layers for images",
+            found=", ".join(refused),
+            fix="export it as a SavedModel with model.export(DIR); nothing of this "
+            "file was run",
         )
 
 
 def _description(path: epath.Path | str) -> Any:
-    """The model's description, which lists its layers; its weights are looked through.
+    """Return the model's description, after a check of its weights' file.
 
     Raises:
-      InputError: It cannot be read.
+      InputError: It cannot be read, or its parts are not those of `keras.Model.save`.
     """
+    # Imported late for start-up time.
     import h5py
 
     place = epath.Path(path)
@@ -110,22 +108,22 @@ def _description(path: epath.Path | str) -> Any:
         raise InputError(
             "A Keras model cannot be read",
             where=str(path),
-            expected="a file of model.save(), which has the architecture too",
+            expected="a file of model.save(), with architecture and weights",
             found=str(error).strip().splitlines()[0] if str(error) else "",
-            fix="copy it again, or save the whole model and not its weights alone",
+            fix="copy it again, or save the complete model instead of its weights",
         ) from error
 
 
 def _check_members(path: epath.Path | str, archive: zipfile.ZipFile) -> None:
-    """Refuses an archive that `keras.Model.save` would not have written."""
+    """Raise `InputError` for an archive that `keras.Model.save` does not write."""
     for info in archive.infolist():
         known = info.filename in _MEMBERS
-        # As Keras writes them; so nothing grows when it is read.
+        # Keras does not compress, so that sizes are those in memory.
         stored = info.compress_type == zipfile.ZIP_STORED
         small = info.filename == _MEMBERS[2] or info.file_size <= _MOST_CONFIG
         if not (known and stored and small):
             raise InputError(
-                "The Keras model has a part that is not taken",
+                "The Keras model has an unexpected part",
                 where=str(path),
                 expected=" and ".join(_MEMBERS) + ", not compressed",
                 found=f"{ascii(info.filename)}, {info.file_size} bytes"
@@ -135,18 +133,20 @@ def _check_members(path: epath.Path | str, archive: zipfile.ZipFile) -> None:
 
 
 def _check_links(path: epath.Path | str, weights: Any) -> None:
-    """Refuses an HDF5 file that refers to other files, or in circles."""
-    found = next(_links(weights, set()), None)
-    if found is not None:
+    """Raise `InputError` for HDF5 that refers to other files or in circles."""
+    link = next(_links(weights, set()), None)
+    if link is not None:
         raise InputError(
             "The Keras model's weights refer to other files",
             where=str(path),
-            found=found,
+            found=link,
             fix="save it again with model.save()",
         )
 
 
 def _links(group: Any, seen: set[int]) -> Iterator[str]:
+    """Yield links and data outside a group; `seen` holds the addresses of objects."""
+    # Imported late for start-up time.
     import h5py
 
     for name in group:
@@ -167,11 +167,11 @@ def _links(group: Any, seen: set[int]) -> Iterator[str]:
             yield from _links(item, seen)
 
 
-def _foreign(description: Any) -> Iterator[str]:
-    """Classes of a description that are not allowed."""
+def refused_classes(description: Any) -> Iterator[str]:
+    """Yield the classes of a description that are not allowed."""
     if isinstance(description, list):
         for item in description:
-            yield from _foreign(item)
+            yield from refused_classes(item)
     if not isinstance(description, dict):
         return
     name, module = description.get("class_name"), description.get("module")
@@ -180,8 +180,8 @@ def _foreign(description: Any) -> Iterator[str]:
         known = module is None or (
             isinstance(module, str) and _MODULES.fullmatch(module)
         )
-        if name == "function" or not (operation or (known and name in CLASSES)):
+        if name == "function" or not (operation or (known and str(name) in CLASSES)):
             yield f"{module}.{name}" if module else str(name)
     for key, value in description.items():
         if key != _TRAINING:
-            yield from _foreign(value)
+            yield from refused_classes(value)

@@ -1,7 +1,8 @@
-"""TF-Slim checkpoints to Flax variables and back, by the names of the variables.
+"""TF-Slim checkpoints: NAME.index beside NAME.data-*.
 
-The Flax modules are named after TF-Slim's scopes and keep TensorFlow's shapes, so one
-rule converts every network:
+They become Flax variables, and back, by the names of the variables. The Flax modules
+are named after TF-Slim's scopes and keep TensorFlow's shapes, so one rule converts
+every network:
 
     SCOPE/a/b/weights                           params/a/b/kernel
     SCOPE/a/b/{depthwise,pointwise}_weights     params/a/b/{depthwise,pointwise}_kernel

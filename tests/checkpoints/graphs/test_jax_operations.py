@@ -1,5 +1,3 @@
-"""Our own operations against TensorFlow's."""
-
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ def x():
 
 
 def _node(function, x):
-    """The one node of interest in a function's graph."""
+    """Return the only computing node of a function's graph."""
     tf = tensorflow()
     concrete = tf.function(function, autograph=False).get_concrete_function(
         tf.TensorSpec(None, x.dtype)
@@ -36,18 +34,18 @@ def _node(function, x):
         ("Softsign", lambda tf, x: tf.nn.softsign(x)),
     ],
 )
-def test_operations_that_tf2jax_lacks(x, name, call):
+def test_extra_operations_match_tensorflow(x, name, call):
     tf = tensorflow()
     node = _node(lambda x: call(tf, x), x)
     assert node.op == name
     arguments = (x, np.asarray(PADS)) if name == "MirrorPad" else (x,)
-    found = jax_operations._EXTRA[name](node)(*arguments)
-    np.testing.assert_allclose(found, call(tf, x), rtol=1e-6, atol=1e-6)
+    result = jax_operations._EXTRA[name](node)(*arguments)
+    np.testing.assert_allclose(result, call(tf, x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.25])
 @pytest.mark.parametrize("training", [True, False])
-def test_batch_norm(x, training, factor):
+def test_batch_norm_matches_tensorflow(x, training, factor):
     tf = tensorflow()
     random = np.random.default_rng(1)
     scale, offset, mean, var = random.uniform(0.5, 2, (4, 12)).astype(np.float32)
@@ -65,13 +63,12 @@ def test_batch_norm(x, training, factor):
         )
 
     node = _node(lambda x: norm(x)[:3], x)
-    found = jax_operations._batch_norm(None, node)(x, scale, offset, mean, var)
-    for actual, expected in zip(found[:3], norm(x)[:3], strict=True):
+    outputs = jax_operations._batch_norm(None, node)(x, scale, offset, mean, var)
+    for actual, expected in zip(outputs[:3], norm(x)[:3], strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_norm_from_before_the_factor_has_moments(x):
-    """Exported without `exponential_avg_factor`, it goes all the way to the batch's."""
+def test_batch_norm_without_averaging_factor_returns_the_batch_moments(x):
     node = tensorflow().compat.v1.NodeDef(op="FusedBatchNorm", name="norm")
     node.attr["is_training"].b = True
     node.attr["epsilon"].f = 1e-3
@@ -84,7 +81,7 @@ def test_a_batch_norm_from_before_the_factor_has_moments(x):
     np.testing.assert_allclose(var, x.var((0, 1, 2), ddof=1), rtol=1e-5)
 
 
-def test_channels_first(x):
+def test_batch_norm_is_equal_for_both_channel_orders(x):
     node = tensorflow().compat.v1.NodeDef(op="FusedBatchNormV3", name="norm")
     node.attr["is_training"].b = True
     node.attr["epsilon"].f = 1e-3
@@ -95,3 +92,15 @@ def test_channels_first(x):
     first = jax_operations._batch_norm(None, node)(np.moveaxis(x, -1, 1), *vectors)
     np.testing.assert_allclose(np.moveaxis(first[0], 1, -1), last[0], atol=1e-5)
     np.testing.assert_allclose(first[2], last[2], rtol=1e-5)
+
+
+def test_overridden_restores_the_operations_of_tf2jax():
+    tensorflow()
+    from tf2jax._src import ops
+
+    originals = dict(ops._jax_ops)
+    with pytest.raises(KeyError), jax_operations.overridden("batch"):
+        assert ops._jax_ops["Mean"] is not originals["Mean"]
+        assert "Selu" in ops._jax_ops
+        raise KeyError
+    assert ops._jax_ops == originals
