@@ -61,7 +61,7 @@ def load_or_convert(
         provenance = {"handle": options.handle, "versions": _versions()}
         if processes.is_main_process():
             save(directory, key, backbone, provenance)
-    return backbone
+    return dataclasses.replace(backbone, source=options.handle)
 
 
 def _versions() -> dict[str, str]:
