@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.results import comparison
 from rankckpt_jax.results import ranking as ranking_lib
 from rankckpt_jax.results.ranking import Ranking
@@ -162,8 +163,9 @@ def rank_features(
                 extract_images=len(y) if y.ndim else None,
             )
             # Checked once here instead of by every measure.
-            scoring.check(x, y, logits, f"features of {name!r}")
-            rows.append(scoring.score_row(row, x, y, logits, settings))
+            feature_set = FeatureSet(x, y, logits, checksum="")
+            scoring.check(feature_set, f"features of {name!r}")
+            rows.append(scoring.score_row(row, feature_set, settings))
         except InputError as error:
             rows.append(dataclasses.replace(row, failure=str(error)))
     rows = comparison.compare_rows(rows, settings.measures)

@@ -1,5 +1,3 @@
-"""The Python interface."""
-
 import numpy as np
 import pytest
 
@@ -19,7 +17,7 @@ def nets():
     }
 
 
-def test_three_lines(image_folder, pool, tmp_path):
+def test_rank_ranks_a_folder_of_images(image_folder, pool, tmp_path):
     ranking = rank(
         data=image_folder,
         checkpoints=pool,
@@ -36,7 +34,7 @@ def test_three_lines(image_folder, pool, tmp_path):
         rank(image_folder, pool, fields={"no.such": 1})
 
 
-def test_features_from_anywhere_are_ranked(nets, tmp_path):
+def test_rank_features_ranks_and_evaluates(nets, tmp_path):
     accuracies = {"net0": 0.3, "net1": 0.6, "net2": 0.9}
     ranking = rank_features(nets, measures="h_score,etran", accuracies=accuracies)
     assert [row.checkpoint for row in ranking.rows] == ["net2", "net1", "net0"]
@@ -49,7 +47,7 @@ def test_features_from_anywhere_are_ranked(nets, tmp_path):
 
 
 class _Tensor:
-    """What PyTorch's tensors offer of NumPy's interface."""
+    """The part of the interface of PyTorch tensors that NumPy uses."""
 
     dtype = "torch.float32"
 
@@ -66,7 +64,7 @@ class _Tensor:
         return np.asarray(self.values, dtype)
 
 
-def test_tensors_and_mappings_are_taken(nets):
+def test_rank_features_accepts_tensors_and_mappings(nets):
     features, labels = nets["net2"]
     logits = features[:, :4]
     ranking = rank_features(
@@ -81,7 +79,7 @@ def test_tensors_and_mappings_are_taken(nets):
     assert [row.checkpoint for row in ranking.rows if "leep" in row.scores] == ["tuple"]
 
 
-def test_bad_features_are_a_row(nets):
+def test_rank_features_continues_after_bad_features(nets):
     nets["nan"] = (np.full((60, 6), np.nan), nets["net0"][1])
     nets["short"] = (np.zeros((5, 2)), np.arange(4))
     nets["alone"] = (np.zeros((5, 2)),)
@@ -91,7 +89,7 @@ def test_bad_features_are_a_row(nets):
         rank_features(nets, measures="h_scores")
 
 
-def test_appending_ranks_anew_with_relative_measures(nets):
+def test_append_combines_relative_measures_again(nets):
     given = {name: (*value, value[0][:, :4]) for name, value in nets.items()}
     whole = rank_features(given, measures="etran,h_score")
     parts = [
@@ -113,7 +111,7 @@ def test_appending_ranks_anew_with_relative_measures(nets):
         joined.append(rank_features(nets, measures="etran", task="other"))
 
 
-def test_a_notebook_shows_it_escaped(nets):
+def test_repr_html_escapes_names(nets):
     nets["<b>"] = nets.pop("net0")
     nets["bad"] = (np.zeros((5, 2)), np.arange(4))
     shown = rank_features(nets, measures="h_score")._repr_html_()
@@ -121,18 +119,22 @@ def test_a_notebook_shows_it_escaped(nets):
     assert "failed:" in shown and shown.count("<tr>") == 5
 
 
-def test_the_package_offers_it_without_importing_it():
-    assert {"rank", "rank_features"} <= set(dir(rankckpt_jax))
+def test_package_exports_names_lazily():
+    names = {"InputError", "Ranking", "rank", "rank_features"}
+    assert names <= set(dir(rankckpt_jax))
+    assert all(getattr(rankckpt_jax, name).__name__ == name for name in names)
     with pytest.raises(AttributeError):
         rankckpt_jax.no_such_thing  # noqa: B018
 
 
-def test_equal_features_under_two_names_are_reported(nets):
+def test_rank_features_warns_about_equal_features(nets):
     features, labels = nets["net1"]
     nets["net3"] = features.copy(), labels
     nets["net4"] = features * 1.01, labels
     ranking = rank_features(nets, measures="h_score")
-    told = {row.checkpoint: row.warnings.get("features", "") for row in ranking.rows}
-    assert "equal those of net1" in told.pop("net3")
-    assert not any(told.values())
+    warnings = {
+        row.checkpoint: row.warnings.get("features", "") for row in ranking.rows
+    }
+    assert "equal those of net1" in warnings.pop("net3")
+    assert not any(warnings.values())
     assert "features of net3" in str(ranking)

@@ -3,7 +3,7 @@ import copy
 from rankckpt_jax.errors import InputError
 
 
-def test_the_message_has_every_part_that_is_given():
+def test_input_error_message_contains_given_parts():
     error = InputError("Bad size", where="config.size", expected="> 0", found="-1")
     assert str(error).splitlines() == [
         "Bad size",
@@ -14,7 +14,7 @@ def test_the_message_has_every_part_that_is_given():
     assert error.what == "Bad size"
 
 
-def test_it_survives_being_copied():
+def test_input_error_can_be_copied():
     error = InputError("Bad size", where="config.size")
     for same in (copy.copy(error), copy.deepcopy(error)):
         assert str(same) == str(error)

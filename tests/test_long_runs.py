@@ -1,4 +1,4 @@
-"""What many checkpoints leave behind; tests/benchmarks/long_run.py measures memory."""
+"""Leaks of long runs; tests/benchmarks/long_run.py measures memory."""
 
 import gc
 import shutil
@@ -16,7 +16,7 @@ from tests.benchmarks import long_run
 
 @pytest.fixture
 def run(image_folder, pool, tmp_path):
-    """Ranks so many checkpoints and tells what is traced, compiled and open then."""
+    """Return a function that ranks checkpoints and counts what they leave."""
 
     def run(count):
         for number in range(count):
@@ -42,12 +42,12 @@ def programs():
     return len(jax.local_devices()[0].client.live_executables())
 
 
-def test_more_checkpoints_of_a_network_leave_nothing_behind(run):
+def test_run_leaks_nothing_with_more_checkpoints_of_a_network(run):
     after_two = run(2)
     assert run(12) == after_two
 
 
-def test_programs_of_many_architectures_give_way(monkeypatch):
+def test_bounded_cache_drops_programs(monkeypatch):
     monkeypatch.setattr(mapping, "MAX_PROGRAMS", 2)
 
     @mapping.bounded_cache
@@ -61,5 +61,5 @@ def test_programs_of_many_architectures_give_way(monkeypatch):
         gc.collect()
         after.append(programs())
     assert scale(7) is scale(7)
-    # From the first time that they gave way, it is the same over and over.
+    # The count repeats after the first time that programs were dropped.
     assert after[2:4] == after[4:6] and after[6] == after[2]

@@ -1,4 +1,4 @@
-"""Passwords and keys: in what a run writes down there are none."""
+"""Nothing that a run writes contains passwords or keys."""
 
 import logging
 import sys
@@ -30,19 +30,19 @@ PLAIN = (
 
 
 @pytest.mark.parametrize("text", SECRETS)
-def test_secrets_are_hidden_and_the_rest_is_told(text):
+def test_redact_hides_secrets_only(text):
     assert redact(text) == SECRETS[text]
     assert redact(SECRETS[text]) == SECRETS[text]
 
 
 @pytest.mark.parametrize("text", PLAIN)
-def test_what_is_no_secret_stays(text):
+def test_redact_keeps_text_without_secrets(text):
     assert redact(text) == text
 
 
-def test_nested_data_and_fields_by_their_names():
+def test_redact_hides_fields_of_nested_data():
     address = "https://user:hunter2@host/{path}"
-    found = redact(
+    redacted = redact(
         {
             "mirrors": (address,),
             "hub_token": "hunter2",
@@ -51,13 +51,13 @@ def test_nested_data_and_fields_by_their_names():
             "seed": 1,
         }
     )
-    assert "hunter2" not in repr(found)
-    assert found["mirrors"] == ("https://[hidden]@host/{path}",)
-    assert found["inner"][0]["size"] == 3 and found["seed"] == 1
-    assert found["inner"][0]["tokens"] == 7 and found["password"] == ""
+    assert "hunter2" not in repr(redacted)
+    assert redacted["mirrors"] == ("https://[hidden]@host/{path}",)
+    assert redacted["inner"][0]["size"] == 3 and redacted["seed"] == 1
+    assert redacted["inner"][0]["tokens"] == 7 and redacted["password"] == ""
 
 
-def test_errors_have_none():
+def test_input_error_hides_secrets():
     address = "https://user:hunter2@host/a?key=hunter2"
     error = InputError(
         f"{address} failed",
@@ -70,8 +70,8 @@ def test_errors_have_none():
     assert str(error).count("https://[hidden]@host/a?key=[hidden]") == 5
 
 
-def test_a_runs_files_have_none(tmp_path, monkeypatch, caplog):
-    """Neither those of the config nor those of the environment."""
+def test_run_writes_no_secrets(tmp_path, monkeypatch, caplog):
+    """Secrets of the config and of the environment."""
     from rankckpt_jax.configs import features
     from rankckpt_jax.run import run as run_lib
 
@@ -99,7 +99,7 @@ def test_a_runs_files_have_none(tmp_path, monkeypatch, caplog):
 
 # ml_collections's own, when it is imported.
 @pytest.mark.filterwarnings("ignore:the load_module")
-def test_logs_and_tracebacks_have_none(capsys, monkeypatch):
+def test_logs_and_tracebacks_hide_secrets(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["main"])
     from rankckpt_jax import main
 
@@ -115,5 +115,5 @@ def test_logs_and_tracebacks_have_none(capsys, monkeypatch):
         raise ValueError("https://user:hunter2@host/a")
     except ValueError as error:
         main._print_redacted(type(error), error, error.__traceback__)
-    told = capsys.readouterr().err
-    assert told.count("https://[hidden]@host/a") == 3 and "hunter2" not in told
+    text = capsys.readouterr().err
+    assert text.count("https://[hidden]@host/a") == 3 and "hunter2" not in text

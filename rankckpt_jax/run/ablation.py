@@ -23,7 +23,7 @@ GRID: Mapping[str, tuple[float, ...]] = {
     "energy": (0.5, 0.6, 0.7, 0.8, 0.9),
     "components_per_class": (1, 2, 3, 4, 5, 6, 7),
 }
-"""By option of NLEEP, its values; the paper's tables go over the same."""
+"""Values by option of NLEEP, the same as in the paper's tables."""
 
 TITLES = {
     "energy": "share of the variance that PCA keeps",
@@ -42,12 +42,12 @@ def run(context: RunContext, rows: Iterable[Row]) -> tuple[Ablation, ...]:
     """
     if MEASURE not in context.settings.measures:
         return ()
-    compute = "ablate" in context.stages
     rows = [row for row in rows if not row.failure]
     points: dict[tuple[str, float], dict[str, float]] = {}
     for row in rows:
         name = row.checkpoint
         directory = context.directory / name / "scores" / "ablation"
+        compute = "ablate" in context.stages and context.evaluates(name)
         if not compute and not directory.exists():
             continue
         loaded = checkpoint.load_features(context, name)
@@ -56,13 +56,10 @@ def run(context: RunContext, rows: Iterable[Row]) -> tuple[Ablation, ...]:
         for option, value in ((o, v) for o, values in GRID.items() for v in values):
             scored = scoring.score_row(
                 Row(name),
-                loaded.features,
-                loaded.labels,
-                None,
+                loaded,
                 _settings(context.settings, option, value),
                 directory=directory / f"{option}_{value:g}",
-                checksum=loaded.checksum,
-                compute=compute and context.evaluates(name),
+                compute=compute,
                 on_computed=functools.partial(
                     checkpoint.log_event, f"{name}, {option} {value:g}"
                 ),
@@ -86,32 +83,32 @@ def evaluate(
     rows: Iterable[Row],
     base: scoring.Settings,
 ) -> tuple[Ablation, ...]:
-    """Judges the grid's rankings.
+    """Evaluate the rankings of the grid.
 
     Args:
-      scores: By (option, value), scores by checkpoint; points without any are left out.
+      scores: Scores by checkpoint, by (option, value). Points may be missing.
       rows: The checkpoints, for their accuracies.
-      base: The settings in use.
+      base: The settings of the run.
 
     Returns:
-      One for each option of which two values or more are known.
+      One ablation per option with at least two scored values.
     """
     accuracies = {
         row.checkpoint: accuracy
         for row in rows
         if (accuracy := row.finite_accuracy()) is not None
     }
-    found = []
+    ablations = []
     for option, values in GRID.items():
-        known = [value for value in values if scores.get((option, value))]
-        if len(known) < 2:
+        scored = [value for value in values if scores.get((option, value))]
+        if len(scored) < 2:
             continue
         default = float(base.options.get(MEASURE, {}).get(option, _default(option)))
         against = accuracies
         if len(accuracies) < 2:
-            against = dict(scores.get((option, default), scores[option, known[-1]]))
+            against = dict(scores.get((option, default), scores[option, scored[-1]]))
         evaluations = []
-        for value in known:
+        for value in scored:
             common = scores[option, value].keys() & against.keys()
             evaluations.append(
                 evaluation.score_ranking(
@@ -121,18 +118,18 @@ def evaluate(
             )
         if all(math.isnan(e["kendall"]) for e in evaluations):
             continue
-        found.append(
+        ablations.append(
             Ablation(
                 option,
                 TITLES[option],
-                tuple(known),
-                tuple(scores[option, value] for value in known),
+                tuple(scored),
+                tuple(scores[option, value] for value in scored),
                 tuple(evaluations),
                 against is accuracies,
                 default,
             )
         )
-    return tuple(found)
+    return tuple(ablations)
 
 
 def _default(option: str) -> float:

@@ -92,8 +92,7 @@ def _evaluate_backbone(context: RunContext, member: Member, title: str) -> Row:
 def _evaluate_features(context: RunContext, member: Member, title: str) -> Row:
     assert member.features is not None
     loaded = precomputed.load_features(member.features)
-    where = str(member.features)
-    scoring.check(loaded.features, loaded.labels, loaded.logits, where)
+    scoring.check(loaded, str(member.features))
     known = loaded.accuracy is not None
     row = Row(
         member.name,
@@ -152,13 +151,10 @@ def _score(
 ) -> Row:
     return scoring.score_row(
         row,
-        extracted.features,
-        extracted.labels,
-        extracted.logits,
+        extracted,
         context.settings,
         facts=member.facts,
         directory=context.directory / member.name / "scores",
-        checksum=extracted.checksum,
         compute="score" in context.stages,
         on_computed=functools.partial(log_event, title),
     )

@@ -29,7 +29,8 @@ class RunContext:
     Attributes:
       stages: Names of the stages to run, some of STAGES.
       settings: What to score. The first measure orders the ranking.
-      task: The task, without images that are known to be corrupt.
+      full_task: The task with all its images.
+      task: The task without images that are known to be corrupt.
       max_unreadable: Largest share of a split's images that may be corrupt.
       members: The pool, in a fixed order.
       shard: The part of the pool that this run evaluates; None for all of it.
@@ -47,6 +48,7 @@ class RunContext:
 
     stages: tuple[str, ...]
     settings: scoring.Settings
+    full_task: tasks.Task
     task: tasks.Task
     max_unreadable: float
     members: tuple[pool.Member, ...]
@@ -86,9 +88,9 @@ class RunContext:
         # corrupt image on one of them would end them all. It decodes its images first.
         names: tuple[str, ...] = ()
         if "finetune" in self.stages:
-            names = finetune.splits_used(self.task, self.sweep)
+            names = finetune.splits_used(self.full_task, self.sweep)
         task = corrupt_images.drop_corrupt(
-            self.task,
+            self.full_task,
             self.directory / ".images",
             self.max_unreadable,
             look_in=(*names, "train") if search else names,
@@ -137,6 +139,7 @@ def load(config: Any) -> Iterator[RunContext]:
     context = RunContext(
         stages=stages,
         settings=settings,
+        full_task=task,
         task=task,
         max_unreadable=config.task.get("max_unreadable", splits.MAX_UNREADABLE),
         members=pool.members(config, stages),

@@ -1,4 +1,4 @@
-"""Features -> scores by the measures asked for, kept in the store if there is one."""
+"""Scores features by the measures of a run, and caches the scores in the store."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from etils import epath
 
 import rankckpt_jax
 from rankckpt_jax import measures
-from rankckpt_jax.errors import InputError, suggest
+from rankckpt_jax.errors import InputError, unknown_name
+from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.storage import files, store
 
-# More would tell nothing more; fewer might be of images that all networks see alike.
-_ROWS_COMPARED = 32
+_FINGERPRINT_ROWS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is computed, whatever the checkpoint.
+    """What to compute for every checkpoint.
 
     Attributes:
-      measures: Names of the measures.
-      options: Of single measures, by the measure's name.
-      seed: Decides random starts.
-      num_bootstrap: Resamples of the images for the spread of each score.
+      measures: Names of the measures; the first one orders the ranking.
+      options: Options by measure.
+      seed: Seed of random starts.
+      num_bootstrap: Resamples of the images for each score's standard deviation.
     """
 
     measures: tuple[str, ...]
@@ -41,11 +41,12 @@ class Settings:
 def parse_measures(
     given: str | Sequence[str], field: str = "measures"
 ) -> tuple[str, ...]:
-    """Splits a comma-separated list of measures; `all` leaves out what needs a file.
+    """Parse a comma-separated list of measures.
 
     Args:
-      given: As `config.measures`, or the names themselves.
-      field: How an error calls it.
+      given: As `config.measures`, or the names themselves. "all" stands for all
+        measures except `static`, which needs a file.
+      field: Name of the field, for errors.
 
     Raises:
       InputError: A name is unknown, or there is none.
@@ -58,31 +59,32 @@ def parse_measures(
 def parse_list(
     given: str | Sequence[str], known: Sequence[str], field: str
 ) -> tuple[str, ...]:
-    """Splits a comma-separated field and checks each name.
+    """Parse a comma-separated list of known names; duplicates are dropped.
 
     Raises:
       InputError: A name is unknown, or there is none.
     """
     parts = given.split(",") if isinstance(given, str) else given
-    # One named twice is meant once.
-    found = tuple(dict.fromkeys(name.strip() for name in parts if name.strip()))
-    unknown = [name for name in found if name not in known]
-    if unknown or not found:
+    names = tuple(dict.fromkeys(name.strip() for name in parts if name.strip()))
+    for name in names:
+        if name not in known:
+            raise unknown_name("name", name, known, field)
+    if not names:
         raise InputError(
-            f"Unknown name in {field}" if unknown else f"Nothing named in {field}",
+            f"{field} is empty",
             where=field,
             expected="some of " + ", ".join(known) + ", separated by commas",
-            found=", ".join(unknown) or "nothing",
-            fix=suggest("".join(unknown[:1]), known),
+            found="nothing",
+            fix=f"name at least one, such as {known[0]}",
         )
-    return found
+    return names
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuses what the measures would refuse of any features.
+    """Raise for settings that no features can be scored with.
 
     Raises:
-      InputError: A measure or option is unknown, or a value cannot be used.
+      InputError: A measure or option is unknown, or a value is out of range.
     """
     for measure, options in settings.options.items():
         measures.get(measure).check_options(options)
@@ -90,95 +92,96 @@ def check_settings(settings: Settings) -> None:
         value = getattr(settings, field)
         if value < 0:
             raise InputError(
-                "A setting cannot be negative",
+                f"{field} cannot be negative",
                 where=field,
-                expected="a whole number of at least 0",
+                expected="an integer of at least 0",
                 found=str(value),
                 fix="leave it out for the default",
             )
 
 
-def check(features: Any, labels: Any, logits: Any = None, where: str = "") -> None:
-    """Refuses features that no measure can use.
+def check(feature_set: FeatureSet, where: str) -> None:
+    """Raise for features that no measure can use.
 
     Args:
-      features: As for `score_row`.
-      labels: As for `score_row`.
-      logits: As for `score_row`.
-      where: The file that they are from, for an error.
+      feature_set: The features.
+      where: Their file, for errors.
 
     Raises:
       InputError: Shapes do not fit, values are not finite, or all rows are equal.
     """
-    measures.prepare(features, labels, logits, where=where)
-    array = np.asarray(features)
+    array = np.asarray(feature_set.features)
+    measures.prepare(array, feature_set.labels, feature_set.logits, where=where)
     if len(array) > 1 and (array == array[:1]).all():
         raise InputError(
-            "features are the same for every image",
-            where=where or "features",
+            "The features are the same for every image",
+            where=where,
             expected="rows that differ",
             found=f"{len(array)} equal rows",
-            fix="look at the weights and the input range of the network they are from",
+            fix="check the weights and the input range of the network",
         )
 
 
 def score_row(
     row: Row,
-    features: Any,
-    labels: Any,
-    logits: Any,
+    feature_set: FeatureSet,
     settings: Settings,
     *,
     facts: Mapping[str, Any] | None = None,
     directory: epath.Path | None = None,
-    checksum: str = "",
     compute: bool = True,
     on_computed: Callable[[str, float], None] = lambda measure, seconds: None,
 ) -> Row:
-    """Fills in what the measures say of a checkpoint.
+    """Fill in the scores of a checkpoint.
 
     Args:
-      row: Of the checkpoint; its name and number of parameters are facts too.
-      features: float [N, D].
-      labels: int [N].
-      logits: float [N, V], or None.
+      row: Row of the checkpoint.
+      feature_set: Its features.
       settings: What to compute.
-      facts: What is known of the checkpoint apart from its features.
-      directory: The checkpoint's `scores` directory; nothing is kept if None.
-      checksum: Identity of the features in the store.
-      compute: Whether to compute what the store does not have.
+      facts: Published facts about the checkpoint, for measures that need no features.
+      directory: The checkpoint's `scores` directory; None to store nothing.
+      compute: Whether to compute scores that are not stored.
       on_computed: Called as `on_computed(measure, seconds)` after each computation.
 
     Returns:
-      The row with scores, spreads, warnings, seconds and terms. What a measure refuses
-      is a warning in its cell.
+      The row with scores, standard deviations, warnings, seconds and terms. A measure
+      that is undefined for the checkpoint becomes a warning.
     """
-    known = {"name": row.checkpoint, "num_parameters": row.num_parameters}
     prepared = functools.cache(
-        lambda: measures.prepare(features, labels, logits, {**known, **(facts or {})})
+        lambda: measures.prepare(
+            feature_set.features,
+            feature_set.labels,
+            feature_set.logits,
+            {
+                "name": row.checkpoint,
+                "num_parameters": row.num_parameters,
+                **(facts or {}),
+            },
+        )
     )
     scores, spreads, seconds, terms = {}, {}, {}, {}
     warnings = dict(row.warnings)
     for measure in settings.measures:
         options = dict(settings.options.get(measure, {}))
-        wanted = {
+        key = {
             "measure": measure,
             "options": options,
             "seed": settings.seed,
             "num_bootstrap": settings.num_bootstrap,
-            "features": checksum,
+            "features": feature_set.checksum,
             "version": rankckpt_jax.__version__,
         }
-        place = None if directory is None else directory / f"{measure}.json"
-        found = None if place is None else store.load_result(place, wanted)
-        result = None if found is None else dict(found.result)
-        if result is None:
-            if not compute:
-                continue
+        path = None if directory is None else directory / f"{measure}.json"
+        stored = None if path is None else store.load_result(path, key)
+        if stored is not None:
+            result = dict(stored.result)
+        elif compute:
             result = _compute(measure, prepared, settings, options)
-            if place is not None:
-                store.save_result(place, wanted, result)
+            if path is not None:
+                store.save_result(path, key, result)
             on_computed(measure, result["seconds"])
+        else:
+            continue
         seconds[measure] = result["seconds"]
         if result["warning"]:
             warnings[measure] = result["warning"]
@@ -195,27 +198,9 @@ def score_row(
         warnings=warnings,
         score_seconds=seconds,
         terms=terms,
-        fingerprint=_fingerprint(features),
-        images=_describe_images(labels),
+        fingerprint=_fingerprint(feature_set.features),
+        images=_describe_images(feature_set.labels),
     )
-
-
-def _fingerprint(features: Any) -> tuple[float, ...]:
-    """Distances from some rows to the next: equal, but for rounding, for equal weights.
-
-    Not lengths, which are all 1 where features have been normalized.
-    """
-    array = np.asarray(features)
-    rows = array[:: max(1, len(array) // _ROWS_COMPARED)].astype(np.float64)
-    return tuple(float(d) for d in np.linalg.norm(np.diff(rows, axis=0), axis=1))
-
-
-def _describe_images(labels: Any) -> str:
-    """What shows whether two checkpoints saw the same images, in whatever order."""
-    _, counts = np.unique(np.asarray(labels), return_counts=True)
-    sizes = ",".join(map(str, sorted(counts)))
-    told = f"{counts.sum()} images of {len(counts)} classes"
-    return f"{told} ({files.digest(sizes)[:8]})"
 
 
 def _compute(
@@ -236,6 +221,24 @@ def _compute(
             "warning": result.warning,
         }
     except InputError as error:
-        # A measure that is not defined here (no logits, say) says so in its cell.
+        # The measure is undefined for this checkpoint, for example without logits.
         outcome = {"score": None, "details": {}, "warning": error.what}
     return {**outcome, "seconds": time.monotonic() - start}
+
+
+def _fingerprint(features: Any) -> tuple[float, ...]:
+    """Return distances between some rows, which equal weights have in common.
+
+    Norms of rows would not do, because normalized features have norm 1.
+    """
+    array = np.asarray(features)
+    rows = array[:: max(1, len(array) // _FINGERPRINT_ROWS)].astype(np.float64)
+    return tuple(float(d) for d in np.linalg.norm(np.diff(rows, axis=0), axis=1))
+
+
+def _describe_images(labels: Any) -> str:
+    """Return a text that is equal for the same images in any order."""
+    _, counts = np.unique(np.asarray(labels), return_counts=True)
+    sizes = ",".join(map(str, sorted(counts)))
+    text = f"{counts.sum()} images of {len(counts)} classes"
+    return f"{text} ({files.digest(sizes)[:8]})"

@@ -1,14 +1,14 @@
-"""What a run over many checkpoints leaves in memory, in open files and compiled.
+"""Measures memory, open files and compiled programs of a run over many checkpoints.
 
     python -m tests.benchmarks.long_run            # 20 and 200 of one architecture
     python -m tests.benchmarks.long_run --mixed    # of four networks, at two sizes each
 
-TF-Slim checkpoints of small networks with random weights, each under a name of its own,
-go through the stages `extract` and `score` in one process: the first 20, then all 200.
-`resident` is the memory in use and `peak` the most that ever was, `files` are open
-handles, `programs` are compiled and loaded, `compiled` counts every compilation. A run
-that leaks nothing has the same figures after 200 as after 20, but for programs of
-shapes that are new (the dimensions that NLEEP keeps differ), which are bounded.
+One process runs the stages `extract` and `score` on TF-Slim checkpoints of small
+networks with random weights: first on 20, then on all 200. `resident` is the memory in
+use, `peak` its maximum, `files` the open handles, `programs` the loaded programs, and
+`compiled` the number of compilations. Without leaks the numbers after 200 are those
+after 20, except for programs of new shapes, which are bounded (the number of dimensions
+that NLEEP keeps differs).
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main():
 
 
 def settings(folder, measures, image_size):
-    """A run over all checkpoints below `folder/pool`, on digits."""
+    """Return the config of a run over the checkpoints below `folder/pool`."""
     config = default.get_config()
     config.workdir = f"{folder}/runs"
     config.checkpoints = f"{folder}/pool"
@@ -86,7 +86,7 @@ def settings(folder, measures, image_size):
 
 
 def draw(pool, numbers, mixed):
-    """Writes checkpoints of random weights: no two have the same."""
+    """Write checkpoints with different random weights."""
     kinds = [(name, size) for name in MIXED for size in SIZES] if mixed else []
     first = {}
     for number in numbers:
@@ -102,18 +102,18 @@ def draw(pool, numbers, mixed):
 
 
 def resident():
-    """Megabytes of memory in use."""
+    """Return the memory in use in MB."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
 
 
 def peak():
-    """Megabytes of memory that were in use at the most."""
+    """Return the maximum memory that was in use in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def handles():
-    """Open files, sockets and pipes."""
+    """Return the number of open files, sockets and pipes."""
     return len(os.listdir("/proc/self/fd"))
 
 

@@ -1,26 +1,24 @@
-"""Any flags at all: a run, or one message and exit code 2, and never a traceback."""
-
-import sys
+"""Any flags give a run, or one message and exit code 2, but never a traceback."""
 
 import pytest
-from absl import flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.run import run as run_lib
+from tests import command_line
 
-# ml_collections's own, when it is imported.
+# ml_collections raises it when it is imported.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
 
-# What would reach for a network, other processes or other places than the test's own.
-LEFT_OUT = ("workdir", "task.tfds", "distributed", "neucrab", "download.directory")
+# Fields that use the network, other processes or other directories.
+EXCLUDED = ("workdir", "task.tfds", "distributed", "neucrab", "download.directory")
 
 
 def _fields(config, prefix=""):
     for key, value in config.items():
         if hasattr(value, "items"):
             yield from _fields(value, f"{prefix}{key}.")
-        elif not f"{prefix}{key}".startswith(LEFT_OUT):
+        elif not f"{prefix}{key}".startswith(EXCLUDED):
             yield f"{prefix}{key}", value
 
 
@@ -45,8 +43,8 @@ _values = st.one_of(
     ),
     st.text(max_size=12),
 )
-# Of the right kind, so that what they mean is looked at too.
-_OF_KIND = {
+# Values of the right type, so that their meaning is checked too.
+_BY_TYPE = {
     bool: st.sampled_from(["True", "False"]),
     int: st.integers(-3, 400).map(str),
     float: st.floats(-2, 100).map(str),
@@ -55,7 +53,7 @@ _OF_KIND = {
 
 def _field(item):
     name, default = item
-    fitting = _OF_KIND.get(type(default), _values)
+    fitting = _BY_TYPE.get(type(default), _values)
     return st.tuples(st.just(name), fitting | fitting | _values, st.just("--config."))
 
 
@@ -69,20 +67,18 @@ _flags = st.lists(_fitting, max_size=3) | st.lists(_fitting | _odd, max_size=3)
 
 
 @pytest.fixture
-def place(image_folder, pool, tmp_path, monkeypatch):
-    """A task and a pool that can be used, where relative paths do no harm."""
+def call(image_folder, pool, tmp_path, monkeypatch, capsys):
+    """Return a function that adds flags to a valid command line, and calls it.
+
+    A run does everything that precedes long work, and none of that work.
+    """
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "here"))
-    monkeypatch.setattr(sys, "argv", ["main"])
-    # All that is checked before long work, and none of the work.
-    from rankckpt_jax.run import run
-
-    monkeypatch.setattr(run, "_evaluate_members", lambda context: [])
-    monkeypatch.setattr(run, "_illustrate", lambda ranking, context: ranking)
-    monkeypatch.setattr(run.report, "write", lambda *_: None)
-    return [
-        "main",
+    monkeypatch.setattr(run_lib, "_evaluate_members", lambda context: [])
+    monkeypatch.setattr(run_lib, "_illustrate", lambda ranking, context: ranking)
+    monkeypatch.setattr(run_lib.report, "write", lambda *_: None)
+    given = [
         "--config=configs/folder.py",
         f"--config.task.path={image_folder}",
         f"--config.checkpoints={pool}",
@@ -90,50 +86,34 @@ def place(image_folder, pool, tmp_path, monkeypatch):
         "--config.image_size=32",
     ]
 
+    def call(*more):
+        return command_line.call([*given, *more], monkeypatch, capsys)
 
-def _outcome(argv, capsys):
-    """Runs like `main`, in this process: "ran", or the one message it ended with."""
-    from rankckpt_jax import main
-    from rankckpt_jax.run import run as run_lib
-
-    values = flags.FlagValues()
-    try:
-        holder = main._define(values, argv)
-        main._parse(argv, values, holder)
-        ranking = run_lib.run(holder.value)
-        str(ranking)
-        return "ran"
-    except SystemExit as left:
-        said = capsys.readouterr().err
-        assert left.code == 2, said
-        assert said.startswith("Error: ") and "Traceback" not in said
-        return said
-    except InputError as error:
-        return f"Error: {error}"
+    return call
 
 
-def _check(place, capsys, drawn):
-    argv = [*place, *(f"{prefix}{name}={value}" for name, value, prefix in drawn)]
-    assert _outcome(argv, capsys)
+def _check(call, drawn):
+    # `call` asserts the form of a message.
+    assert call(*(f"{prefix}{name}={value}" for name, value, prefix in drawn))
 
 
-shared = [HealthCheck.function_scoped_fixture]
+function_scoped = [HealthCheck.function_scoped_fixture]
 
 
-def test_the_plain_flags_run(place, capsys):
-    assert _outcome(place, capsys) == "ran"
-    assert "no such field" in _outcome([*place, "--config.mesures=nleep"], capsys)
-    assert "Unknown" in _outcome([*place, "--config.measures=neep"], capsys)
+def test_main_runs_with_valid_flags_and_rejects_unknown_names(call):
+    assert call() == "ran"
+    assert "no such field" in call("--config.mesures=nleep")
+    assert "Unknown" in call("--config.measures=neep")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=shared)
+@settings(max_examples=40, deadline=None, suppress_health_check=function_scoped)
 @given(drawn=_flags)
-def test_any_flags_run_or_are_one_message(place, capsys, drawn):
-    _check(place, capsys, drawn)
+def test_main_runs_or_prints_one_message(call, drawn):
+    _check(call, drawn)
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None, suppress_health_check=shared)
+@settings(max_examples=3000, deadline=None, suppress_health_check=function_scoped)
 @given(drawn=_flags)
-def test_any_flags_run_or_are_one_message_often(place, capsys, drawn):
-    _check(place, capsys, drawn)
+def test_main_runs_or_prints_one_message_often(call, drawn):
+    _check(call, drawn)

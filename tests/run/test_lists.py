@@ -14,7 +14,7 @@ from rankckpt_jax.run import lists
         ("tasks", list(neucrab.TASKS)),
     ],
 )
-def test_everything_is_listed_with_what_it_is(name, items):
+def test_lists_contain_every_name_with_a_description(name, items):
     lines = [line.split() for line in lists.LISTS[name]().splitlines() if line]
     firsts = [line[0] for line in lines]
     assert all(item in firsts for item in items)
