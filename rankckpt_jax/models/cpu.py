@@ -10,9 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import xla_metadata
 
-FORMS = frozenset({"depthwise_conv", "no_inline", "map_parts"})
+FORMS = frozenset({"depthwise_conv", "map_parts"})
 """The forms in use on a CPU; empty for plain `lax`, with which tests compare."""
 
 
@@ -41,29 +40,6 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         for i, j in itertools.product(range(height), range(width))
     )
     return functools.reduce(jnp.add, products)
-
-
-@jax.custom_vjp
-def no_inline(x: jax.Array) -> jax.Array:
-    """Return `x` such that XLA computes it once, however many operations read it.
-
-    XLA's CPU backend recomputes cheap operations inside each of their users. Along
-    residual blocks, each sum would recompute the sums of all blocks before it. XLA does
-    not look into a function that it may not inline. Gradients pass unchanged.
-    """
-    if not is_enabled("no_inline"):
-        return x
-    with xla_metadata.set_xla_metadata(inlineable="false"):
-        return _identity(x)
-
-
-@jax.jit
-def _identity(x: jax.Array) -> jax.Array:
-    return x
-
-
-# Without this JAX would drop the identity from a function that it differentiates.
-no_inline.defvjp(lambda x: (no_inline(x), None), lambda _, gradient: (gradient,))
 
 
 def map_parts(function: Callable[[jax.Array], Any], images: jax.Array) -> Any:

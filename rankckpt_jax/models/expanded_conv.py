@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import cpu, layers, ops
+from rankckpt_jax.models import layers, ops
 
 
 class ExpandedConv(nn.Module):
@@ -65,7 +65,7 @@ class ExpandedConv(nn.Module):
         y = layers.Conv(self.config, self.features, activation=None, name="project")(
             y, train
         )
-        return (cpu.no_inline(y + x) if y.shape == x.shape else y), inner
+        return (y + x if y.shape == x.shape else y), inner
 
 
 class SqueezeExcite(nn.Module):

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.models import cpu, layers, ops
+from rankckpt_jax.models import layers, ops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +245,7 @@ class _Residual(nn.Module):
             name="Conv2d_1x1",
         )(y, train)
         x = x + jnp.asarray(self.step.scale, y.dtype) * y
-        return cpu.no_inline(nn.relu(x) if self.step.activate else x)
+        return nn.relu(x) if self.step.activate else x
 
 
 def concatenate(

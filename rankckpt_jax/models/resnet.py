@@ -11,7 +11,7 @@ import functools
 import flax.linen as nn
 import jax
 
-from rankckpt_jax.models import cpu, layers, ops
+from rankckpt_jax.models import layers, ops
 from rankckpt_jax.models.architecture import Architecture, register
 
 # Units per block, by the number of layers.
@@ -121,7 +121,7 @@ class BottleneckV1(nn.Module):
         y = conv(self.width, name="conv1")(x, train)
         y = _strided(self.config, self.width, self.stride)(y, train)
         y = linear(name="conv3")(y, train)
-        return layers.endpoint(self, cpu.no_inline(nn.relu(shortcut + y)))
+        return layers.endpoint(self, nn.relu(shortcut + y))
 
 
 class BottleneckV2(nn.Module):
@@ -155,7 +155,7 @@ class BottleneckV2(nn.Module):
         y = layers.Conv(self.config, self.width, name="conv1")(active, train)
         y = _strided(self.config, self.width, self.stride)(y, train)
         y = linear(name="conv3")(y, train)
-        return layers.endpoint(self, cpu.no_inline(shortcut + y))
+        return layers.endpoint(self, shortcut + y)
 
 
 def _strided(config: layers.NormConfig, width: int, stride: int) -> layers.Conv:

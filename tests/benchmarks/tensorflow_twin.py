@@ -1,7 +1,7 @@
-"""The networks of `rankckpt_jax.models` once more, in plain TensorFlow operations.
+"""The networks of `rankckpt_jax.models` in plain TensorFlow operations.
 
-What extraction and training are measured against. Written from the same tables where
-there are tables, and run on the same weights, so that the two can be compared.
+Extraction and training are compared with them, on the same weights. They are built from
+the same tables where there are tables.
 """
 
 import functools
@@ -14,7 +14,7 @@ from rankckpt_jax.models import inception, mobilenet_v1, mobilenet_v2, mobilenet
 
 
 def extractor(name, variables):
-    """A `tf.function` from images [B, H, W, 3] to features [B, D]."""
+    """Return a `tf.function` from images [B, H, W, 3] to features [B, D]."""
     tf = tensorflow()
     twin = _Twin(tf, variables)
     module = models.create(name)
@@ -47,7 +47,7 @@ class Trainer:
         self.compiled = tf.function(self._step, reduce_retracing=True)
 
     def step(self, images, labels, rate):
-        """Takes a step; returns (loss, gradients as `params`)."""
+        """Take a step; return the loss and the gradients, structured as `params`."""
         self.rate.assign(rate)
         return self.compiled(images, labels)
 

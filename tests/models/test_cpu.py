@@ -64,38 +64,6 @@ def test_training_mode_of_a_block_matches_plain_lax(monkeypatch):
     )
 
 
-BLOCKS = 5
-
-
-def residual_blocks(x, kernel):
-    for _ in range(BLOCKS):
-        y = ops.conv(x, kernel, 1, "SAME", jnp.float32)
-        x = cpu.no_inline(jax.nn.relu(x + 0.1 * y))
-    return x
-
-
-@pytest.fixture(name="block_inputs")
-def fixture_block_inputs():
-    random = np.random.default_rng(0)
-    x = random.normal(size=(2, 14, 14, 8)).astype(np.float32)
-    return x, random.normal(size=(1, 1, 8, 8)).astype(np.float32)
-
-
-def test_no_inline_keeps_values_and_gradients(block_inputs, monkeypatch):
-    assert_same_without_forms(monkeypatch, residual_blocks, *block_inputs)
-
-
-@pytest.mark.parametrize("train", [False, True])
-def test_no_inline_computes_residual_sums_once(train, block_inputs):
-    function = residual_blocks
-    if train:
-        function = jax.grad(
-            lambda x, kernel: jnp.sum(jnp.sin(residual_blocks(x, kernel)))
-        )
-    compiled = jax.jit(function).lower(*block_inputs).compile()
-    assert compiled.as_text().count(" maximum(") == BLOCKS
-
-
 @pytest.mark.parametrize("batch", [1, 5, 6])
 def test_map_parts_returns_the_whole_batch(batch, monkeypatch):
     monkeypatch.setattr(cpu.os, "cpu_count", lambda: 4)
