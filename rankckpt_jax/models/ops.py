@@ -33,15 +33,25 @@ def conv(
     the inputs to fewer bits.
     """
     _check_size(x, kernel.shape[:2], padding)
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
     full = jnp.dtype(dtype).itemsize >= 4
+    precision = jax.lax.Precision.HIGHEST if full else jax.lax.Precision.DEFAULT
+    if kernel.shape[:2] == (1, 1) and groups == 1 and isinstance(padding, str):
+        # A matrix product. On a CPU its gradients are up to 6 times as fast as those of
+        # XLA's 1x1 convolution.
+        x = x[:, ::stride, ::stride]
+        rows = x.reshape(-1, x.shape[-1])
+        return jnp.matmul(rows, kernel[0, 0], precision=precision).reshape(
+            *x.shape[:3], -1
+        )
     return jax.lax.conv_general_dilated(
-        x.astype(dtype),
-        kernel.astype(dtype),
+        x,
+        kernel,
         (stride, stride),
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
-        precision=jax.lax.Precision.HIGHEST if full else jax.lax.Precision.DEFAULT,
+        precision=precision,
     )
 
 
@@ -91,7 +101,7 @@ def accumulation_dtype(x: jax.Array) -> Any:
 def symmetric_padding(window: int) -> Padding:
     """Return equal pads on both sides; "SAME" may put more below and to the right."""
     pads = ((window - 1) // 2, window // 2)
-    return pads, pads
+    return "VALID" if window == 1 else (pads, pads)
 
 
 def _reduce_window(

@@ -14,6 +14,19 @@ def test_pools_exclude_padding():
     assert ops.max_pool(x, 3, 2, "SAME").shape == (1, 2, 2, 1)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_conv_of_size_one_matches_lax(stride):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 7, 7, 5)).astype(np.float32)
+    kernel = random.normal(size=(1, 1, 5, 4)).astype(np.float32)
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=dimensions
+    )
+    result = ops.conv(x, kernel, stride, "SAME", jnp.float32)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
 def test_global_pool_sums_bfloat16_in_float32():
     x = jnp.full((1, 64, 64, 1), 1.5, jnp.bfloat16)
     assert ops.global_pool(x).dtype == jnp.float32
