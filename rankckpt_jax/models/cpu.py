@@ -1,7 +1,7 @@
 """Special forms of some operations for XLA's CPU backend.
 
 The table gives the CPU time of a step without a form over that with it (two cores, JAX
-0.10, float32; batch 16 for `depthwise_conv`, 32 or 16 for `map_parts`). A form stays
+0.10, float32, batches of 8 to 32). A form stays
 only if one of these networks gains a factor of 1.3.
 
 | form             | MobileNet v2    | ResNet-50       | Inception v3    |
