@@ -1,15 +1,18 @@
-"""The share of extraction's time that is spent waiting for images.
+"""Measure the share of extraction that is spent waiting for images.
 
     python -m tests.benchmarks.pipeline                  # 1, 2 and all threads
     python -m tests.benchmarks.pipeline --images=512 --threads 1 2 resnet_v1_50
 
-JPEG files of 500 x 375 pixels (ImageNet's usual size) are drawn, written, and read by
-the same pipeline as a run's, whose decoding is given so many threads; no image is kept
-between passes. `decode` is the cost of an image in one thread when nothing else runs;
-`alone` the pipeline's rate without a network; `network` the rate of extraction with
-images at hand; `extract` that of both together; `waiting` the share of its time in
-which the device had nothing to do: 1 - extract / network. Where the CPU is the device,
-both want the same cores, and the share holds what decoding takes away.
+JPEG files of 500 x 375 pixels, a usual size of ImageNet, are read by the pipeline of a
+run with a given number of decoding threads. No image is cached between passes.
+
+    decode    seconds per image in one thread, without other load
+    alone     images per second of the pipeline without a network
+    network   images per second of extraction from cached images
+    extract   images per second of extraction with decoding
+    waiting   share of time in which the device is idle: 1 - extract / network
+
+On a CPU both use the same cores, so `waiting` includes the time taken by decoding.
 """
 
 import argparse
@@ -64,7 +67,7 @@ def main():
 
 
 def draw(folder, count):
-    """A split of JPEG files with smooth shapes and some noise, as photographs have."""
+    """Write JPEG files with smooth shapes and some noise; return their split."""
     random = np.random.default_rng(0)
     for i in range(count):
         small = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
@@ -77,7 +80,7 @@ def draw(folder, count):
 
 
 class Limited:
-    """A split whose examples are read by so many threads."""
+    """A split whose examples are read by a given number of threads."""
 
     def __init__(self, split, threads):
         self._split, self._threads = split, threads
@@ -96,7 +99,7 @@ def with_threads(split, threads):
 
 
 def decode_seconds(split, size):
-    """Seconds an image to decode and resize, one after another."""
+    """Return the seconds per image to decode and resize in one thread."""
     limited = with_threads(split, 1)
     args = argparse.Namespace(size=size, batch=32)
     return min(input_seconds(limited, args) for _ in range(3)) / split.num_examples
@@ -116,8 +119,10 @@ def read(split, size, batch, cache):
 
 
 def rate(backbone, split, batch, cache):
-    """Images a second of `extract.extract`: the fastest of three passes after one in
-    which all is compiled and, if `cache` has room, decoded."""
+    """Return the images per second of `extract.extract`, the fastest of three passes.
+
+    A pass before them compiles, and decodes into `cache` if it has room.
+    """
     seconds = []
     for _ in range(4):
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Images of every kind: used as they look, or left out for all and named."""
+"""Images of every kind: decoded as displayed, or dropped for all and named."""
 
 import csv
 import io
@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankckpt_jax.data import corrupt_images as readable
-from rankckpt_jax.data import pipeline, preprocess, tasks
+from rankckpt_jax.data import corrupt_images, pipeline, preprocess, tasks
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract
 
@@ -53,7 +52,7 @@ def flipped() -> bytes:
 GREY = np.repeat(np.asarray(Image.fromarray(PIXELS).convert("L"))[..., None], 3, -1)
 PALETTE = np.asarray(Image.fromarray(PIXELS).convert("P").convert("RGB"))
 
-USED: dict[str, tuple[bytes, np.ndarray]] = {
+DECODED: dict[str, tuple[bytes, np.ndarray]] = {
     "a PNG with alpha": (in_mode("RGBA", "PNG"), PIXELS),
     "a PNG with a palette": (in_mode("P", "PNG"), PALETTE),
     "a greyscale PNG": (in_mode("L", "PNG"), GREY),
@@ -64,12 +63,12 @@ USED: dict[str, tuple[bytes, np.ndarray]] = {
     "a BMP": (encoded(PIXELS, "BMP"), PIXELS),
     "1 x 1 pixel": (encoded(PIXELS[:1, :1], "PNG"), PIXELS[:1, :1]),
 }
-"""What is used, and the pixels it is taken for: of an animation the first frame."""
+"""Encoded images and their pixels; the first frame of an animation."""
 
 
-@pytest.mark.parametrize("case", USED)
-def test_used_as_it_looks(case, scene):
-    data, pixels = USED[case]
+@pytest.mark.parametrize("case", DECODED)
+def test_decode_returns_the_displayed_pixels(case):
+    data, pixels = DECODED[case]
     decoded = preprocess.decode(data).numpy()
     assert decoded.dtype == np.uint8 and decoded.shape == pixels.shape
     # JPEG is lossy; the others are not.
@@ -81,20 +80,14 @@ def test_used_as_it_looks(case, scene):
         assert resized.shape == (32, 32, 3) and np.isfinite(resized).all()
 
 
-@pytest.mark.parametrize(
-    "name", ["with space.jpg", "größe 图像.JPG", "two\nlines.jpg", "a,b;'\"$(x).jpg"]
-)
-def test_used_whatever_its_name(name, scene):
-    folder = scene.images / "train" / "red"
-    (folder / "0.jpg").rename(folder / name)
-    split = tasks.from_folder(str(scene.images)).splits["train"]
-    assert not split.unreadable and len(list(split.examples(None, 0, 1, 0))) == 24
-
-
-def test_used_where_its_name_is_no_text(scene):
-    folder = os.fsencode(scene.images / "train" / "red")
-    os.rename(folder + b"/0.jpg", folder + b"/\xff\xfe.jpg")
-    split = tasks.from_folder(str(scene.images)).splits["train"]
+def test_from_folder_accepts_any_file_name(image_folder):
+    folder = image_folder / "train" / "red"
+    names = ["with space.jpg", "größe 图像.JPG", "two\nlines.jpg", "a,b;'\"$(x).jpg"]
+    for i, name in enumerate(names):
+        (folder / f"{i}.jpg").rename(folder / name)
+    # Not valid text.
+    os.rename(folder / "4.jpg", os.fsencode(folder) + b"/\xff\xfe.jpg")
+    split = tasks.from_folder(str(image_folder)).splits["train"]
     assert not split.unreadable and len(list(split.examples(None, 0, 1, 0))) == 24
 
 
@@ -103,7 +96,7 @@ def place(data: bytes) -> Callable[[pathlib.Path], Any]:
 
 
 BIG = 10_000
-LEFT_OUT: dict[str, tuple[Callable[[pathlib.Path], Any], str]] = {
+CORRUPT: dict[str, tuple[Callable[[pathlib.Path], Any], str]] = {
     "a JPEG cut short": (place(encoded(PIXELS, "JPEG")[:-300]), "Invalid JPEG data"),
     "a PNG cut short": (place(encoded(PIXELS, "PNG")[:-50]), "Invalid PNG data"),
     "a PNG cut after its first bytes": (place(encoded(PIXELS, "PNG")[:12]), ""),
@@ -121,36 +114,35 @@ LEFT_OUT: dict[str, tuple[Callable[[pathlib.Path], Any], str]] = {
     "a directory": (lambda path: path.mkdir(), "not a regular file"),
     "a pipe": (lambda path: os.mkfifo(path), "not a regular file"),
 }
-"""What is left out, and the reason that is told; a directory and a link to nothing
-stand for files that a user other than root may not open."""
+"""How to create a corrupt file, and the reason in the message. A directory and a
+dangling link stand for files without read permission, which root can read."""
 
 
-@pytest.mark.parametrize("case", LEFT_OUT)
-def test_left_out_and_named(case, scene):
-    write, reason = LEFT_OUT[case]
-    before = tasks.from_folder(str(scene.images)).splits["train"]
-    write(scene.images / "train" / "red" / "bad.jpg")
-    task = tasks.from_folder(str(scene.images))
-    task = readable.drop_corrupt(task, scene.folder / "found", look_in=["train"])
+def test_drop_corrupt_names_every_corrupt_image(image_folder, tmp_path):
+    before = tasks.from_folder(str(image_folder)).splits["train"]
+    for i, (write, _) in enumerate(CORRUPT.values()):
+        write(image_folder / "train" / "red" / f"bad{i}.jpg")
+    task = tasks.from_folder(str(image_folder), max_unreadable=0.5)
+    task = corrupt_images.drop_corrupt(
+        task, tmp_path / "stored", most=0.5, look_in=["train"]
+    )
     split = task.splits["train"]
-    [(name, why)] = split.unreadable.items()
-    assert name == "train/red/bad.jpg" and reason in why and len(why) < 100
-    assert "1 of 25 images of train cannot be read" in task.warnings["images"]
-    # The others are what they were.
+    for i, (case, (_, reason)) in enumerate(CORRUPT.items()):
+        why = split.unreadable[f"train/red/bad{i}.jpg"]
+        assert reason in why and len(why) < 100, case
+    count = len(CORRUPT)
+    assert len(split.unreadable) == count
+    message = f"{count} of {24 + count} images of train cannot be read"
+    assert message in task.warnings["images"]
+    # The other images have not changed.
     assert split.fingerprint == before.fingerprint and split.num_examples == 24
     images, labels = pipeline.ImageCache(1.0).get(split, 16, "vtab")
-    assert (
-        images.shape == (24, 16, 16, 3) and list(labels) == [0] * 8 + [1] * 8 + [2] * 8
-    )
-
-
-def test_nothing_is_decoded_to_look_for_what_is_not_there(scene, monkeypatch):
-    monkeypatch.setattr(readable, "find", lambda split: pytest.fail("decoded"))
-    assert not scene.run().failed
+    assert images.shape == (24, 16, 16, 3)
+    assert list(labels) == [0] * 8 + [1] * 8 + [2] * 8
 
 
 @pytest.mark.filterwarnings("default")  # TFDS's writer, which users do not run.
-def test_images_of_tfds_are_left_out_too(tmp_path):
+def test_drop_corrupt_drops_images_of_tfds(tmp_path):
     import tensorflow_datasets as tfds
 
     bad = {3, 4, 11}
@@ -180,7 +172,9 @@ def test_images_of_tfds_are_left_out_too(tmp_path):
         "broken_images", {"train": "train", "test": "train[30:]"}, str(tmp_path)
     )
     assert "10 of 10 test images are training images too" in task.warnings["splits"]
-    split = readable.drop_corrupt(task, tmp_path, look_in=["train"]).splits["train"]
+    split = corrupt_images.drop_corrupt(task, tmp_path, look_in=["train"]).splits[
+        "train"
+    ]
     assert list(split.unreadable) == [f"train, example {i}" for i in sorted(bad)]
     assert split.num_examples == 37
     kept = [i for i in range(40) if i not in bad]
@@ -189,31 +183,31 @@ def test_images_of_tfds_are_left_out_too(tmp_path):
         assert [e["index"] for e in examples] == list(range(process, 37, 2))
         assert [e["image"][0, 0, 0] // 6 for e in examples] == kept[process::2]
     with pytest.raises(InputError, match="3 of 40"):
-        readable.drop_corrupt(task, tmp_path, most=0.05)
+        corrupt_images.drop_corrupt(task, tmp_path, most=0.05)
     with pytest.raises(InputError, match=r"config.task.train[\s\S]*no_such"):
         tasks.from_tfds("broken_images", {"train": "no_such[:3]"}, str(tmp_path))
 
 
-def test_a_run_leaves_the_same_images_out_for_all_and_says_so(
-    scene, caplog, monkeypatch
-):
-    """One that cannot be opened, and two that show only when they are decoded."""
-    clean = scene.run(workdir=str(scene.folder / "clean"))
+def test_run_drops_the_same_images_for_all_checkpoints(scene, caplog, monkeypatch):
+    with monkeypatch.context() as patched:
+        # Without corrupt images nothing is decoded to search for them.
+        patched.setattr(corrupt_images, "find", lambda split: pytest.fail("decoded"))
+        clean = scene.run(workdir=str(scene.folder / "clean"))
+    # An empty file, and one whose damage is found only by decoding it.
     folder = scene.images / "train" / "green"
     (folder / "a.jpg").write_bytes(b"")
     (folder / "c <b>.jpg").write_bytes(encoded(PIXELS, "JPEG")[:-300])
-    # Left out for accuracies too, which are not asked for here.
     caplog.clear()
     with caplog.at_level("INFO"):
         ranking = scene.run()
-    told = (
+    message = (
         "2 of 26 images of train cannot be read and are left out for all checkpoints: "
         "'train/green/a.jpg' (empty), 'train/green/c <b>.jpg' (Invalid JPEG data, size"
     )
-    assert told in caplog.text
+    assert message in caplog.text
     place = scene.folder / "runs" / "images"
     for row in ranking.rows:
-        assert row.warnings["images"].startswith(told) and row.extract_images == 24
+        assert row.warnings["images"].startswith(message) and row.extract_images == 24
         manifest = json.loads(
             (place / row.checkpoint / "features/train/manifest.json").read_text()
         )
@@ -222,7 +216,7 @@ def test_a_run_leaves_the_same_images_out_for_all_and_says_so(
             "train/green/a.jpg",
             "train/green/c <b>.jpg",
         }
-        # Features of the others are what they were.
+        # The features of the other images have not changed.
         stored = place / row.checkpoint / "features/train/features.npy"
         before = scene.folder / "clean/images" / row.checkpoint
         np.testing.assert_array_equal(
@@ -235,35 +229,34 @@ def test_a_run_leaves_the_same_images_out_for_all_and_says_so(
         for line in csv.DictReader(file):
             assert "2 of 26 images of train" in line["warnings"]
 
-    # A later run knows, decodes only what was broken, and computes nothing.
+    # A later run loads the stored result and computes nothing.
     with monkeypatch.context() as patched:
         patched.setattr(extract, "extract", lambda *a, **k: pytest.fail("extracted"))
         again = scene.run()
     assert [r.scores for r in again.rows] == [r.scores for r in ranking.rows]
-    # Once they are mended they take part again.
+    # Repaired images are used again.
     for name in ("a.jpg", "c <b>.jpg"):
         shutil.copy(folder / "0.jpg", folder / name)
-    mended = scene.run()
-    assert all("images" not in row.warnings for row in mended.rows)
-    assert all(row.extract_images == 26 for row in mended.rows)
+    repaired = scene.run()
+    assert all("images" not in row.warnings for row in repaired.rows)
+    assert all(row.extract_images == 26 for row in repaired.rows)
 
 
-def test_too_many_images_that_cannot_be_decoded_end_the_run(scene):
+def test_drop_corrupt_refuses_too_many_corrupt_images(image_folder, tmp_path):
     for i in range(3):
-        (scene.images / f"train/red/{i}.jpg").write_bytes(encoded(PIXELS, "PNG")[:-50])
+        (image_folder / f"train/red/{i}.jpg").write_bytes(flipped())
+    task = tasks.from_folder(str(image_folder))
     with pytest.raises(InputError, match=r"3 of 24[\s\S]*max_unreadable"):
-        scene.run()
-    assert not scene.run(task={"max_unreadable": 0.2}).failed
+        corrupt_images.drop_corrupt(task, tmp_path, look_in=["train"])
 
+    # The stored result is used, until an image is repaired.
+    def num_examples(task):
+        task = corrupt_images.drop_corrupt(task, tmp_path, most=0.2)
+        return task.splits["train"].num_examples
 
-def test_an_image_mended_without_a_change_of_size_is_noticed(scene):
-    path = scene.images / "train/red/0.jpg"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-2] + b"\0\0")
-    found = scene.folder / "found"
-    task = tasks.from_folder(str(scene.images))
-    lacking = readable.drop_corrupt(task, found, look_in=["train"])
-    assert lacking.splits["train"].num_examples == 23
-    assert readable.drop_corrupt(task, found).splits["train"].num_examples == 23
-    path.write_bytes(whole)
-    assert readable.drop_corrupt(task, found).splits["train"].num_examples == 24
+    assert num_examples(task) == 21
+    for i in range(3):
+        (image_folder / f"train/red/{i}.jpg").write_bytes(encoded(PIXELS, "PNG"))
+    repaired = tasks.from_folder(str(image_folder))
+    assert repaired.splits["train"].fingerprint == task.splits["train"].fingerprint
+    assert num_examples(repaired) == 24

@@ -22,7 +22,7 @@ def share(monkeypatch, process, count):
 
 @pytest.mark.parametrize("gigabytes", [CACHED, STREAMED])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_no_example_is_dropped_and_every_process_takes_as_many_steps(
+def test_batches_yields_every_example_in_equally_many_steps(
     split, gigabytes, count, monkeypatch
 ):
     seen, steps = [], []
@@ -48,7 +48,7 @@ def test_no_example_is_dropped_and_every_process_takes_as_many_steps(
 
 
 @pytest.mark.parametrize("gigabytes", [CACHED, STREAMED])
-def test_training_goes_on_where_it_stopped(split, gigabytes):
+def test_training_batches_resumes_at_any_step(split, gigabytes):
     def indices(first, last):
         cache = pipeline.ImageCache(gigabytes)
         return [
@@ -65,17 +65,17 @@ def test_training_goes_on_where_it_stopped(split, gigabytes):
             )
         ]
 
-    whole = indices(0, 20)
-    assert len(whole) == 20 and all(len(batch) == 4 for batch in whole)
-    assert indices(7, 20) == whole[7:]
-    flat = np.concatenate(whole)
+    complete = indices(0, 20)
+    assert len(complete) == 20 and all(len(batch) == 4 for batch in complete)
+    assert indices(7, 20) == complete[7:]
+    flat = np.concatenate(complete)
     for epoch in range(3):
         assert sorted(flat[epoch * 23 : (epoch + 1) * 23]) == list(range(23))
     assert flat[:23].tolist() != flat[23:46].tolist()
 
 
 @pytest.mark.parametrize("gigabytes", [CACHED, STREAMED])
-def test_processes_train_on_parts_of_the_same_global_batch(
+def test_training_batches_divides_the_global_batch_among_processes(
     split, gigabytes, monkeypatch
 ):
     def global_batches(count):
@@ -102,7 +102,7 @@ def test_processes_train_on_parts_of_the_same_global_batch(
     assert global_batches(2) == global_batches(1)
 
 
-def test_cached_and_streamed_images_are_the_same(split):
+def test_batches_are_equal_when_cached_or_streamed(split):
     def images(gigabytes):
         cache = pipeline.ImageCache(gigabytes)
         return np.concatenate(
@@ -117,7 +117,7 @@ def test_cached_and_streamed_images_are_the_same(split):
     np.testing.assert_array_equal(images(1.0), images(0.0))
 
 
-def test_the_cache_keeps_to_its_budget(split):
+def test_image_cache_keeps_its_budget(split):
     one = 23 * 16 * 16 * 3 * 4 / 1e9
     cache = pipeline.ImageCache(2.5 * one)
     assert cache.get(split, 32, "vtab") is None
@@ -125,11 +125,11 @@ def test_the_cache_keeps_to_its_budget(split):
     assert cache.get(split, 16, "vtab")[0] is first[0]
     cache.get(split, 15, "vtab")
     cache.get(split, 16, "vtab")
-    cache.get(split, 14, "vtab")  # Puts out 15, the least recently used.
+    cache.get(split, 14, "vtab")  # Evicts size 15, the least recently used.
     assert cache.get(split, 16, "vtab")[0] is first[0]
 
 
-def test_an_image_that_cannot_be_decoded_is_an_input_error(image_folder):
+def test_image_cache_raises_input_error_for_a_corrupt_image(image_folder):
     (image_folder / "train" / "red" / "0.jpg").write_bytes(b"\xff\xd8\xff not a JPEG")
     split = tasks.from_folder(str(image_folder)).splits["train"]
     with pytest.raises(InputError, match="cannot be decoded"):

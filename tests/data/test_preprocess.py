@@ -10,7 +10,7 @@ def image(height, width, seed=0):
 
 
 def bilinear(array, size):
-    """Bilinear resize with half-pixel centers and no antialiasing, written plainly."""
+    """Resize bilinearly with half-pixel centers and no antialiasing."""
     result = np.asarray(array, np.float64)
     for axis in (0, 1):
         length = result.shape[axis]
@@ -24,7 +24,7 @@ def bilinear(array, size):
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (50, 31), (300, 17)])
-def test_vtab_is_a_plain_bilinear_resize_to_a_square(height, width):
+def test_resize_vtab_is_bilinear(height, width):
     original = image(height, width)
     resized = preprocess.resize(original, 24, "vtab").numpy()
     assert resized.dtype == np.float32
@@ -32,14 +32,14 @@ def test_vtab_is_a_plain_bilinear_resize_to_a_square(height, width):
     np.testing.assert_allclose(resized, bilinear(original, 24), atol=2e-3)
 
 
-def test_slim_inception_sees_the_central_crop():
+def test_resize_slim_inception_crops_the_center():
     framed = np.zeros((64, 64, 3), np.uint8)
     framed[4:60, 4:60] = 200
     resized = preprocess.resize(framed, 32, "slim_inception").numpy()
     np.testing.assert_array_equal(resized, np.full((32, 32, 3), 200, np.float32))
 
 
-def test_slim_vgg_keeps_the_aspect_ratio():
+def test_resize_slim_vgg_keeps_the_aspect_ratio():
     wide = np.zeros((128, 256, 3), np.uint8)
     wide[:, 64:192] = 100  # The central square.
     resized = preprocess.resize(wide, 112, "slim_vgg").numpy()
@@ -48,7 +48,7 @@ def test_slim_vgg_keeps_the_aspect_ratio():
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif"])
-def test_every_format_becomes_three_channels(tmp_path, suffix):
+def test_decode_returns_three_channels_for_every_format(tmp_path, suffix):
     from PIL import Image
 
     pixels = np.full((9, 7), 128, np.uint8)
@@ -59,7 +59,7 @@ def test_every_format_becomes_three_channels(tmp_path, suffix):
     np.testing.assert_allclose(decoded.astype(int), 128, atol=2)
 
 
-def test_the_range_is_the_networks():
+def test_to_input_range_maps_to_the_range_and_subtracts_the_mean():
     images = np.asarray([0.0, 255.0]).reshape(1, 1, 2, 1).repeat(3, -1)
     scaled = preprocess.to_input_range(
         images, *preprocess.scaling((-1.0, 1.0), (0.0, 0.0, 0.0))
@@ -71,6 +71,6 @@ def test_the_range_is_the_networks():
     np.testing.assert_allclose(scaled[0, 0, 1], [132.0, 139.0, 152.0])
 
 
-def test_an_unknown_rule_is_refused():
+def test_resize_refuses_an_unknown_rule():
     with pytest.raises(InputError, match="vtabb"):
         preprocess.resize(image(8, 8), 8, "vtabb")

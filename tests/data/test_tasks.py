@@ -30,18 +30,18 @@ def test_a_folder_gives_classes_in_order_and_every_image_once(image_folder):
         assert brightest == 2 - example["label"]
 
 
-def test_shards_divide_the_examples_and_a_seed_shuffles_before_dividing(image_folder):
+def test_examples_are_shuffled_and_then_divided_among_processes(image_folder):
     split = tasks.from_folder(str(image_folder)).splits["train"]
     parts = [{e["index"] for e in read(split, None, p, 3)} for p in range(3)]
     assert set.union(*parts) == set(range(24))
     assert sum(len(part) for part in parts) == 24
-    whole = [e["index"] for e in read(split, seed=5)]
-    assert whole != list(range(24)) and sorted(whole) == list(range(24))
-    assert [e["index"] for e in read(split, 5, 1, 2)] == whole[1::2]
-    assert [e["index"] for e in read(split, 5, 1, 2, 3)] == whole[1::2][3:]
+    order = [e["index"] for e in read(split, seed=5)]
+    assert order != list(range(24)) and sorted(order) == list(range(24))
+    assert [e["index"] for e in read(split, 5, 1, 2)] == order[1::2]
+    assert [e["index"] for e in read(split, 5, 1, 2, 3)] == order[1::2][3:]
 
 
-def test_a_folder_without_test_images_holds_some_out_for_good(image_folder):
+def test_from_folder_holds_out_test_images_if_there_are_none(image_folder):
     shutil.rmtree(image_folder / "test")
     task = tasks.from_folder(str(image_folder))
     assert task.splits["train"].num_examples == 18
@@ -54,7 +54,7 @@ def test_a_folder_without_test_images_holds_some_out_for_good(image_folder):
     assert not held & kept
 
 
-def test_train_and_val_are_also_one_split(image_folder):
+def test_from_folder_makes_trainval_of_train_and_val(image_folder):
     shutil.copytree(image_folder / "test", image_folder / "val")
     splits = tasks.from_folder(str(image_folder)).splits
     both = {e["image"].tobytes(): e["label"] for e in read(splits["trainval"])}
@@ -64,7 +64,7 @@ def test_train_and_val_are_also_one_split(image_folder):
     assert splits["trainval"].num_examples == 24 + 12
 
 
-def test_a_tenth_is_held_out_of_a_split_for_good(image_folder):
+def test_hold_out_takes_the_same_tenth_every_time(image_folder):
     split = tasks.from_folder(str(image_folder)).splits["train"]
     kept, held = tasks.hold_out(split)
     assert (kept.name, held.name) == ("train_kept", "train_held")
@@ -84,14 +84,14 @@ def test_a_tenth_is_held_out_of_a_split_for_good(image_folder):
     assert (example["image"] == example["label"]).all()
 
 
-def test_val_stands_in_for_a_missing_test(image_folder):
+def test_from_folder_uses_val_if_there_is_no_test(image_folder):
     (image_folder / "test").rename(image_folder / "val")
     task = tasks.from_folder(str(image_folder))
     assert set(task.splits) == {"train", "test"}
     assert task.splits["test"].num_examples == 12
 
 
-def test_the_fingerprint_follows_the_files(image_folder):
+def test_fingerprint_depends_on_the_files(image_folder):
     before = tasks.from_folder(str(image_folder)).splits
     extra = image_folder / "train" / "red" / "extra.jpg"
     shutil.copy(image_folder / "train" / "red" / "0.jpg", extra)
@@ -100,7 +100,7 @@ def test_the_fingerprint_follows_the_files(image_folder):
     assert before["test"].fingerprint == after["test"].fingerprint
 
 
-def test_digits_are_real_images_of_the_classes_asked_for():
+def test_from_digits_draws_the_given_classes():
     task = tasks.from_digits((7, 3))
     train, test = task.splits["train"], task.splits["test"]
     assert task.class_names == ("7", "3")
@@ -109,7 +109,7 @@ def test_digits_are_real_images_of_the_classes_asked_for():
     assert example["image"].dtype == np.uint8 and example["label"] == 0
     assert example["image"].shape == (48, 48, 3)
     assert example["image"].max() > 200 and (example["image"] == 0).mean() > 0.3
-    # The same drawings in every run; every drawing of a digit is another one.
+    # Drawings are equal in every run, and differ from each other.
     again = tasks.from_digits((7, 3), drawings=2).splits["train"]
     assert again.num_examples == 2 * train.num_examples
     assert train.fingerprint == tasks.from_digits((7, 3)).splits["train"].fingerprint
@@ -121,7 +121,7 @@ def test_digits_are_real_images_of_the_classes_asked_for():
 
 @pytest.fixture
 def tfds_folder(tmp_path):
-    """A data set as TFDS prepares it: 12 and 6 PNG images of two classes."""
+    """Return a prepared TFDS data set: 12 and 6 PNG images of two classes."""
     import tensorflow_datasets as tfds
 
     class TinyImages(tfds.core.GeneratorBasedBuilder):
@@ -149,8 +149,8 @@ def tfds_folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.filterwarnings("default")  # TFDS's writer, which users do not run.
-def test_tfds_is_read_by_name_and_split(tfds_folder):
+@pytest.mark.filterwarnings("default")  # Warnings of TFDS's writer.
+def test_from_tfds_reads_the_named_splits(tfds_folder):
     task = tasks.from_tfds(
         "tiny_images:1.*.*",
         {"train": "train[:8]", "val": "train[8:]", "test": "test"},
@@ -162,18 +162,18 @@ def test_tfds_is_read_by_name_and_split(tfds_folder):
     examples = read(task.splits["train"])
     assert [e["index"] for e in examples] == list(range(8))
     assert all(e["image"].shape == (4, 4, 3) for e in examples)
-    for example in examples:  # Its label is the parity of its place in the data.
+    for example in examples:  # The label is the parity of its position.
         assert example["image"][0, 0, 0] // 10 % 2 == example["label"]
     parts = [{e["index"] for e in read(task.splits["train"], 3, p, 2)} for p in (0, 1)]
     assert set.union(*parts) == set(range(8)) and not parts[0] & parts[1]
     # The first eight training images and the next four are different images.
     assert task.splits["train"].fingerprint != task.splits["val"].fingerprint
-    # Of a stream nothing can be picked.
+    # The examples of a stream cannot be selected.
     with pytest.raises(InputError, match="config.task.val"):
         tasks.hold_out(task.splits["train"])
 
 
-# Of TFDS's own splits: what its metadata says of the versions that the configs ask for.
+# Sizes of the splits in TFDS, for the versions that the configs name.
 _SIZES = {
     "caltech": {"train": 3060, "test": 6084},
     "flowers": {"train": 1020, "validation": 1020, "test": 6149},
@@ -210,7 +210,7 @@ def mocked(request, tmp_path):
         yield request.param, str(tmp_path)
 
 
-def test_the_benchmarks_tasks_are_read_from_their_tfds_builders(mocked):
+def test_load_reads_the_tasks_of_neucrab_from_tfds(mocked):
     name, folder = mocked
     data = neucrab.TASKS[name]
     for argument, splits in (("", data.counts), ("1k", {"train": 800, "val": 200})):
@@ -231,7 +231,7 @@ def test_the_benchmarks_tasks_are_read_from_their_tfds_builders(mocked):
                 assert 0 <= example["label"] < data.num_classes
 
 
-def test_an_unknown_tfds_name_is_refused(tmp_path):
+def test_from_tfds_refuses_an_unknown_name(tmp_path):
     with pytest.raises(InputError, match="no_such_data_set") as error:
         tasks.from_tfds("no_such_data_set", {"train": "train"}, str(tmp_path))
     assert "--config.task.path" in str(error.value)

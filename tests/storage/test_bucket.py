@@ -1,4 +1,4 @@
-"""A work directory in a bucket: everything goes through `epath`, nothing beside it."""
+"""A work directory in a bucket."""
 
 import pathlib
 
@@ -10,7 +10,7 @@ from rankckpt_jax.features import extract
 from rankckpt_jax.run import run as run_lib
 
 
-def test_a_run_writes_to_a_bucket_and_finds_it_again(
+def test_run_writes_to_a_bucket_and_loads_from_it(
     bucket, image_folder, pool, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -28,7 +28,7 @@ def test_a_run_writes_to_a_bucket_and_finds_it_again(
     assert (place / "report.html").exists()
     assert list(place.glob("first/features/train/features*.npy"))
     assert not list(bucket.rglob("*.partial"))
-    # Nothing has taken the address for a local path.
+    # No local directory with the bucket's name was created.
     assert set(pathlib.Path().iterdir()) == before
 
     monkeypatch.setattr(extract, "extract", lambda *a, **k: pytest.fail("extracted"))

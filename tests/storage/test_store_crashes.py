@@ -1,4 +1,4 @@
-"""The store under crashes at any write, rename or removal: whole results or none."""
+"""The store under crashes at any write, rename or removal: intact results or none."""
 
 import contextlib
 import tempfile
@@ -15,14 +15,14 @@ _PATH = type(epath.Path("/anywhere"))
 
 
 class Crash(BaseException):
-    """The machine is gone: nothing that catches errors sees it."""
+    """A crash of the machine; not an `Exception`, so that no handler catches it."""
 
 
 @contextlib.contextmanager
 def crashing(at, share):
-    """Stops at the change number `at` to the disk, having done `share` of it.
+    """Crash at change number `at` to the disk, after `share` of that change.
 
-    A write is done in part; renaming and removing are done or not.
+    A write may be partial; a rename or removal is done or not.
     """
     changes = 0
     originals = {
@@ -53,13 +53,13 @@ def crashing(at, share):
             return
 
 
-# Different numbers of arrays and of rows: nothing of one can pass for another's.
+# Different numbers of arrays and rows, so that mixtures are detected.
 CONTENTS = [
     {"a": np.arange(4.0), "b": np.arange(6).reshape(2, 3)},
     {"a": np.arange(4.0) + 1},
     {"b": np.ones((2, 3)), "c": np.zeros(5, np.int32), "d": np.arange(2.0)},
 ]
-REQUESTS = [{"size": 64}, {"size": 128}]
+KEYS = [{"size": 64}, {"size": 128}]
 _steps = st.lists(
     st.tuples(
         st.integers(0, 1),
@@ -73,7 +73,7 @@ _steps = st.lists(
 
 
 def _content(entry):
-    """Which of CONTENTS it is, whole; fails where it is a mixture."""
+    """Return the number of the entry in CONTENTS; fail if it is a mixture."""
     number = entry.result["content"]
     assert entry.arrays.keys() == CONTENTS[number].keys()
     for name, array in CONTENTS[number].items():
@@ -84,19 +84,19 @@ def _content(entry):
 def _check_arrays(steps):
     with tempfile.TemporaryDirectory() as folder:
         place = epath.Path(folder) / "entry"
-        # What may be found for each request: of the last whole save, or a broken one.
+        # Contents that may be loaded for each key: of the last save, or a crashed one.
         possible = [set(), set()]
         for request, content, at, share in steps:
             finished = False
             with crashing(at, share):
                 store.save(
-                    place, REQUESTS[request], {"content": content}, CONTENTS[content]
+                    place, KEYS[request], {"content": content}, CONTENTS[content]
                 )
                 finished = True
             if finished:
                 possible = [set(), set()]
             possible[request].add(content)
-            for number, wanted in enumerate(REQUESTS):
+            for number, wanted in enumerate(KEYS):
                 entry = store.load(place, wanted)
                 if entry is not None:
                     assert _content(entry) in possible[number]
@@ -113,14 +113,14 @@ def _check_result(steps):
         for request, content, at, share in steps:
             finished = False
             with crashing(at, share):
-                store.save_result(path, REQUESTS[request], {"content": content})
+                store.save_result(path, KEYS[request], {"content": content})
                 finished = True
             written = (
                 [(request, content)] if finished else [*written, (request, content)]
             )
             found = [
                 (number, entry.result["content"])
-                for number, wanted in enumerate(REQUESTS)
+                for number, wanted in enumerate(KEYS)
                 if (entry := store.load_result(path, wanted)) is not None
             ]
             # One file: either the old result or the new one, and never neither.
@@ -132,18 +132,18 @@ def _check_result(steps):
 @settings(max_examples=60, deadline=None)
 @given(steps=_steps)
 @example(steps=[(0, 0, None, 0.0), (0, 2, 4, 0.5), (0, 1, None, 0.0)])
-def test_arrays_are_whole_or_not_there(steps):
+def test_load_returns_intact_arrays_or_none(steps):
     _check_arrays(steps)
 
 
 @settings(max_examples=60, deadline=None)
 @given(steps=_steps)
-def test_a_result_is_the_old_or_the_new(steps):
+def test_load_result_returns_the_old_or_the_new(steps):
     _check_result(steps)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_every_single_point_of_a_save_over_another(share):
+def test_load_after_a_crash_at_every_change(share):
     for at in range(10):
         for old in range(3):
             for new in range(3):
@@ -154,6 +154,6 @@ def test_every_single_point_of_a_save_over_another(share):
 @pytest.mark.slow
 @settings(max_examples=5000, deadline=None)
 @given(steps=_steps)
-def test_many_histories(steps):
+def test_load_after_many_histories(steps):
     _check_arrays(steps)
     _check_result(steps)
