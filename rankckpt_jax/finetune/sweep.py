@@ -183,7 +183,17 @@ def load_or_run(
     trials = list(_run_grid(context, sweep, splits, description))
     chosen = results_lib.choose(trials)
     if splits.final is not None and chosen.accuracy is not None:
-        chosen = _train_on_all(context, sweep, splits, chosen, description)
+        recipe = dataclasses.replace(
+            sweep.recipe, learning_rate=chosen.learning_rate, num_steps=chosen.num_steps
+        )
+        [chosen] = trials_lib.load_or_train(
+            context,
+            [recipe],
+            splits.final,
+            splits.test,
+            suffix=_FINAL,
+            description=f"{description}, on all images",
+        )
         trials.append(chosen)
     # A run that was killed after its last trial leaves the state behind.
     trials_lib.remove_state(directory)
@@ -257,29 +267,6 @@ def _run_grid(
                 context, trials, splits.train, splits.validation, description=text
             )
             done += len(trials)
-
-
-def _train_on_all(
-    context: trials_lib.Context,
-    sweep: Sweep,
-    splits: Splits,
-    chosen: TrialResult,
-    description: str,
-) -> TrialResult:
-    """Train the chosen setting again, on the training and validation images."""
-    assert splits.final is not None
-    recipe = dataclasses.replace(
-        sweep.recipe, learning_rate=chosen.learning_rate, num_steps=chosen.num_steps
-    )
-    [result] = trials_lib.load_or_train(
-        context,
-        [recipe],
-        splits.final,
-        splits.test,
-        suffix=_FINAL,
-        description=f"{description}, on all images",
-    )
-    return result
 
 
 def _restore_metrics(directory: epath.Path, result: SweepResult, grid: int) -> None:

@@ -110,11 +110,11 @@ def test_train_step_matches_tensorflow(name, size, batch, tmp_path):
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
             return losses.mean()
 
-        loss, found = gradient(
+        loss, gradients = gradient(
             {"backbone": exact_variables["params"], "head": to_numpy(head)}
         )
     assert float(loss) == pytest.approx(float(exact_loss), rel=1e-10)
-    assert distance(found, reference) <= 1e-9 * norm(reference)
+    assert distance(gradients, reference) <= 1e-9 * norm(reference)
 
 
 def test_train_step_matches_tensorflow_over_several_steps(tmp_path):
