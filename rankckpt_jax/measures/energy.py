@@ -19,7 +19,7 @@ from rankckpt_jax.measures.registry import Inputs, Result, register
 
 @register("energy", needs_logits=True)
 def energy(inputs: Inputs) -> Result:
-    """Mean log-sum-exp of the logits [N, V]."""
+    """Return the mean log-sum-exp of the logits [N, V]."""
     energies = np.asarray(jax.nn.logsumexp(inputs.logits, axis=1), np.float64)
 
     def score(weights: np.ndarray) -> float:

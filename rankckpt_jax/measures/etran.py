@@ -36,7 +36,7 @@ def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
 
 @register("etran", needs_logits=True, uses_weights=True, combine=combine)
 def etran(inputs: Inputs) -> Result:
-    """ETran's two terms from features [N, D], labels [N] and logits [N, V]."""
+    """Return ETran's two terms from features, labels and logits [N, V]."""
     statistics = inputs.statistics
     energies = np.asarray(jax.nn.logsumexp(inputs.logits, axis=1))
     terms = {"energy": statistics.average(energies), "lda": lda.posterior(statistics)}

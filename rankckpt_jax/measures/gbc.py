@@ -31,7 +31,7 @@ _FLOOR = 1e-4
 
 @register("gbc", bounds=(-math.inf, 0.0), uses_weights=True)
 def gbc(inputs: Inputs, covariance: str = "spherical", dimensions: int = 64) -> Result:
-    """GBC on the first principal components.
+    """Return GBC on the first principal components.
 
     Args:
       inputs: Features [N, D] and labels [N].

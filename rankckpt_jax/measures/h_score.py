@@ -29,7 +29,7 @@ from rankckpt_jax.measures.statistics import symmetric
 
 @register("h_score", bounds=(0.0, math.inf), uses_weights=True)
 def h_score(inputs: Inputs) -> Result:
-    """H-score of features [N, D] and labels [N]."""
+    """Return the H-score of features [N, D] and labels [N]."""
     statistics = inputs.statistics
     means, rank = statistics.class_means.T, statistics.rank
     if statistics.factor is not None:

@@ -32,7 +32,7 @@ _TILE = 512
 
 @register("knn", bounds=(0.0, 1.0))
 def knn(inputs: Inputs, k: int = 1, max_queries: int = 20_000) -> Result:
-    """Leave-one-out accuracy.
+    """Return the leave-one-out accuracy.
 
     Args:
       inputs: Features [N, D] and labels [N]; the seed selects the queries.

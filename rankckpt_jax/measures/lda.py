@@ -24,7 +24,7 @@ from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 @register("lda", bounds=(0.0, 1.0), uses_weights=True)
 def lda(inputs: Inputs) -> Result:
-    """Mean posterior of the true class for features [N, D] and labels [N]."""
+    """Return the mean posterior of the true class for features [N, D]."""
     return Result(posterior(inputs.statistics))
 
 

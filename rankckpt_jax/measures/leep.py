@@ -23,7 +23,7 @@ from rankckpt_jax.measures.registry import Inputs, Result, register
 
 @register("leep", needs_logits=True, bounds=(-math.inf, 0.0))
 def leep(inputs: Inputs) -> Result:
-    """LEEP from the logits [N, V] of the checkpoint's own classifier."""
+    """Return LEEP from the logits [N, V] of the checkpoint's own classifier."""
     probabilities = jax.nn.softmax(inputs.logits, axis=-1)
 
     def score(weights: np.ndarray) -> float:

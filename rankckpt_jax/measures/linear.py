@@ -35,7 +35,7 @@ _TRAIN, _VALIDATION, _HELD_OUT = 0, 1, 2
 
 @register("linear", bounds=(0.0, 1.0))
 def linear(inputs: Inputs, num_steps: int = 100) -> Result:
-    """Held-out accuracy for features [N, D] and labels [N].
+    """Return the held-out accuracy for features [N, D] and labels [N].
 
     Args:
       inputs: Features [N, D] and labels [N]; the seed selects the split.

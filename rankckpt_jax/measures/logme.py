@@ -34,7 +34,7 @@ _FLOOR = 1e-5
 
 @register("logme", uses_weights=True)
 def logme(inputs: Inputs) -> Result:
-    """LogME of features [N, D] and labels [N]."""
+    """Return LogME of features [N, D] and labels [N]."""
     statistics = inputs.statistics
     count, mean = statistics.total, statistics.mean
     counts = statistics.counts

@@ -52,7 +52,7 @@ def mutual_information(
     num_restarts: int = 2,
     max_images: int = 10_000,
 ) -> Result:
-    """A lower bound of the mutual information of features and labels.
+    """Return a lower bound of the mutual information of features and labels.
 
     Args:
       inputs: Features [N, D] and labels [N]; the seed selects halves and initial

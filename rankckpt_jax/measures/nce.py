@@ -25,7 +25,7 @@ from rankckpt_jax.measures.statistics import blocks
 
 @register("nce", needs_logits=True, bounds=(-math.inf, 0.0))
 def nce(inputs: Inputs, soft: bool = False) -> Result:
-    """NCE from the logits [N, V]; `soft` averages probabilities instead of argmax."""
+    """Return NCE from the logits [N, V]; `soft` averages their probabilities."""
     labels, logits, num_classes = inputs.labels, inputs.logits, inputs.num_classes
     score = _soft(logits, labels, num_classes) if soft else _hard(logits, labels)
     details = {"num_source_classes": logits.shape[1]}

@@ -53,7 +53,7 @@ def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
 
 @register("ncti", combine=combine, uses_weights=True)
 def ncti(inputs: Inputs) -> Result:
-    """NCTI's three terms, with the shrinkage in its details.
+    """Return NCTI's three terms, with the shrinkage in its details.
 
     Raises:
       InputError: All images of each class are equal.

@@ -83,7 +83,7 @@ def nleep(
     max_iter: int = 100,
     num_restarts: int = 1,
 ) -> Result:
-    """NLEEP, by default with the settings of all faithful ports.
+    """Return NLEEP, by default with the settings of all faithful ports.
 
     Args:
       inputs: Features [N, D] and labels [N]; the seed initializes k-means.

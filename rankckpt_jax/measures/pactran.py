@@ -36,7 +36,7 @@ def pactran(
     variance_factor: float = 100.0,
     num_steps: int = 500,
 ) -> Result:
-    """The negative PAC-Bayes bound -B.
+    """Return the negative PAC-Bayes bound -B.
 
     Args:
       inputs: Features [N, D] and labels [N].

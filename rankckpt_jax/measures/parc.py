@@ -29,7 +29,7 @@ def parc(
     dimensions: int = 0,
     max_images: int = rsa.MAX_IMAGES,
 ) -> Result:
-    """PARC.
+    """Return PARC.
 
     Args:
       inputs: Features [N, D] and labels [N]; the seed selects the images.

@@ -27,7 +27,7 @@ from rankckpt_jax.measures.statistics import symmetric
 
 @register("regularized_h_score", bounds=(0.0, math.inf), uses_weights=True)
 def regularized_h_score(inputs: Inputs) -> Result:
-    """Regularized H-score of features [N, D] and labels [N]."""
+    """Return the regularized H-score of features [N, D] and labels [N]."""
     statistics = inputs.statistics
     count, size = statistics.total, statistics.features.shape[1]
     covariance = statistics.scatter / count

@@ -36,7 +36,7 @@ _MOST_WITH_TARGET = 2000
 
 @register("rsa", bounds=(-1.0, 1.0), uses_weights=True)
 def rsa(inputs: Inputs, max_images: int = MAX_IMAGES, target: Any = None) -> Result:
-    """RSA of features and labels, or of features and a target representation.
+    """Return RSA of features and labels, or of features and a target representation.
 
     Args:
       inputs: Features [N, D] and labels [N]; the seed selects the images.

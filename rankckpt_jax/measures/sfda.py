@@ -34,7 +34,7 @@ _LEAST_SHRINKAGE = 1e-10
 
 @register("sfda", bounds=(0.0, 1.0), uses_weights=True)
 def sfda(inputs: Inputs) -> Result:
-    """SFDA of features [N, D] and labels [N]."""
+    """Return SFDA of features [N, D] and labels [N]."""
     statistics, num_classes = inputs.statistics, inputs.num_classes
     labels = statistics.labels
     within = statistics.within / statistics.total

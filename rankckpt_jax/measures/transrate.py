@@ -32,7 +32,7 @@ _BLOCK = 1024
 
 @register("transrate", uses_weights=True)
 def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:
-    """TransRate of features [N, D] and labels [N] with distortion `eps`."""
+    """Return TransRate of features [N, D] and labels [N] with distortion `eps`."""
     statistics = inputs.statistics
     scaled = statistics.scatter / (statistics.total * eps)
     scaled.flat[:: len(scaled) + 1] += 1
