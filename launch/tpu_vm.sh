@@ -180,7 +180,9 @@ RUN
 nohup setsid bash run.sh > log 2>&1 < /dev/null &
 echo \$! > pid
 fi
-tail -n +1 -f --pid=\$(cat pid) log"
+tail -n +1 -f --pid=\$(cat pid) log
+# A shell that ended with tail would become tail, and never reap the run.
+true"
 }
 
 # Returns whether the run is still running, after a connection has ended.
