@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs, Pixe
 from rankckpt_jax.checkpoints.sources import Options
 from rankckpt_jax.devices import processes
 from rankckpt_jax.storage import files, store
+
+_log = logging.getLogger(__name__)
 
 _LIBRARIES = ("tensorflow", "tf2jax", "keras", "jax", "flax")
 _GRAPHS = ("evaluation", "training")
@@ -57,6 +60,7 @@ def load_or_convert(
     directory = epath.Path(cache) / name
     backbone = load(directory, key)
     if backbone is None:
+        _log.info("%s: no matching conversion in %s; converting ...", path, directory)
         backbone = convert(path, dataclasses.replace(options, name=""))
         provenance = {"handle": options.handle, "versions": _versions()}
         if processes.is_main_process():
