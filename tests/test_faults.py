@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 # Written by every run, or read only by TensorBoard, which has its own checksums.
-REWRITTEN = ("ranking.csv", "report.html", "events.out.tfevents")
+REWRITTEN = ("ranking.csv", "ranking.json", "report.html", "events.out.tfevents")
 
 
 @pytest.fixture(scope="module")

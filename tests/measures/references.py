@@ -76,6 +76,9 @@ def mixture(
         precisions = np.linalg.inv(np.einsum("k,kij", weights, moments) + ridge)
     else:
         precisions = 1 / (variances if kind == "diag" else variances.mean(axis=1))
+    if kind in ("full", "tied"):
+        # `inv` rounds, and scikit-learn refuses a matrix that is not symmetric.
+        precisions = (precisions + np.swapaxes(precisions, -1, -2)) / 2
     return mixtures.GaussianMixture(
         len(members),
         covariance_type=kind,

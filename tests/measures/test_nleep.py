@@ -196,9 +196,10 @@ def one_device():
 @pytest.mark.parametrize(
     ("local_devices", "processes"),
     [
+        # The fast case has several devices in several processes.
         pytest.param(2, 1, marks=pytest.mark.slow),
         pytest.param(4, 1, marks=pytest.mark.slow),
-        (8, 1),
+        pytest.param(8, 1, marks=pytest.mark.slow),
         (2, 2),
     ],
 )

@@ -26,7 +26,7 @@ def test_to_csv_writes_rows_in_order(realistic):
     assert lines[0]["num_parameters"] == "3217226"
     assert lines[4]["leep"] == ""
     assert lines[4]["warnings"] == "leep: no logits"
-    assert lines[5]["failure"] == "two variables; result: 263 < 265"
+    assert lines[5]["failure"] == "two variables; found: 263 < 265"
 
 
 def test_to_csv_writes_numbers_in_full_precision():
