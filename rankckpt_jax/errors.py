@@ -27,7 +27,7 @@ class InputError(ValueError):
         found: str = "",
         fix: str = "",
     ):
-        """Builds the message from its parts. Empty parts are omitted, secrets hidden.
+        """Build the message from its parts. Empty parts are omitted, secrets are hidden.
 
         Args:
           what: One sentence that names the problem, without a full stop.
@@ -43,7 +43,7 @@ class InputError(ValueError):
         super().__init__(self.what + redact(details))
 
     def __reduce__(self):
-        """Supports pickling between processes, which keyword arguments would break."""
+        """Support pickling between processes, which keyword arguments would break."""
         return _rebuild, (type(self), self.what, str(self))
 
 
@@ -124,12 +124,12 @@ def some(names: Iterable[str], most: int = 8) -> str:
 
 
 HIDDEN = "[hidden]"
-"""What stands in place of a secret."""
+"""The text that replaces a secret."""
 
-# Up to the last @ of the host's part, for passwords may hold others.
+# Up to the last @ before the path, because a password may contain others.
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#'\"<>,]*@")
 _QUERY = re.compile(r"\?([^\s?#'\"<>=&]+=[^\s#'\"<>]*)")
-# What a query may say aloud.
+# Parts of a query that are not secret.
 _HARMLESS = ("tf-hub-format=compressed",)
 _SECRET_NAMES = re.compile(
     r"(?i)(password|passwd|passphrase|secret|credential|api_?key|access_?key"
@@ -138,11 +138,11 @@ _SECRET_NAMES = re.compile(
 
 
 def redact(value: Any) -> Any:
-    """Hides the secrets in a text, or in the texts of nested plain data.
+    """Replace the secrets in a text, or in the texts of nested plain data.
 
-    User and password of an address go, and what its query gives (all of it: which part
-    is the key differs by service); so does any text whose field is called a password,
-    token or key.
+    Secrets are the user and password in an address, all values of its query (the name
+    of the key differs by service), and any text in a field named like a password, token
+    or key.
 
     Example:
       >>> redact("https://me:pass@host/a.zip?Expires=9&Signature=x: not found")
@@ -151,7 +151,7 @@ def redact(value: Any) -> Any:
       {'api_key': '[hidden]', 'mirrors': ('https://[hidden]@host/{path}',)}
 
     Args:
-      value: Text; mappings, lists and tuples; anything else is returned as it is.
+      value: A text, mapping, list or tuple. Other values are returned unchanged.
     """
     if isinstance(value, str):
         return _QUERY.sub(_hide_query, _USER.sub(rf"\1{HIDDEN}@", value))

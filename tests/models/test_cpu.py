@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def outputs_and_gradients(function, *arguments):
-    """Compile `function` anew; the sines give every output its own gradient."""
+    """Compile `function` again; the sines give every output its own gradient."""
 
     def loss(*arguments):
         y = function(*arguments)
