@@ -27,7 +27,7 @@ class InputError(ValueError):
         found: str = "",
         fix: str = "",
     ):
-        """Build the message from its parts. Empty parts are omitted, secrets are hidden.
+        """Build the message from its parts, without empty parts and secrets.
 
         Args:
           what: One sentence that names the problem, without a full stop.
