@@ -32,7 +32,7 @@ from etils import epath
 from rankckpt_jax import models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints import sources
-from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
+from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files, table
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.models import architecture as architecture_lib
 from rankckpt_jax.models import layers
@@ -103,7 +103,10 @@ def matches(path: epath.Path) -> bool:
         return any(part.fullmatch(str(child)) for child in path.iterdir())
     if part.fullmatch(str(path)) or ".ckpt" in path.name:
         return True
-    return epath.Path(f"{path}.index").exists()
+    if epath.Path(f"{path}.index").exists():
+        return True
+    # A checkpoint of format V1 is a single file of any name.
+    return path.is_file() and table.is_table(path)
 
 
 def load(path: epath.Path, options: sources.Options) -> backbone_lib.Backbone:

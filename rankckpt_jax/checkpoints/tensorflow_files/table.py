@@ -19,6 +19,7 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from etils import epath
 
 from rankckpt_jax.checkpoints.tensorflow_files.protobuf import (
     FormatError,
@@ -56,6 +57,14 @@ def read(data: Any) -> Iterator[tuple[bytes, memoryview]]:
             yield key, value
         # The key of a block lies between its own last key and the next block's first.
         previous = last_key
+
+
+def is_table(path: epath.Path) -> bool:
+    """Return whether a file ends with the magic number of a table."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - 8, 0))
+        return file.read() == struct.pack("<Q", MAGIC)
 
 
 def write(entries: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -6,10 +6,12 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from etils import epath
 
 from rankckpt_jax import checkpoints, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
+from rankckpt_jax.checkpoints.sources import slim
+from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files, table
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.models import layers
 from tests import slim_golden
@@ -211,3 +213,13 @@ assert not unwanted, unwanted
 def test_tensorflow_is_not_imported_for_slim_checkpoints(pool, tmp_path):
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, pool, tmp_path / "model.ckpt"]
     subprocess.run(command, check=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(table.write([(b"key", b"value")]), True), (b"x" * 99, False), (b"", False)],
+)
+def test_matches_a_v1_checkpoint_of_any_name(tmp_path, content, expected):
+    path = epath.Path(tmp_path / "weights")
+    path.write_bytes(content)
+    assert slim.matches(path) is expected
