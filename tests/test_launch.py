@@ -103,8 +103,8 @@ def assert_equal(results, expected, num_test):
                 np.testing.assert_allclose(results[name][key], array, atol=1e-6 * scale)
         elif "finetune" in name:
             assert abs(results[name]["accuracy"] - value["accuracy"]) < 1.5 / num_test
-            loss = value["runs"][0]["final_loss"]
-            other = results[name]["runs"][0]["final_loss"]
+            loss = value["trials"][0]["final_loss"]
+            other = results[name]["trials"][0]["final_loss"]
             assert other == pytest.approx(loss, rel=1e-3)
         elif value["score"] is None:
             assert results[name]["score"] is None

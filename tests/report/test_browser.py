@@ -16,14 +16,11 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 @pytest.fixture(scope="module")
 def browser():
+    path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("Chromium is not installed")
     with playwright.sync_playwright() as driver:
-        path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), "")
-        try:
-            opened = driver.chromium.launch(
-                executable_path=path or None, args=["--no-sandbox"]
-            )
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield opened
         opened.close()
 
