@@ -1,4 +1,4 @@
-"""The demo, and the default config: no download, about two minutes on two CPU cores.
+"""The demo, and the default config: no download, about four minutes on two CPU cores.
 
     python -m rankckpt_jax.main
 
