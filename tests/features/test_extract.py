@@ -59,7 +59,7 @@ def load(directory, backbone, split, **changes):
 
 
 def test_extract_matches_network_in_split_order(pool, first, split):
-    """With one trace for both checkpoints, of which the second has no classifier."""
+    """Both checkpoints share one trace, although the second has no classifier."""
     extract._forward.cache_clear()
     extract.NUM_TRACES.clear()
     arrays = run(first, split)

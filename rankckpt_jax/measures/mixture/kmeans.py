@@ -141,7 +141,7 @@ def _fit(
     shift: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Cluster x [blocks, rows, D], of which the first `num_rows` rows are points.
+    """Cluster the first `num_rows` rows of x [blocks, rows, D]; the others are padding.
 
     `local` [blocks of this device, rows, D] are the points that this device assigns.
     """
