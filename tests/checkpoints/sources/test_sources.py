@@ -1,3 +1,4 @@
+import flax.traverse_util
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ from rankckpt_jax.errors import InputError
 SOURCE = '''
 """Weights of MobileNet v1 0.25 in NumPy's format."""
 
+import flax.traverse_util
 import numpy as np
 
 from rankckpt_jax.checkpoints import backbone
@@ -18,8 +20,8 @@ def matches(path):
 
 
 def load(path, options):
-    with np.load(path, allow_pickle=True) as arrays:
-        variables = arrays["variables"].item()
+    with np.load(path, allow_pickle=False) as arrays:
+        variables = flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
     return backbone.create(
         "mobilenet_v1_025", variables, name="", fingerprint="0", source=str(path),
         image_size=options.image_size,
@@ -30,7 +32,8 @@ def load(path, options):
 def test_load_uses_a_source_added_as_one_file(pool, tmp_path, monkeypatch):
     slim = checkpoints.load(pool / "second", image_size=32)
     (tmp_path / "numpy_weights.py").write_text(SOURCE)
-    np.savez(tmp_path / "net.npz", variables=np.array(slim.variables, dtype=object))
+    arrays = flax.traverse_util.flatten_dict(slim.variables, sep="/")
+    np.savez(tmp_path / "net.npz", **arrays)
     with pytest.raises(InputError, match="No checkpoint of a known kind"):
         checkpoints.load(tmp_path / "net.npz")
 
