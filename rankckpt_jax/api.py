@@ -80,10 +80,9 @@ def rank(
         config.task.tfds = name
     else:
         config.task.path = name
-    several = isinstance(checkpoints, Sequence) and not isinstance(checkpoints, str)
-    config.checkpoints = (
-        ",".join(map(str, checkpoints)) if several else str(checkpoints)  # type: ignore
-    )
+    if isinstance(checkpoints, str | pathlib.Path):
+        checkpoints = [checkpoints]
+    config.checkpoints = ",".join(map(str, checkpoints))
     config.measures = measures if isinstance(measures, str) else ",".join(measures)
     if finetune:
         config.stages = "extract,score,finetune,report"
