@@ -1,74 +1,160 @@
 """LogME (You et al. 2021, arXiv 2102.11005): evidence of Bayesian linear regression.
 
-N images, D dimensions, F [N, D] features (not centered), t_c [N] the 0/1 targets of
-class c. Weights have the prior N(0, 1/a), and b is the precision of the noise. With
-F'F = V diag(s) V', z = V'F't_c / sqrt(s) and the residual r = t_c't_c - z'z, iterate
+N images, D dimensions, F [N, D] features (not centered), S = F'F, t_c [N] the 0/1
+targets of class c. Weights have the prior N(0, 1/a), and b is the precision of the
+noise. With r = a/b, w = (S + r I)^-1 F't_c and e2 = |t_c - F w|^2, iterate
 
-    gamma = sum_j b s_j / (a + b s_j)                           (their equation 3)
-    m2    = sum_j s_j z_j^2 / (a/b + s_j)^2,   e2 = sum_j z_j^2 / (1 + s_j b/a)^2 + r
-    a    <- gamma / m2,   b <- (N - gamma) / e2
+    gamma = tr(S (S + r I)^-1)                                  (their equation 3)
+    a    <- gamma / |w|^2,   b <- (N - gamma) / e2
 
-until a/b changes by less than 0.1 %, for at most 11 steps (the fixed point of You et
-al. 2022). LogME is the mean over the classes of
+until r changes by less than 1e-6 of itself. LogME is the mean over the classes of
 
-    1/N [D/2 log a + N/2 log b - 1/2 log det(a I + b F'F) - b/2 e2 - a/2 m2
-         - N/2 log 2 pi]                                        (their equation 2)
+    1/N [D/2 log a + N/2 log b - 1/2 log det(a I + b S) - b/2 e2 - a/2 |w|^2
+         - N/2 log 2 pi],                                       (their equation 2)
+
+the maximum of the evidence. It does not depend on the scale of the features.
+
+Published code (the fixed point of You et al. 2022) starts at a = b = 1, stops when r
+changes by less than 0.1 % or after 11 steps, and adds 1e-5 to both denominators. On
+features of ordinary scale its figures differ by less than 2e-6. The 1e-5 exceeds |w|^2
+if features are larger than about 100, and the evidence is then far from its maximum.
+The option `published` reproduces these steps.
+
+A common offset of all features is an eigenvalue of S far above the others, which would
+lose their digits. Both S and F't_c are therefore expressed by the scatter T = V diag(l)
+V' of the centered features, the class means g_c and the mean m. With u = sqrt(N) V'm,
+S + r I is diag(l + r) + u u', whose inverse and determinant follow from the rank-one
+update (Sherman and Morrison).
 
 Cost: 2 N D^2 FLOP, shared, and 4 D^3 / 3 + 4 D^2 C. Range: unbounded. Higher is better.
 For F of rank k < D, published code omits the D - k zero eigenvalues from the
-determinant but keeps D/2 log a; this implementation includes both in full. As in
-published code, 1e-5 is added to both denominators.
+determinant but keeps D/2 log a; this implementation includes both in full.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import symmetric
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
-_STEPS = 11
-_TOLERANCE = 1e-3
-_FLOOR = 1e-5
+
+class _Stop(NamedTuple):
+    """Maximum number of steps, tolerance of r, and the constant in denominators."""
+
+    steps: int
+    tolerance: float
+    floor: float
+
+
+_CONVERGED = _Stop(300, 1e-6, 0.0)
+_PUBLISHED = _Stop(11, 1e-3, 1e-5)
+
+_LARGEST_RATIO = 1e10
+"""Bound of r and 1/r relative to S. For noise the maximum lies at an infinite r."""
 
 
 @register("logme", uses_weights=True)
-def logme(inputs: Inputs) -> Result:
-    """Return LogME of features [N, D] and labels [N]."""
-    statistics = inputs.statistics
-    count, mean = statistics.total, statistics.mean
-    counts = statistics.counts
-    # Column c is F't_c.
-    sums = (counts[:, None] * (statistics.class_means + mean)).T
-    values, projections = symmetric.projected(
-        statistics.scatter + count * np.outer(mean, mean), sums
-    )
-    size = len(values)
-    kept = slice(size - symmetric.rank(values, max(statistics.features.shape)), None)
-    s = values[kept][:, None]
-    squares = projections[kept] ** 2 / s
-    residual = np.maximum(counts - squares.sum(axis=0), 0)
+def logme(inputs: Inputs, published: bool = False) -> Result:
+    """Return LogME of features [N, D] and labels [N].
 
-    def moments(ratio: np.ndarray) -> tuple[np.ndarray, ...]:
-        gamma = np.sum(s / (s + ratio), axis=0)
-        m2 = np.sum(s * squares / (ratio + s) ** 2, axis=0)
-        e2 = np.sum(squares / (1 + s / ratio) ** 2, axis=0) + residual
-        return gamma, m2, e2
+    Args:
+      inputs: Features [N, D] and labels [N].
+      published: Whether to stop where published code stops.
 
-    alpha, beta = np.ones_like(counts), np.ones_like(counts)
-    m2, e2 = np.zeros_like(counts), np.zeros_like(counts)
-    active = np.ones(len(counts), bool)
-    for _ in range(_STEPS):
-        ratio = alpha / beta
-        gamma, new_m2, new_e2 = moments(ratio)
-        m2, e2 = np.where(active, new_m2, m2), np.where(active, new_e2, e2)
-        alpha = np.where(active, gamma / (new_m2 + _FLOOR), alpha)
-        beta = np.where(active, (count - gamma) / (new_e2 + _FLOOR), beta)
-        active &= np.abs(alpha / beta - ratio) > _TOLERANCE * ratio
-        if not active.any():
-            break
-    log_det = np.sum(np.log(alpha + beta * s), axis=0)
-    log_det += (size - len(s)) * np.log(alpha)
-    evidence = size / 2 * np.log(alpha) + count / 2 * np.log(beta) - log_det / 2
-    evidence -= beta / 2 * e2 + alpha / 2 * m2 + count / 2 * np.log(2 * np.pi)
-    return Result(float(np.mean(evidence) / count), {"rank": len(s)})
+    Returns:
+      The score. Its details hold the number of steps and of the classes that did not
+      converge.
+    """
+    stop = _PUBLISHED if published else _CONVERGED
+    regression = _Regression(inputs.statistics)
+    counts = regression.counts
+    alpha, beta, m2, e2 = (np.ones_like(counts) for _ in range(4))
+    ratio = np.ones_like(counts) if published else regression.first_ratio()
+    active, step = np.arange(len(counts)), 0
+    while step < stop.steps and len(active):
+        gamma, m2[active], e2[active] = regression.moments(active, ratio[active])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            alpha[active] = gamma / (m2[active] + stop.floor)
+            beta[active] = (regression.total - gamma) / (e2[active] + stop.floor)
+            after = alpha[active] / beta[active]
+        if not published:
+            after = regression.clip(after)
+        changed = np.abs(after - ratio[active]) > stop.tolerance * ratio[active]
+        ratio[active] = after
+        active, step = active[changed], step + 1
+    if not published:
+        # For a given r, this b maximizes the evidence.
+        _, m2, e2 = regression.moments(np.arange(len(counts)), ratio)
+        beta = regression.total / (e2 + ratio * m2)
+        alpha = ratio * beta
+    evidence = regression.total / 2 * (np.log(beta) - np.log(2 * np.pi))
+    evidence -= regression.half_log_det(ratio) + beta / 2 * e2 + alpha / 2 * m2
+    details = {"num_steps": step, "num_unconverged": len(active)}
+    return Result(float(np.mean(evidence) / regression.total), details)
+
+
+class _Regression:
+    """Regressions of the class targets on the features, for any r = a/b.
+
+    Attributes:
+      total: N, a sum of weights.
+      counts: Number of images of each class, float64 [C].
+    """
+
+    def __init__(self, statistics: Statistics):
+        """Rotate means and class means to the eigenvectors of the scatter."""
+        self.total, self.counts = statistics.total, statistics.counts
+        columns = np.concatenate([statistics.class_means, statistics.mean[None]]).T
+        values, projections = symmetric.projected(statistics.scatter, columns)
+        # Eigenvalues below rounding error are 0, and class means have no part there.
+        lost = len(values) - symmetric.rank(values, max(statistics.features.shape))
+        values[:lost] = 0
+        projections[:lost, :-1] = 0
+        self._l = values[:, None]
+        self._g = projections[:, :-1]
+        self._u = np.sqrt(self.total) * projections[:, -1:]
+        root = np.sqrt(np.where(values > 0, values, 1))[:, None]
+        # Centered targets along the left singular vectors, and what remains of them.
+        self._targets = self.counts * self._g / root
+        between = self.counts * (1 - self.counts / self.total)
+        self._rest = np.maximum(between - np.sum(self._targets**2, axis=0), 0)
+        offset = float(np.sum(self._u**2))
+        scale = float(values[-1]) or offset or 1.0
+        self._limits = scale / _LARGEST_RATIO, max(scale, offset) * _LARGEST_RATIO
+        self._first = scale / self.total
+
+    def first_ratio(self) -> np.ndarray:
+        """Return an r [C] that is proportional to the squared scale of the features."""
+        return np.full_like(self.counts, self._first)
+
+    def clip(self, ratio: np.ndarray) -> np.ndarray:
+        """Limit r; NaN, for features that are all 0, becomes the upper limit."""
+        low, high = self._limits
+        return np.clip(np.nan_to_num(ratio, nan=high, posinf=high), low, high)
+
+    def half_log_det(self, ratio: np.ndarray) -> np.ndarray:
+        """Return 1/2 log det(I + S / r) for r [C]: [C]."""
+        inside = np.sum(np.log1p(self._l / ratio), axis=0)
+        along = np.sum(self._u**2 / (self._l + ratio), axis=0)
+        return (inside + np.log1p(along)) / 2
+
+    def moments(
+        self, classes: np.ndarray, ratio: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return gamma, |w|^2 and e2 of some classes, for r of each: [K] each."""
+        l, u, g = self._l, self._u, self._g[:, classes]  # noqa: E741
+        counts, inverse = self.counts[classes], 1 / (l + ratio)
+        scaled = u * inverse
+        along = 1 + np.sum(u * scaled, axis=0)
+        gamma = np.sum(l * inverse, axis=0)
+        gamma += ratio * np.sum(scaled**2, axis=0) / along
+        # What the offset m'w of the predictions lacks, as a factor of u.
+        lack = (1 / np.sqrt(self.total) - np.sum(scaled * g, axis=0)) / along
+        w = counts * (g + u * lack) * inverse
+        error = self._targets[:, classes] - np.sqrt(l) * w
+        e2 = np.sum(error**2, axis=0, where=l > 0) + self._rest[classes]
+        return gamma, np.sum(w**2, axis=0), e2 + (counts * lack) ** 2

@@ -37,6 +37,7 @@ SMALL = [(name, name, {}) for name in PUBLISHED]
 SMALL += [
     ("nce_soft", "nce", {"soft": True}),
     ("gbc_diagonal", "gbc", {"covariance": "diagonal", "dimensions": 0}),
+    ("logme", "logme", {"published": True}),
 ]
 
 
@@ -67,9 +68,16 @@ def test_measures_match_published_code_on_real_features(real):
         expected = real.scores[key]
         tolerance = 1e-3 if name == "parc" else 1e-4
         assert results[name].score == pytest.approx(expected, rel=tolerance), name
-        # PARC's reference breaks ties of label dissimilarities by rounding errors.
-        tolerance = 1e-4 if name == "parc" else 1e-8
+        # PARC's reference breaks ties of label dissimilarities by rounding errors. The
+        # published LogME stops before the maximum of the evidence.
+        tolerance = {"parc": 1e-4, "logme": 2e-6}.get(name, 1e-8)
         assert exact[name].score == pytest.approx(expected, rel=tolerance), name
+    with jax.enable_x64(True):
+        stopped = score(
+            "logme", real.features.astype(float), *arrays[1:], published=True
+        )
+    expected = real.scores["logme fixed-point (thuml/LogME)"]
+    assert stopped == pytest.approx(expected, rel=1e-8)
     expected = real.scores["knn k=1 loo (dbolya)"]
     assert 100 * results["knn"].score == pytest.approx(expected, rel=1e-3)
     parc = measures.compute("parc", *arrays[:2], dimensions=32)
@@ -97,7 +105,6 @@ def test_measures_match_references_for_unbalanced_classes(n, d):
     expected = {
         "h_score": references.h_score(x, labels),
         "regularized_h_score": references.regularized_h_score(x, labels),
-        "logme": references.logme(x, labels),
         "transrate": references.transrate(x, labels),
         "gbc": references.gbc(x, labels, "spherical"),
         "sfda": references.sfda(x, labels),
@@ -114,6 +121,8 @@ def test_measures_match_references_for_unbalanced_classes(n, d):
         result = measures.compute_prepared(name, inputs).score
         tolerance = 1e-3 if name in ("parc", "rsa") else 1e-4
         assert result == pytest.approx(value, rel=tolerance), name
+    result = measures.compute_prepared("logme", inputs, published=True).score
+    assert result == pytest.approx(references.logme(x, labels), rel=1e-4)
     result = measures.compute_prepared("gbc", inputs, covariance="diagonal").score
     assert result == pytest.approx(references.gbc(x, labels, "diagonal"), rel=1e-4)
 
@@ -141,6 +150,40 @@ def test_regularized_h_score_without_noise_does_not_shrink():
     result = measures.compute("regularized_h_score", x, labels)
     assert result.score == pytest.approx(8 / 7, rel=1e-5)
     assert result.details["shrinkage"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-4, 1, 1e4, 1e8])
+def test_logme_is_the_maximum_of_the_evidence_at_any_scale(small, scale):
+    # Published code returns -0.477 at 1e4 times the scale.
+    features, labels = (scale * small.features).astype(np.float32), small.labels
+    expected = references.logme_maximum(small.features, labels)
+    assert expected == pytest.approx(small.expected["logme"], abs=1e-8)
+    result = measures.compute("logme", features, labels)
+    assert result.score == pytest.approx(expected, abs=1e-7)
+    assert result.details["num_unconverged"] == 0
+
+
+@pytest.mark.parametrize("offset", [10, 1e3, 1e6])
+def test_logme_keeps_its_digits_for_features_with_an_offset(small, offset):
+    # LogME has no intercept, so an offset changes its value, to -0.2053 for 1e6.
+    features = small.features + offset
+    expected = references.logme_maximum(features, small.labels)
+    with jax.enable_x64(True):
+        exact = score("logme", features, small.labels, None)
+    assert exact == pytest.approx(expected, abs=1e-9)
+    rounded = features.astype(np.float32)
+    expected = references.logme_maximum(rounded.astype(float), small.labels)
+    assert score("logme", rounded, small.labels, None) == pytest.approx(
+        expected, abs=1e-7
+    )
+
+
+def test_logme_of_noise_and_of_constant_features_is_finite():
+    labels = np.arange(60) % 3
+    noise = np.random.default_rng(0).normal(size=(60, 200))
+    for features in (noise, np.ones((60, 5)), np.zeros((60, 5))):
+        result = measures.compute("logme", features.astype(np.float32), labels)
+        assert np.isfinite(result.score)
 
 
 def test_transrate_with_classes_of_very_different_sizes():
