@@ -1,8 +1,8 @@
 """Mistakes of users: one row for each.
 
-A row raises one `InputError` before any network is applied. Its message has what, where,
-expected, found and how to fix it. test_doubtful_input.py has input that can be used, and
-tests/data/test_corrupt_images.py images that cannot be decoded.
+A row raises one `InputError` before any network is applied. Its message has what,
+where, expected, found and how to fix it. test_doubtful_input.py has input that can be
+used, and tests/data/test_corrupt_images.py images that cannot be decoded.
 """
 
 import dataclasses
