@@ -13,10 +13,12 @@ from rankckpt_jax.measures.mixture import gmm, kmeans
 from rankckpt_jax.measures.registry import (
     Measure,
     Result,
+    Tolerance,
     get,
     import_all,
     names,
     register,
+    tolerance,
 )
 from rankckpt_jax.measures.statistics import pca
 
@@ -26,6 +28,7 @@ __all__ = [
     "Inputs",
     "Measure",
     "Result",
+    "Tolerance",
     "compute",
     "compute_all",
     "compute_prepared",
@@ -37,4 +40,5 @@ __all__ = [
     "pca",
     "prepare",
     "register",
+    "tolerance",
 ]

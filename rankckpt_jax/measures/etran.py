@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from rankckpt_jax.measures import lda
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import scaling
 
 _WEIGHTS = {"energy": 0.15, "lda": 0.85}
@@ -34,7 +34,9 @@ def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
     ]
 
 
-@register("etran", needs_logits=True, uses_weights=True, combine=combine)
+@register(
+    "etran", needs_logits=True, uses_weights=True, combine=combine, tolerance=UNIT_SCALE
+)
 def etran(inputs: Inputs) -> Result:
     """Return ETran's two terms from features, labels and logits [N, V]."""
     statistics = inputs.statistics

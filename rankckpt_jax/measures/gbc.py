@@ -22,14 +22,19 @@ import math
 import numpy as np
 
 from rankckpt_jax.errors import unknown_name
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import Inputs, Result, Tolerance, register
 
 COVARIANCES = ("spherical", "diagonal")
 
 _FLOOR = 1e-4
 
 
-@register("gbc", bounds=(-math.inf, 0.0), uses_weights=True)
+@register(
+    "gbc",
+    bounds=(-math.inf, 0.0),
+    uses_weights=True,
+    tolerance=Tolerance(absolute=1e-12),
+)
 def gbc(inputs: Inputs, covariance: str = "spherical", dimensions: int = 64) -> Result:
     """Return GBC on the first principal components.
 

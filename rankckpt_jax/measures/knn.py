@@ -23,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import FRACTION, Inputs, Result, register
 from rankckpt_jax.measures.statistics import blocks, sampling
 
 _TILE = 512
 """Rows of a tile."""
 
 
-@register("knn", bounds=(0.0, 1.0))
+@register("knn", bounds=(0.0, 1.0), tolerance=FRACTION)
 def knn(inputs: Inputs, k: int = 1, max_queries: int = 20_000) -> Result:
     """Return the leave-one-out accuracy.
 

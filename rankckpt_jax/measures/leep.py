@@ -18,10 +18,10 @@ import jax
 import numpy as np
 
 from rankckpt_jax.measures.mixture import prediction
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 
 
-@register("leep", needs_logits=True, bounds=(-math.inf, 0.0))
+@register("leep", needs_logits=True, bounds=(-math.inf, 0.0), tolerance=UNIT_SCALE)
 def leep(inputs: Inputs) -> Result:
     """Return LEEP from the logits [N, V] of the checkpoint's own classifier."""
     probabilities = jax.nn.softmax(inputs.logits, axis=-1)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import FRACTION, Inputs, Result, register
 from rankckpt_jax.measures.statistics import logistic, sampling
 
 RIDGES = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -33,7 +33,7 @@ gradient is then below 1e-4, where scikit-learn stops."""
 _TRAIN, _VALIDATION, _HELD_OUT = 0, 1, 2
 
 
-@register("linear", bounds=(0.0, 1.0))
+@register("linear", bounds=(0.0, 1.0), tolerance=FRACTION)
 def linear(inputs: Inputs, num_steps: int = 100) -> Result:
     """Return the held-out accuracy for features [N, D] and labels [N].
 

@@ -34,7 +34,7 @@ import optax
 import scipy.special
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import blocks, sampling
 
 _DIMENSIONS = 64
@@ -45,7 +45,7 @@ _VALIDATION = 5
 """One in this many images of a half is used for early stopping."""
 
 
-@register("mutual_information")
+@register("mutual_information", tolerance=UNIT_SCALE)
 def mutual_information(
     inputs: Inputs,
     num_steps: int = 200,

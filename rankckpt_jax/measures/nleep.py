@@ -40,7 +40,7 @@ import numpy as np
 
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures.mixture import fitting, kmeans, prediction
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import pca
 
 VARIANTS = ("paper", "stable_transfer", "sfda", "pactran", "spherical")
@@ -71,7 +71,7 @@ def _check(options: Mapping[str, Any]) -> None:
             )
 
 
-@register("nleep", bounds=_bounds, check=_check)
+@register("nleep", bounds=_bounds, check=_check, tolerance=UNIT_SCALE)
 def nleep(
     inputs: Inputs,
     variant: str = "paper",

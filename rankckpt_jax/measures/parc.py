@@ -19,11 +19,16 @@ from __future__ import annotations
 import numpy as np
 
 from rankckpt_jax.measures import rsa
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import ROUNDING, Inputs, Result, Tolerance, register
 from rankckpt_jax.measures.statistics import rank_correlation, sampling
 
 
-@register("parc", bounds=(-100.0, 100.0), uses_weights=True)
+@register(
+    "parc",
+    bounds=(-100.0, 100.0),
+    uses_weights=True,
+    tolerance=Tolerance(absolute=100 * ROUNDING),
+)
 def parc(
     inputs: Inputs,
     dimensions: int = 0,

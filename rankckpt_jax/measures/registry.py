@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import itertools
 import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,6 +53,60 @@ class Result:
         return self.score
 
 
+ROUNDING = 8 * float(np.finfo(np.float32).eps)
+"""Relative rounding error of a score: features are float32, and so are some sums."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """The difference below which two scores of a measure are equal.
+
+    Neighbors a and b in the sorted scores are equal if
+    |a - b| <= absolute + relative max(|a|, |b|). Scores that are connected by equal
+    neighbors are equal too, so equality is transitive. `resolve` gives them one value.
+
+    Attributes:
+      relative: Rounding error of a score, as a share of the score.
+      absolute: Rounding error of a score near 0.
+    """
+
+    relative: float = ROUNDING
+    absolute: float = 0.0
+
+    def allows(self, one: float, other: float) -> bool:
+        """Return whether two scores differ by rounding error at most."""
+        scale = max(abs(one), abs(other))
+        return abs(one - other) <= self.absolute + self.relative * scale
+
+    def resolve(self, scores: Sequence[float]) -> list[float]:
+        """Return the scores, with the highest of equal ones in place of each of them.
+
+        Resolving again changes nothing.
+
+        Example:
+          >>> Tolerance().resolve([4.9999999999999964, 3.0, 5.000000000000003])
+          [5.000000000000003, 3.0, 5.000000000000003]
+
+        Args:
+          scores: Finite scores of the checkpoints of a pool, in any order.
+        """
+        resolved = list(scores)
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])
+        for previous, i in itertools.pairwise(order):
+            if self.allows(scores[previous], scores[i]):
+                resolved[i] = resolved[previous]
+        return resolved
+
+
+EXACT = Tolerance(relative=1e-12)
+"""For scores that no sum over images has rounded."""
+
+FRACTION = Tolerance(relative=0.0, absolute=1e-9)
+"""For fractions of images."""
+
+UNIT_SCALE = Tolerance(absolute=ROUNDING)
+"""For mean log probabilities and other scores whose natural scale is 1."""
+
 Compute = Callable[Concatenate[Inputs, ...], Result]
 Combine = Callable[[Sequence[Mapping[str, float]]], list[float]]
 Bounds = tuple[float, float]
@@ -76,6 +131,8 @@ class Measure:
       bounds: Lowest and highest possible score, or a function of the options that
         returns them.
       check: Raises InputError for option values that are not allowed.
+      tolerance: The difference below which two scores are equal, from the precision and
+        the natural scale of the arithmetic.
     """
 
     name: str
@@ -87,6 +144,7 @@ class Measure:
     combine: Combine | None = None
     bounds: Bounds | Callable[[Options], Bounds] = (-math.inf, math.inf)
     check: Callable[[Options], None] = lambda options: None
+    tolerance: Tolerance = Tolerance()
 
     @functools.cached_property
     def options(self) -> tuple[str, ...]:
@@ -164,6 +222,14 @@ def get(name: str) -> Measure:
     if name not in _REGISTRY:
         raise unknown_name("measure", name, names(), "measures")
     return _REGISTRY[name]
+
+
+def tolerance(name: str) -> Tolerance:
+    """Return the tolerance of a measure, which need not be registered.
+
+    A ranking that is read from a file can have measures of another program.
+    """
+    return _REGISTRY[name].tolerance if name in _REGISTRY else Tolerance()
 
 
 def import_all(path: Iterable[str], package: str) -> None:

@@ -21,11 +21,16 @@ import math
 
 import numpy as np
 
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import symmetric
 
 
-@register("regularized_h_score", bounds=(0.0, math.inf), uses_weights=True)
+@register(
+    "regularized_h_score",
+    bounds=(0.0, math.inf),
+    uses_weights=True,
+    tolerance=UNIT_SCALE,
+)
 def regularized_h_score(inputs: Inputs) -> Result:
     """Return the regularized H-score of features [N, D] and labels [N]."""
     statistics = inputs.statistics

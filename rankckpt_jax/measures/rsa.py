@@ -25,7 +25,7 @@ import numpy as np
 import scipy.stats
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import rank_correlation, sampling
 
 MAX_IMAGES = 20_000
@@ -34,7 +34,7 @@ MAX_IMAGES = 20_000
 _MOST_WITH_TARGET = 2000
 
 
-@register("rsa", bounds=(-1.0, 1.0), uses_weights=True)
+@register("rsa", bounds=(-1.0, 1.0), uses_weights=True, tolerance=UNIT_SCALE)
 def rsa(inputs: Inputs, max_images: int = MAX_IMAGES, target: Any = None) -> Result:
     """Return RSA of features and labels, or of features and a target representation.
 

@@ -22,6 +22,30 @@ def compare_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     return _warn_of_other_images(_warn_of_duplicates(_combine_scores(rows, names)))
 
 
+def resolve_scores(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """Return the rows with one value for scores that differ by rounding error only.
+
+    A standard deviation that is rounding error becomes 0.
+
+    Args:
+      rows: All checkpoints of the task.
+      names: The measures.
+    """
+    rows = list(rows)
+    for name in names:
+        tolerance = measures.tolerance(name)
+        indices = [i for i, row in enumerate(rows) if row.score(name) is not None]
+        scores = tolerance.resolve([rows[i].scores[name] for i in indices])
+        for i, score in zip(indices, scores, strict=True):
+            spreads = dict(rows[i].spreads)
+            if name in spreads and tolerance.allows(score, score + spreads[name]):
+                spreads[name] = 0.0
+            rows[i] = dataclasses.replace(
+                rows[i], scores={**rows[i].scores, name: score}, spreads=spreads
+            )
+    return rows
+
+
 def _combine_scores(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     """Compute the scores of measures that are relative to the pool from their terms."""
     rows = list(rows)
@@ -30,7 +54,13 @@ def _combine_scores(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
         indices = [i for i, row in enumerate(rows) if name in row.terms]
         if combine is None or not indices:
             continue
-        scores = combine([rows[i].terms[name] for i in indices])
+        terms = [rows[i].terms[name] for i in indices]
+        # Rescaling to the range of the pool would turn rounding errors into an order.
+        tolerance = measures.tolerance(name)
+        resolved = {t: tolerance.resolve([of[t] for of in terms]) for t in terms[0]}
+        scores = combine(
+            [{t: resolved[t][i] for t in resolved} for i in range(len(terms))]
+        )
         for i, score in zip(indices, scores, strict=True):
             combined = {**rows[i].scores, name: float(score)}
             rows[i] = dataclasses.replace(rows[i], scores=combined)

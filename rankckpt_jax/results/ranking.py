@@ -179,7 +179,9 @@ def rank(
 ) -> Ranking:
     """Order checkpoints by the first measure and evaluate every measure.
 
-    Equal scores are ordered by name, so the same rows always give the same ranking.
+    Scores that differ by rounding error only get one value first, the highest of them;
+    see `measures.Tolerance`. Equal scores are ordered by name, so the same rows always
+    give the same ranking.
 
     Example:
       >>> rows = [
@@ -223,7 +225,10 @@ def rank(
             found="none",
             fix='name one, such as "nleep"',
         )
-    rows = tuple(rows)
+    # Imported here for start-up time: the tolerances need the measures and JAX.
+    from rankckpt_jax.results import comparison
+
+    rows = tuple(comparison.resolve_scores(tuple(rows), measures))
     for row in rows:
         accuracy = row.finite_accuracy()
         if accuracy is not None and not 0 <= accuracy <= 1:

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 
-from rankckpt_jax import evaluation
+from rankckpt_jax import evaluation, measures
 from rankckpt_jax.results.ablation import Ablation
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import checkpoint, scoring
@@ -97,6 +97,11 @@ def evaluate(
         row.checkpoint: accuracy
         for row in rows
         if (accuracy := row.finite_accuracy()) is not None
+    }
+    tolerance = measures.tolerance(MEASURE)
+    scores = {
+        point: dict(zip(known, tolerance.resolve(list(known.values())), strict=True))
+        for point, known in scores.items()
     }
     ablations = []
     for option, values in GRID.items():

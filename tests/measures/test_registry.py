@@ -66,3 +66,32 @@ def test_import_all_adds_a_measure_from_one_file(
     assert measures.get("spread").about == "Spread of the features."
     result = measures.compute("spread", small.features, small.labels, power=2.0)
     assert result.score == pytest.approx(small.features.var(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "ranks"),
+    [
+        # Four real networks on 54 images of 6 classes.
+        ("h_score", [5.000000000000003, 4.9999999999999964, 5.0, 4.99], [1, 1, 1, 4]),
+        ("nleep", [0.0, -1.9e-8, -1e-3], [1, 1, 3]),
+        ("leep", [-0.6931472, -0.69314715, -0.6931], [2, 2, 1]),
+        ("knn", [53 / 54, 1 - 1 / 54, 1.0], [2, 2, 1]),
+        ("gbc", [-3e-15, 0.0, -1e-9], [1, 1, 3]),
+        ("num_parameters", [math.log10(23_508_032), math.log10(23_508_033)], [2, 1]),
+        ("not registered", [1.0, 1.0 + 1e-9, 1.1], [2, 2, 1]),
+    ],
+)
+def test_tolerance_resolves_rounding_noise(name, scores, ranks):
+    resolved = measures.tolerance(name).resolve(scores)
+    assert [1 + sum(o > s for o in resolved) for s in resolved] == ranks
+    assert set(resolved) <= set(scores)
+    assert resolved[scores.index(max(scores))] == max(scores)
+
+
+def test_tolerance_is_transitive_and_idempotent():
+    tolerance = registry.Tolerance(relative=0.0, absolute=1.0)
+    # The ends of the chain 0, 0.9, 1.8 are equal, although they differ by more than 1.
+    resolved = tolerance.resolve([1.8, 5.0, 0.0, 0.9, 2.9])
+    assert resolved == [1.8, 5.0, 1.8, 1.8, 2.9]
+    assert tolerance.resolve(resolved) == resolved
+    assert tolerance.resolve([]) == []

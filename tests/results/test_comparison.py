@@ -1,5 +1,7 @@
 """Scores and warnings that need the rows of several checkpoints."""
 
+import pytest
+
 from rankckpt_jax.results.comparison import compare_rows
 from rankckpt_jax.results.row import Row
 
@@ -32,3 +34,14 @@ def test_compare_rows_combines_relative_scores():
     rows = [Row(str(i), terms={"etran": term}) for i, term in enumerate(terms)]
     result = compare_rows([*rows, Row("failed", failure="x")], ["etran", "lda"])
     assert [row.score("etran") for row in result] == [0.0, 0.25, 1.0, None]
+
+
+def test_compare_rows_does_not_scale_rounding_errors_up():
+    # All posteriors are 1 but for rounding, so the energy alone decides.
+    terms = [
+        {"energy": energy, "lda": lda}
+        for energy, lda in ((1.0, 1.0), (2.0, 1.0 - 2e-16), (3.0, 1.0 - 1e-16))
+    ]
+    rows = [Row(str(i), terms={"etran": term}) for i, term in enumerate(terms)]
+    scores = [row.score("etran") for row in compare_rows(rows, ["etran"])]
+    assert scores == pytest.approx([0.0, 0.075, 0.15])

@@ -6,8 +6,10 @@ import pytest
 
 from rankckpt_jax import evaluation
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.report import csv, json
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
+from rankckpt_jax.results.summary import summarize
 
 
 def _rows(scores, accuracies, **fields):
@@ -74,3 +76,52 @@ def test_rank_raises_for_unusable_input():
         rank("task", [], [])
     with pytest.raises(InputError, match=r"not a fraction[\s\S]*ckpt0[\s\S]*87.3"):
         rank("task", ["nleep"], _rows([1.0], [87.3]))
+
+
+NOISE = [5.000000000000003, 4.9999999999999964, 5.0, 5.000000000000001]
+"""H-scores of four real networks on 54 images of 6 classes: C - 1 but for rounding."""
+
+
+def _noisy(scores=NOISE, **fields):
+    accuracies = [0.5, 0.9, 0.7, 0.6]
+    return [
+        Row(f"net{i}", scores={"h_score": s}, accuracy=a, **fields)
+        for i, (s, a) in enumerate(zip(scores, accuracies, strict=True))
+    ]
+
+
+def test_rank_ties_scores_that_differ_by_rounding():
+    result = rank("task", ["h_score"], _noisy())
+    assert result.ranks == (1, 1, 1, 1)
+    assert [row.checkpoint for row in result.rows] == ["net0", "net1", "net2", "net3"]
+    evaluated = result.evaluation["h_score"]
+    constant = evaluation.score_ranking([1, 1, 1, 1], [0.5, 0.9, 0.7, 0.6])
+    assert evaluated == pytest.approx(constant, nan_ok=True)
+    assert math.isnan(evaluated["pearson"]) and math.isnan(evaluated["kendall"])
+    assert evaluated["recall@1"] == 0.25
+    assert rank("task", ["h_score"], result.rows) == result
+
+
+def test_summary_of_scores_that_differ_by_rounding_equals_that_of_equal_scores():
+    # A spread that is rounding error must not order the checkpoints either.
+    noisy = rank("task", ["h_score"], _noisy(spreads={"h_score": 2e-15}))
+    equal = rank("task", ["h_score"], _noisy([max(NOISE)] * 4, spreads={"h_score": 0}))
+    summary, expected = summarize(noisy), summarize(equal)
+    of_noisy, of_equal = (s.agreement.measures["h_score"] for s in (summary, expected))
+    assert of_noisy.num_tied == 4
+    assert of_noisy.probability_best == of_equal.probability_best == 0.25
+    assert math.isnan(of_noisy.p_value) and math.isnan(of_noisy.interval.low)
+    assert summary.ranks == expected.ranks
+    assert summary.sentences == expected.sentences
+    assert str(noisy) == str(equal)
+    assert noisy.to_csv() == equal.to_csv()
+    assert json.to_json(summary) == json.to_json(expected)
+    assert noisy.to_html() == equal.to_html()
+
+
+def test_from_csv_ties_what_another_program_wrote():
+    text = rank("task", ["h_score"], _noisy()).to_csv()
+    line = next(line for line in text.splitlines() if ",net1," in line)
+    text = text.replace(line, line.replace(repr(max(NOISE)), repr(NOISE[1])))
+    assert repr(NOISE[1]) in text
+    assert csv.from_csv(text, "task").ranks == (1, 1, 1, 1)
