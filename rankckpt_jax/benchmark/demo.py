@@ -21,6 +21,7 @@ from rankckpt_jax import checkpoints as checkpoints_lib
 from rankckpt_jax import finetune, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
+from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.tasks import Task
 from rankckpt_jax.devices import processes, signals
 from rankckpt_jax.finetune import saves
@@ -72,7 +73,8 @@ def pretrain(
         "image_size": image_size,
         "stages": list(stages),
         "images": task.splits["train"].fingerprint,
-        "preprocess": preprocess,
+        **preprocess_lib.key(preprocess),
+        "training_version": finetune.TRAINING_VERSION,
         **dataclasses.asdict(recipe),
     }
     missing = [

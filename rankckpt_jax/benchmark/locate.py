@@ -12,6 +12,7 @@ from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.checkpoints.fetch import download, uris
 from rankckpt_jax.checkpoints.sources import hub
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.storage import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Locations:
             return found
         for folder in self._slim_folders():
             run = folder / pathlib.PurePosixPath(entry.path).parent
-            for file in run.glob("model.ckpt-*.index") if run.is_dir() else ():
+            for file in files.matching(run, "model.ckpt-*.index"):
                 prefix = str(file).removesuffix(".index")
                 step = prefix.rpartition("-")[2]
                 if step.isdigit():

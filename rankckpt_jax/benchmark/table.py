@@ -78,7 +78,8 @@ def read(workdir: epath.PathLike) -> tuple[Ranking, ...]:
       InputError: There are none, or one cannot be read.
     """
     directory = epath.Path(workdir).expanduser()
-    paths = sorted(directory.glob(f"*/{CSV_NAME}")) if directory.exists() else []
+    folders = files.matching(directory, "*")
+    paths = [folder / CSV_NAME for folder in folders if (folder / CSV_NAME).exists()]
     if not paths:
         raise InputError(
             "No finished run",

@@ -13,6 +13,13 @@ from rankckpt_jax import models
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.models import cpu, layers
 
+FORWARD_VERSION = 1
+"""Version of the networks' forward passes, in the key of features and fine-tuning.
+
+Raise it with every change of the features that a network of `models` or a converted
+graph returns.
+"""
+
 Variables = dict[str, Any]
 """{"params": ..., "batch_stats": ...}; "params" holds the classifier as "logits"."""
 

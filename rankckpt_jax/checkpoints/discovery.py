@@ -94,8 +94,9 @@ def _expand(spec: str, storage: download.Storage) -> Iterator[tuple[str, str]]:
 def _split_glob(pattern: str) -> tuple[epath.Path, str]:
     """Split a pattern into (the directory that names are relative to, the glob)."""
     wildcard = _WILDCARD.search(pattern)
-    if wildcard is None:
-        place = epath.Path(pattern).expanduser()
+    place = epath.Path(pattern).expanduser()
+    # A path that exists is meant literally, even if it has brackets.
+    if wildcard is None or place.exists() or epath.Path(f"{place}.index").exists():
         return place if place.is_dir() else place.parent, ""
     folder, slash, _ = pattern[: wildcard.start()].rpartition("/")
     glob = pattern[len(folder) + len(slash) :]

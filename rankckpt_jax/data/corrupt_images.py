@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from rankckpt_jax.data import preprocess
@@ -66,10 +65,11 @@ def drop_corrupt(
         key = {
             "images": split.fingerprint,
             "jpeg_decoder": preprocess.JPEG_DECODER,
+            "decode_version": preprocess.VERSIONS["decode"],
             "max_megapixels": preprocess.MAX_MEGAPIXELS,
         }
         search = name in look_in
-        corrupt = None if again and search else _load(split, place, key)
+        corrupt = None if again and search else _load(place, key)
         if corrupt is None and search:
             start = time.monotonic()
             corrupt = find(split)
@@ -88,20 +88,11 @@ def drop_corrupt(
     return dataclasses.replace(task, splits=splits)
 
 
-def _load(
-    split: Split, place: epath.Path, key: Mapping[str, Any]
-) -> dict[int, str] | None:
-    """Return the stored result, or None if some of its images have been repaired."""
+def _load(place: epath.Path, key: Mapping[str, Any]) -> dict[int, str] | None:
     stored = store.load_result(place, key)
     if stored is None:
         return None
-    corrupt = {int(i): why for i, why in stored.result["unreadable"].items()}
-    if corrupt and split.subset is not None:
-        still_corrupt = find(split.subset(split.name, np.asarray(sorted(corrupt))))
-        if len(still_corrupt) < len(corrupt):
-            _log.info("%s: some corrupt images were repaired", split.name)
-            return None
-    return corrupt
+    return {int(i): why for i, why in stored.result["unreadable"].items()}
 
 
 def find(split: Split) -> dict[int, str]:

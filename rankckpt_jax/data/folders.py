@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -41,6 +42,7 @@ _THREADS = 16
 _SAMPLE_BYTES = 4096
 
 ByClass = dict[str, list[pathlib.Path]]
+Digest = Callable[[pathlib.Path], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +110,8 @@ def from_folder(
                 fix="use the same class names in every split",
             )
     infos = _read_infos(by_split)
+    # Splits share images ("trainval"), and each file is read once.
+    digest = functools.cache(_digest)
     corrupt: dict[str, dict[str, str]] = {}
     for split, by_class in by_split.items():
         bad = {f: infos[f].why for fs in by_class.values() for f in fs if infos[f].why}
@@ -124,7 +128,9 @@ def from_folder(
         by_split["train"], by_split["test"] = _hold_out(by_split["train"])
         origin += f", {HELD_OUT_FRACTION:.0%} of train held out as test"
     splits = {
-        split: _folder_split(root, split, by_class, classes, corrupt.get(split, {}))
+        split: _folder_split(
+            root, split, by_class, classes, corrupt.get(split, {}), digest
+        )
         for split, by_class in by_split.items()
     }
     for split_name, made in splits.items():
@@ -141,8 +147,10 @@ def from_folder(
         train, val = by_split["train"], by_split["val"]
         both = {name: train[name] + val.get(name, []) for name in train}
         dropped = {**corrupt["train"], **corrupt["val"]}
-        splits["trainval"] = _folder_split(root, "trainval", both, classes, dropped)
-    notes = _notes(root, names, by_split, infos)
+        splits["trainval"] = _folder_split(
+            root, "trainval", both, classes, dropped, digest
+        )
+    notes = _notes(root, names, by_split, infos, digest)
     return Task(name or root.resolve().name, classes, splits, origin, notes)
 
 
@@ -198,6 +206,7 @@ def _notes(
     names: Sequence[str],
     by_split: Mapping[str, ByClass],
     infos: Mapping[pathlib.Path, FileInfo],
+    digest: Digest,
 ) -> dict[str, str]:
     """Return warnings about a usable folder, by topic."""
     notes = {}
@@ -233,7 +242,7 @@ def _notes(
         f for s in by_split.keys() - {"test"} for fs in by_split[s].values() for f in fs
     ]
     test_files = [file for images in by_split["test"].values() for file in images]
-    if duplicates := _find_duplicates(test_files, train_files, infos):
+    if duplicates := _find_duplicates(test_files, train_files, infos, digest):
         shown = [
             f"{str(a.relative_to(root))!r} = {str(b.relative_to(root))!r}"
             for a, b in duplicates
@@ -250,6 +259,7 @@ def _find_duplicates(
     first: Iterable[pathlib.Path],
     second: Iterable[pathlib.Path],
     infos: Mapping[pathlib.Path, FileInfo],
+    digest: Digest,
 ) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """Return pairs of a file of `first` and one of `second` with the same bytes.
 
@@ -259,7 +269,7 @@ def _find_duplicates(
     keys: tuple[Callable[[pathlib.Path], Any], ...] = (
         lambda file: infos[file].size,
         lambda file: _middle(file, infos[file].size),
-        _digest,
+        digest,
     )
     groups = [(list(first), list(second))]
     for key in keys:
@@ -279,9 +289,16 @@ def _middle(path: pathlib.Path, size: int) -> bytes:
         return file.read(_SAMPLE_BYTES)
 
 
-def _digest(path: pathlib.Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _digest(path: pathlib.Path) -> str:
+    try:
+        return files.digest_file(path)
+    except OSError as error:
+        raise InputError(
+            "An image cannot be read",
+            where=str(path),
+            found=error.strerror or str(error),
+            fix="copy it again, or remove it",
+        ) from error
 
 
 def _hold_out(by_class: ByClass) -> tuple[ByClass, ByClass]:
@@ -302,10 +319,11 @@ def _folder_split(
     by_class: Mapping[str, list[pathlib.Path]],
     classes: Sequence[str],
     unreadable: Mapping[str, str],
+    digest: Digest,
 ) -> Split:
     label_of = {class_name: label for label, class_name in enumerate(classes)}
     pairs = [(f, label_of[c]) for c, paths in by_class.items() for f in paths]
-    return _files_split(root, name, pairs, unreadable)
+    return _files_split(root, name, pairs, unreadable, digest)
 
 
 def _files_split(
@@ -313,14 +331,20 @@ def _files_split(
     name: str,
     pairs: Sequence[tuple[pathlib.Path, int]],
     unreadable: Mapping[str, str],
+    digest: Digest,
 ) -> Split:
     # Bytes, because a file name is not always valid text.
     paths = np.asarray([os.fsencode(file) for file, _ in pairs], dtype=object)
     labels = np.asarray([label for _, label in pairs], np.int32)
-    described = [
-        f"{file.relative_to(root)}\0{file.stat().st_size}\0{label}"
-        for file, label in pairs
-    ]
+
+    def identify() -> str:
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+            contents = threads.map(digest, [file for file, _ in pairs])
+            described = [
+                f"{file.relative_to(root)}\0{content}\0{label}"
+                for (file, label), content in zip(pairs, contents, strict=True)
+            ]
+        return files.digest(*described)
 
     def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
         tf = tensorflow()
@@ -341,19 +365,21 @@ def _files_split(
         )
 
     def subset(name: str, rows: np.ndarray) -> Split:
-        return _files_split(root, name, [pairs[row] for row in rows], unreadable)
+        return _files_split(
+            root, name, [pairs[row] for row in rows], unreadable, digest
+        )
 
     def without(reasons: Mapping[int, str]) -> Split:
         kept = [pair for row, pair in enumerate(pairs) if row not in reasons]
         more = {
             str(pairs[row][0].relative_to(root)): why for row, why in reasons.items()
         }
-        return _files_split(root, name, kept, {**unreadable, **more})
+        return _files_split(root, name, kept, {**unreadable, **more}, digest)
 
     return Split(
         name,
         len(labels),
-        files.digest(*described),
+        identify,
         examples,
         subset,
         without,

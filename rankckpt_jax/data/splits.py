@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ class Split:
     Attributes:
       name: "train", "val" or "test".
       num_examples: Number of images.
-      fingerprint: Digest of the images' identities and labels.
+      identify: Returns `fingerprint`.
       examples: `examples(shuffle_seed, process_index, process_count, skip)` returns a
         `tf.data.Dataset` of {"image": uint8 [h, w, 3], "label": int32, "index": int64}.
         It yields every `process_count`-th example from `process_index` on, after the
@@ -46,11 +47,19 @@ class Split:
 
     name: str
     num_examples: int
-    fingerprint: str
+    identify: Callable[[], str]
     examples: Examples
     subset: Callable[[str, np.ndarray], Split] | None = None
     without: Callable[[Mapping[int, str]], Split] | None = None
     unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digest of the images' contents and labels, in every key of a stored result.
+
+        It is computed on first use, because all images are read for it.
+        """
+        return self.identify()
 
     @property
     def left_out(self) -> str:
@@ -135,8 +144,10 @@ def array_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
     def subset(name: str, rows: np.ndarray) -> Split:
         return array_split(name, images[rows], labels[rows])
 
-    fingerprint = files.digest(images.tobytes(), labels.tobytes())
-    return Split(name, len(labels), fingerprint, examples, subset)
+    def identify() -> str:
+        return files.digest(str(images.shape), images.tobytes(), labels.tobytes())
+
+    return Split(name, len(labels), identify, examples, subset)
 
 
 def order(num_examples: int, seed: int | None) -> np.ndarray:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.ndimage
+from etils import epath
 
 from rankckpt_jax.data import preprocess
 from rankckpt_jax.data.folders import from_folder
@@ -24,6 +25,8 @@ from rankckpt_jax.storage import files
 
 _CANVAS = 48
 """Side of the images that `from_digits` draws, in pixels."""
+
+_SAMPLE_BYTES = 4096
 
 
 def load(config: Any) -> Task:
@@ -283,6 +286,26 @@ def _overlap(builder: Any, first: str, second: str) -> int:
     )
 
 
+def _sample_files(builder: Any, expression: str) -> Iterator[str]:
+    """Yield the size and some bytes of each file that holds examples of a split.
+
+    A prepared data set can be too large to be read for every run. A data set that is
+    prepared again with other images differs in the sizes of its files, or in the bytes
+    at their start, middle and end.
+    """
+    instructions = builder.info.splits[expression].file_instructions
+    for name in dict.fromkeys(part.filename for part in instructions):
+        path = epath.Path(name)
+        if not path.exists():
+            continue
+        size = path.stat().length
+        yield str(size)
+        with path.open("rb") as file:
+            for start in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):
+                file.seek(start)
+                yield files.digest(file.read(_SAMPLE_BYTES))
+
+
 def _tfds_split(
     builder: Any,
     name: str,
@@ -305,8 +328,11 @@ def _tfds_split(
     stored = min(stored, limit or stored)
     reasons = dict(corrupt or {})
     num_examples = stored - len(reasons)
-    described = [builder.info.full_name, expression, str(stored)]
-    described += [str(position) for position in sorted(reasons)]
+
+    def identify() -> str:
+        described = [builder.info.full_name, expression, str(stored)]
+        described += [str(position) for position in sorted(reasons)]
+        return files.digest(*described, *_sample_files(builder, expression))
 
     def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
         tf = tensorflow()
@@ -345,7 +371,7 @@ def _tfds_split(
     return Split(
         name,
         num_examples,
-        files.digest(*described),
+        identify,
         examples,
         without=without,
         unreadable={f"{expression}, example {i}": why for i, why in reasons.items()},

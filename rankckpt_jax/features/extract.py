@@ -76,8 +76,8 @@ def make_key(
         "split": split.name,
         "images": split.fingerprint,
         "count": split.num_examples,
-        "preprocess": preprocess,
-        "jpeg_decoder": preprocess_lib.JPEG_DECODER,
+        **preprocess_lib.key(preprocess),
+        "forward_version": backbone_lib.FORWARD_VERSION,
         "dtype": dtype,
     }
 

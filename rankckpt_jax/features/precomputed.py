@@ -91,7 +91,8 @@ def load_features(path: epath.Path) -> FeatureSet:
 
 def _expand(path: epath.Path) -> Iterator[epath.Path]:
     wildcard = re.search(r"[*?\[]", str(path))
-    if wildcard:
+    # A path that exists is meant literally, even if it has brackets.
+    if wildcard and not path.exists():
         # Split into the root without wildcards and the pattern below it.
         cut = str(path).rfind("/", 0, wildcard.start())
         root = epath.Path(str(path)[: max(cut, 0)] or ("/" if cut == 0 else "."))
@@ -101,7 +102,7 @@ def _expand(path: epath.Path) -> Iterator[epath.Path]:
     elif (path / store.MANIFEST).exists():
         yield path
     elif path.is_dir():
-        yield from sorted(path.glob("*.npz"), key=str)
+        yield from files.matching(path, "*.npz")
     elif path.exists():
         yield path
 

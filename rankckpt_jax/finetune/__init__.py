@@ -20,7 +20,7 @@ from rankckpt_jax.finetune.recipes import (
     single,
 )
 from rankckpt_jax.finetune.results import SweepResult, TrialResult
-from rankckpt_jax.finetune.step import State, initial_state
+from rankckpt_jax.finetune.step import TRAINING_VERSION, State, initial_state
 from rankckpt_jax.finetune.sweep import check, load_or_run, splits_used
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "State",
     "Sweep",
     "SweepResult",
+    "TRAINING_VERSION",
     "TrainingResult",
     "TrialResult",
     "check",

@@ -6,15 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Names of fields in results that were stored before the fields were renamed.
-_FORMER_NAMES = {
-    "judged_on": "validated_on",
-    "judged": "validation_accuracy",
-    "best": "best_accuracy",
-    "early_stop": "early_stop_accuracy",
-    "runs": "trials",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class TrialResult:
@@ -134,17 +125,11 @@ def choose(trials: Sequence[TrialResult]) -> TrialResult:
 
 def trial_from_store(stored: Mapping[str, Any]) -> TrialResult:
     """Rebuild a `TrialResult` from stored JSON."""
-    fields = _renamed(stored)
-    curve = tuple((int(step), float(value)) for step, value in fields["curve"])
-    return TrialResult(**{**fields, "curve": curve})
+    curve = tuple((int(step), float(value)) for step, value in stored["curve"])
+    return TrialResult(**{**stored, "curve": curve})
 
 
 def sweep_from_store(stored: Mapping[str, Any]) -> SweepResult:
     """Rebuild a `SweepResult` from stored JSON."""
-    fields = _renamed(stored)
-    trials = tuple(map(trial_from_store, fields["trials"]))
-    return SweepResult(**{**fields, "trials": trials})
-
-
-def _renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
-    return {_FORMER_NAMES.get(name, name): value for name, value in stored.items()}
+    trials = tuple(map(trial_from_store, stored["trials"]))
+    return SweepResult(**{**stored, "trials": trials})

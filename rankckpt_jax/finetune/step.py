@@ -27,6 +27,13 @@ from rankckpt_jax.finetune import augment
 from rankckpt_jax.finetune.recipes import Recipe
 from rankckpt_jax.models import layers
 
+TRAINING_VERSION = 1
+"""Version of training, in the key of every result of it.
+
+Raise it with every change of the weights that the same recipe gives: of the step, the
+augmentation, the schedule, or the order of images.
+"""
+
 NUM_TRACES: collections.Counter[int] = collections.Counter()
 """Number of traces of each training step, by the hash of its `StepSpec`. Tests assert
 that it is one."""

@@ -227,8 +227,9 @@ def _shared_key(
         "input_range": list(backbone.input_range),
         "input_mean": list(backbone.input_mean),
         "test": test.fingerprint,
-        "preprocess": preprocess,
-        "jpeg_decoder": preprocess_lib.JPEG_DECODER,
+        **preprocess_lib.key(preprocess),
+        "forward_version": backbone_lib.FORWARD_VERSION,
+        "training_version": step_lib.TRAINING_VERSION,
     }
     return {**key, "batch_norm": "unfolded"} if folded else key
 
@@ -242,8 +243,7 @@ def _sweep_key(sweep: Sweep, splits: Splits) -> dict[str, Any]:
         "num_steps": list(sweep.num_steps),
         "select_by": sweep.select_by,
         "train": splits.train.fingerprint,
-        # The former name of the validation split. It is part of stored keys.
-        "judge": splits.validation.fingerprint,
+        "validation": splits.validation.fingerprint,
         "final": None if splits.final is None else splits.final.fingerprint,
     }
 

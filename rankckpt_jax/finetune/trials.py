@@ -21,7 +21,7 @@ from rankckpt_jax.finetune.recipes import Recipe
 from rankckpt_jax.finetune.results import TrialResult
 from rankckpt_jax.storage import store
 
-# Directory names below `finetune`. Results of trials have always been in `runs`.
+# Directory names below `finetune`.
 _RESULTS, _METRICS, _STATE = "runs", "metrics", "state"
 # Fields of a recipe that do not change a trial's result.
 _NOT_IN_KEY = ("save_every",)
@@ -71,8 +71,7 @@ def load_or_train(
       suffix: End of the names of the trials' files.
       description: Label of the progress bar.
     """
-    # "judge" is the former name of the validation split. It is part of stored keys.
-    splits = {"train": train.fingerprint, "judge": validation.fingerprint}
+    splits = {"train": train.fingerprint, "validation": validation.fingerprint}
     keys = [{**context.key, **splits, **recipe_key(trial)} for trial in trials]
     paths = [
         context.directory / _RESULTS / f"{trial_name(trial)}{suffix}.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import fnmatch
 import hashlib
 import logging
 import re
@@ -18,6 +19,9 @@ from rankckpt_jax.errors import StorageError
 _MAX_NAME_BYTES = 120
 # Names of files and directories that stand beside those of tasks and checkpoints.
 _RESERVED = ("ranking.csv", "ranking.json", "report.html", "converted")
+
+# Bytes of a file that are read at a time.
+_CHUNK = 1 << 20
 
 _writer: contextvars.ContextVar[str] = contextvars.ContextVar("writer", default="")
 
@@ -134,6 +138,35 @@ def digest(*parts: bytes | str) -> str:
     return sha.hexdigest()
 
 
+def digest_file(path: epath.PathLike) -> str:
+    """Return the SHA-256 of the bytes of a file, in hexadecimal."""
+    sha = hashlib.sha256()
+    with epath.Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def matching(directory: epath.Path, pattern: str) -> list[epath.Path]:
+    """Return the paths in a directory whose names match a pattern, sorted.
+
+    `epath.Path.glob` would also read the directory's own name as a pattern, so that
+    "runs[1]" would become "runs1". Hidden names match only a pattern with a dot.
+    """
+    if not directory.is_dir():
+        return []
+    hidden = pattern.startswith(".")
+    return sorted(
+        (
+            path
+            for path in directory.iterdir()
+            if path.name.startswith(".") == hidden
+            and fnmatch.fnmatchcase(path.name, pattern)
+        ),
+        key=str,
+    )
+
+
 def digest_files(directory: epath.Path) -> dict[str, str]:
     """Return the SHA-256 of every file below `directory`, by its relative path."""
     digests: dict[str, str] = {}
@@ -142,7 +175,7 @@ def digest_files(directory: epath.Path) -> dict[str, str]:
             below = digest_files(path)
             digests |= {f"{path.name}/{name}": below[name] for name in below}
         else:
-            digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            digests[path.name] = digest_file(path)
     return digests
 
 

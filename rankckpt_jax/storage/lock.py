@@ -74,7 +74,7 @@ def _acquire(directory: epath.Path, shard: str) -> contextlib.ExitStack:
             held.enter_context(filelock.FileLock(_lock_file(record)))
         held.callback(record.unlink, missing_ok=True)
         files.write_text_atomically(record, json.dumps(_holder(shard)))
-        for other in sorted(place.glob("*.json"), key=str):
+        for other in files.matching(place, "*.json"):
             if other != record and (on_bucket or not _remove_if_stale(other)):
                 _check_compatible(directory, shard, other, on_bucket)
         if not on_bucket:

@@ -113,7 +113,7 @@ def check(directory: epath.Path) -> None:
 
 def remove_stale(directory: epath.Path) -> None:
     """Remove the probes of killed runs."""
-    for path in directory.glob(".probe-*"):
+    for path in files.matching(directory, ".probe-*"):
         # A run that is still alive may remove its own probe first.
         with contextlib.suppress(OSError):
             if time.time() - path.stat().mtime > _STALE_AFTER:
@@ -167,9 +167,10 @@ def save(
         _write_json(directory / MANIFEST, manifest)
         current = {p["file"] for ps in manifest["arrays"].values() for p in ps}
         # An earlier save may have had other arrays or another number of processes.
-        for path in (*directory.glob("*.npy"), *directory.glob(".*.npy.partial")):
-            if path.name not in current:
-                path.unlink(missing_ok=True)
+        for pattern in ("*.npy", ".*.npy.partial"):
+            for path in files.matching(directory, pattern):
+                if path.name not in current:
+                    path.unlink(missing_ok=True)
     processes.barrier("new manifest written")
     if count == 1:
         return Entry(arrays, manifest["result"], _identity(manifest))

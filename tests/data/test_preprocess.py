@@ -71,6 +71,35 @@ def test_to_input_range_maps_to_the_range_and_subtracts_the_mean():
     np.testing.assert_allclose(scaled[0, 0, 1], [132.0, 139.0, 152.0])
 
 
+_VALUES = {
+    ("vtab", 1): [78.25900268554688, 138.44400024414062, 211.81500244140625],
+    ("slim_inception", 1): [75.0, 168.66700744628906, 98.44400024414062],
+    ("slim_vgg", 1): [36.900001525878906, 218.5749969482422, 25.863000869750977],
+}
+"""Three values of a resized image, by rule and version."""
+
+
+@pytest.mark.parametrize("rule", preprocess.names())
+def test_versions_are_raised_with_every_change(rule):
+    resized = preprocess.resize(image(37, 23), 9, rule).numpy()
+    # Add the new values under the next version; never change those of an old one.
+    expected = _VALUES[rule, preprocess.VERSIONS[rule]]
+    np.testing.assert_allclose(
+        resized[[0, 3, 8], [1, 4, 7], [0, 1, 2]], expected, atol=2e-3
+    )
+
+
+def test_key_has_the_version_of_each_transformation(monkeypatch):
+    key = preprocess.key("vtab")
+    for name in ("decode", "vtab", "to_input_range"):
+        versions = {**preprocess.VERSIONS, name: 2}
+        monkeypatch.setattr(preprocess, "VERSIONS", versions)
+        assert preprocess.key("vtab") != key
+        monkeypatch.undo()
+    monkeypatch.setattr(preprocess, "VERSIONS", {**preprocess.VERSIONS, "slim_vgg": 2})
+    assert preprocess.key("vtab") == key
+
+
 def test_resize_refuses_an_unknown_rule():
     with pytest.raises(InputError, match="vtabb"):
         preprocess.resize(image(8, 8), 8, "vtabb")

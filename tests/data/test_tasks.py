@@ -1,3 +1,5 @@
+import io
+import os
 import shutil
 
 import numpy as np
@@ -7,6 +9,7 @@ from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.configs import neucrab_task
 from rankckpt_jax.data import tasks
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.storage import files
 
 
 def read(split, seed=None, index=0, count=1, skip=0):
@@ -92,12 +95,60 @@ def test_from_folder_uses_val_if_there_is_no_test(image_folder):
 
 
 def test_fingerprint_depends_on_the_files(image_folder):
-    before = tasks.from_folder(str(image_folder)).splits
+    before = fingerprints(tasks.from_folder(str(image_folder)))
     extra = image_folder / "train" / "red" / "extra.jpg"
     shutil.copy(image_folder / "train" / "red" / "0.jpg", extra)
-    after = tasks.from_folder(str(image_folder)).splits
-    assert before["train"].fingerprint != after["train"].fingerprint
-    assert before["test"].fingerprint == after["test"].fingerprint
+    after = fingerprints(tasks.from_folder(str(image_folder)))
+    assert before["train"] != after["train"]
+    assert before["test"] == after["test"]
+
+
+def fingerprints(task):
+    return {name: split.fingerprint for name, split in task.splits.items()}
+
+
+def invert(path):
+    """Change all pixels of a JPEG file, but neither its size nor its time."""
+    from PIL import Image, ImageOps
+
+    before = path.stat()
+    with Image.open(path) as opened:
+        inverted = ImageOps.invert(opened)
+    encoded = io.BytesIO()
+    inverted.save(encoded, "JPEG", quality=50)
+    # Decoders ignore what follows the end of the image.
+    path.write_bytes(encoded.getvalue().ljust(before.st_size, b"\0"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_fingerprint_depends_on_the_contents_of_every_split(image_folder, split):
+    shutil.copytree(image_folder / "test", image_folder / "val")
+    before = fingerprints(tasks.from_folder(str(image_folder)))
+    for path in (image_folder / split / "red").iterdir():
+        invert(path)
+    task = tasks.from_folder(str(image_folder))
+    after = fingerprints(task)
+    changed = {name for name in before if before[name] != after[name]}
+    expected = {"train": {"train", "trainval"}, "val": {"val", "trainval"}}
+    assert changed == expected.get(split, {"test"})
+    kept, held = tasks.hold_out(task.splits["train"])
+    assert len({kept.fingerprint, held.fingerprint, after["train"]}) == 3
+
+
+def test_fingerprint_reads_each_file_once(image_folder, monkeypatch):
+    shutil.copytree(image_folder / "test", image_folder / "val")
+    read_files = []
+    original = files.digest_file
+    monkeypatch.setattr(
+        files, "digest_file", lambda path: read_files.append(path) or original(path)
+    )
+    task = tasks.from_folder(str(image_folder))
+    # The copies in `val` and `test` are compared to the end; other files are not read.
+    assert len(read_files) == 24
+    assert all(split.fingerprint for split in task.splits.values())
+    assert len(read_files) == len(set(read_files)) == 24 + 12 + 12
 
 
 def test_from_digits_draws_the_given_classes():
@@ -171,6 +222,22 @@ def test_from_tfds_reads_the_named_splits(tfds_folder):
     # The examples of a stream cannot be selected.
     with pytest.raises(InputError, match="config.task.val"):
         tasks.hold_out(task.splits["train"])
+
+
+@pytest.mark.filterwarnings("default")  # Warnings of TFDS's writer.
+def test_fingerprint_depends_on_the_files_of_tfds(tfds_folder):
+    def load():
+        splits = {"train": "train", "test": "test"}
+        task = tasks.from_tfds("tiny_images", splits, data_dir=str(tfds_folder))
+        return fingerprints(task)
+
+    before = load()
+    [path] = tfds_folder.glob("tiny_images/1.0.0/*-train.tfrecord*")
+    data = path.read_bytes()
+    path.write_bytes(data[:-40] + bytes(40))
+    after = load()
+    assert before["train"] != after["train"]
+    assert before["test"] == after["test"]
 
 
 # Sizes of the splits in TFDS, for the versions that the configs name.

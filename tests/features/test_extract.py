@@ -8,6 +8,7 @@ import pytest
 from etils import epath
 
 from rankckpt_jax import checkpoints
+from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline, preprocess, tasks
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract
@@ -122,6 +123,22 @@ def test_make_key_differs_between_backbones(first, split, change):
     other = dataclasses.replace(first, **change)
     assert extract.make_key(other, split, "vtab", "float32") != key
     assert extract.make_key(first, split, "vtab", "bfloat16") != key
+
+
+@pytest.mark.parametrize("name", ["decode", "vtab", "to_input_range", "forward"])
+def test_load_or_extract_repeats_for_another_version(
+    linear, split, tmp_path, monkeypatch, caplog, name
+):
+    load(tmp_path, linear, split)
+    if name == "forward":
+        monkeypatch.setattr(backbone_lib, "FORWARD_VERSION", 2)
+        change = "forward_version 1 -> 2"
+    else:
+        monkeypatch.setattr(preprocess, "VERSIONS", {**preprocess.VERSIONS, name: 2})
+        change = f"'{name}': 2"
+    with caplog.at_level("INFO"):
+        assert load(tmp_path, linear, split)[1]
+    assert "Cached result does not match" in caplog.text and change in caplog.text
 
 
 def test_compute_dtype_depends_on_platform(monkeypatch):

@@ -1,14 +1,14 @@
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
 from rankckpt_jax import errors, finetune
+from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
+from rankckpt_jax.data import splits as splits_lib
 from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import loop, results, step
-from rankckpt_jax.storage import store
 from tests.finetune import RECIPE, run, settings, without_times
 
 PROBE = dataclasses.replace(RECIPE, frozen=True)
@@ -95,21 +95,28 @@ def test_load_or_run_recomputes_for_changed_recipe(backbone, task, tmp_path):
     assert run(tmp_path, backbone, task, saved_rarely) == (first, False)
 
 
-def test_load_or_run_loads_results_with_former_field_names(backbone, task, tmp_path):
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_load_or_run_repeats_after_images_change(backbone, task, tmp_path, split):
     first, _ = run(tmp_path, backbone, task, PROBE)
-    path = tmp_path / "result.json"
-    stored = json.loads(path.read_text())
-    former = {new: old for old, new in results._FORMER_NAMES.items()}
-
-    def rename(fields):
-        return {former.get(name, name): value for name, value in fields.items()}
-
-    old = rename(stored["result"])
-    old["runs"] = [rename(trial) for trial in old["runs"]]
-    assert "judged" in old["runs"][0]
-    key = next(stored[name] for name in ("key", "request") if name in stored)
-    store.save_result(path, key, old)
+    given = task.splits[split]
+    examples = list(given.examples(None, 0, 1, 0).as_numpy_iterator())
+    images = np.stack([255 - example["image"] for example in examples])
+    labels = np.asarray([example["label"] for example in examples])
+    splits = {**task.splits, split: splits_lib.array_split(split, images, labels)}
+    changed = dataclasses.replace(task, splits=splits)
+    assert run(tmp_path, backbone, changed, PROBE, compute=False) == (None, False)
     assert run(tmp_path, backbone, task, PROBE) == (first, False)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(step, "TRAINING_VERSION"), (backbone_lib, "FORWARD_VERSION")]
+)
+def test_load_or_run_repeats_for_another_version(
+    backbone, task, tmp_path, monkeypatch, module, name
+):
+    run(tmp_path, backbone, task, PROBE)
+    monkeypatch.setattr(module, name, 2)
+    assert run(tmp_path, backbone, task, PROBE, compute=False) == (None, False)
 
 
 def make_sweep(**options):

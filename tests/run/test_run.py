@@ -15,6 +15,7 @@ from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import loop
 from rankckpt_jax.run import run as run_lib
 from rankckpt_jax.storage import lock
+from tests.data.test_tasks import invert
 
 
 def make_config(image_folder, pool, workdir, **changes):
@@ -152,3 +153,32 @@ def test_run_raises_if_another_run_holds_the_lock(features_run, tmp_path):
 def test_readme_contains_the_command_that_ci_runs():
     root = pathlib.Path(__file__).parents[2]
     assert "<!-- test command -->" in (root / "README.md").read_text()
+
+
+def test_run_computes_again_after_images_change_at_equal_size(
+    image_folder, pool, tmp_path, caplog
+):
+    config = make_config(image_folder, pool, tmp_path / "runs", measures="logme")
+
+    def scores():
+        return {row.checkpoint: row.scores["logme"] for row in run_lib.run(config).rows}
+
+    before = scores()
+    for path in (image_folder / "train").glob("*/*.jpg"):
+        invert(path)
+    with caplog.at_level("INFO"):
+        after = scores()
+    assert "Cached result does not match (images " in caplog.text
+    assert all(after[name] != pytest.approx(before[name]) for name in before)
+    config.workdir = str(tmp_path / "fresh")
+    assert scores() == pytest.approx(after)
+
+
+def test_run_fine_tunes_again_after_test_images_change(image_folder, pool, tmp_path):
+    config = make_config(image_folder, pool, tmp_path, stages="finetune,report")
+    config.finetune.frozen = True
+    run_lib.run(config)
+    for path in (image_folder / "test").glob("*/*.jpg"):
+        invert(path)
+    config.stages = "report"
+    assert all(row.accuracy is None for row in run_lib.run(config).rows)

@@ -49,3 +49,16 @@ def test_reason_shortens_long_messages():
 
 def test_digest_separates_its_parts():
     assert files.digest("ab", "c") != files.digest("a", "bc")
+
+
+def test_matching_takes_the_directory_literally(tmp_path):
+    for folder in ("net1", "net[1]"):
+        (tmp_path / folder).mkdir()
+        for name in ("a.npz", "b.npz", "c.txt", ".d.npz"):
+            (tmp_path / folder / name).write_text(folder)
+    directory = epath.Path(tmp_path / "net[1]")
+    found = files.matching(directory, "*.npz")
+    assert [path.name for path in found] == ["a.npz", "b.npz"]
+    assert all(path.read_text() == "net[1]" for path in found)
+    assert [p.name for p in files.matching(directory, ".*.npz")] == [".d.npz"]
+    assert files.matching(directory / "absent", "*") == []

@@ -32,6 +32,13 @@ def write_record(directory, shard=""):
     return path
 
 
+def test_exclusive_takes_the_directory_literally(tmp_path):
+    directory = tmp_path / "runs[1]"
+    refused = pytest.raises(InputError, match="Another run is using")
+    with lock.exclusive(directory), refused, lock.exclusive(directory):
+        pass
+
+
 @pytest.mark.parametrize(
     ("first", "second", "allowed"),
     [

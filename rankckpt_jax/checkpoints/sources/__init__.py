@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import importlib
 import pathlib
 import pkgutil
@@ -109,9 +108,7 @@ def fingerprint(path: epath.Path, options: Options) -> str:
     parts: list[str] = []
     for file in paths:
         if file.is_file():
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            parts += [file.relative_to(root).as_posix(), digest]
+            parts += [file.relative_to(root).as_posix(), files.digest_file(file)]
     digest = files.digest(*parts)
     if options.signature or options.output:
         selection = (options.signature or None, options.output or None)

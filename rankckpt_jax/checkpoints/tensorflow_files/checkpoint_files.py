@@ -7,7 +7,6 @@ and DIR/model.ckpt.data-00000-of-00001 (format V2), or for the one file DIR/mode
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 
@@ -21,6 +20,7 @@ from rankckpt_jax.checkpoints.tensorflow_files import (
 )
 from rankckpt_jax.checkpoints.tensorflow_files.protobuf import FormatError
 from rankckpt_jax.errors import InputError, some
+from rankckpt_jax.storage import files
 
 PART = re.compile(r"(?P<prefix>.+)\.(index|data-\d+-of-\d+)", re.DOTALL)
 """Matches the path of a file that belongs to a V2 checkpoint."""
@@ -38,7 +38,7 @@ def prefix_of(path: epath.Path | str) -> str:
     place = epath.Path(path).expanduser()
     if not place.is_dir():
         return str(place).removesuffix(".index")
-    indices = sorted(str(file) for file in place.glob("*.index"))
+    indices = [str(file) for file in files.matching(place, "*.index")]
     if len(indices) != 1:
         raise InputError(
             "Not exactly one checkpoint in a directory",
@@ -111,16 +111,11 @@ def fingerprint(prefix: str) -> str:
     """Return the SHA-256 of the bytes of all files of a checkpoint, in hexadecimal."""
     path = epath.Path(prefix)
     paths = [
-        file for file in path.parent.glob(path.name + ".*") if PART.fullmatch(str(file))
+        file
+        for file in path.parent.iterdir()
+        if (match := PART.fullmatch(file.name)) and match["prefix"] == path.name
     ]
-    digest = hashlib.sha256()
-    for file in sorted(paths, key=str) or [path]:
-        part = hashlib.sha256()
-        with file.open("rb") as opened:
-            while chunk := opened.read(1 << 20):
-                part.update(chunk)
-        digest.update(part.digest())
-    return digest.hexdigest()
+    return files.digest(*map(files.digest_file, sorted(paths, key=str) or [path]))
 
 
 def _is_v2(prefix: str) -> bool:

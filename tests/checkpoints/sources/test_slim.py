@@ -89,6 +89,27 @@ def test_fingerprint_depends_on_the_bytes_alone(tmp_path):
     assert a.fingerprint == b.fingerprint != c.fingerprint
 
 
+def test_fingerprint_takes_the_path_literally(tmp_path):
+    plain, brackets = (
+        tmp_path / "net1" / "model.ckpt",
+        tmp_path / "net[1]" / "a[b].ckpt",
+    )
+    other = {f"{ROOT}Conv2d_0/BatchNorm/beta": np.ones(8, np.float32)}
+    expected = checkpoints.load(slim_golden.write(NAME, tmp_path / "c", other))
+    slim_golden.write(NAME, plain.parent)
+    slim_golden.write(NAME, brackets.parent, other)
+    for file in list(brackets.parent.iterdir()):
+        file.rename(file.with_name(file.name.replace("model", "a[b]")))
+    assert checkpoints.load(brackets).fingerprint == expected.fingerprint
+    assert checkpoints.load(brackets.parent).fingerprint == expected.fingerprint
+    assert checkpoints.load(plain).fingerprint != expected.fingerprint
+    for pattern in (brackets, brackets.parent, f"{brackets}.index"):
+        [(_, path)] = checkpoints.find(pattern)
+        assert path == str(brackets)
+    found = dict(checkpoints.find(tmp_path))
+    assert {str(plain), str(brackets)} < set(found.values())
+
+
 def test_load_skips_variables_of_training(tmp_path):
     kernel = f"{ROOT}Conv2d_0/weights"
     value = np.zeros((3, 3, 3, 8), np.float32)
