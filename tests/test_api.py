@@ -4,6 +4,7 @@ import pytest
 import rankckpt_jax
 from rankckpt_jax import rank, rank_features
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures import registry
 
 
 @pytest.fixture
@@ -87,6 +88,22 @@ def test_rank_features_continues_after_bad_features(nets):
     assert {row.checkpoint for row in ranking.failed} == {"nan", "short", "alone"}
     with pytest.raises(InputError, match="h_scores"):
         rank_features(nets, measures="h_scores")
+
+
+def test_rank_features_turns_any_exception_of_a_measure_into_a_warning(
+    nets, monkeypatch, caplog
+):
+    def broken(inputs):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    record = registry.Measure("broken", broken)
+    monkeypatch.setitem(registry._REGISTRY, "broken", record)
+    ranking = rank_features(nets, measures="lda,broken")
+    assert ranking.ranks == (1, 2, 3) and not ranking.failed
+    for row in ranking.rows:
+        assert row.score("broken") is None
+        assert "(LinAlgError: Singular matrix)" in row.warnings["broken"]
+    assert caplog.text.count("Traceback") == 3
 
 
 def test_append_combines_relative_measures_again(nets):

@@ -7,7 +7,12 @@ To add a measure, write one file in this directory; see `registry`. The submodul
 `gmm`, `kmeans` and `pca` can be used on their own.
 """
 
-from rankckpt_jax.measures.computation import compute, compute_all, compute_prepared
+from rankckpt_jax.measures.computation import (
+    compute,
+    compute_all,
+    compute_prepared,
+    failure,
+)
 from rankckpt_jax.measures.inputs import Inputs, prepare
 from rankckpt_jax.measures.mixture import gmm, kmeans
 from rankckpt_jax.measures.registry import (
@@ -32,6 +37,7 @@ __all__ = [
     "compute",
     "compute_all",
     "compute_prepared",
+    "failure",
     "get",
     "gmm",
     "import_all",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -11,10 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.measures import registry
 from rankckpt_jax.measures.inputs import Inputs, prepare
 from rankckpt_jax.measures.registry import Measure, Options, Result
+
+_log = logging.getLogger(__name__)
 
 _ROUNDING = 1e-3
 """How far float32 rounding may carry a score beyond its bounds, relative to the bound
@@ -79,7 +82,8 @@ def compute_all(
 
     Returns:
       The result of each measure, with its time in `details["seconds"]`. A measure that
-      is not defined for these inputs has the score NaN and the reason as its warning.
+      is not defined for these inputs, or that fails, has the score NaN and the reason
+      as its warning.
     """
     inputs = prepare(features, labels, logits, facts)
     results = {}
@@ -87,11 +91,27 @@ def compute_all(
         start = time.monotonic()
         try:
             result = compute_prepared(name, inputs, seed)
-        except InputError as error:
-            result = Result(math.nan, {}, error.what)
+        except Exception as error:
+            result = failure(name, error)
         details = {**result.details, "seconds": time.monotonic() - start}
         results[name] = dataclasses.replace(result, details=details)
     return results
+
+
+def failure(name: str, error: Exception) -> Result:
+    """Return the result of a measure that raised `error`: NaN and the reason.
+
+    The traceback of an unexpected error is logged.
+    """
+    if isinstance(error, InputError):
+        return Result(math.nan, warning=error.what)
+    _log.error("%s: failed", name, exc_info=error)
+    reason = redact(str(error).strip().partition("\n")[0])
+    return Result(
+        math.nan,
+        warning=f"{name} failed ({type(error).__name__}: {reason}). The log has the "
+        "traceback; please report it.",
+    )
 
 
 def compute_prepared(

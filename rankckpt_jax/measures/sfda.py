@@ -62,8 +62,11 @@ def _discriminant(
     within = (1 - shrinkage) * statistics.within / count
     size = len(within)
     ridge = shrinkage * np.trace(statistics.within) / count / size
-    # The minimum keeps the matrix invertible for constant features.
-    within.flat[:: size + 1] += max(ridge, np.finfo(float).tiny ** 0.5)
+    # W is a difference from T. If each class has one image, it is rounding error of T.
+    rounding = 8 * np.finfo(float).eps * np.trace(statistics.scatter) / count
+    # The last minimum keeps the matrix invertible for constant features.
+    least = max(rounding, np.finfo(float).tiny ** 0.5)
+    within.flat[:: size + 1] += max(ridge, least)
     means = statistics.class_means + statistics.rest
     weights = scipy.linalg.solve(within, means.T, assume_a="pos").T
     offsets = np.log(statistics.counts / count) - np.sum(weights * means, axis=1) / 2

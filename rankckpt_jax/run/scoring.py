@@ -15,7 +15,7 @@ import rankckpt_jax
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features.feature_set import FeatureSet
-from rankckpt_jax.results.row import Row
+from rankckpt_jax.results.row import Row, finite
 from rankckpt_jax.storage import files, store
 
 _FINGERPRINT_ROWS = 32
@@ -145,7 +145,7 @@ def score_row(
 
     Returns:
       The row with scores, standard deviations, warnings, seconds and terms. A measure
-      that is undefined for the checkpoint becomes a warning.
+      that is undefined for the checkpoint, or that fails, becomes a warning.
     """
     prepared = functools.cache(
         lambda: measures.prepare(
@@ -176,8 +176,8 @@ def score_row(
         if stored is not None:
             result = dict(stored.result)
         elif compute:
-            result = _compute(measure, prepared, settings, options)
-            if path is not None:
+            result, is_final = _compute(measure, prepared, settings, options)
+            if path is not None and is_final:
                 store.save_result(path, key, result)
             on_computed(measure, result["seconds"])
         else:
@@ -208,22 +208,25 @@ def _compute(
     prepared: Callable[[], measures.Inputs],
     settings: Settings,
     options: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
+    """Return a result as stored, and whether computing it again would give the same."""
     start = time.monotonic()
-    outcome: dict[str, Any]
+    is_final = True
     try:
         result = measures.compute_prepared(
             measure, prepared(), settings.seed, settings.num_bootstrap, **options
         )
-        outcome = {
-            "score": result.score,
-            "details": dict(result.details),
-            "warning": result.warning,
-        }
-    except InputError as error:
-        # The measure is undefined for this checkpoint, for example without logits.
-        outcome = {"score": None, "details": {}, "warning": error.what}
-    return {**outcome, "seconds": time.monotonic() - start}
+    except Exception as error:
+        result = measures.failure(measure, error)
+        # A lack of memory, for example, can pass.
+        is_final = isinstance(error, InputError)
+    outcome = {
+        "score": finite(result.score),
+        "details": dict(result.details),
+        "warning": result.warning,
+        "seconds": time.monotonic() - start,
+    }
+    return outcome, is_final
 
 
 def _fingerprint(features: Any) -> tuple[float, ...]:

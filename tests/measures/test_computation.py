@@ -132,3 +132,24 @@ def test_static_reads_csv_file(tmp_path):
         inputs = measures.prepare(*generate()[:2], facts={"name": name})
         with pytest.raises(InputError, match=f"no score for {name}"):
             measures.compute_prepared("static", inputs, **options)
+
+
+@pytest.mark.parametrize("error", [np.linalg.LinAlgError, ZeroDivisionError])
+def test_compute_all_turns_any_exception_into_a_warning(error, monkeypatch, caplog):
+    def broken(inputs):
+        raise error("Singular matrix\nmore")
+
+    record = registry.Measure("broken", broken)
+    monkeypatch.setitem(registry._REGISTRY, "broken", record)
+    results = measures.compute_all(*generate(), names=["broken", "h_score"])
+    assert np.isnan(results["broken"].score)
+    assert f"({error.__name__}: Singular matrix)" in results["broken"].warning
+    assert results["h_score"].score == score_of("h_score")
+    assert "Traceback" in caplog.text and "in broken" in caplog.text
+
+
+@pytest.mark.parametrize(("n", "d"), [(8, 20), (8, 4), (54, 256)])
+def test_sfda_of_classes_with_one_image_is_1(n, d):
+    features = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
+    result = measures.compute_all(features, np.arange(n), names=["sfda"])["sfda"]
+    assert result.score == pytest.approx(1)
