@@ -7,7 +7,6 @@ the same input and concatenates their channels.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -41,10 +40,8 @@ class Conv:
         """(height, width) of the kernel."""
         if self.kernel_size is not None:
             return self.kernel_size
-        match = re.search(r"_(\d)x(\d)$", self.name)
-        if match is None:
-            raise ValueError(f"{self.name!r} does not end in a kernel size such as 3x3")
-        return int(match[1]), int(match[2])
+        height, width = self.name[-3:].split("x")
+        return int(height), int(width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +57,6 @@ class MaxPool:
 @dataclasses.dataclass(frozen=True)
 class AvgPool:
     """Average pooling with 3x3 windows at stride 1."""
-
-    name: str = "AvgPool_0a_3x3"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,19 +85,17 @@ class Residual:
 
 
 @dataclasses.dataclass(frozen=True)
-class Repeat:
-    """The same residual block repeated.
+class Scope:
+    """Steps in a scope of their own, such as repeated residual blocks.
 
     Attributes:
-      name: TF-Slim's scope around the blocks.
-      count: Number of blocks.
-      block: The block; "{}" in its name is replaced by its number, from 1.
-      endpoint: TF-Slim's endpoint name of the last block's output.
+      name: TF-Slim's scope.
+      steps: The steps.
+      endpoint: TF-Slim's endpoint name of the output; empty for none.
     """
 
     name: str
-    count: int
-    block: Residual
+    steps: tuple[Step, ...]
     endpoint: str = ""
 
 
@@ -123,7 +116,7 @@ class Separable:
     stride: int
 
 
-Step = Conv | Separable | MaxPool | AvgPool | Fork | Mixed | Residual | Repeat
+Step = Conv | Separable | MaxPool | AvgPool | Fork | Mixed | Residual | Scope
 
 
 class Inception(layers.Network, kw_only=True):
@@ -176,8 +169,8 @@ def run(
             x = _Branches(config, step.branches, name=step.name)(x, train)
         elif isinstance(step, Residual):
             x = _Residual(config, step, name=step.name)(x, train)
-        elif isinstance(step, Repeat):
-            x = _Repeat(config, step, name=step.name)(x, train)
+        elif isinstance(step, Scope):
+            x = _Steps(config, step.steps, name=step.name)(x, train)
             if step.endpoint:
                 layers.endpoint(module, x, step.endpoint)
         else:
@@ -212,20 +205,6 @@ class _Branches(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         return layers.endpoint(self, concatenate(self.config, self.branches, x, train))
-
-
-class _Repeat(nn.Module):
-    """Residual blocks in their own scope."""
-
-    config: layers.NormConfig
-    step: Repeat
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        for i in range(1, self.step.count + 1):
-            name = self.step.block.name.format(i)
-            x = _Residual(self.config, self.step.block, name=name)(x, train)
-        return x
 
 
 class _Residual(nn.Module):

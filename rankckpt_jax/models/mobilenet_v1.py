@@ -65,15 +65,11 @@ def channels(full: int, percent: int) -> int:
     return max(full * percent // 100, 8)
 
 
-def name_of(percent: int) -> str:
-    """Return the name for a width multiplier in percent: 25 -> mobilenet_v1_025."""
-    return "mobilenet_v1" if percent == 100 else f"mobilenet_v1_{percent:03d}"
-
-
 @functools.cache
 def _architecture(percent: int) -> Architecture:
+    suffix = "" if percent == 100 else f"_{percent:03d}"
     return Architecture(
-        name=name_of(percent),
+        name=f"mobilenet_v1{suffix}",
         build=functools.partial(MobileNetV1, percent=percent),
         feature_dim=channels(1024, percent),
         scope="MobilenetV1",

@@ -79,15 +79,11 @@ def feature_dim(percent: int) -> int:
     return max(channels(_LAST, percent), _LAST)
 
 
-def name_of(percent: int) -> str:
-    """Return the name for a width multiplier in percent: 35 -> mobilenet_v2_035."""
-    return "mobilenet_v2" if percent == 100 else f"mobilenet_v2_{percent:03d}"
-
-
 @functools.cache
 def _architecture(percent: int) -> Architecture:
+    suffix = "" if percent == 100 else f"_{percent:03d}"
     return Architecture(
-        name=name_of(percent),
+        name=f"mobilenet_v2{suffix}",
         build=functools.partial(MobileNetV2, percent=percent),
         feature_dim=feature_dim(percent),
         scope="MobilenetV2",

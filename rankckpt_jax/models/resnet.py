@@ -91,78 +91,52 @@ class _Unit(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        kind = BottleneckV1 if self.version == 1 else BottleneckV2
         name = f"bottleneck_v{self.version}"
-        return kind(self.config, self.width, self.stride, name=name)(x, train)
+        return Bottleneck(
+            self.config, self.version, self.width, self.stride, name=name
+        )(x, train)
 
 
-class BottleneckV1(nn.Module):
-    """relu(shortcut(x) + f(x)), each convolution of f followed by batch norm.
+class Bottleneck(nn.Module):
+    """A shortcut beside three convolutions f.
+
+    Version 1 is relu(shortcut(x) + f(x)), each convolution followed by batch norm.
+    Version 2 is shortcut(x) + f(x), each convolution preceded by batch norm and ReLU.
 
     Attributes:
       config: The network's settings.
+      version: 1 or 2.
       width: Inner channels; the output has four times as many.
       stride: Of the 3x3 convolution.
     """
 
     config: layers.NormConfig
+    version: int
     width: int
     stride: int
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Map [B, H, W, C] to [B, H', W', 4 * width]."""
+        first, stride = self.version == 1, self.stride
         conv = functools.partial(layers.Conv, self.config)
-        linear = functools.partial(conv, EXPANSION * self.width, activation=None)
-        if x.shape[-1] == EXPANSION * self.width:
-            shortcut = x[:, :: self.stride, :: self.stride]
-        else:
-            shortcut = linear(stride=self.stride, name="shortcut")(x, train)
-        y = conv(self.width, name="conv1")(x, train)
-        y = _strided(self.config, self.width, self.stride)(y, train)
-        y = linear(name="conv3")(y, train)
-        return layers.endpoint(self, nn.relu(shortcut + y))
-
-
-class BottleneckV2(nn.Module):
-    """shortcut(x) + f(x), each convolution of f preceded by batch norm and ReLU.
-
-    Attributes:
-      config: The network's settings.
-      width: Inner channels; the output has four times as many.
-      stride: Of the 3x3 convolution.
-    """
-
-    config: layers.NormConfig
-    width: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Map [B, H, W, C] to [B, H', W', 4 * width]."""
         linear = functools.partial(
-            layers.Conv,
-            self.config,
-            EXPANSION * self.width,
-            activation=None,
-            normalize=False,
+            conv, EXPANSION * self.width, activation=None, normalize=first
         )
-        active = nn.relu(layers.BatchNorm(self.config, name="preact")(x, train))
+        y = x
+        if not first:
+            y = nn.relu(layers.BatchNorm(self.config, name="preact")(x, train))
         if x.shape[-1] == EXPANSION * self.width:
-            shortcut = x[:, :: self.stride, :: self.stride]
+            shortcut = x[:, ::stride, ::stride]
         else:
-            shortcut = linear(stride=self.stride, name="shortcut")(active, train)
-        y = layers.Conv(self.config, self.width, name="conv1")(active, train)
-        y = _strided(self.config, self.width, self.stride)(y, train)
-        y = linear(name="conv3")(y, train)
-        return layers.endpoint(self, shortcut + y)
-
-
-def _strided(config: layers.NormConfig, width: int, stride: int) -> layers.Conv:
-    padding: ops.Padding = "SAME" if stride == 1 else ops.symmetric_padding(3)
-    return layers.Conv(
-        config, width, (3, 3), stride=stride, padding=padding, name="conv2"
-    )
+            shortcut = linear(stride=stride, name="shortcut")(y, train)
+        y = conv(self.width, name="conv1")(y, train)
+        padding: ops.Padding = "SAME" if stride == 1 else ops.symmetric_padding(3)
+        y = conv(self.width, (3, 3), stride=stride, padding=padding, name="conv2")(
+            y, train
+        )
+        y = shortcut + linear(name="conv3")(y, train)
+        return layers.endpoint(self, nn.relu(y) if first else y)
 
 
 def _architecture(version: int, depth: int) -> Architecture:

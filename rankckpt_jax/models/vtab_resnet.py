@@ -12,7 +12,9 @@ Its name is "vtab_resnet_v2_50"; `names()` lists TF-Slim's networks only.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
+from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
@@ -37,13 +39,13 @@ class VTABResNet(layers.Network, kw_only=True):
     def __call__(self, images: jax.Array, train: bool = False) -> layers.Output:
         """Apply the network to float [B, H, W, 3] in its input range."""
         config = self.config()
-        convs, norms = _Numbered("conv2d"), _Numbered("batch_normalization")
+        convs, norms = _numbered("conv2d"), _numbered("batch_normalization")
 
         def convolve(x: jax.Array, features: int, size: int, stride: int) -> jax.Array:
-            return Convolution(config, features, size, stride, name=convs())(x)
+            return Convolution(config, features, size, stride, name=next(convs))(x)
 
         def activate(x: jax.Array) -> jax.Array:
-            return nn.relu(layers.BatchNorm(config, name=norms())(x, train))
+            return nn.relu(layers.BatchNorm(config, name=next(norms))(x, train))
 
         x = convolve(images, 64, 7, 2)
         # Pads with zeros, where a padded max pool would ignore the padding.
@@ -62,15 +64,10 @@ class VTABResNet(layers.Network, kw_only=True):
         return self.pool_output(activate(x), "global_pool")
 
 
-class _Numbered:
-    """Names as TensorFlow numbers them: "conv2d", "conv2d_1", "conv2d_2"."""
-
-    def __init__(self, name: str):
-        self._name, self._count = name, 0
-
-    def __call__(self) -> str:
-        count, self._count = self._count, self._count + 1
-        return f"{self._name}_{count}" if count else self._name
+def _numbered(name: str) -> Iterator[str]:
+    """Yield names as TensorFlow numbers them: "conv2d", "conv2d_1", "conv2d_2"."""
+    yield name
+    yield from (f"{name}_{i}" for i in itertools.count(1))
 
 
 class Convolution(nn.Module):

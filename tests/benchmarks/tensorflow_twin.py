@@ -169,8 +169,7 @@ def _inception(twin, module, x):
             elif isinstance(step, inception.Residual):
                 x = residual(x, step, f"{name}/")
             else:
-                for i in range(1, step.count + 1):
-                    x = residual(x, step.block, f"{name}/{step.block.name.format(i)}/")
+                x = run(x, step.steps, f"{name}/")
         return x
 
     def join(x, branches, scope):
