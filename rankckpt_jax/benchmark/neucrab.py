@@ -24,6 +24,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 ARCHIVE = "http://storage.googleapis.com/gresearch/rank_ckpt/rank_ckpt.zip"
 """The authors' archive; the paths of TF-Slim entries are below `rank_ckpt/` in it."""
@@ -31,22 +32,17 @@ ARCHIVE = "http://storage.googleapis.com/gresearch/rank_ckpt/rank_ckpt.zip"
 HUB = "https://tfhub.dev/vtab"
 """VTAB's modules: TF-Hub's first format, float32 RGB in [0, 1]."""
 
-GROUPS: Mapping[str, str] = types.MappingProxyType(
-    {
-        "group_i": "mixed supervision",
-        "group_ii": "stages of training",
-        "group_iii": "architectures",
-    }
-)
-"""How the checkpoints of each group differ."""
-
 GROUP_TITLES: Mapping[str, str] = types.MappingProxyType(
     {
-        name: f"Group {name.removeprefix('group_').upper()}: {subject}"
-        for name, subject in GROUPS.items()
+        "group_i": "Group I: mixed supervision",
+        "group_ii": "Group II: stages of training",
+        "group_iii": "Group III: architectures",
     }
 )
-"""Headings for reports."""
+"""Headings for reports: how the checkpoints of each group differ."""
+
+GROUPS = tuple(GROUP_TITLES)
+"""Names of the groups."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +51,7 @@ class Checkpoint:
 
     Attributes:
       name: Name of its row and directory; the same for both entries of one file.
-      label: Name in the paper.
-      group: A key of GROUPS.
+      group: One of GROUPS.
       source: "hub" or "slim".
       path: A TF-Hub handle, or a prefix below `rank_ckpt/` of ARCHIVE.
       architecture: The network. "resnet_50" is v1 or v2; the file's variable names
@@ -73,7 +68,6 @@ class Checkpoint:
     """
 
     name: str
-    label: str
     group: str
     source: str
     path: str
@@ -89,14 +83,12 @@ class Checkpoint:
 
 def _module(
     name: str,
-    label: str,
     supervision: str,
     architecture: str = "vtab_resnet_v2_50",
     image_size: int = 224,
 ) -> Checkpoint:
     return Checkpoint(
         name,
-        label,
         "group_i",
         "hub",
         f"{HUB}/{name}/1",
@@ -110,21 +102,17 @@ def _module(
 
 
 def _stage(data: str, steps: int, group: str, note: str = "") -> Checkpoint:
-    folder, label, pretraining = {
-        "imagenet": ("imagenet_res50", "Img", "ImageNet"),
-        "inat": ("inat_res50", "Inat", "iNaturalist"),
-        "places": ("places_res50", "Pla", "Places"),
-    }[data]
+    names = {"imagenet": "ImageNet", "inat": "iNaturalist", "places": "Places"}
+    folder = f"{data}_res50"
     return Checkpoint(
         f"{folder}-{steps}",
-        f"Sup-100%-{label}" if group == "group_i" else f"{label}-{steps // 1000}k",
         group,
         "slim",
         f"{folder}/model.ckpt-{steps}",
         "resnet_50",
         224,
         None,
-        pretraining,
+        names[data],
         "labels",
         steps,
         note=note,
@@ -140,7 +128,6 @@ def _network(
     folder = f"imagenet_{architecture}"
     return Checkpoint(
         f"{folder}-{steps}",
-        architecture,
         "group_iii",
         "slim",
         f"{folder}/model.ckpt-{steps}",
@@ -162,38 +149,30 @@ _GENERATIVE = "none: it learned to generate images"
 _PRETEXT = "none: a task made of the images themselves"
 
 CHECKPOINTS: tuple[Checkpoint, ...] = (
-    _module("wae-ukl", "WAE-UKL", _GENERATIVE, "WAE encoder", 128),
-    _module("wae-gan", "WAE-GAN", _GENERATIVE, "WAE encoder", 128),
+    _module("wae-ukl", _GENERATIVE, "WAE encoder", 128),
+    _module("wae-gan", _GENERATIVE, "WAE encoder", 128),
     _module(
         "cond-biggan",
-        "Cond-BigGAN",
         "labels, as the condition of generated images",
         "BigGAN discriminator",
         128,
     ),
-    _module("wae-mmd", "WAE-MMD", _GENERATIVE, "WAE encoder", 128),
-    _module("vae", "VAE", _GENERATIVE, "VAE encoder", 128),
-    _module("uncond-biggan", "Uncond-BigGAN", _GENERATIVE, "BigGAN discriminator", 128),
-    _module("jigsaw", "Jigsaw", _PRETEXT),
-    _module("relative-patch-location", "Rel.Pat.Loc", _PRETEXT),
-    _module("exemplar", "Exemplar", _PRETEXT),
-    _module("rotation", "Rotation", _PRETEXT),
-    _module(
-        "semi-rotation-10", "Semi-Rotation-10%", "10 % of the labels, and rotation"
-    ),
-    _module(
-        "semi-exemplar-10", "Semi-Exemplar-10%", "10 % of the labels, and exemplar"
-    ),
-    _module("sup-100", "Sup-100%", "labels"),
-    _module("sup-exemplar-100", "Sup-Exemplar-100%", "labels, and exemplar"),
+    _module("wae-mmd", _GENERATIVE, "WAE encoder", 128),
+    _module("vae", _GENERATIVE, "VAE encoder", 128),
+    _module("uncond-biggan", _GENERATIVE, "BigGAN discriminator", 128),
+    _module("jigsaw", _PRETEXT),
+    _module("relative-patch-location", _PRETEXT),
+    _module("exemplar", _PRETEXT),
+    _module("rotation", _PRETEXT),
+    _module("semi-rotation-10", "10 % of the labels, and rotation"),
+    _module("semi-exemplar-10", "10 % of the labels, and exemplar"),
+    _module("sup-100", "labels"),
+    _module("sup-exemplar-100", "labels, and exemplar"),
     _stage("inat", 300_000, "group_i"),
     _stage("places", 300_000, "group_i", _PLACES_NOTE),
     *(
-        _stage("imagenet", steps, "group_ii")
-        for steps in (90_000, 180_000, 270_000, 300_000)
-    ),
-    *(
-        _stage("inat", steps, "group_ii")
+        _stage(data, steps, "group_ii")
+        for data in ("imagenet", "inat")
         for steps in (90_000, 180_000, 270_000, 300_000)
     ),
     *(
@@ -223,92 +202,65 @@ class Task:
 
     Attributes:
       name: Name in the store and the configs.
-      title: Name in the paper.
       tfds: TFDS name with its version.
       num_classes: Number of classes, C.
       splits: TFDS expressions of train, val and test. Measures use train.
       counts: Number of images of each split.
       few: TFDS expressions of VTAB-1k: 800 training and 200 validation images.
-      note: Sentence for readers; may be empty.
     """
 
     name: str
-    title: str
     tfds: str
     num_classes: int
     splits: Mapping[str, str]
     counts: Mapping[str, int]
     few: Mapping[str, str]
-    note: str = ""
 
 
-def _task(
-    name: str,
-    title: str,
-    tfds: str,
-    num_classes: int,
-    splits: tuple[str, str, str],
-    counts: tuple[int, int, int],
-    few: tuple[str, str],
-    note: str = "",
-) -> Task:
-    roles = ("train", "val", "test")
-    return Task(
-        name,
-        title,
-        tfds,
-        num_classes,
-        dict(zip(roles, splits, strict=True)),
-        dict(zip(roles, counts, strict=True)),
-        dict(zip(roles, (*few, splits[2]), strict=True)),
-        note,
-    )
+def _by_role(train: Any, val: Any, test: Any) -> dict[str, Any]:
+    return {"train": train, "val": val, "test": test}
 
 
-_NAMED = ("train", "validation", "test")
-_FEW = ("train[:800]", "validation[:200]")
+_NAMED = _by_role("train", "validation", "test")
+_FEW = _by_role("train[:800]", "validation[:200]", "test")
 
 TASKS: Mapping[str, Task] = types.MappingProxyType(
     {
         task.name: task
         for task in (
-            _task(
+            # 102 classes with the background.
+            Task(
                 "caltech",
-                "Caltech101",
                 "caltech101:3.*.*",
                 102,
-                ("train[:2754]", "train[2754:]", "test"),
-                (2754, 306, 6084),
-                ("train[:800]", "train[2754:2954]"),
-                "102 classes with the background",
+                _by_role("train[:2754]", "train[2754:]", "test"),
+                _by_role(2754, 306, 6084),
+                _by_role("train[:800]", "train[2754:2954]", "test"),
             ),
-            _task(
+            Task(
                 "flowers",
-                "Flowers102",
                 "oxford_flowers102:2.*.*",
                 102,
                 _NAMED,
-                (1020, 1020, 6149),
+                _by_role(1020, 1020, 6149),
                 _FEW,
             ),
-            _task(
+            Task(
                 "camelyon",
-                "Patch Camelyon",
                 "patch_camelyon:2.*.*",
                 2,
                 _NAMED,
-                (262_144, 32_768, 32_768),
+                _by_role(262_144, 32_768, 32_768),
                 _FEW,
             ),
-            _task(
+            # The 800 training images of VTAB-1k hold only 309 of the 397 classes.
+            Task(
                 "sun",
-                "Sun397",
                 "sun397/tfds:4.*.*",
                 397,
                 _NAMED,
-                (76_128, 10_875, 21_750),
+                _by_role(76_128, 10_875, 21_750),
                 _FEW,
-                "the 800 training images of VTAB-1k hold only 309 of the 397 classes",
             ),
         )
     }
@@ -316,11 +268,11 @@ TASKS: Mapping[str, Task] = types.MappingProxyType(
 """The four tasks, by name."""
 
 
-def entries(groups: Iterable[str] = tuple(GROUPS)) -> tuple[Checkpoint, ...]:
+def entries(groups: Iterable[str] = GROUPS) -> tuple[Checkpoint, ...]:
     """Return the entries of some groups, in the paper's order.
 
     Args:
-      groups: Keys of GROUPS.
+      groups: Some of GROUPS.
     """
     selected = set(groups)
     return tuple(entry for entry in CHECKPOINTS if entry.group in selected)

@@ -111,9 +111,7 @@ def load(directory: epath.Path, key: Mapping[str, Any]) -> backbone_lib.Backbone
     if stored is None:
         return None
     variables, result = stored
-    attributes = dict(result["backbone"])
-    for name in ("input_range", "input_mean"):
-        attributes[name] = tuple(attributes[name])
+    attributes = _tuples(result["backbone"])
     apply: Any = backbone_lib.Apply(attributes["architecture"])
     if "graphs" in result:
         apply = GraphApply(_load_graphs(epath.Path(directory), result["graphs"]))
@@ -126,42 +124,30 @@ def load(directory: epath.Path, key: Mapping[str, Any]) -> backbone_lib.Backbone
 
 def _describe_graphs(graphs: Graphs) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return (JSON-able description, contents of the .pb files by name)."""
-    described: dict[str, Any] = {
-        "pixels": dataclasses.asdict(graphs.pixels),
-        "batch_size": graphs.batch_size,
+    described = dataclasses.asdict(graphs)
+    definitions = {
+        f"{name}.pb": described[name].pop("definition")
+        for name in _GRAPHS
+        if described[name] is not None
     }
-    definitions: dict[str, bytes] = {}
-    for name in _GRAPHS:
-        graph = getattr(graphs, name)
-        if graph is None:
-            continue
-        definitions[f"{name}.pb"] = graph.definition
-        described[name] = {
-            "variables": [[key, list(path)] for key, path in graph.variables],
-            "features": graph.features,
-            "updates": [[list(path), key] for path, key in graph.updates],
-        }
     return described, definitions
 
 
 def _load_graphs(place: epath.Path, described: Mapping[str, Any]) -> Graphs:
-    graphs: dict[str, pure_graph.PureGraph | None] = dict.fromkeys(_GRAPHS)
-    for name in _GRAPHS:
-        if name not in described:
-            continue
-        facts = described[name]
-        graphs[name] = pure_graph.PureGraph(
-            (place / f"{name}.pb").read_bytes(),
-            tuple((key, tuple(path)) for key, path in facts["variables"]),
-            facts["features"],
-            tuple((tuple(path), key) for path, key in facts["updates"]),
-        )
-    pixels: dict[str, Any] = {
-        key: value if isinstance(value, bool) else tuple(value)
-        for key, value in described["pixels"].items()
-    }
-    evaluation = graphs["evaluation"]
-    assert evaluation is not None
+    def load_graph(name: str) -> pure_graph.PureGraph:
+        definition = (place / f"{name}.pb").read_bytes()
+        return pure_graph.PureGraph(definition, **_tuples(described[name]))
+
     return Graphs(
-        evaluation, graphs["training"], Pixels(**pixels), described["batch_size"]
+        load_graph("evaluation"),
+        load_graph("training") if described.get("training") else None,
+        Pixels(**_tuples(described["pixels"])),
+        described["batch_size"],
     )
+
+
+def _tuples(value: Any) -> Any:
+    """Return a JSON value with tuples instead of lists."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -45,21 +45,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of a TF-Slim checkpoint's variables by their names."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """A rule for more networks than can be listed, such as all width multipliers.
-
-    Attributes:
-      resolve: Returns the architecture with a name, or None if it is of another family.
-      guess: Returns the architecture that a checkpoint's shapes suggest, or None.
-    """
-
-    resolve: Callable[[str], Architecture | None]
-    guess: Callable[[Shapes], Architecture | None]
-
+Resolve = Callable[[str], Architecture | None]
+Guess = Callable[[Shapes], Architecture | None]
 
 _REGISTRY: dict[str, Architecture] = {}
-_FAMILIES: list[Family] = []
+_FAMILIES: list[tuple[Resolve, Guess]] = []
 
 
 def register(*architectures: Architecture) -> None:
@@ -70,9 +60,14 @@ def register(*architectures: Architecture) -> None:
         _REGISTRY[architecture.name] = architecture
 
 
-def register_family(family: Family) -> None:
-    """Add a rule for networks that are not listed one by one."""
-    _FAMILIES.append(family)
+def register_family(resolve: Resolve, guess: Guess = lambda shapes: None) -> None:
+    """Add a rule for more networks than can be listed, such as all width multipliers.
+
+    Args:
+      resolve: Returns the architecture with a name, or None if it is of another family.
+      guess: Returns the architecture that a checkpoint's shapes suggest, or None.
+    """
+    _FAMILIES.append((resolve, guess))
 
 
 def names() -> tuple[str, ...]:
@@ -88,16 +83,16 @@ def get(name: str) -> Architecture:
     """
     if name in _REGISTRY:
         return _REGISTRY[name]
-    for family in _FAMILIES:
-        if (architecture := family.resolve(name)) is not None:
+    for resolve, _ in _FAMILIES:
+        if (architecture := resolve(name)) is not None:
             return architecture
     raise unknown_name("architecture", name, names(), where="the name of a network")
 
 
 def candidates(shapes: Shapes) -> tuple[Architecture, ...]:
     """Return the networks that a checkpoint may hold: all listed ones, and guesses."""
-    guesses = (family.guess(shapes) for family in _FAMILIES)
-    return (*_REGISTRY.values(), *(guess for guess in guesses if guess is not None))
+    guesses = (guess(shapes) for _, guess in _FAMILIES)
+    return (*_REGISTRY.values(), *(found for found in guesses if found is not None))
 
 
 def create(name: str, num_classes: int = 0, **options: Any) -> nn.Module:

@@ -71,13 +71,13 @@ class ExpandedConv(nn.Module):
 class SqueezeExcite(nn.Module):
     """Gate of each channel, computed from the spatial averages of all channels.
 
+    A quarter of the channels, rounded, lie between the two convolutions.
+
     Attributes:
       config: The network's settings.
-      factor: Input channels over inner channels.
     """
 
     config: layers.NormConfig
-    factor: int = 4
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -85,7 +85,7 @@ class SqueezeExcite(nn.Module):
         conv = functools.partial(layers.Conv, self.config, normalize=False)
         channels = x.shape[-1]
         gate = ops.global_pool(x)[:, None, None]
-        gate = conv(round_to_eights(channels / self.factor), name="Conv")(gate, train)
+        gate = conv(round_to_eights(channels / 4), name="Conv")(gate, train)
         gate = conv(channels, activation=_hard_sigmoid, name="Conv_1")(gate, train)
         return x * gate
 
@@ -116,9 +116,9 @@ def hard_swish(x: jax.Array) -> jax.Array:
     return x * nn.relu6(x + 3) * jnp.asarray(1 / 6, x.dtype)
 
 
-def round_to_eights(channels: float, least: int = 8) -> int:
-    """Round to a multiple of 8 that is at least `least` and 0.9 * `channels`."""
-    rounded = max(least, int(channels + 4) // 8 * 8)
+def round_to_eights(channels: float) -> int:
+    """Round to a multiple of 8 that is at least 8 and 0.9 * `channels`."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 

@@ -155,7 +155,7 @@ class BatchNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution, then batch norm or a bias, then an activation.
+    """Convolution, then batch norm, a bias or neither, then an activation.
 
     Attributes:
       config: The network's settings.
@@ -164,7 +164,8 @@ class Conv(nn.Module):
       stride: In both directions.
       padding: See `ops.Padding`.
       activation: Applied last; None for none.
-      normalize: True for batch norm without a bias, False for a bias only.
+      normalize: Whether batch norm follows.
+      use_bias: Whether a bias follows if batch norm does not.
     """
 
     config: NormConfig
@@ -174,6 +175,7 @@ class Conv(nn.Module):
     padding: ops.Padding = "SAME"
     activation: Activation | None = nn.relu
     normalize: bool = True
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -183,7 +185,7 @@ class Conv(nn.Module):
         y = ops.conv(x, kernel, self.stride, self.padding, self.config.dtype)
         if self.normalize:
             y = BatchNorm(self.config, name="BatchNorm")(y, train)
-        else:
+        elif self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y += bias.astype(y.dtype)
         return endpoint(self, y if self.activation is None else self.activation(y))

@@ -11,7 +11,6 @@ import jax
 from rankckpt_jax.models import layers
 from rankckpt_jax.models.architecture import (
     Architecture,
-    Family,
     Shapes,
     register,
     register_family,
@@ -25,11 +24,7 @@ LAYERS = (
     (256, 2),
     (256, 1),
     (512, 2),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (512, 1),
+    *[(512, 1)] * 5,
     (1024, 2),
     (1024, 1),
 )
@@ -91,4 +86,4 @@ def _guess(shapes: Shapes) -> Architecture | None:
 
 
 register(*(_architecture(percent) for percent in (100, 75, 50, 25)))
-register_family(Family(_resolve, _guess))
+register_family(_resolve, _guess)

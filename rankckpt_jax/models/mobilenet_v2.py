@@ -11,7 +11,6 @@ import jax
 from rankckpt_jax.models import layers
 from rankckpt_jax.models.architecture import (
     Architecture,
-    Family,
     Shapes,
     register,
     register_family,
@@ -113,4 +112,4 @@ def _guess(shapes: Shapes) -> Architecture | None:
 
 
 register(*(_architecture(percent) for percent in (100, 140, 35)))
-register_family(Family(_resolve, _guess))
+register_family(_resolve, _guess)

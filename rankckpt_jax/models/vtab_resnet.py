@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from rankckpt_jax.models import layers, ops
-from rankckpt_jax.models.architecture import Architecture, Family, register_family
+from rankckpt_jax.models.architecture import Architecture, register_family
 from rankckpt_jax.models.resnet import EXPANSION, UNITS, WIDTHS
 
 
@@ -42,7 +42,18 @@ class VTABResNet(layers.Network, kw_only=True):
         convs, norms = _numbered("conv2d"), _numbered("batch_normalization")
 
         def convolve(x: jax.Array, features: int, size: int, stride: int) -> jax.Array:
-            return Convolution(config, features, size, stride, name=next(convs))(x)
+            padding = ops.symmetric_padding(size)
+            return layers.Conv(
+                config,
+                features,
+                (size, size),
+                stride=stride,
+                padding=padding,
+                activation=None,
+                normalize=False,
+                use_bias=False,
+                name=next(convs),
+            )(x, train)
 
         def activate(x: jax.Array) -> jax.Array:
             return nn.relu(layers.BatchNorm(config, name=next(norms))(x, train))
@@ -70,31 +81,6 @@ def _numbered(name: str) -> Iterator[str]:
     yield from (f"{name}_{i}" for i in itertools.count(1))
 
 
-class Convolution(nn.Module):
-    """A convolution without bias that pads both sides equally.
-
-    Attributes:
-      config: The network's settings.
-      features: Output channels.
-      kernel_size: Height and width.
-      stride: In both directions.
-    """
-
-    config: layers.NormConfig
-    features: int
-    kernel_size: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [B, H, W, C] to [B, H', W', features]."""
-        size = self.kernel_size
-        shape = (size, size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        padding = ops.symmetric_padding(size)
-        return ops.conv(x, kernel, self.stride, padding, self.config.dtype)
-
-
 def _resolve(name: str) -> Architecture | None:
     match = re.fullmatch(r"vtab_resnet_v2_(\d+)", name)
     depth = int(match[1]) if match else 0
@@ -111,4 +97,4 @@ def _resolve(name: str) -> Architecture | None:
 
 
 # No TF-Slim checkpoint holds this network; `checkpoints.graphs.recognize` finds it.
-register_family(Family(_resolve, lambda shapes: None))
+register_family(_resolve)

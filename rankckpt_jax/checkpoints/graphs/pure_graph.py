@@ -90,7 +90,9 @@ def extract(
     images = flat.resolve(images)
     nodes = dict(flat.nodes)
     updates = _add_updates(flat, nodes, assigned, where)
-    nodes[node_name(images)] = _placeholder(nodes, node_name(images), _FLOAT)
+    name = node_name(images)
+    nodes[name] = type(nodes[name])(name=name, op="Placeholder")
+    nodes[name].attr["dtype"].type = _FLOAT
     graph = dataclasses.replace(flat, nodes=nodes)
     used: set[str] = set()
 
@@ -175,12 +177,6 @@ def _add_updates(
         nodes[new.name] = new
         updates[variable] = f"{new.name}:0"
     return updates
-
-
-def _placeholder(nodes: Mapping[str, Any], name: str, dtype: int) -> Any:
-    node = type(nodes[name])(name=name, op="Placeholder")
-    node.attr["dtype"].type = dtype
-    return node
 
 
 def _topological_order(

@@ -7,7 +7,6 @@ devices. It is used only if it computes the same features as the graph.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Mapping
@@ -40,17 +39,8 @@ _VTAB_LEAVES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Match:
-    """A network of `models` with the weights of a checkpoint.
-
-    Attributes:
-      architecture: Name of the network.
-      variables: Its Flax variables.
-    """
-
-    architecture: str
-    variables: dict[str, Any]
+Match = tuple[str, dict[str, Any]]
+"""Name of a network of `models`, and its Flax variables with a checkpoint's weights."""
 
 
 def match_variables(values: Mapping[str, np.ndarray], head: Any = None) -> Match | None:
@@ -69,7 +59,7 @@ def match_variables(values: Mapping[str, np.ndarray], head: Any = None) -> Match
             flat = {
                 v.path: stripped[name].reshape(v.shape) for name, v in expected.items()
             }
-            return Match(network.name, _unflatten(flat))
+            return network.name, _unflatten(flat)
     return _match_vtab(values, head)
 
 
@@ -92,7 +82,7 @@ def _match_vtab(values: Mapping[str, np.ndarray], head: Any) -> Match | None:
         flat = {path: by_layer[name] for name, (path, _) in expected.items()}
         if head is not None:
             flat |= {("params", layers.HEAD, leaf): head[leaf] for leaf in head}
-        return Match(architecture, _unflatten(flat))
+        return architecture, _unflatten(flat)
     return None
 
 
@@ -129,24 +119,25 @@ def to_flax(match: Match, graph_backbone: Backbone) -> Backbone:
       match: The Flax network.
       graph_backbone: The checkpoint's backbone on its graph, returned if none agrees.
     """
+    architecture, variables = match
     size = graph_backbone.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3))
     images = pixels.astype(np.float32)
 
     def features(forward: Any, backbone: Backbone) -> np.ndarray:
-        variables, _ = backbone_lib.split_head(backbone.variables)
+        headless, _ = backbone_lib.split_head(backbone.variables)
         scaling: Any = preprocess.scaling(backbone.input_range, backbone.input_mean)
         with jax.default_matmul_precision("highest"):
             scaled = preprocess.to_input_range(jnp.asarray(images), *scaling)
-            return np.asarray(forward(variables, scaled).features)
+            return np.asarray(forward(headless, scaled).features)
 
     expected = features(jax.jit(graph_backbone.apply), graph_backbone)
-    forward = jax.jit(backbone_lib.Apply(match.architecture))
+    forward = jax.jit(backbone_lib.Apply(architecture))
     smallest = float("inf")
-    for input_range, input_mean in _input_ranges(match.architecture, graph_backbone):
+    for input_range, input_mean in _input_ranges(architecture, graph_backbone):
         candidate = backbone_lib.create(
-            match.architecture,
-            match.variables,
+            architecture,
+            variables,
             name=graph_backbone.name,
             fingerprint=graph_backbone.fingerprint,
             source=graph_backbone.source,
@@ -161,7 +152,7 @@ def to_flax(match: Match, graph_backbone: Backbone) -> Backbone:
             _log.info(
                 "%s: recognized as %s (largest difference from its graph %.1g)",
                 graph_backbone.source,
-                match.architecture,
+                architecture,
                 difference,
             )
             return candidate
@@ -170,7 +161,7 @@ def to_flax(match: Match, graph_backbone: Backbone) -> Backbone:
         "(relative difference %.1g); using the graph. Check that the checkpoint is "
         "what its publisher describes",
         graph_backbone.source,
-        match.architecture,
+        architecture,
         smallest,
     )
     return graph_backbone

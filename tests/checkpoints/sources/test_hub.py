@@ -131,7 +131,7 @@ def test_load_hub_keeps_the_graph_if_a_flax_network_disagrees(
 
     def match_other_weights(values, head):
         match = match_variables(values, head)
-        layer = match.variables["params"]["Conv2d_0"]
+        layer = match[1]["params"]["Conv2d_0"]
         layer["kernel"] = -layer["kernel"]
         return match
 
