@@ -77,8 +77,8 @@ def get_config() -> ml_collections.ConfigDict:
     # configs/features.py.
     config.features = ""
     # Accuracies of checkpoints that have not been fine-tuned here: a CSV file with
-    # lines NAME,ACCURACY, or `published` for VTAB's accuracies of NeuCRaB's
-    # checkpoints.
+    # lines NAME,ACCURACY, all fractions or all percentages, or `published` for VTAB's
+    # accuracies of NeuCRaB's checkpoints.
     config.accuracies = ""
     # Architectures to rank from random initialization too, separated by commas, as a
     # control for pre-training, such as mobilenet_v1_050.

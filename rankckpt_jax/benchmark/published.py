@@ -6,16 +6,17 @@ evaluated without weeks of an accelerator. Each row names the source of its accu
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import difflib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
 from rankckpt_jax.benchmark import neucrab
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.results.row import Row
+from rankckpt_jax.storage import named_numbers
 
 PUBLISHED = "published"
 """The value of `config.accuracies` that selects VTAB's accuracies."""
@@ -27,6 +28,9 @@ SOURCE = (
     "VTAB (Zhai et al., 2019), google-research/task_adaptation, docs/data/results.csv"
 )
 """The source of ACCURACIES."""
+
+# Share by which an accuracy may exceed 1 or 100 %.
+_ROUNDING = 1e-6
 
 # Test accuracy in percent, first with 1000 training images, then with all of them; each
 # in the order caltech, flowers, camelyon, sun.
@@ -68,50 +72,101 @@ ACCURACIES: Mapping[str, Mapping[str, float]] = types.MappingProxyType(_accuraci
 def load_accuracies(given: str, task: str) -> tuple[Mapping[str, float], str]:
     """Return accuracies by checkpoint, and their source.
 
+    The accuracies of a file are percentages if its heading contains "%" or "percent",
+    if each has a percent sign, or if one is above 1. Otherwise they are fractions.
+    Without a sign or heading, a file with values both above and below 1 is refused. A
+    value may exceed its limit by rounding (1e-6 of it).
+
     Args:
       given: As `config.accuracies`: "", "published", or a CSV file with lines
-        NAME,ACCURACY and optionally a heading. If any accuracy is above 1, all of them
-        are percentages.
+        NAME,ACCURACY; see `named_numbers.read`.
       task: The task's name.
 
+    Returns:
+      (accuracies in [0, 1], source).
+
     Raises:
-      InputError: The file cannot be read.
+      InputError: The file cannot be read, has no accuracies, mixes fractions with
+        percentages, or has a value that is neither.
     """
     if not given:
         return {}, ""
     if given == PUBLISHED:
         return ACCURACIES.get(task, {}), SOURCE
-    path = epath.Path(given).expanduser()
-    try:
-        lines = [line for line in csv.reader(path.read_text().splitlines()) if line]
-    except (OSError, ValueError, csv.Error) as error:
+    table = named_numbers.read(given)
+    if not table.numbers:
         raise InputError(
-            "Accuracies cannot be read",
+            "The file has no accuracies",
             where=given,
             expected=f"a CSV file with lines NAME,ACCURACY, or {PUBLISHED!r}",
-            found=getattr(error, "strerror", None) or str(error),
-            fix="name another file with --config.accuracies",
-        ) from error
-    accuracies = {}
-    for i, line in enumerate(lines):
-        try:
-            name, value = line[0].strip(), float(line[1])
-            if not 0 <= value <= 100:
-                raise ValueError("neither a fraction nor a percentage")
-        except (IndexError, ValueError) as error:
-            if i == 0:
-                continue
+            found="no line with a name and a number",
+            fix="write lines like resnet_v1_50,0.87",
+        )
+    scale = 100 if _are_percentages(table, given) else 1
+    for name, number in table.numbers.items():
+        if not 0 <= number.value <= scale * (1 + _ROUNDING):
             raise InputError(
-                "A line of accuracies cannot be read",
-                where=f"{given}, line {i + 1}",
-                expected="NAME,ACCURACY",
-                found=",".join(line),
-                fix="write it like resnet_v1_50,0.87",
-            ) from error
-        accuracies[name] = value
-    if any(value > 1 for value in accuracies.values()):
-        accuracies = {name: value / 100 for name, value in accuracies.items()}
-    return accuracies, path.name
+                f"The accuracy of {name!r} is out of range",
+                where=f"{given}, line {number.line}",
+                expected="a fraction from 0 to 1 or a percentage from 0 to 100",
+                found=f"{number.value:g}",
+                fix="correct the line",
+            )
+    accuracies = {n: min(a.value / scale, 1.0) for n, a in table.numbers.items()}
+    return accuracies, epath.Path(given).name
+
+
+def _are_percentages(table: named_numbers.NamedNumbers, where: str) -> bool:
+    """Return whether a file has percentages; raise InputError if it mixes the two."""
+    if "%" in table.heading or "percent" in table.heading.lower():
+        return True
+    percentages, fractions = {}, {}
+    by_sign = any(number.percent for number in table.numbers.values())
+    for name, number in table.numbers.items():
+        is_large = number.value > 1 + _ROUNDING
+        if number.percent if by_sign else is_large:
+            percentages[name] = number
+        # 0 is the same in both.
+        elif number.value:
+            fractions[name] = number
+    if percentages and fractions:
+        (one, percentage), (other, fraction) = (
+            next(iter(numbers.items())) for numbers in (percentages, fractions)
+        )
+        raise InputError(
+            "The accuracies mix fractions and percentages",
+            where=f"{where}, lines {percentage.line} and {fraction.line}",
+            expected="only fractions from 0 to 1, or only percentages from 0 to 100",
+            found=f"{percentage.value:g}{'%' if by_sign else ''} for {one!r} and "
+            f"{fraction.value:g} for {other!r}",
+            fix=f"divide the percentages by 100; or, if {fraction.value:g} means "
+            f"{fraction.value:g} %, name the column 'accuracy %'",
+        )
+    return bool(percentages)
+
+
+def describe_unmatched(names: Iterable[str], checkpoints: Iterable[str]) -> str:
+    """Describe accuracies whose names match no checkpoint; empty if all match.
+
+    Example:
+      >>> describe_unmatched(["net_1", "net2"], ["net1", "net2"])
+      "1 of 2 accuracies match no checkpoint: 'net_1' (did you mean 'net1'?)"
+
+    Args:
+      names: The names of the accuracies.
+      checkpoints: The names of the pool.
+    """
+    names, known = list(names), list(checkpoints)
+    unmatched = []
+    for name in sorted(set(names) - set(known)):
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+        unmatched.append(f"{name!r}{hint}")
+    if not unmatched:
+        return ""
+    return f"{len(unmatched)} of {len(names)} accuracies match no checkpoint: " + some(
+        unmatched
+    )
 
 
 def merge_accuracies(

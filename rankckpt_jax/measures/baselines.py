@@ -17,15 +17,14 @@ images changes none of these scores.
 
 from __future__ import annotations
 
-import csv
 import math
 from typing import Any
 
 import numpy as np
-from etils import epath
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, some, suggest
 from rankckpt_jax.measures.registry import EXACT, FRACTION, Inputs, Result, register
+from rankckpt_jax.storage import named_numbers
 
 
 @register("num_parameters", bounds=(0.0, math.inf), tolerance=EXACT)
@@ -52,31 +51,26 @@ def source_accuracy(inputs: Inputs) -> Result:
     return _constant(_get_fact(inputs, "source_accuracy"))
 
 
-@register("static", tolerance=EXACT)
+@register("static", tolerance=EXACT, files=("csv_file",))
 def static(inputs: Inputs, csv_file: str = "") -> Result:
-    """The score of the checkpoint in a CSV file with lines "name,score"."""
+    """The score of the checkpoint in a CSV file with lines NAME,SCORE."""
     name = _get_fact(inputs, "name")
     if not csv_file:
         raise InputError(
             "The measure static needs a CSV file",
             where="measure_options.static.csv_file",
-            fix='pass a file with lines "name,score"',
+            fix="pass a file with lines NAME,SCORE",
         )
-    path = epath.Path(csv_file).expanduser()
-    try:
-        rows = list(csv.reader(path.read_text().splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError("Cannot read the CSV file", where=csv_file) from error
-    scores = {row[0]: row[1] for row in rows if len(row) >= 2}
-    try:
-        return _constant(float(scores[name]))
-    except (KeyError, ValueError):
+    scores = named_numbers.read(csv_file).numbers
+    if name not in scores:
         raise InputError(
             f"The CSV file has no score for {name}",
             where=csv_file,
-            expected=f'a line "{name},SCORE"',
-            found=scores.get(name, "no such line"),
-        ) from None
+            expected=f"a line {name},SCORE",
+            found="scores of " + (some(scores) or "no checkpoint"),
+            fix=suggest(name, scores),
+        )
+    return _constant(scores[name].value)
 
 
 def _constant(score: float) -> Result:

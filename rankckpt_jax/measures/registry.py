@@ -130,6 +130,8 @@ class Measure:
         `details["terms"]` of all checkpoints to their scores. Else None.
       bounds: Lowest and highest possible score, or a function of the options that
         returns them.
+      files: Names of the options that name an input file. The contents of these files
+        are part of the key of a stored score.
       check: Raises InputError for option values that are not allowed.
       tolerance: The difference below which two scores are equal, from the precision and
         the natural scale of the arithmetic.
@@ -143,6 +145,7 @@ class Measure:
     uses_weights: bool = False
     combine: Combine | None = None
     bounds: Bounds | Callable[[Options], Bounds] = (-math.inf, math.inf)
+    files: tuple[str, ...] = ()
     check: Callable[[Options], None] = lambda options: None
     tolerance: Tolerance = Tolerance()
 

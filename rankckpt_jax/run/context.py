@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from rankckpt_jax.features import extract
 from rankckpt_jax.run import pool, scoring, validation
 from rankckpt_jax.run import shard as shard_lib
 from rankckpt_jax.storage import files, lock, store
+
+_log = logging.getLogger(__name__)
 
 STAGES = ("pretrain", "extract", "score", "ablate", "finetune", "report")
 
@@ -42,6 +45,7 @@ class RunContext:
       cache: Decoded images that checkpoints share.
       accuracies: Accuracies by checkpoint that were not measured here.
       accuracy_source: The source of `accuracies`.
+      unmatched: A sentence about accuracies that match no checkpoint, or empty.
       directory: `workdir/TASK`.
       config: All fields of the config as plain data, without secrets.
     """
@@ -61,6 +65,7 @@ class RunContext:
     cache: pipeline.ImageCache
     accuracies: Mapping[str, float]
     accuracy_source: str
+    unmatched: str
     directory: epath.Path
     config: Mapping[str, Any]
 
@@ -134,6 +139,14 @@ def load(config: Any) -> Iterator[RunContext]:
     if "finetune" in stages:
         finetune.check(task, sweep)
     accuracies, source = published.load_accuracies(config.accuracies, task.name)
+    members = pool.members(config, stages)
+    unmatched = ""
+    # The published accuracies are of a larger pool.
+    if source != published.SOURCE:
+        names = [member.name for member in members]
+        unmatched = published.describe_unmatched(accuracies, names)
+    if unmatched:
+        _log.warning("%s: %s", source, unmatched)
     cache = pipeline.ImageCache(config.image_cache_gigabytes)
     workdir = epath.Path(config.workdir).expanduser()
     context = RunContext(
@@ -142,7 +155,7 @@ def load(config: Any) -> Iterator[RunContext]:
         full_task=task,
         task=task,
         max_unreadable=config.task.get("max_unreadable", splits.MAX_UNREADABLE),
-        members=pool.members(config, stages),
+        members=members,
         shard=shard,
         make_pool=_demo(config, cache) if "pretrain" in stages else None,
         sweep=sweep,
@@ -152,6 +165,7 @@ def load(config: Any) -> Iterator[RunContext]:
         cache=cache,
         accuracies=accuracies,
         accuracy_source=source,
+        unmatched=unmatched,
         directory=workdir / files.directory_name(task.name, "task"),
         config=redact(config.to_dict()),
     )

@@ -168,5 +168,6 @@ def _provenance(context: RunContext, seconds: float) -> dict[str, Any]:
         "jpeg decoder": preprocess.JPEG_DECODER,
         "images": context.images,
         **({"images left out": left_out} if left_out else {}),
+        **({"accuracies": context.unmatched} if context.unmatched else {}),
         "seconds of this run": round(seconds, 1),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -100,6 +101,20 @@ def check_settings(settings: Settings) -> None:
             )
 
 
+def digest_files(measure: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digest of each input file that options of a measure name.
+
+    The digest of a file that cannot be read is empty.
+    """
+    digests = {}
+    for option in measures.get(measure).files:
+        digests[option] = ""
+        if path := options.get(option):
+            with contextlib.suppress(OSError):
+                digests[option] = files.digest_file(epath.Path(path).expanduser())
+    return digests
+
+
 def check(feature_set: FeatureSet, where: str) -> None:
     """Raise for features that no measure can use.
 
@@ -169,6 +184,7 @@ def score_row(
             "seed": settings.seed,
             "num_bootstrap": settings.num_bootstrap,
             "features": feature_set.checksum,
+            "files": digest_files(measure, options),
             "version": rankckpt_jax.__version__,
         }
         path = None if directory is None else directory / f"{measure}.json"

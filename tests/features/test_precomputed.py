@@ -127,3 +127,44 @@ def test_run_shows_all_measures_in_every_output(folder, tmp_path):
         if measure not in unknown:
             [line] = [line for line in lines if line[1] == "net2"]
             assert float(line[header.index(f"{measure}_seconds")]) >= 0
+
+
+def test_run_scores_again_after_file_of_static_changes(folder, tmp_path, caplog):
+    file = tmp_path / "scores.csv"
+    config = features_config.get_config()
+    config.features = str(folder)
+    config.workdir = str(tmp_path / "runs")
+    config.measures = "static"
+    config.measure_options.static = {"csv_file": str(file)}
+
+    def scores():
+        return [row.scores.get("static") for row in run_lib.run(config).rows]
+
+    assert scores() == [None, None, None]
+    file.write_text("net0,1\nnet1,2\nnet2,3\n")
+    assert scores() == [3, 2, 1]
+    file.write_text("net0,4\nnet1,2\nnet2,3\n")
+    with caplog.at_level("INFO"):
+        assert scores() == [4, 3, 2]
+    assert "Cached result does not match (files " in caplog.text
+
+
+def test_run_names_accuracies_without_a_checkpoint(folder, tmp_path, caplog):
+    for path in folder.iterdir():
+        with np.load(path) as arrays:
+            np.savez(path, features=arrays["features"], labels=arrays["labels"])
+    file = tmp_path / "mine.csv"
+    file.write_text("\ufeffnet0;40,5\nnet_1;60,25\nnet2;80\n", encoding="utf-8")
+    config = features_config.get_config()
+    config.features = str(folder)
+    config.workdir = str(tmp_path / "runs")
+    config.measures = "h_score"
+    config.accuracies = str(file)
+    ranking = run_lib.run(config)
+    accuracies = {row.checkpoint: row.accuracy for row in ranking.rows}
+    assert accuracies == {"net0": 0.405, "net1": None, "net2": 0.8}
+    text = "1 of 3 accuracies match no checkpoint: 'net_1' (did you mean 'net1'?)"
+    assert ranking.provenance["accuracies"] == text
+    assert f"mine.csv: {text}" in caplog.text
+    page = (tmp_path / "runs/mine/report.html").read_text()
+    assert "1 of 3 accuracies match no checkpoint" in page

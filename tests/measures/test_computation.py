@@ -124,7 +124,7 @@ def test_etran_combines_rescaled_terms():
 
 def test_static_reads_csv_file(tmp_path):
     file = tmp_path / "scores.csv"
-    file.write_text("name,score\na,0.25\nb,high\n")
+    file.write_text("name,score\na,0.25\nb,\n")
     inputs = measures.prepare(*generate()[:2], facts={"name": "a"})
     options = {"csv_file": str(file)}
     assert measures.compute_prepared("static", inputs, **options).score == 0.25
