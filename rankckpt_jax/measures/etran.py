@@ -43,4 +43,4 @@ def etran(inputs: Inputs) -> Result:
     energies = np.asarray(jax.nn.logsumexp(inputs.logits, axis=1))
     terms = {"energy": statistics.average(energies), "lda": lda.posterior(statistics)}
     score = sum(weight * terms[name] for name, weight in _WEIGHTS.items())
-    return Result(score, {"terms": terms})
+    return Result(score, {"terms": terms}, lda.warn(statistics))

@@ -9,7 +9,7 @@ the mean m_c and variance v_c of class c, and s = (v_a + v_b) / 2,
 
 `covariance="spherical"`, the paper's choice, uses the mean variance over dimensions. As
 in published code, its logarithm is then counted once. Variances divide by n_c and are
-at least 1e-4 in each dimension.
+at least 1e-4 in each dimension. If most are smaller, a warning says so.
 
 Cost: 2 N D^2 + O(D^3) FLOP, shared, and 64 C^2. Range: [-C (C - 1), 0]. Higher is
 better.
@@ -23,6 +23,7 @@ import numpy as np
 
 from rankckpt_jax.errors import unknown_name
 from rankckpt_jax.measures.registry import Inputs, Result, Tolerance, register
+from rankckpt_jax.measures.statistics import scaling
 
 COVARIANCES = ("spherical", "diagonal")
 
@@ -54,6 +55,9 @@ def gbc(inputs: Inputs, covariance: str = "spherical", dimensions: int = 64) -> 
     counts = statistics.counts[:, None]
     means = statistics.class_sums(x) / counts
     variances = statistics.class_sums((x - means[statistics.labels]) ** 2) / counts
+    several = statistics.sizes > 1
+    # Classes with one image have no variance at any scale.
+    floored = several.any() and np.mean(variances[several] < _FLOOR) > 0.5
     # As in published code, the minimum applies before averaging.
     variances = np.maximum(variances, _FLOOR)
     if covariance == "spherical":
@@ -65,4 +69,6 @@ def gbc(inputs: Inputs, covariance: str = "spherical", dimensions: int = 64) -> 
         logs = np.log(average) - (np.log(variance) + np.log(variances)) / 2
         total += np.sum(np.exp(-distance - logs.sum(axis=1) / 2))
     # The sum includes a = b, with coefficient 1.
-    return Result(float(inputs.num_classes - total), {"dimensions": x.shape[1]})
+    warning = scaling.warn_if(bool(floored), f"the minimum {_FLOOR:g} of variances")
+    score = float(inputs.num_classes - total)
+    return Result(score, {"dimensions": x.shape[1]}, warning)

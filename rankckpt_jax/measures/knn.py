@@ -24,7 +24,7 @@ import numpy as np
 
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.registry import FRACTION, Inputs, Result, register
-from rankckpt_jax.measures.statistics import blocks, sampling
+from rankckpt_jax.measures.statistics import blocks, sampling, scaling
 
 _TILE = 512
 """Rows of a tile."""
@@ -56,7 +56,8 @@ def knn(inputs: Inputs, k: int = 1, max_queries: int = 20_000) -> Result:
     order = np.concatenate([queries, others])
     size = min(_TILE, -(-count // 8) * 8)
     # Centering makes the products smaller, whose differences are distances.
-    x = statistics.centered[order] if len(others) else statistics.centered
+    x = scaling.to_unit(statistics.centered)
+    x = x[order] if len(others) else x
     classes = _classify(
         np.pad(x, ((0, -count % size), (0, 0))),
         np.pad(statistics.labels[order], (0, -count % size)),

@@ -8,7 +8,8 @@ is the mean posterior of the true class,
 ETran describes Fisher's discriminant with eigenvectors V, which has x'V V'g_c in place
 of x'g_c. Published code takes the eigenvectors of a symmetric matrix, for which V V' is
 the identity, so the published figures are those of the formula above. SFDA computes the
-discriminant with the within-class scatter.
+discriminant with the within-class scatter. The formula takes the variance within
+classes to be 1. If the total variance is below 1, a warning says so.
 
 Cost: 2 N D C FLOP. Range: (0, 1). Higher is better.
 """
@@ -18,14 +19,24 @@ from __future__ import annotations
 import numpy as np
 
 from rankckpt_jax.measures.registry import Inputs, Result, register
-from rankckpt_jax.measures.statistics import discriminant
+from rankckpt_jax.measures.statistics import discriminant, scaling
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
+
+_LEAST_VARIANCE = 1.0
+"""Total variance below which x'g_c is small, and every posterior is near pi_c."""
 
 
 @register("lda", bounds=(0.0, 1.0), uses_weights=True)
 def lda(inputs: Inputs) -> Result:
     """Return the mean posterior of the true class for features [N, D]."""
-    return Result(posterior(inputs.statistics))
+    statistics = inputs.statistics
+    return Result(posterior(statistics), warning=warn(statistics))
+
+
+def warn(statistics: Statistics) -> str:
+    """Return a warning if the features are too small for a variance of 1."""
+    variance = float(np.mean(statistics.squared_norms))
+    return scaling.warn_if(variance < _LEAST_VARIANCE, "LDA's fixed variance of 1")
 
 
 def posterior(statistics: Statistics) -> float:

@@ -39,6 +39,8 @@ from rankckpt_jax.measures.statistics import scaling, symmetric
 _DIMENSIONS = 64
 _SUMMED = 32
 _LEAST_SHRINKAGE = 1e-10
+_MOST_SHRINKAGE = 1 - 1e-6
+"""Above, the shrunk scatter has no digits of the scatter left."""
 _SIGNS = {"seli": 1, "ncc": 1, "vc": -1}
 
 
@@ -103,7 +105,8 @@ def ncti(inputs: Inputs) -> Result:
         "vc": float(np.log(nuclear)),
     }
     score = sum(sign * terms[name] for name, sign in _SIGNS.items())
-    return Result(score, {"terms": terms, "shrinkage": shrinkage})
+    warning = scaling.warn_if(shrinkage > _MOST_SHRINKAGE, "the shrinkage")
+    return Result(score, {"terms": terms, "shrinkage": shrinkage}, warning)
 
 
 def _shrunk(scatter: np.ndarray, amount: float, dimensions: int) -> np.ndarray:

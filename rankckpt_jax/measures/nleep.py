@@ -24,6 +24,11 @@ iterations, fitted and scored on the same images. Published variants:
     spherical (Awesome-Model-Transferability) spherical covariances, ridge 1e-5, K
               reduced in steps of C until below N
 
+Scale. A ridge of 1e-6 is for features of ordinary scale: the mean variance v of the d
+dimensions lies in [1e3, 1e18] ridge, that is in [1e-3, 1e12]. Outside, projections are
+first divided by the power of two nearest to sqrt(v), and the details and a warning name
+it.
+
 Cost: PCA 2 N D^2 + O(D^3) FLOP; N K d for k-means++ in K sequential steps; per EM
 iteration N K d^2 and K d^3 for full covariances, N K d for others. With few images per
 component nearly all A[i, v] are exactly 0, and an iteration costs about N d W, where W
@@ -41,11 +46,16 @@ import numpy as np
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures.mixture import fitting, kmeans, prediction
 from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
-from rankckpt_jax.measures.statistics import pca
+from rankckpt_jax.measures.statistics import pca, scaling
 
 VARIANTS = ("paper", "stable_transfer", "sfda", "pactran", "spherical")
 
 _PACTRAN_IMAGES = 8000
+
+_ORDINARY = 1e3, 1e18
+"""Mean variance of the kept dimensions, in units of the ridge, for which the ridge is
+that of published code. Below, the ridge would blur the components. Above, squares would
+overflow in float32."""
 
 
 def _bounds(options: Mapping[str, Any]) -> tuple[float, float]:
@@ -91,7 +101,8 @@ def nleep(
       energy: Fraction of the variance that PCA keeps, in (0, 1].
       components_per_class: Mixture components per class; ignored by `pactran`.
       covariance_type: "full", "tied", "diag" or "spherical"; the variant's if None.
-      reg_covar: Ridge of the covariances; the variant's if None.
+      reg_covar: Ridge of the covariances; the variant's if None. Projections are then
+        rescaled if their scale is not ordinary.
       tol: EM stops when the mean log likelihood changes by less.
       max_iter: Maximum number of EM iterations.
       num_restarts: Number of k-means initializations; the score is the mean over them.
@@ -100,6 +111,7 @@ def nleep(
       The score. Its details hold the numbers of PCA dimensions, components and images,
       and lists over the restarts: `scores`, the number of EM iterations, whether EM
       converged, its last lower bound, and the mean entropy of the posteriors in nats.
+      `scale` is the number that the projections were divided by; 1 at ordinary scales.
       With several restarts, `spread` is the standard deviation of the scores.
 
     Raises:
@@ -116,9 +128,12 @@ def nleep(
     )
     if covariance_type is None:
         covariance_type = "spherical" if variant == "spherical" else "full"
+    projected = np.asarray(pca.transform(pca.fit(points, energy), points))
+    scale = 1.0
     if reg_covar is None:
         reg_covar = 1e-5 if variant == "spherical" else 1e-6
-    projected = np.asarray(pca.transform(pca.fit(points, energy), points))
+        scale = _scale(projected, reg_covar)
+        projected = scaling.divide(projected, scale)
     # Derived seeds, so that runs with seeds 0 and 1 share no restart.
     seeds = tuple(
         int(s) for s in np.random.SeedSequence(seed).generate_state(num_restarts)
@@ -141,6 +156,7 @@ def nleep(
         "dimensions": projected.shape[1],
         "num_components": num_components,
         "num_images": len(projected),
+        "scale": scale,
         "scores": scores,
         "num_iterations": [len(fitted.lower_bounds) - 1 for fitted, _ in runs],
         "converged": [bool(np.asarray(fitted.state.converged)) for fitted, _ in runs],
@@ -149,8 +165,24 @@ def nleep(
     }
     if num_restarts > 1:
         details["spread"] = float(np.std(scores, ddof=1))
-    warning = _warning(covariance_type, num_components, *projected.shape)
-    return Result(float(np.mean(scores)), details, warning)
+    warnings = (
+        _warn_of_scale(scale, reg_covar),
+        _warn_of_few_images(covariance_type, num_components, *projected.shape),
+    )
+    return Result(float(np.mean(scores)), details, " ".join(filter(None, warnings)))
+
+
+def _scale(projected: np.ndarray, ridge: float) -> float:
+    """Return 1 at an ordinary scale, else the power of two that gives variance 1."""
+    size = float(np.max(np.abs(projected), initial=0))
+    if size == 0:
+        return 1.0
+    # Squares of the projections themselves may overflow or underflow.
+    spread = size * float(np.sqrt(np.mean((projected / size) ** 2, dtype=np.float64)))
+    low, high = _ORDINARY
+    if low * ridge <= spread**2 <= high * ridge:
+        return 1.0
+    return scaling.power_of_two(spread)
 
 
 def _num_components(
@@ -181,7 +213,17 @@ def _score(variant: str, predicted: prediction.Prediction) -> float:
     return predicted.log_floored if variant == "pactran" else predicted.log
 
 
-def _warning(
+def _warn_of_scale(scale: float, ridge: float) -> str:
+    if scale == 1:
+        return ""
+    side = "small" if scale < 1 else "large"
+    return (
+        f"The features are too {side} for a ridge of {ridge:g}, so they were divided "
+        f"by {scale:.3g} first. Check the scale of the features if this is unexpected."
+    )
+
+
+def _warn_of_few_images(
     covariance_type: str, num_components: int, num_images: int, dimensions: int
 ) -> str:
     mean = num_images / num_components

@@ -15,7 +15,9 @@ PACTran = -B, so that higher is better; published figures have the opposite sign
 Cost: about 100 steps of 6 N D C FLOP. Range: unbounded, usually below 0. The authors'
 code tries f in 0.1, 1, 10 with g of 10 f and 100 f. The default f = 10, g = 100 is
 called the fixed setting by its ports. The authors' code stops after 100 steps from a
-random start; this implementation continues to the unique minimum and has no seed.
+random start; this implementation continues to the unique minimum and has no seed. If
+the penalty exceeds the curvature of the cross-entropy in every direction, a warning
+says so.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import numpy as np
 
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.registry import Inputs, Result, register
-from rankckpt_jax.measures.statistics import logistic
+from rankckpt_jax.measures.statistics import logistic, scaling
 
 
 @register("pactran", uses_weights=True)
@@ -77,12 +79,15 @@ def pactran(
     trace = float(weighted @ curvature) + parameters / prior
     factor = parameters / (2 * prior) * variance_factor / size
     flatness = factor * float(np.log(trace * prior / parameters + 1e-10))
+    # The curvature of the loss along the first principal component is its variance / C.
+    dominates = float(variances[0]) / statistics.num_classes < 1 / prior
+    warning = scaling.warn_if(dominates, f"the penalty |W|^2 / {2 * prior:g}")
     details = {
         "loss": float(solution.loss[0]),
         "flatness": flatness,
         "gradient": float(solution.gradient[0]),
     }
-    return Result(-details["loss"] - flatness, details)
+    return Result(-details["loss"] - flatness, details, warning)
 
 
 @jax.jit

@@ -20,7 +20,7 @@ import numpy as np
 
 from rankckpt_jax.measures import rsa
 from rankckpt_jax.measures.registry import ROUNDING, Inputs, Result, Tolerance, register
-from rankckpt_jax.measures.statistics import rank_correlation, sampling
+from rankckpt_jax.measures.statistics import rank_correlation, sampling, scaling
 
 
 @register(
@@ -48,6 +48,7 @@ def parc(
     if 0 < dimensions < x.shape[1]:
         x = statistics.principal(dimensions)[rows].astype(dtype)
     shares = weights / weights.sum()
+    x = scaling.to_unit(x)
     centered = x - (shares @ x).astype(dtype)
     deviation = np.sqrt(shares @ centered**2).astype(dtype)
     # The deviation of a constant column is rounding error.

@@ -6,7 +6,8 @@ N images, D dimensions, Z [n, D] a subset of the centered features,
     TransRate = R(F) - 1/C sum_c R(F_c)                         (their equation 7)
 
 where F_c are the features of class c about the mean of all features, and eps = 1e-4. As
-in published code, classes have equal weights.
+in published code, classes have equal weights. If the mean variance of a dimension is
+below eps, both rates are about 0, and a warning says so.
 
 Cost: 2 N D^2 FLOP for R(F), shared, and D^3 / 3. Classes of n images cost 2 N n D if
 n < D (since Z Z' has the same determinant), else 2 N D^2. Range: at least 0 for
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.measures.registry import Inputs, Result, register
-from rankckpt_jax.measures.statistics import blocks, symmetric
+from rankckpt_jax.measures.statistics import blocks, scaling, symmetric
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _BLOCK = 1024
@@ -35,6 +36,9 @@ def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:
     """Return TransRate of features [N, D] and labels [N] with distortion `eps`."""
     statistics = inputs.statistics
     scaled = statistics.scatter / (statistics.total * eps)
+    warning = scaling.warn_if(
+        bool(np.trace(scaled) < len(scaled)), f"the distortion eps = {eps:g}"
+    )
     scaled.flat[:: len(scaled) + 1] += 1
     rate = symmetric.log_det(scaled) / 2
     exact = jax.default_backend() != "tpu"
@@ -47,7 +51,7 @@ def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:
             ]
         )
     score = rate - float(np.mean(class_rates))
-    return Result(float(score), {"rate": float(rate)})
+    return Result(float(score), {"rate": float(rate)}, warning)
 
 
 def _group_by_size(statistics: Statistics) -> Iterator[tuple[np.ndarray, np.ndarray]]:

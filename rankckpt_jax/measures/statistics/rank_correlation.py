@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.statistics import blocks
+from rankckpt_jax.measures.statistics import blocks, scaling
 
 _TILE = 1024
 _BINS = 1 << 16
@@ -52,7 +52,7 @@ def with_labels(features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
     size = min(_TILE, -(-n // 8) * 8)
     tiles = -(-n // size)
     padding = tiles * size - n
-    normalized = np.asarray(_normalized(features))
+    normalized = np.asarray(_normalized(scaling.to_unit(features)))
     if not normalized.any():
         raise InputError(
             "All features of each image are equal, so images have no correlation",
