@@ -10,19 +10,21 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from rankckpt_jax.benchmark import published
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.features.feature_set import FeatureSet
+from rankckpt_jax.features.feature_set import from_arrays, to_accuracy
 from rankckpt_jax.results import comparison
 from rankckpt_jax.results import ranking as ranking_lib
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import scoring
+
+_log = logging.getLogger(__name__)
 
 Features = tuple[Any, Any] | tuple[Any, Any, Any] | Mapping[str, Any]
 """(features, labels), (features, labels, logits), or a mapping with these names."""
@@ -130,8 +132,9 @@ def rank_features(
 
     Args:
       features: By checkpoint, (features [N, D], labels [N]) or (features, labels,
-        logits [N, V]) or a mapping with these names: NumPy or JAX arrays, or PyTorch
-        tensors. All checkpoints should see the same images.
+        logits [N, V]) or a mapping with these names: NumPy or JAX arrays, PyTorch
+        tensors, or sparse matrices. Labels are integers, whole floats or strings, [N]
+        or [N, 1]. All checkpoints should see the same images.
       measures: Names of measures, or "all". The first one orders the ranking.
       accuracies: Known accuracies after fine-tuning by checkpoint, in [0, 1].
       task: Name of the task.
@@ -151,24 +154,33 @@ def rank_features(
         scoring.parse_measures(measures), options or {}, seed, num_bootstrap
     )
     scoring.check_settings(settings)
+    accuracies = accuracies or {}
+    unmatched = published.describe_unmatched(accuracies, features)
+    if unmatched:
+        _log.warning("%s", unmatched)
     rows = []
     for name, given in features.items():
-        row = Row(name, accuracy=(accuracies or {}).get(name))
+        row = Row(name)
         try:
-            x, y, logits = _parts(name, given)
+            where = f"features of {name!r}"
+            accuracy = to_accuracy(accuracies.get(name), f"accuracies[{name!r}]")
+            row = dataclasses.replace(row, accuracy=accuracy)
+            feature_set = from_arrays(*_parts(name, given), where=where)
+            x, y = feature_set.features, feature_set.labels
             row = dataclasses.replace(
                 row,
                 feature_dim=x.shape[-1] if x.ndim else None,
-                extract_images=len(y) if y.ndim else None,
+                extract_images=len(y),
             )
             # Checked once here instead of by every measure.
-            feature_set = FeatureSet(x, y, logits, checksum="")
-            scoring.check(feature_set, f"features of {name!r}")
+            scoring.check(feature_set, where)
             rows.append(scoring.score_row(row, feature_set, settings))
         except InputError as error:
             rows.append(dataclasses.replace(row, failure=str(error)))
     rows = comparison.compare_rows(rows, settings.measures)
     provenance = {"measures": settings.measures, "options": options or {}, "seed": seed}
+    if unmatched:
+        provenance["accuracies"] = unmatched
     return ranking_lib.rank(
         task,
         settings.measures,
@@ -178,28 +190,20 @@ def rank_features(
     )
 
 
-def _parts(name: str, given: Features) -> tuple[np.ndarray, np.ndarray, Any]:
+def _parts(name: str, given: Features) -> tuple[Any, ...]:
+    """Return features, labels and, if given, logits."""
+    parts: tuple[Any, ...] = ()
     if isinstance(given, Mapping):
-        parts = [given.get(key) for key in ("features", "labels", "logits")]
-    else:
-        parts = [*given, None][:3]
-    if len(parts) < 3 or parts[0] is None or parts[1] is None:
+        parts = tuple(given.get(key) for key in ("features", "labels", "logits"))
+    elif isinstance(given, tuple | list):
+        parts = tuple(given)
+    if len(parts) not in (2, 3) or parts[0] is None or parts[1] is None:
         raise InputError(
             "Features and labels are both needed",
             where=name,
             expected="(features, labels), (features, labels, logits) or a mapping",
-            found=f"{sum(part is not None for part in parts)} of them",
+            found=f"{type(given).__name__} with "
+            f"{sum(part is not None for part in parts)} of them",
             fix="add the class of each row of the features",
         )
-    x, y, logits = (None if part is None else _array(part) for part in parts)
-    assert x is not None and y is not None
-    return x, y, logits
-
-
-def _array(values: Any) -> np.ndarray:
-    """Convert anything array-like, also a PyTorch tensor on any device, to NumPy."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        if str(getattr(values, "dtype", "")) == "torch.bfloat16":
-            values = values.float()
-    return np.asarray(values)
+    return parts

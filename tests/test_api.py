@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.sparse
 
 import rankckpt_jax
 from rankckpt_jax import rank, rank_features
@@ -104,6 +105,58 @@ def test_rank_features_turns_any_exception_of_a_measure_into_a_warning(
         assert row.score("broken") is None
         assert "(LinAlgError: Singular matrix)" in row.warnings["broken"]
     assert caplog.text.count("Traceback") == 3
+
+
+def test_rank_features_keeps_bad_entries_as_failed_rows(nets, caplog):
+    features, labels = nets["net0"]
+    ragged = features.tolist()
+    ragged[3] = ragged[3][:2]
+    bad = {
+        "ragged": ((ragged, labels), "cannot be converted to an array"),
+        "objects": ((features.astype(object), labels), "must be real numbers"),
+        "strings": ((features.astype(str), labels), "must be real numbers"),
+        "none": (None, "both needed"),
+        "nones": ((None, None), "both needed"),
+        "bare": (features, "both needed"),
+        "four": ((features, labels, None, None), "both needed"),
+        "one-hot": ((features, np.eye(3)[labels]), "argmax"),
+        "multi-hot": ((features, np.ones((60, 3))), "multi-label"),
+        "percent": ((features, labels), "divide percentages by 100"),
+        "negative": ((features, labels), "not a fraction"),
+        "text": ((features, labels), "accuracy must be real numbers"),
+    }
+    given = {**nets, **{name: entry for name, (entry, _) in bad.items()}}
+    accuracies = {"net0": 0.3, "net1": 1.0000001, "net2": np.float32(0.5)}
+    wrong = {"percent": 87.5, "negative": -0.1, "text": "0.9", "nett2": 0.5}
+    ranking = rank_features(
+        given, measures="h_score", accuracies={**accuracies, **wrong}
+    )
+    failures = {row.checkpoint: row.failure for row in ranking.failed}
+    assert failures.keys() == bad.keys()
+    for name, (_, reason) in bad.items():
+        assert reason in failures[name], name
+    assert {row.checkpoint: row.accuracy for row in ranking.scored_rows} == {
+        **accuracies,
+        "net1": 1,
+    }
+    text = "1 of 7 accuracies match no checkpoint: 'nett2' (did you mean 'net2'?)"
+    assert ranking.provenance["accuracies"] == text and text in caplog.text
+    assert "divide percentages" in ranking.to_html()
+
+
+def test_rank_features_converts_what_it_can(nets):
+    features, labels = nets["net2"]
+    expected = rank_features({"a": nets["net2"]}, measures="lda").best.scores
+    for given in (
+        (features.astype(">f8"), labels.astype(">i4")),
+        (scipy.sparse.csr_array(features), labels),
+        (features, np.array(["x", "y", "z"])[labels]),
+        (features, labels.astype(float)),
+        (features, labels[:, None]),
+    ):
+        ranking = rank_features({"a": given}, measures="lda")
+        assert ranking.best.scores == expected
+        assert "a" in ranking.to_html()
 
 
 def test_append_combines_relative_measures_again(nets):

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures import arrays
 from rankckpt_jax.storage import store
+
+# Share by which an accuracy may exceed 1.
+_ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +42,99 @@ class FeatureSet:
     image_size: int | None = None
     accuracy: float | None = None
     num_parameters: int | None = None
+
+
+def from_arrays(
+    features: Any,
+    labels: Any,
+    logits: Any = None,
+    *,
+    where: str,
+    checksum: str = "",
+    accuracy: Any = None,
+    num_parameters: Any = None,
+) -> FeatureSet:
+    """Build a `FeatureSet` from what a user passes.
+
+    Args:
+      features: [N, D]; see `arrays.to_numbers`.
+      labels: [N] or [N, 1]; see `arrays.to_labels`.
+      logits: [N, V], or None.
+      where: The file or entry that the values came from, for errors.
+      checksum: Digest of the arrays.
+      accuracy: See `to_accuracy`.
+      num_parameters: A number of at least 1, or None.
+
+    Raises:
+      InputError: A value cannot be used.
+    """
+    x = np.asarray(arrays.to_numbers("features", features, where))
+    y = arrays.to_labels(labels, len(x) if x.ndim else 0, where)
+    if logits is not None:
+        logits = np.asarray(arrays.to_numbers("logits", logits, where))
+    return FeatureSet(
+        x,
+        y,
+        logits,
+        checksum,
+        accuracy=to_accuracy(accuracy, where),
+        num_parameters=_to_count(num_parameters, where),
+    )
+
+
+def to_accuracy(value: Any, where: str) -> float | None:
+    """Return an accuracy in [0, 1]; NaN and None are returned as they are.
+
+    Args:
+      value: A single number, which may exceed 1 by rounding, or None.
+      where: The file or entry that it came from, for errors.
+
+    Raises:
+      InputError: It is not a number from 0 to 1.
+    """
+    accuracy = _to_number("accuracy", value, where)
+    if accuracy is None or math.isnan(accuracy):
+        return accuracy
+    if not 0 <= accuracy <= 1 + _ROUNDING:
+        is_percentage = 1 < accuracy <= 100
+        raise InputError(
+            "An accuracy is not a fraction",
+            where=where,
+            expected="a number from 0 to 1",
+            found=f"{accuracy:g}",
+            fix="divide percentages by 100" if is_percentage else "correct the value",
+        )
+    return min(accuracy, 1.0)
+
+
+def _to_count(value: Any, where: str) -> int | None:
+    count = _to_number("num_parameters", value, where)
+    if count is None:
+        return None
+    if not 1 <= count < math.inf:
+        raise InputError(
+            "num_parameters is not a count",
+            where=where,
+            expected="a finite number of at least 1",
+            found=f"{count:g}",
+            fix="leave it out if it is unknown",
+        )
+    return int(count)
+
+
+def _to_number(name: str, value: Any, where: str) -> float | None:
+    if value is None:
+        return None
+    array = np.asarray(arrays.to_numbers(name, value, where))
+    if array.size != 1:
+        raise InputError(
+            f"{name} must be a single number",
+            where=where,
+            expected="one integer or float",
+            found=f"{array.dtype} of shape {list(array.shape)}",
+            fix=f"pass {name}=0.9" if name == "accuracy" else f"pass {name}=25_000_000",
+        )
+    return float(array.reshape(()))
 
 
 def from_store(key: Mapping[str, Any], entry: store.Entry) -> FeatureSet:

@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.features.feature_set import FeatureSet, from_store
+from rankckpt_jax.features.feature_set import FeatureSet, from_arrays, from_store
 from rankckpt_jax.storage import files, store
 
 _REQUIRED = ("features", "labels")
@@ -129,26 +129,4 @@ def _load_npz(path: epath.Path) -> FeatureSet:
             found=", ".join(arrays) or "none of these",
             fix="np.savez(FILE, features=..., labels=...)",
         )
-    num_parameters = _number(path, arrays.get("num_parameters"))
-    return FeatureSet(
-        arrays["features"],
-        arrays["labels"],
-        arrays.get("logits"),
-        files.digest(data),
-        accuracy=_number(path, arrays.get("accuracy")),
-        num_parameters=None if num_parameters is None else int(num_parameters),
-    )
-
-
-def _number(path: epath.Path, array: np.ndarray | None) -> float | None:
-    if array is None:
-        return None
-    if array.size != 1 or array.dtype.kind not in "iuf":
-        raise InputError(
-            "accuracy and num_parameters must be single numbers",
-            where=str(path),
-            expected="one integer or float",
-            found=f"{array.dtype} of shape {list(array.shape)}",
-            fix="np.savez(FILE, ..., accuracy=0.9)",
-        )
-    return float(array.reshape(()))
+    return from_arrays(**arrays, where=str(path), checksum=files.digest(data))

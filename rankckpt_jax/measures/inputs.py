@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures import arrays
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
@@ -70,7 +71,7 @@ def prepare(
     Args:
       features: float [N, D], NumPy or JAX. Values are converted to float32, except
         float64 where JAX has it enabled.
-      labels: int [N], in any coding.
+      labels: [N] or [N, 1], in any coding; see `arrays.to_labels`.
       logits: float [N, V] of the checkpoint's own classifier, or None.
       facts: Properties of the checkpoint, such as "name" and "num_parameters".
       where: The file that the arrays were read from, for error messages.
@@ -97,7 +98,7 @@ def prepare(
 
 def _check_matrix(name: str, array: Any, where: str) -> jax.Array:
     """Convert to float [N, D], at least float32; refuse values that are not finite."""
-    array = jnp.asarray(array)
+    array = jnp.asarray(arrays.to_numbers(name, array, where))
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(
             f"{name} must be a matrix",
@@ -128,15 +129,7 @@ def _count_not_finite(array: jax.Array) -> jax.Array:
 
 def _encode_labels(labels: Any, num_examples: int, where: str) -> tuple[jax.Array, int]:
     """Convert labels in any coding to 0 ... C-1, and return them with C."""
-    labels = np.asarray(labels)
-    if labels.shape != (num_examples,) or labels.dtype.kind not in "iub":
-        raise InputError(
-            "labels must be one integer per row of the features",
-            where=where or "labels",
-            expected=f"integers of shape [{num_examples}]",
-            found=f"{labels.dtype} of shape {list(labels.shape)}",
-            fix="compute both in the same pass over the images",
-        )
+    labels = arrays.to_labels(labels, num_examples, where)
     classes, indices = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise InputError(

@@ -2,6 +2,7 @@ import csv
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from rankckpt_jax import measures
 from rankckpt_jax.configs import features as features_config
@@ -65,6 +66,44 @@ def test_run_continues_after_bad_file(folder, tmp_path):
     failures = {row.checkpoint: row.failure for row in ranking.failed}
     assert failures.keys() == {"broken", "half"}
     assert "no array labels" in failures["half"]
+
+
+def test_run_keeps_bad_files_as_failed_rows(folder, tmp_path):
+    with np.load(folder / "net2.npz") as file:
+        good = {name: file[name] for name in ("features", "labels", "accuracy")}
+    bad = {
+        "strings": ({"features": good["features"].astype(str)}, "real numbers"),
+        "objects": ({"features": good["features"].astype(object)}, "pickle"),
+        "one-hot": ({"labels": np.eye(3)[good["labels"]]}, "argmax"),
+        "multi-hot": ({"labels": np.ones((60, 3), int)}, "multi-label"),
+        "percent": ({"accuracy": 87.5}, "divide percentages by 100"),
+        "infinite": ({"num_parameters": np.inf}, "num_parameters is not a count"),
+        "negative": ({"num_parameters": -3}, "num_parameters is not a count"),
+        "several": ({"num_parameters": [1, 2]}, "single number"),
+        "text": ({"accuracy": "0.9"}, "accuracy must be real numbers"),
+    }
+    fine = {
+        "big-endian": {"features": good["features"].astype(">f4")},
+        "names": {"labels": np.array(["x", "y", "z"])[good["labels"]]},
+        "floats": {"labels": good["labels"].astype(np.float64)},
+        "column": {"labels": good["labels"][:, None]},
+        "rounded": {"accuracy": 1.0000001},
+    }
+    for name, changes in {**{n: c for n, (c, _) in bad.items()}, **fine}.items():
+        np.savez(folder / f"{name}.npz", **{**good, **changes})
+    scipy.sparse.save_npz(
+        folder / "sparse.npz", scipy.sparse.csr_array(good["features"])
+    )
+    ranking = run(folder, tmp_path / "runs", "h_score")
+    failures = {row.checkpoint: row.failure for row in ranking.failed}
+    assert failures.keys() == {*bad, "sparse"}
+    for name, (_, reason) in bad.items():
+        assert reason in failures[name], name
+    assert "no array features" in failures["sparse"]
+    scores = {row.checkpoint: row.scores["h_score"] for row in ranking.scored_rows}
+    assert all(scores[name] == scores["net2"] for name in fine)
+    accuracies = {row.checkpoint: row.accuracy for row in ranking.rows}
+    assert accuracies["rounded"] == 1 and accuracies["percent"] is None
 
 
 def test_load_features_rejects_pickles(tmp_path):
