@@ -7,10 +7,11 @@ Each NAME.npz is one checkpoint, written for example from PyTorch with
 
     np.savez("resnet50.npz", features=..., labels=..., logits=..., accuracy=0.87)
 
-where features [N, D] are those of the task's training images, labels [N] are integers,
-logits [N, V] are those of the checkpoint's own classifier (optional), and accuracy is
-the accuracy after fine-tuning (optional). Nothing is unpickled. The task is named after
-the folder, or by --config.task.name.
+where features [N, D] are those of the task's training images, labels [N] are integers
+or strings, logits [N, V] are those of the checkpoint's own classifier (optional), and
+accuracy is the accuracy after fine-tuning (optional). Nothing is unpickled. A file that
+cannot be used is a failed row. The task is named after the folder, or by
+--config.task.name.
 
 To score stored features again without their checkpoints, use
 --config.features='runs/TASK/*/features/train'.

@@ -18,6 +18,7 @@ from rankckpt_jax.checkpoints.fetch import download, uris
 from rankckpt_jax.checkpoints.sources import Options, hub, keras, slim
 from rankckpt_jax.checkpoints.sources.slim import CheckpointInfo, recognize, save_slim
 from rankckpt_jax.errors import InputError, redact
+from rankckpt_jax.storage import files
 
 __all__ = [
     "Backbone",
@@ -25,6 +26,7 @@ __all__ = [
     "CheckpointInfo",
     "download",
     "find",
+    "identify",
     "load",
     "load_hub",
     "load_slim",
@@ -63,6 +65,29 @@ def load(
     options = Options(name=name, use_moving_averages=use_moving_averages, **fields)
     place = uris.resolve(spec, storage or download.storage())
     return _load(sources.get(place), place, spec, options, cache)
+
+
+def identify(path: epath.Path | str) -> str:
+    """Return a digest that changes with a checkpoint, without loading or copying it.
+
+    Files on this machine count by their contents, files in a bucket by their sizes and
+    times. A handle or address counts by itself, because its first download is kept.
+
+    Args:
+      path: As for `load`. It need not exist.
+    """
+    spec, _ = uris.split_options(str(path))
+    outer = spec.partition(uris.INNER)[0]
+    if uris.is_remote(outer):
+        return files.digest(spec)
+    place = epath.Path(outer).expanduser()
+    try:
+        if outer.startswith("gs://"):
+            return uris.bucket_version(place)
+        parts = [place] if place.exists() else uris.prefix_files(place)
+        return files.digest(*(sources.fingerprint(part, Options()) for part in parts))
+    except (OSError, InputError):
+        return ""
 
 
 def load_slim(

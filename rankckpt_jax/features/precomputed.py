@@ -89,6 +89,12 @@ def load_features(path: epath.Path) -> FeatureSet:
     return from_store(*stored)
 
 
+def identify(path: epath.Path) -> str:
+    """Return a digest that changes with the features at a path of `find_features`."""
+    file = path if path.suffix == ".npz" else path / store.MANIFEST
+    return files.digest_file(file) if file.exists() else ""
+
+
 def _expand(path: epath.Path) -> Iterator[epath.Path]:
     wildcard = re.search(r"[*?\[]", str(path))
     # A path that exists is meant literally, even if it has brackets.

@@ -33,6 +33,7 @@ class Member:
     Attributes:
       name: Unique in the pool, and the name of its directory in the store.
       load: Returns its `Backbone`.
+      spec: The path or handle that `load` reads; empty without one.
       features: Path of its features, if they were extracted elsewhere; then it has no
         backbone to load.
       group: Groups of NeuCRaB that it belongs to, separated by commas.
@@ -42,10 +43,17 @@ class Member:
 
     name: str
     load: Callable[[], Backbone]
+    spec: str = ""
     features: epath.Path | None = None
     group: str = ""
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warning: str = ""
+
+    def identify(self) -> str:
+        """Return a digest that changes with its files; see `checkpoints.identify`."""
+        if self.features is not None:
+            return precomputed.identify(self.features)
+        return checkpoints.identify(self.spec) if self.spec else ""
 
 
 def check(config: Any) -> None:
@@ -103,7 +111,9 @@ def members(config: Any, stages: Collection[str] = ()) -> tuple[Member, ...]:
             paths = demo.checkpoints(directory, config.pretrain.stages)
         else:
             paths = checkpoints.find(config.checkpoints, storage)
-        found = [_member(name, _loader(load, name, path)) for name, path in paths]
+        found = [
+            _member(name, _loader(load, name, path), spec=path) for name, path in paths
+        ]
     # Random initializations show beside the others what pre-training contributes.
     controls = [
         Member(
@@ -202,7 +212,7 @@ def _benchmark(
             loader = _loader(load, name, path)
         group = ", ".join(neucrab.groups_of(entry.name))
         facts = neucrab.facts_of(entry.name)
-        found.append(Member(name, loader, group=group, facts=facts, warning=warning))
+        found.append(Member(name, loader, path or "", None, group, facts, warning))
     return found
 
 

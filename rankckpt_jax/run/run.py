@@ -30,8 +30,9 @@ from rankckpt_jax.results import comparison
 from rankckpt_jax.results.ranking import Ranking, rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
-from rankckpt_jax.run import ablation, checkpoint, shard
+from rankckpt_jax.run import ablation, checkpoint, scoring, shard
 from rankckpt_jax.run.context import RunContext, load
+from rankckpt_jax.run.pool import Member
 
 _log = logging.getLogger(__name__)
 
@@ -102,9 +103,9 @@ def _evaluate_members(context: RunContext) -> list[Row]:
     _log.info("%s on %s", context.task.description, processes.describe_devices())
     for topic, text in context.task.warnings.items():
         _log.warning("%s: %s", topic, text)
-    key = shard.row_key(context.config, context.images)
     rows = []
     for position, member in enumerate(context.members):
+        key = {} if context.shard is None else _row_key(context, member)
         if context.shard is None or context.shard.contains(position):
             if signals.should_stop():
                 raise Interrupted(f"stopped before {member.name}")
@@ -121,6 +122,15 @@ def _evaluate_members(context: RunContext) -> list[Row]:
             )
         rows.append(row)
     return rows
+
+
+def _row_key(context: RunContext, member: Member) -> dict[str, Any]:
+    settings = context.settings
+    input_files = {
+        measure: scoring.digest_files(measure, settings.options.get(measure, {}))
+        for measure in settings.measures
+    }
+    return shard.row_key(context.config, context.images, input_files, member.identify())
 
 
 def _illustrate(ranking: Ranking, context: RunContext) -> Ranking:

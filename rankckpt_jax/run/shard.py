@@ -80,16 +80,28 @@ def parse(text: str) -> Shard | None:
     )
 
 
-def row_key(config: Mapping[str, Any], images: Mapping[str, str]) -> dict[str, Any]:
-    """Return everything that decides a stored row, except the checkpoint's name.
+def row_key(
+    config: Mapping[str, Any],
+    images: Mapping[str, str],
+    input_files: Mapping[str, Any],
+    checkpoint: str,
+) -> dict[str, Any]:
+    """Return everything that decides a stored row.
 
     Args:
       config: All fields of a config, as plain data.
       images: Fingerprint of each split's images.
+      input_files: Digests of the files that options of measures name.
+      checkpoint: Digest of the checkpoint's files; see `pool.Member.identify`.
     """
     fields = {name: value for name, value in config.items() if name not in _IRRELEVANT}
-    version = rankckpt_jax.__version__
-    return {**fields, "images": dict(images), "version": version}
+    return {
+        **fields,
+        "images": dict(images),
+        "input_files": dict(input_files),
+        "checkpoint": checkpoint,
+        "version": rankckpt_jax.__version__,
+    }
 
 
 def save_row(directory: epath.Path, row: Row, key: Mapping[str, Any]) -> None:

@@ -1,6 +1,9 @@
+import shutil
+
 import numpy as np
 import pytest
 
+from rankckpt_jax.configs import default
 from rankckpt_jax.configs import features as features_config
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.results.row import Row
@@ -58,8 +61,42 @@ def test_run_reports_stored_rows_of_other_shards(tmp_path):
     assert both["c0"] == first["c0"] and "40 equal rows" in both["c3"].failure
     assert run("1/2") == both
     assert "40 equal rows" in (tmp_path / "runs/nets/report.html").read_text()
-    # Rows of another seed are not reported.
+    # Rows of other features or of another seed are not reported.
+    shutil.copy(tmp_path / "nets" / "c0.npz", tmp_path / "nets" / "c1.npz")
+    assert "shard" in run("1/2")["c1"].warnings
+    assert run("2/2")["c1"].scores and run("1/2")["c1"].scores == first["c0"].scores
     assert "shard" in run("1/2", seed=1)["c1"].warnings
+
+
+def test_row_of_another_shard_is_not_reported_after_its_files_change(
+    tmp_path, pool, image_folder
+):
+    shutil.copytree(pool, tmp_path / "pool")
+    config = default.get_config()
+    config.task.path = str(image_folder)
+    config.checkpoints = str(tmp_path / "pool")
+    config.workdir = str(tmp_path / "runs")
+    config.image_size = 32
+    config.measures = "static"
+    scores = tmp_path / "scores.csv"
+    config.measure_options.static = {"csv_file": str(scores)}
+    scores.write_text("first,1\nsecond,2\n")
+
+    def run(text):
+        config.shard = text
+        return {row.checkpoint: row for row in run_lib.run(config).rows}
+
+    run("2/2")
+    assert run("1/2")["second"].scores == {"static": 2}
+    scores.write_text("first,1\nsecond,3\n")
+    assert "shard" in run("1/2")["second"].warnings
+    run("2/2")
+    assert run("1/2")["second"].scores == {"static": 3}
+    # The same file names, with other weights.
+    for file in (pool / "first").iterdir():
+        shutil.copy(file, tmp_path / "pool" / "second" / file.name)
+    stale = run("1/2")["second"]
+    assert not stale.scores and "--config.shard=2/2" in stale.warnings["shard"]
 
 
 def test_shards_use_different_temporary_files(tmp_path):

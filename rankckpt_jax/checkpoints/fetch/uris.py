@@ -2,9 +2,9 @@
 
 DIR, FILE.keras, FILE.h5             used in place
 FILE.tar.gz, FILE.zip                unpacked beside the downloads
-gs://BUCKET/DIR, gs://.../X.tar.gz   copied
+gs://BUCKET/DIR, gs://.../X.tar.gz   copied, again after a change of sizes or times
 https://tfhub.dev/vtab/sup-100/1     handle of TF-Hub, also without "https://"
-https://HOST/FILE.tar.gz             downloaded and unpacked
+https://HOST/FILE.tar.gz             downloaded and unpacked, once
 https://HOST/FILE.zip!/INNER/PATH    downloaded and unpacked; a path in the archive
 
 Options may follow after "#", as in
@@ -24,6 +24,7 @@ from etils import epath
 
 from rankckpt_jax.checkpoints.fetch import download
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.storage import files
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 """Suffixes of the files that are unpacked."""
@@ -145,31 +146,52 @@ def _resolve_remote(spec: str, storage: download.Storage) -> pathlib.Path:
 def _resolve_bucket(path: epath.Path, storage: download.Storage) -> pathlib.Path:
     """Copy a directory, a file, or the files of a TF-Slim checkpoint's prefix.
 
-    Directories and files are kept apart, because a directory counts as complete.
+    The files' version is part of the copy's path, so changed files are copied again.
     """
-    relative = str(path).removeprefix("gs://")
-    directory = storage.directory / "gs" / relative
-    if directory.is_dir():
-        return directory
-    file = storage.directory / "gs_files" / relative
-    if not (file.is_file() or file.with_name(f"{file.name}.index").exists()):
-        if path.is_dir():
-            _copy(path, directory)
-            return directory
-        sources = [path]
-        if not path.exists():
-            sources = [p for p in path.parent.iterdir() if _is_part(p, path)]
-            # The index comes last, because it marks a complete copy.
-            sources.sort(key=lambda part: part.name.endswith(".index"))
-        if not sources:
-            raise InputError("There is no such file", where=str(path))
-        for source in sources:
-            _copy(source, file.with_name(source.name))
-    return _resolve_local(file, storage)
+    version = bucket_version(path)
+    place = storage.directory / "gs" / version[:16] / str(path).removeprefix("gs://")
+    if path.is_dir():
+        if not place.is_dir():
+            _copy(path, place)
+        return place
+    if not (place.is_file() or place.with_name(f"{place.name}.index").exists()):
+        # The index comes last, because it marks a complete copy.
+        for source in sorted(_files_of(path), key=lambda p: p.suffix == ".index"):
+            _copy(source, place.with_name(source.name))
+    return _resolve_local(place, storage)
 
 
-def _is_part(path: epath.Path, prefix: epath.Path) -> bool:
-    return path.name.startswith(f"{prefix.name}.")
+def bucket_version(path: epath.Path) -> str:
+    """Return a digest of the names, sizes and times of a checkpoint's files.
+
+    It stands for the contents, which would have to be downloaded to be compared.
+
+    Args:
+      path: A directory, a file, or the prefix of a TF-Slim checkpoint, in a bucket.
+
+    Raises:
+      InputError: There is no such file.
+    """
+    described = []
+    for file in _files_of(path):
+        facts = file.stat()
+        described.append(f"{file}\0{facts.length}\0{facts.mtime}")
+    if not described:
+        raise InputError("There is no such file", where=str(path))
+    return files.digest(*described)
+
+
+def _files_of(path: epath.Path) -> list[epath.Path]:
+    if path.is_dir():
+        children = sorted(path.iterdir(), key=str)
+        return [file for child in children for file in _files_of(child)]
+    return [path] if path.exists() else prefix_files(path)
+
+
+def prefix_files(prefix: epath.Path) -> list[epath.Path]:
+    """Return the files of a TF-Slim checkpoint: its prefix, a dot and a suffix."""
+    siblings = files.matching(prefix.parent, "*")
+    return [file for file in siblings if file.name.startswith(f"{prefix.name}.")]
 
 
 def _copy(source: epath.Path, target: pathlib.Path) -> None:

@@ -1,6 +1,5 @@
 import hashlib
 import os
-import shutil
 import tarfile
 
 import pytest
@@ -155,26 +154,43 @@ def test_load_hub_refuses_other_files(tmp_path):
         checkpoints.load_hub(tmp_path)
 
 
-def test_resolve_copies_from_a_bucket_once(bucket, tmp_path, storage):
+def test_resolve_copies_from_a_bucket_once_per_version(
+    bucket, tmp_path, storage, monkeypatch
+):
     run = bucket / "runs" / "net_128"
     run.mkdir(parents=True)
     for name in ("model.ckpt-1.index", "model.ckpt-1.data-00000-of-00001"):
         (run / name).write_text(name)
     (run / "model.ckpt-10.index").touch()
-    archive = _archive(bucket / "nets.tar.gz", _module(tmp_path / "module"))
-    prefix = uris.resolve("gs://bucket/runs/net_128/model.ckpt-1", storage)
+    _archive(bucket / "nets.tar.gz", _module(tmp_path / "module"))
+    specs = [
+        f"gs://bucket/{path}"
+        for path in ("runs/net_128/model.ckpt-1", "runs/net_128", "nets.tar.gz")
+    ]
+    prefix, directory, unpacked = (uris.resolve(spec, storage) for spec in specs)
     assert {path.name for path in prefix.parent.iterdir()} == {
         *("model.ckpt-1.index", "model.ckpt-1.data-00000-of-00001")
     }
     assert prefix.parent.name == "net_128"
-    directory = uris.resolve("gs://bucket/runs/net_128", storage)
     assert len(list(directory.iterdir())) == 3
-    unpacked = uris.resolve("gs://bucket/nets.tar.gz", storage)
     assert (unpacked / "saved_model.pb").exists()
-    shutil.rmtree(run)
-    archive.unlink()
-    assert uris.resolve("gs://bucket/runs/net_128/model.ckpt-1", storage) == prefix
-    assert uris.resolve("gs://bucket/runs/net_128", storage) == directory
-    assert uris.resolve("gs://bucket/nets.tar.gz", storage) == unpacked
-    with pytest.raises(InputError, match="no such file"):
-        uris.resolve("gs://bucket/absent", storage)
+    identities = [checkpoints.identify(spec) for spec in specs]
+    with monkeypatch.context() as patched:
+        patched.setattr(uris, "_copy", lambda *paths: pytest.fail("copied"))
+        again = [uris.resolve(spec, storage) for spec in specs]
+    assert again == [prefix, directory, unpacked]
+    # The same names and sizes, written later.
+    for name in ("model.ckpt-1.index", "model.ckpt-1.data-00000-of-00001"):
+        (run / name).write_text(name.upper())
+        os.utime(run / name, (2e9, 2e9))
+    os.utime(bucket / "nets.tar.gz", (2e9, 2e9))
+    for spec, identity in zip(specs, identities, strict=True):
+        assert checkpoints.identify(spec) != identity
+    prefix, directory = (uris.resolve(spec, storage) for spec in specs[:2])
+    for folder in (prefix.parent, directory):
+        assert (folder / "model.ckpt-1.index").read_text() == "MODEL.CKPT-1.INDEX"
+    assert uris.resolve(specs[2], storage) != unpacked
+    for spec in ("gs://bucket/absent", "gs://bucket/absent/model.ckpt"):
+        with pytest.raises(InputError, match="no such file"):
+            uris.resolve(spec, storage)
+        assert checkpoints.identify(spec) == ""
