@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -208,3 +210,32 @@ def test_rank_features_warns_about_equal_features(nets):
     assert "equal those of net1" in warnings.pop("net3")
     assert not any(warnings.values())
     assert "features of net3" in str(ranking)
+
+
+@pytest.mark.shared
+def test_rank_of_few_real_images_by_h_score_ranks_nothing(shared, tmp_path):
+    # 54 images of 6 classes; all networks have at least 256 features.
+    source = shared / "real" / "images" / "caltech101"
+    for split, count in ("train", 9), ("test", 1):
+        for folder in sorted((source / split).iterdir())[1:7]:
+            few = tmp_path / "few" / split / folder.name
+            few.mkdir(parents=True)
+            for file in sorted(folder.iterdir())[:count]:
+                shutil.copy(file, few)
+
+    def run(measures):
+        pool = shared / "real" / "checkpoints"
+        return rank(tmp_path / "few", pool, measures=measures, workdir=tmp_path / "out")
+
+    ranking = run("h_score")
+    assert [row.scores["h_score"] for row in ranking.rows] == pytest.approx([5] * 4)
+    assert ranking.ranks == (1, 1, 1, 1) and ranking.ranks_nothing
+    shown = " ".join(str(ranking).split())
+    assert "h_score ranks nothing: the scores of all 4 checkpoints are sat" in shown
+    assert "Rank by logme instead." in shown
+    for name in "ranking.json", "report.html":
+        assert "h_score ranks nothing" in (tmp_path / "out" / "few" / name).read_text()
+    by_default = run("nleep,leep,h_score")
+    assert by_default.ranks[-1] > 1 and not by_default.ranks_nothing
+    both = run("h_score,nleep")
+    assert "nleep still ranks these checkpoints" in " ".join(str(both).split())

@@ -17,6 +17,7 @@ from rankckpt_jax.measures.inputs import Inputs, prepare
 from rankckpt_jax.measures.mixture import gmm, kmeans
 from rankckpt_jax.measures.registry import (
     Measure,
+    Regime,
     Result,
     Tolerance,
     get,
@@ -32,6 +33,7 @@ import_all(__path__, __name__)
 __all__ = [
     "Inputs",
     "Measure",
+    "Regime",
     "Result",
     "Tolerance",
     "compute",

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from rankckpt_jax.errors import InputError, redact
-from rankckpt_jax.measures import registry
+from rankckpt_jax.measures import regimes, registry
 from rankckpt_jax.measures.inputs import Inputs, prepare
 from rankckpt_jax.measures.registry import Measure, Options, Result
 
@@ -140,6 +140,7 @@ def compute_prepared(
             fix="check for constant features and for classes with a single image",
         )
     _check_bounds(measure, result.score, options)
+    result = _apply_regimes(measure, inputs, result, options)
     if num_bootstrap < 1:
         return result
     scores = _bootstrap(measure, inputs, num_bootstrap, options, result)
@@ -167,6 +168,26 @@ def _check_bounds(measure: Measure, score: float, options: Options) -> None:
             found=f"{score:g}",
             fix="this is a bug in the measure: please report it with the features",
         )
+
+
+def _apply_regimes(
+    measure: Measure, inputs: Inputs, result: Result, options: Options
+) -> Result:
+    """Add the sentences of regimes to the warning, and the name of a saturating one."""
+    found = list(measure.regimes)
+    _, highest = measure.bounds_for(options)
+    if math.isfinite(highest):
+        found.append(regimes.maximum(lambda inputs: highest, measure.tolerance))
+    sentences, details = [result.warning], dict(result.details)
+    for regime in sorted(found, key=lambda regime: not regime.saturates):
+        if sentence := regime.describe(inputs, result):
+            sentences.append(sentence)
+            if regime.saturates:
+                details["saturated"] = regime.name
+                # Nothing else matters for a score that means nothing.
+                break
+    warning = " ".join(filter(None, sentences))
+    return dataclasses.replace(result, details=details, warning=warning)
 
 
 def _bootstrap(

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from rankckpt_jax.measures import lda
+from rankckpt_jax.measures import lda, regimes
 from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import scaling
 
@@ -35,7 +35,12 @@ def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
 
 
 @register(
-    "etran", needs_logits=True, uses_weights=True, combine=combine, tolerance=UNIT_SCALE
+    "etran",
+    needs_logits=True,
+    uses_weights=True,
+    combine=combine,
+    tolerance=UNIT_SCALE,
+    regimes=(regimes.FEW_IMAGES,),
 )
 def etran(inputs: Inputs) -> Result:
     """Return ETran's two terms from features, labels and logits [N, V]."""

@@ -22,6 +22,7 @@ import math
 import numpy as np
 
 from rankckpt_jax.errors import unknown_name
+from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Inputs, Result, Tolerance, register
 from rankckpt_jax.measures.statistics import scaling
 
@@ -35,6 +36,7 @@ _FLOOR = 1e-4
     bounds=(-math.inf, 0.0),
     uses_weights=True,
     tolerance=Tolerance(absolute=1e-12),
+    regimes=(regimes.SINGLE_IMAGES,),
 )
 def gbc(inputs: Inputs, covariance: str = "spherical", dimensions: int = 64) -> Result:
     """Return GBC on the first principal components.

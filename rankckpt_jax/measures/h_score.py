@@ -23,11 +23,40 @@ import math
 
 import numpy as np
 
-from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
+from rankckpt_jax.measures import regimes
+from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Regime, Result, register
 from rankckpt_jax.measures.statistics import symmetric
 
 
-@register("h_score", bounds=(0.0, math.inf), uses_weights=True, tolerance=UNIT_SCALE)
+def _highest(inputs: Inputs) -> float:
+    return float(min(inputs.num_classes - 1, inputs.features.shape[1]))
+
+
+def _interpolation(inputs: Inputs, result: Result) -> str:
+    """Describe features that reproduce any labels of the images with different rows."""
+    count, size = inputs.features.shape
+    rank = result.details["rank"]
+    # Counting different rows takes time, so the usual case comes first.
+    if rank == size < count - 1 or rank < (n := inputs.statistics.num_distinct) - 1:
+        return ""
+    return (
+        f"With no more different images ({n}) than feature dimensions, the H-score "
+        "depends on the labels alone: without duplicates, it is C - 1 = "
+        f"{inputs.num_classes - 1} for any features. It cannot order checkpoints. Add "
+        "images or use another measure."
+    )
+
+
+INTERPOLATION = Regime("interpolation", _interpolation, saturates=True)
+
+
+@register(
+    "h_score",
+    bounds=(0.0, math.inf),
+    uses_weights=True,
+    tolerance=UNIT_SCALE,
+    regimes=(INTERPOLATION, regimes.maximum(_highest)),
+)
 def h_score(inputs: Inputs) -> Result:
     """Return the H-score of features [N, D] and labels [N]."""
     statistics = inputs.statistics

@@ -23,14 +23,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import FRACTION, Inputs, Result, register
+from rankckpt_jax.measures import regimes
+from rankckpt_jax.measures.registry import FRACTION, Inputs, Regime, Result, register
 from rankckpt_jax.measures.statistics import blocks, sampling, scaling
 
 _TILE = 512
 """Rows of a tile."""
 
 
-@register("knn", bounds=(0.0, 1.0), tolerance=FRACTION)
+def _no_neighbors(inputs: Inputs, result: Result) -> str:
+    """Describe neighbors that are the same for any features."""
+    count, sizes = len(inputs.labels), inputs.statistics.sizes
+    if sizes.max() > 1 and result.details["k"] < count - 1:
+        return ""
+    return (
+        "For any features, no other image has the class of an image, or all others are "
+        "its neighbors, so the accuracy cannot order checkpoints. Add images or lower "
+        "`k`."
+    )
+
+
+NO_NEIGHBORS = Regime("no neighbors", _no_neighbors, saturates=True)
+
+
+@register(
+    "knn",
+    bounds=(0.0, 1.0),
+    tolerance=FRACTION,
+    regimes=(NO_NEIGHBORS, regimes.MAJORITY, regimes.COPIES),
+)
 def knn(inputs: Inputs, k: int = 1, max_queries: int = 20_000) -> Result:
     """Return the leave-one-out accuracy.
 
@@ -73,7 +94,7 @@ def knn(inputs: Inputs, k: int = 1, max_queries: int = 20_000) -> Result:
     def score(weights: np.ndarray) -> float:
         return float(np.average(correct, weights=weights[queries]))
 
-    details = {"num_queries": len(queries)}
+    details = {"num_queries": len(queries), "k": k}
     return Result(score(statistics.weights), details, reweighted=score)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import discriminant, scaling
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
@@ -26,7 +27,12 @@ _LEAST_VARIANCE = 1.0
 """Total variance below which x'g_c is small, and every posterior is near pi_c."""
 
 
-@register("lda", bounds=(0.0, 1.0), uses_weights=True)
+@register(
+    "lda",
+    bounds=(0.0, 1.0),
+    uses_weights=True,
+    regimes=(regimes.INTERPOLATION, regimes.FEW_IMAGES, regimes.SINGLE_IMAGES),
+)
 def lda(inputs: Inputs) -> Result:
     """Return the mean posterior of the true class for features [N, D]."""
     statistics = inputs.statistics

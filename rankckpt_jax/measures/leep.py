@@ -17,11 +17,18 @@ import math
 import jax
 import numpy as np
 
+from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.mixture import prediction
 from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 
 
-@register("leep", needs_logits=True, bounds=(-math.inf, 0.0), tolerance=UNIT_SCALE)
+@register(
+    "leep",
+    needs_logits=True,
+    bounds=(-math.inf, 0.0),
+    tolerance=UNIT_SCALE,
+    regimes=(regimes.CHANCE, regimes.SINGLE_IMAGES),
+)
 def leep(inputs: Inputs) -> Result:
     """Return LEEP from the logits [N, V] of the checkpoint's own classifier."""
     probabilities = jax.nn.softmax(inputs.logits, axis=-1)

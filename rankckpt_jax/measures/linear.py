@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import FRACTION, Inputs, Result, register
 from rankckpt_jax.measures.statistics import logistic, sampling
 
@@ -33,7 +34,12 @@ gradient is then below 1e-4, where scikit-learn stops."""
 _TRAIN, _VALIDATION, _HELD_OUT = 0, 1, 2
 
 
-@register("linear", bounds=(0.0, 1.0), tolerance=FRACTION)
+@register(
+    "linear",
+    bounds=(0.0, 1.0),
+    tolerance=FRACTION,
+    regimes=(regimes.MAJORITY, regimes.COPIES),
+)
 def linear(inputs: Inputs, num_steps: int = 100) -> Result:
     """Return the held-out accuracy for features [N, D] and labels [N].
 

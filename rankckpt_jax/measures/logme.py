@@ -37,6 +37,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import symmetric
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
@@ -57,7 +58,7 @@ _LARGEST_RATIO = 1e10
 """Bound of r and 1/r relative to S. For noise the maximum lies at an infinite r."""
 
 
-@register("logme", uses_weights=True)
+@register("logme", uses_weights=True, regimes=(regimes.SINGLE_IMAGES,))
 def logme(inputs: Inputs, published: bool = False) -> Result:
     """Return LogME of features [N, D] and labels [N].
 

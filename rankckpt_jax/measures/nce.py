@@ -19,11 +19,18 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import blocks
 
 
-@register("nce", needs_logits=True, bounds=(-math.inf, 0.0), tolerance=UNIT_SCALE)
+@register(
+    "nce",
+    needs_logits=True,
+    bounds=(-math.inf, 0.0),
+    tolerance=UNIT_SCALE,
+    regimes=(regimes.CHANCE, regimes.SINGLE_IMAGES),
+)
 def nce(inputs: Inputs, soft: bool = False) -> Result:
     """Return NCE from the logits [N, V]; `soft` averages their probabilities."""
     labels, logits, num_classes = inputs.labels, inputs.logits, inputs.num_classes

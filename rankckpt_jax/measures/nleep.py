@@ -37,6 +37,7 @@ is the number of images in a component (`sparse_em`).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +45,7 @@ from typing import Any
 import numpy as np
 
 from rankckpt_jax.errors import InputError, unknown_name
+from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.mixture import fitting, kmeans, prediction
 from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import pca, scaling
@@ -81,7 +83,19 @@ def _check(options: Mapping[str, Any]) -> None:
             )
 
 
-@register("nleep", bounds=_bounds, check=_check, tolerance=UNIT_SCALE)
+def _chance(inputs: Inputs, result: Result) -> str:
+    """Describe a mean log likelihood at chance; the variant sfda has another scale."""
+    is_log = result.details["variant"] != "sfda"
+    return regimes.CHANCE.describe(inputs, result) if is_log else ""
+
+
+@register(
+    "nleep",
+    bounds=_bounds,
+    check=_check,
+    tolerance=UNIT_SCALE,
+    regimes=(dataclasses.replace(regimes.CHANCE, describe=_chance),),
+)
 def nleep(
     inputs: Inputs,
     variant: str = "paper",

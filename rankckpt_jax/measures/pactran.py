@@ -27,11 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import logistic, scaling
 
 
-@register("pactran", uses_weights=True)
+@register("pactran", uses_weights=True, regimes=(regimes.SINGLE_IMAGES,))
 def pactran(
     inputs: Inputs,
     prior_factor: float = 10.0,

@@ -35,7 +35,8 @@ class Result:
 
     Attributes:
       score: Higher means better transfer.
-      details: Intermediate values as plain numbers, strings and lists.
+      details: Intermediate values as plain numbers, strings and lists. A saturated
+        score has the name of its regime in `details["saturated"]`.
       warning: One sentence if the score needs care, else empty.
       reweighted: The score as a function of multiplicities of the images, float64 [N],
         if the measure can compute it cheaply. The bootstrap then calls it.
@@ -78,7 +79,9 @@ class Tolerance:
         scale = max(abs(one), abs(other))
         return abs(one - other) <= self.absolute + self.relative * scale
 
-    def resolve(self, scores: Sequence[float]) -> list[float]:
+    def resolve(
+        self, scores: Sequence[float], levels: Sequence[str] = ()
+    ) -> list[float]:
         """Return the scores, with the highest of equal ones in place of each of them.
 
         Resolving again changes nothing.
@@ -89,11 +92,18 @@ class Tolerance:
 
         Args:
           scores: Finite scores of the checkpoints of a pool, in any order.
+          levels: For each score the name of the regime that saturates it, or "". The
+            scores of a regime, and those between them, are equal.
         """
         resolved = list(scores)
         order = sorted(range(len(scores)), key=lambda i: -scores[i])
-        for previous, i in itertools.pairwise(order):
-            if self.allows(scores[previous], scores[i]):
+        last = {levels[i]: position for position, i in enumerate(order) if levels}
+        # Scores up to this position belong to a level that has begun.
+        end = 0
+        for position, (previous, i) in enumerate(itertools.pairwise(order), 1):
+            if levels and levels[previous]:
+                end = max(end, last[levels[previous]])
+            if position <= end or self.allows(scores[previous], scores[i]):
                 resolved[i] = resolved[previous]
         return resolved
 
@@ -106,6 +116,23 @@ FRACTION = Tolerance(relative=0.0, absolute=1e-9)
 
 UNIT_SCALE = Tolerance(absolute=ROUNDING)
 """For mean log probabilities and other scores whose natural scale is 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Regime:
+    """A kind of input for which a score is saturated or needs care.
+
+    Attributes:
+      name: A short name, for files.
+      describe: Maps inputs and result to one sentence for the user that names the next
+        action, or to "" outside the regime.
+      saturates: Whether the score means nothing here: scores of this regime are ties.
+    """
+
+    name: str
+    describe: Callable[[Inputs, Result], str]
+    saturates: bool = False
+
 
 Compute = Callable[Concatenate[Inputs, ...], Result]
 Combine = Callable[[Sequence[Mapping[str, float]]], list[float]]
@@ -135,6 +162,8 @@ class Measure:
       check: Raises InputError for option values that are not allowed.
       tolerance: The difference below which two scores are equal, from the precision and
         the natural scale of the arithmetic.
+      regimes: Where the score is saturated or needs care. The highest possible score of
+        `bounds` is always one.
     """
 
     name: str
@@ -148,6 +177,7 @@ class Measure:
     files: tuple[str, ...] = ()
     check: Callable[[Options], None] = lambda options: None
     tolerance: Tolerance = Tolerance()
+    regimes: tuple[Regime, ...] = ()
 
     @functools.cached_property
     def options(self) -> tuple[str, ...]:

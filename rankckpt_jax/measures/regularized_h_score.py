@@ -21,8 +21,21 @@ import math
 
 import numpy as np
 
-from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
+from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Regime, Result, register
 from rankckpt_jax.measures.statistics import symmetric
+
+
+def _shrunk(inputs: Inputs, result: Result) -> str:
+    if result.details["shrinkage"] < 1:
+        return ""
+    return (
+        "The covariance is shrunk to a multiple of the identity, so the score is 0 for "
+        "any such features and cannot order checkpoints. Add images or use another "
+        "measure."
+    )
+
+
+SHRUNK = Regime("shrinkage", _shrunk, saturates=True)
 
 
 @register(
@@ -30,6 +43,7 @@ from rankckpt_jax.measures.statistics import symmetric
     bounds=(0.0, math.inf),
     uses_weights=True,
     tolerance=UNIT_SCALE,
+    regimes=(SHRUNK,),
 )
 def regularized_h_score(inputs: Inputs) -> Result:
     """Return the regularized H-score of features [N, D] and labels [N]."""

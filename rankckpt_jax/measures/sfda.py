@@ -24,6 +24,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
+from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import discriminant
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
@@ -32,7 +33,12 @@ _POWER_STEPS = 3
 _LEAST_SHRINKAGE = 1e-10
 
 
-@register("sfda", bounds=(0.0, 1.0), uses_weights=True)
+@register(
+    "sfda",
+    bounds=(0.0, 1.0),
+    uses_weights=True,
+    regimes=(regimes.INTERPOLATION, regimes.FEW_IMAGES),
+)
 def sfda(inputs: Inputs) -> Result:
     """Return SFDA of features [N, D] and labels [N]."""
     statistics, num_classes = inputs.statistics, inputs.num_classes

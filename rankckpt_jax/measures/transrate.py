@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import blocks, scaling, symmetric
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
@@ -31,7 +32,11 @@ _BLOCK = 1024
 """Rows of a class that are multiplied at once."""
 
 
-@register("transrate", uses_weights=True)
+@register(
+    "transrate",
+    uses_weights=True,
+    regimes=(regimes.FEW_IMAGES, regimes.SINGLE_IMAGES),
+)
 def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:
     """Return TransRate of features [N, D] and labels [N] with distortion `eps`."""
     statistics = inputs.statistics

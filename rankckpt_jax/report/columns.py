@@ -16,6 +16,9 @@ from rankckpt_jax.results.row import Row, finite
 
 Value = str | float | None
 
+MARK = "*"
+"""Follows a value that has a warning."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
@@ -30,6 +33,7 @@ class Column:
       shown_in: Which of `"terminal"`, `"notebook"` and `"page"` show it.
       optional: Whether they omit it if no row has a value.
       spread: Returns the standard deviation of a row's value.
+      warning: Returns the warning about a row's value, or "".
       bounds: Range of the bars on the page; the range of the values if None.
     """
 
@@ -41,6 +45,7 @@ class Column:
     shown_in: tuple[str, ...] = ()
     optional: bool = True
     spread: Callable[[Row], float | None] = lambda row: None
+    warning: Callable[[Row], str] = lambda row: ""
     bounds: tuple[float, float] | None = None
 
 
@@ -54,6 +59,7 @@ class Cell:
       spread: The formatted standard deviation, or empty.
       bar: Length of the bar from 0 to 100, or None.
       is_best: Whether no value of the column is higher, and some are lower.
+      warning: The warning about the value, or empty. Such a value is marked by `MARK`.
     """
 
     value: Value
@@ -61,6 +67,7 @@ class Cell:
     spread: str = ""
     bar: int | None = None
     is_best: bool = False
+    warning: str = ""
 
 
 def columns(ranking: Ranking) -> list[Column]:
@@ -208,12 +215,13 @@ def cells(column: Column, rows: Sequence[Row], missing: str) -> list[Cell]:
                 round(100 * (value - low) / (high - low)) if high > low else None,
                 # If all values are equal, none is emphasized.
                 len(set(numbers)) > 1 and value == max(numbers),
+                printable(column.warning(row)),
             )
         )
     return result
 
 
-def _of_measure(measure: str) -> tuple[Column, Column, Column]:
+def _of_measure(measure: str) -> tuple[Column, ...]:
     name = printable(measure)
     return (
         Column(
@@ -225,6 +233,13 @@ def _of_measure(measure: str) -> tuple[Column, Column, Column]:
             ("terminal", "notebook", "page"),
             optional=False,
             spread=lambda row: row.spread(measure),
+            warning=lambda row: row.warnings.get(measure, ""),
+        ),
+        Column(
+            f"{measure}_saturated",
+            f"{name} saturated",
+            f"The reason why the score by {name} means nothing here, or empty.",
+            lambda row: row.saturated.get(measure),
         ),
         Column(
             f"{measure}_spread",

@@ -67,6 +67,10 @@ def from_csv(text: str, task: str, where: str = "") -> Ranking:
         values = {read_cell(name): line[name + suffix] for name in measures}
         return {name: float(value) for name, value in values.items() if value}
 
+    def texts(line: dict[str, str], suffix: str) -> dict[str, str]:
+        values = {read_cell(name): line.get(name + suffix) for name in measures}
+        return {name: read_cell(value) for name, value in values.items() if value}
+
     try:
         rows = [
             Row(
@@ -75,6 +79,7 @@ def from_csv(text: str, task: str, where: str = "") -> Ranking:
                 group=read_cell(line["group"]),
                 scores=numbers(line, ""),
                 spreads=numbers(line, "_spread"),
+                saturated=texts(line, "_saturated"),
                 score_seconds=numbers(line, "_seconds"),
                 accuracy=float(line["accuracy"]) if line["accuracy"] else None,
                 failure=read_cell(line["failure"]),

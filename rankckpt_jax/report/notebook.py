@@ -12,7 +12,10 @@ def to_html(summary: Summary) -> str:
     ranking = summary.ranking
     table = columns.shown(ranking, "notebook")
     texts = [
-        [cell.text for cell in columns.cells(column, ranking.rows, NONE)]
+        [
+            cell.text + (columns.MARK if cell.warning else "")
+            for cell in columns.cells(column, ranking.rows, NONE)
+        ]
         for column in table
     ]
     lines = []

@@ -106,7 +106,8 @@ def curves(ranking: Ranking) -> str:
         svg.name_axes(axes, "training steps", "accuracy")
         for i, row in enumerate(rows):
             steps, accuracies = zip(*row.curve, strict=True)
-            heavy = row is best or row is ranking.best
+            is_first = row is ranking.best and not ranking.ranks_nothing
+            heavy = row is best or is_first
             axes.plot(
                 steps,
                 accuracies,

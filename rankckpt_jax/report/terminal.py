@@ -36,10 +36,12 @@ def to_text(summary: Summary) -> str:
     if summary.agreement.is_known:
         blocks.append(_evaluation_lines(summary))
     lines = list(summary.sentences)
+    marked = set(map(printable, ranking.measures))
     for warning in summary.warnings:
         n = len(warning.checkpoints)
         names = warning.checkpoints[0] if n == 1 else count(n, "checkpoint")
-        lines.append(f"Warning, {warning.topic} of {names}: {warning.text}")
+        mark = f"{columns.MARK} " if warning.topic in marked else ""
+        lines.append(f"{mark}Warning, {warning.topic} of {names}: {warning.text}")
     blocks.append("\n".join(map(_wrap, lines)))
     return "\n\n".join(blocks)
 
@@ -49,10 +51,7 @@ def _ranking_lines(summary: Summary) -> str:
     rows = summary.ranking.rows
     table = columns.shown(summary.ranking, "terminal")
     texts = [
-        [
-            f"{cell.text} ±{cell.spread}" if cell.spread else cell.text
-            for cell in columns.cells(column, rows, "-" if column.format else "")
-        ]
+        _texts(columns.cells(column, rows, "-" if column.format else ""))
         for column in table
     ]
     lines: list[Sequence[str]] = [[column.heading for column in table]]
@@ -65,6 +64,16 @@ def _ranking_lines(summary: Summary) -> str:
             cells = cells[:num_texts]
         lines.append(cells)
     return align(lines, left=range(1, num_texts), tails=tails)
+
+
+def _texts(cells: Sequence[columns.Cell]) -> list[str]:
+    """Return the texts of a column, with room for the mark if any cell has one."""
+    blank = " " if any(cell.warning for cell in cells) else ""
+    return [
+        (f"{cell.text} ±{cell.spread}" if cell.spread else cell.text)
+        + (columns.MARK if cell.warning else blank)
+        for cell in cells
+    ]
 
 
 def _evaluation_lines(summary: Summary) -> str:

@@ -25,7 +25,8 @@ def compare_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
 def resolve_scores(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     """Return the rows with one value for scores that differ by rounding error only.
 
-    A standard deviation that is rounding error becomes 0.
+    Scores that are saturated in the same way get one value too. A standard deviation
+    that is rounding error becomes 0.
 
     Args:
       rows: All checkpoints of the task.
@@ -35,7 +36,10 @@ def resolve_scores(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     for name in names:
         tolerance = measures.tolerance(name)
         indices = [i for i, row in enumerate(rows) if row.score(name) is not None]
-        scores = tolerance.resolve([rows[i].scores[name] for i in indices])
+        scores = tolerance.resolve(
+            [rows[i].scores[name] for i in indices],
+            [rows[i].saturated.get(name, "") for i in indices],
+        )
         for i, score in zip(indices, scores, strict=True):
             spreads = dict(rows[i].spreads)
             if name in spreads and tolerance.allows(score, score + spreads[name]):

@@ -20,6 +20,12 @@ from rankckpt_jax.results.formatting import (
 )
 from rankckpt_jax.results.ranking import Ranking
 
+_ROBUST = ("logme", "nleep", "regularized_h_score")
+"""Measures that rank checkpoints with fewer images than feature dimensions."""
+
+_WITHOUT_IMAGES = ("feature_dim", "num_parameters", "source_accuracy", "static")
+"""Measures that are the same for all tasks."""
+
 _SIGNIFICANCE_LEVEL = 0.05
 _MIN_FOR_INTERVAL = 8
 """Bootstrap intervals over fewer checkpoints are too narrow."""
@@ -30,7 +36,7 @@ def headline(ranking: Ranking) -> tuple[str, str, str]:
 
     Returns:
       The text before the name of the checkpoint ranked first, its name, and the text
-      after it. The name is empty if no checkpoint is ranked.
+      after it. The name is empty if no checkpoint is ranked first.
     """
     best, measure = ranking.best, printable(ranking.measures[0])
     if best is None:
@@ -40,6 +46,9 @@ def headline(ranking: Ranking) -> tuple[str, str, str]:
             return "No checkpoint could be ranked: all of them failed.", "", ""
         return f"No checkpoint could be ranked: none has a score by {measure}.", "", ""
     name, n = printable(best.checkpoint), len(ranking.scored_rows)
+    if ranking.ranks_nothing:
+        text = f"{measure} ranks nothing: the scores of all {n} checkpoints are"
+        return f"{text} saturated and equal.", "", ""
     if n == 1:
         start, end = "", " is the only checkpoint ranked"
     else:
@@ -78,6 +87,8 @@ def conclusions(ranking: Ranking, agreement: Agreement) -> tuple[str, ...]:
             "One checkpoint cannot be compared with others. Add checkpoints to the "
             "pool.",
         )
+    if ranking.ranks_nothing:
+        return (_other_measure(ranking),)
     sentences = (
         _agreement(ranking, agreement),
         _ties(ranking),
@@ -88,6 +99,40 @@ def conclusions(ranking: Ranking, agreement: Agreement) -> tuple[str, ...]:
         _narrow_lead(ranking),
     )
     return tuple(filter(None, sentences))
+
+
+def _other_measure(ranking: Ranking) -> str:
+    """Return the sentence on the measures to use if the first one ranks nothing."""
+    first, *others = ranking.measures
+    ranks = [name for name in others if _orders(ranking, name)]
+    # A measure that needs no care is better.
+    warned = {name for row in ranking.rows for name in row.warnings}
+    ranks = [printable(n) for n in ranks if n not in warned] or list(
+        map(printable, ranks)
+    )
+    if ranks:
+        verb, one = ("ranks", "it") if len(ranks) == 1 else ("rank", "one of them")
+        return (
+            f"{some(map(printable, ranks))} still {verb} these checkpoints: put {one} "
+            f"first in `config.measures`. The warning of {printable(first)} states the "
+            "reason."
+        )
+    known = [name for name in _ROBUST if name not in ranking.measures]
+    fix = f"Rank by {known[0]} instead" if known else "Add images"
+    return (
+        f"No computed measure ranks these checkpoints. {fix}. The warning of "
+        f"{printable(first)} states the reason."
+    )
+
+
+def _orders(ranking: Ranking, measure: str) -> bool:
+    """Return whether a measure that reads the images gives scores that differ."""
+    rows = [row for row in ranking.rows if row.score(measure) is not None]
+    return (
+        measure not in _WITHOUT_IMAGES
+        and len({row.score(measure) for row in rows}) > 1
+        and any(measure not in row.saturated for row in rows)
+    )
 
 
 def facts(ranking: Ranking, agreement: Agreement) -> tuple[tuple[str, str, str], ...]:
@@ -104,10 +149,10 @@ def facts(ranking: Ranking, agreement: Agreement) -> tuple[tuple[str, str, str],
         is_significant = evaluation.is_significant(tau, summary.n)
         note = "significant" if is_significant else f"not significant for {summary.n}"
         result.append(("Kendall's tau", format_decimal(tau), note))
-    if summary.n > 1 and not math.isnan(rel):
+    if summary.n > 1 and not math.isnan(rel) and not ranking.ranks_nothing:
         note = "by fine-tuning only the first"
         result.append(("Best accuracy kept", format_percent(rel), note))
-    if summary.n > 1 and ranking.num_test:
+    if summary.n > 1 and ranking.num_test and not ranking.ranks_nothing:
         value = format_probability(summary.probability_best)
         result.append(("First is best", value, "probability, given all noise"))
     seconds = [row.ranking_seconds(measure) for row in ranking.scored_rows]

@@ -51,13 +51,27 @@ class Ranking:
 
     @property
     def best(self) -> Row | None:
-        """The row ranked first, or None if no checkpoint has a score."""
+        """The row ranked first, or None if no checkpoint has a score.
+
+        If several are ranked first, as in a ranking that `ranks_nothing`, it is the
+        first of them by name.
+        """
         return self.scored_rows[0] if self.scored_rows else None
 
     @property
     def scored_rows(self) -> tuple[Row, ...]:
         """The rows with a score by the first measure, best first."""
         return tuple(r for r in self.rows if r.score(self.measures[0]) is not None)
+
+    @property
+    def ranks_nothing(self) -> bool:
+        """Whether all scores by the first measure are saturated and equal."""
+        rows, first = self.scored_rows, self.measures[0]
+        return (
+            len(rows) > 1
+            and all(first in row.saturated for row in rows)
+            and len({row.score(first) for row in rows}) == 1
+        )
 
     @property
     def failed(self) -> tuple[Row, ...]:

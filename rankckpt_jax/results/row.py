@@ -20,6 +20,8 @@ class Row:
         or not finite has no score.
       spreads: Standard deviation of the score over repetitions, by measure.
       warnings: One warning by measure or topic.
+      saturated: For measures whose score means nothing here, the regime's name; see
+        `measures.Regime`.
       score_seconds: Time to compute the score from features, by measure.
       terms: For measures that are relative to the pool, the terms of the score.
       accuracy: Test accuracy after fine-tuning, in [0, 1]; NaN if training diverged.
@@ -48,6 +50,7 @@ class Row:
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     spreads: Mapping[str, float] = dataclasses.field(default_factory=dict)
     warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    saturated: Mapping[str, str] = dataclasses.field(default_factory=dict)
     score_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     terms: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     accuracy: float | None = None

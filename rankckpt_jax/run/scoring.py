@@ -175,7 +175,7 @@ def score_row(
         )
     )
     scores, spreads, seconds, terms = {}, {}, {}, {}
-    warnings = dict(row.warnings)
+    warnings, saturated = dict(row.warnings), {}
     for measure in settings.measures:
         options = dict(settings.options.get(measure, {}))
         key = {
@@ -205,6 +205,8 @@ def score_row(
             scores[measure] = result["score"]
         if (spread := result["details"].get("spread")) is not None:
             spreads[measure] = spread
+        if (regime := result["details"].get("saturated")) is not None:
+            saturated[measure] = regime
         if measures.get(measure).combine and "terms" in result["details"]:
             terms[measure] = result["details"]["terms"]
     return dataclasses.replace(
@@ -212,6 +214,7 @@ def score_row(
         scores=scores,
         spreads=spreads,
         warnings=warnings,
+        saturated=saturated,
         score_seconds=seconds,
         terms=terms,
         fingerprint=_fingerprint(feature_set.features),

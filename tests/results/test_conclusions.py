@@ -1,5 +1,6 @@
 """The sentences on what follows from a ranking."""
 
+import dataclasses
 import math
 
 import pytest
@@ -144,3 +145,67 @@ def test_summarize_groups_equal_warnings():
         GroupedWarning("leep", "no classifier", ("b",)),
     )
     assert "Warning, task of 2 checkpoints: classes are missing" in str(summary.ranking)
+
+
+def _saturated(scores, **others):
+    """Rows whose H-score is saturated, with scores by other measures."""
+    return [
+        Row(
+            f"ckpt{i}",
+            scores={"h_score": s, **{m: values[i] for m, values in others.items()}},
+            saturated={"h_score": "interpolation"},
+            warnings={"h_score": "It cannot order checkpoints."},
+            accuracy=0.1 * i,
+        )
+        for i, s in enumerate(scores)
+    ]
+
+
+NOISE = [5.000000000000003, 4.9999999999999964, 5.0, 4.9]
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ({}, "No computed measure ranks these checkpoints. Rank by logme instead."),
+        ({"nleep": [0, 0, 0, 0]}, "No computed measure ranks"),
+        ({"num_parameters": [1, 2, 3, 4]}, "No computed measure ranks"),
+        ({"logme": [1, 1, 1, 1]}, "Rank by nleep instead."),
+        ({"nleep": [0, 0, 0, -1]}, "nleep still ranks these checkpoints: put it fir"),
+        ({"nleep": range(4), "knn": range(4)}, "nleep, knn still rank these checkp"),
+    ],
+)
+def test_summary_of_saturated_scores_ranks_nothing(others, expected):
+    measures = ["h_score", *others]
+    summary = _summarize(_saturated(NOISE, **others), *measures)
+    assert summary.ranking.ranks == (1, 1, 1, 1)
+    assert "".join(summary.headline) == (
+        "h_score ranks nothing: the scores of all 4 checkpoints are saturated and "
+        "equal."
+    )
+    assert summary.headline[1] == ""
+    assert expected in summary.conclusions[0] and len(summary.conclusions) == 1
+    assert [name for name, _, _ in summary.facts] == ["Checkpoints ranked"]
+
+
+def test_summary_recommends_measures_without_warnings():
+    rows = _saturated(NOISE, transrate=range(4), knn=range(4))
+    rows = [
+        dataclasses.replace(row, warnings={**row.warnings, "transrate": "Care."})
+        for row in rows
+    ]
+    summary = _summarize(rows, "h_score", "transrate", "knn")
+    assert summary.conclusions[0].startswith("knn still ranks")
+
+
+def test_ranking_of_some_saturated_scores_ranks():
+    rows = _saturated(NOISE)
+    rows[3] = dataclasses.replace(rows[3], saturated={}, warnings={})
+    ranking = rank("task", ["h_score"], rows)
+    assert not ranking.ranks_nothing and ranking.ranks == (1, 1, 1, 4)
+    # A perfect score and one at chance are both saturated, but not equal.
+    rows = [
+        Row("a", scores={"leep": 0.0}, saturated={"leep": "maximum"}),
+        Row("b", scores={"leep": -0.69}, saturated={"leep": "chance"}),
+    ]
+    assert not rank("task", ["leep"], rows).ranks_nothing

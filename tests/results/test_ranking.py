@@ -1,5 +1,6 @@
 """Order and evaluation of a ranking."""
 
+import json as builtins_json
 import math
 
 import pytest
@@ -125,3 +126,36 @@ def test_from_csv_ties_what_another_program_wrote():
     text = text.replace(line, line.replace(repr(max(NOISE)), repr(NOISE[1])))
     assert repr(NOISE[1]) in text
     assert csv.from_csv(text, "task").ranks == (1, 1, 1, 1)
+
+
+def test_reports_mark_saturated_scores():
+    text = "It cannot order checkpoints."
+    rows = _noisy(saturated={"h_score": "interpolation"}, warnings={"h_score": text})
+    ranking = rank("task", ["h_score"], [*rows, Row("low", scores={"h_score": 4.0})])
+    lines = str(ranking).splitlines()
+    assert lines[4:6] == [
+        "1  net0         5.000*       50.0%",
+        "1  net1         5.000*       90.0%",
+    ]
+    assert lines[8] == "5  low          4.000            -"
+    assert f"* Warning, h_score of 4 checkpoints: {text}" in lines
+    table = csv.to_csv(ranking).splitlines()
+    assert ",h_score_saturated," in table[0] and ",interpolation," in table[1]
+    restored = csv.from_csv(ranking.to_csv(), "task")
+    assert [row.saturated for row in restored.rows] == [
+        row.saturated for row in ranking.rows
+    ]
+    first = builtins_json.loads(json.to_json(summarize(ranking)))["rows"][0]
+    assert first["h_score_saturated"] == "interpolation"
+    assert first["warnings"] == f"h_score: {text}"
+    page = ranking.to_html()
+    assert page.count(f'<span class="mark" title="{text}">*</span>') == 4
+    assert '* marks a score with a <a href="#warnings">warning</a>' in page
+    assert '<section id="warnings">' in page
+
+
+def test_page_of_a_ranking_that_ranks_nothing_shows_no_winner():
+    rows = _noisy(saturated={"h_score": "interpolation"})
+    nothing = rank("task", ["h_score"], rows).to_html()
+    assert "h_score ranks nothing" in nothing and '<tr class="first"' not in nothing
+    assert '<tr class="first"' in rank("task", ["h_score"], _noisy()).to_html()

@@ -165,6 +165,16 @@ class Statistics:
             return len(self.factor)
         return symmetric.rank(self.spectrum[0], max(self.features.shape))
 
+    @functools.cached_property
+    def num_distinct(self) -> int:
+        """Number of different rows of the features."""
+        rows = np.ascontiguousarray(self.features)
+        weights = np.random.default_rng(0).normal(size=rows.shape[1])
+        blocks = range(0, len(rows), _BLOCK)
+        sums = [(rows[i : i + _BLOCK] * weights).sum(axis=1) for i in blocks]
+        # Rows with equal sums are almost surely equal, and equal rows have equal sums.
+        return len(np.unique(np.concatenate(sums)))
+
     def principal(self, count: int) -> np.ndarray:
         """Return the first principal components: float64 [N, min(count, N, D)].
 

@@ -39,7 +39,7 @@ autocomplete="off" spellcheck="false"></label>
 </tr></thead>
 <tbody>
 {% for row in rows %}
-<tr{% if row.rank == 1 %} class="first"{% endif %}
+<tr{% if row.is_first %} class="first"{% endif %}
  data-name="{{ row.name }} {{ row.about }}" data-groups="{{ row.groups }}">
 <td class="rank" data-value="{{ row.rank or '' }}">{{ row.rank or none_text }}</td>
 <th scope="row" class="name" data-value="{{ row.name }}">{{ row.name }}
@@ -49,7 +49,8 @@ autocomplete="off" spellcheck="false"></label>
 <td class="number {{ 'truth' if column.name == 'accuracy' else 'score' }}
 {{- ' best' if cell.is_best }}" data-label="{{ column.heading }}"
  data-value="{{ '' if cell.value is none else cell.value }}">
-<span class="value">{{ cell.text }}</span>
+<span class="value">{{ cell.text }}{% if cell.warning -%}
+<span class="mark" title="{{ cell.warning }}">{{ mark }}</span>{% endif %}</span>
 {%- if cell.spread %}<small>±{{ cell.spread }}</small>{% endif %}
 {%- if cell.bar is not none %}
 <span class="bar" aria-hidden="true"><i class="share{{ cell.bar }}"></i></span>
@@ -65,6 +66,9 @@ Higher scores predict better transfer. Compare scores only between checkpoints o
 task. Bars of scores range from the lowest to the highest score of the column, bars of
 accuracy from 0 to 100%. The best value of each column is bold; ± is the standard
 deviation over repetitions.
+{% if marked %}
+{{ mark }} marks a score with a <a href="#warnings">warning</a>.
+{% endif %}
 {% if sources %}
 Accuracies that were not measured in this run are from {{ sources | join("; ") }}.
 {% endif %}
@@ -98,6 +102,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
         "rows": [
             {
                 "rank": rank,
+                "is_first": rank == 1 and not ranking.ranks_nothing,
                 "name": printable(row.checkpoint),
                 "about": _about(ranking, row),
                 "groups": " ".join(map(printable, row.groups)),
@@ -111,6 +116,8 @@ def _values(summary: Summary) -> dict[str, Any] | None:
             if len(groups) > 1
         ],
         "measure": printable(ranking.measures[0]),
+        "mark": columns.MARK,
+        "marked": any(cell.warning for column in cells for cell in column),
         "sources": [printable(source) for source in sources],
         "failed": ranking.failed and count(len(ranking.failed), "checkpoint"),
         "none_text": NONE,

@@ -21,4 +21,4 @@ def _values(summary: Summary) -> dict[str, Any] | None:
     return {"warnings": summary.warnings} if summary.warnings else None
 
 
-SECTION = Section(110, "Warnings", _TEMPLATE, _values)
+SECTION = Section(110, "Warnings", _TEMPLATE, _values, anchor="warnings")

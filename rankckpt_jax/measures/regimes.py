@@ -1,0 +1,130 @@
+"""Regimes in which a score is saturated or needs care, for the records of measures.
+
+N images, D dimensions, C classes. A regime that `saturates` gives the same score to any
+network, or to any that is good or bad enough, so its scores are ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Regime, Result, Tolerance
+
+
+def maximum(
+    highest: Callable[[Inputs], float], tolerance: Tolerance = UNIT_SCALE
+) -> Regime:
+    """Return the regime of the highest possible score.
+
+    Args:
+      highest: Returns the highest possible score for the inputs.
+      tolerance: The measure's tolerance.
+    """
+
+    def describe(inputs: Inputs, result: Result) -> str:
+        most = highest(inputs)
+        if result.score < most and not tolerance.allows(result.score, most):
+            return ""
+        return (
+            f"The score is {most:g}, the highest possible one, so it cannot order "
+            "checkpoints that reach it. Add harder images or use another measure."
+        )
+
+    return Regime("maximum", describe, saturates=True)
+
+
+def _chance(inputs: Inputs, result: Result) -> str:
+    counts = inputs.statistics.counts
+    prior = float(counts @ np.log(counts / counts.sum()) / counts.sum())
+    # A classifier with one parameter that knows nothing gains half a nat on average
+    # (Wilks 1938).
+    if counts.sum() * (result.score - prior) >= 0.5:
+        return ""
+    return (
+        f"The score equals the log likelihood of the class frequencies, {prior:.4g}, "
+        "so it is at chance and cannot order checkpoints. Check the preprocessing and "
+        "the image size, or use another measure."
+    )
+
+
+CHANCE = Regime("chance", _chance, saturates=True)
+"""For mean log likelihoods of the labels: no better than the frequencies of classes."""
+
+
+def _interpolation(inputs: Inputs, result: Result) -> str:
+    count, size = inputs.features.shape
+    # The posteriors of the wrong classes sum to less than half an image.
+    if count > size or count * (1 - result.score) >= 0.5:
+        return ""
+    return (
+        f"With no more images ({count}) than feature dimensions, a discriminant "
+        "separates the images that it was fitted to for any features, so the score is "
+        "about 1 and cannot order checkpoints. Add images or use another measure."
+    )
+
+
+INTERPOLATION = Regime("interpolation", _interpolation, saturates=True)
+"""For mean posteriors of the images that a discriminant was fitted to."""
+
+
+def _few_images(inputs: Inputs, result: Result) -> str:
+    count, size = inputs.features.shape
+    if count > size:
+        return ""
+    return (
+        f"There are no more images ({count}) than feature dimensions, so the score "
+        "mostly reflects the dimension and the scale of the features. Add images, or "
+        "compare it with another measure."
+    )
+
+
+FEW_IMAGES = Regime("few images", _few_images)
+"""For scores of scatter matrices that are singular if N <= D."""
+
+
+def _single_images(inputs: Inputs, result: Result) -> str:
+    if inputs.statistics.sizes.max() > 1:
+        return ""
+    return (
+        "Each class has one image, so the score does not depend on how much images of "
+        "a class differ. Add images."
+    )
+
+
+SINGLE_IMAGES = Regime("single images", _single_images)
+"""For scores that should compare images of a class."""
+
+
+def _majority(inputs: Inputs, result: Result) -> str:
+    sizes = inputs.statistics.sizes
+    share = float(sizes.max() / sizes.sum())
+    if result.score > share:
+        return ""
+    return (
+        f"The accuracy is not above {share:.3g}, that of always predicting the most "
+        "frequent class, so it is at chance. Check the preprocessing and the image "
+        "size, or use another measure."
+    )
+
+
+MAJORITY = Regime("majority", _majority)
+"""For accuracies: no better than predicting the most frequent class."""
+
+_MOST_COPIES = 0.1
+"""Share of copies among the images below which their effect is small."""
+
+
+def _copies(inputs: Inputs, result: Result) -> str:
+    distinct, count = inputs.statistics.num_distinct, len(inputs.features)
+    if count - distinct <= _MOST_COPIES * count:
+        return ""
+    return (
+        f"Only {distinct} of {count} images have features of their own, so images are "
+        "classified by their copies and the accuracy is too high. Remove duplicates."
+    )
+
+
+COPIES = Regime("copies", _copies)
+"""For accuracies on images that are not trained on, unless they have a copy."""

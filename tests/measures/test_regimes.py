@@ -1,0 +1,124 @@
+"""Scores that are saturated or need care, and their sentences."""
+
+import numpy as np
+import pytest
+
+from rankckpt_jax import measures
+from tests.measures.data import FACTS, generate
+
+
+def _few(n=54, d=256, classes=6, seed=0):
+    """Random features of so few images that a linear map gives them any labels."""
+    random = np.random.default_rng(seed)
+    return random.normal(size=(n, d)).astype(np.float32), np.arange(n) % classes
+
+
+def _copied(first=12, times=10):
+    features, _ = _few(first, 64)
+    # Copies of one image have several labels.
+    return np.repeat(features, times, axis=0), np.arange(first * times) % 4
+
+
+def _flat_logits(n=200):
+    """Logits that differ as little as those of images of ten pixels."""
+    random = np.random.default_rng(0)
+    labels = np.arange(n) % 2
+    return *_few(n, 8), 0.01 * random.normal(size=(n, 5)), labels
+
+
+SEPARATED = lambda: generate(separation=50.0)[:2]  # noqa: E731
+ONE_EACH = lambda d: (_few(8, d)[0], np.arange(8))  # noqa: E731
+
+SATURATED = [
+    ("h_score", _few(), {}, "interpolation", 5.0),
+    ("h_score", _few(seed=1), {}, "interpolation", 5.0),
+    ("h_score", _few(13, 12, 3), {}, "interpolation", 2.0),
+    ("h_score", _copied(), {}, "interpolation", None),
+    ("h_score", ONE_EACH(4), {}, "maximum", 4.0),
+    ("regularized_h_score", ONE_EACH(4), {}, "shrinkage", 0.0),
+    ("lda", _few(), {}, "interpolation", 1.0),
+    ("sfda", _few(), {}, "interpolation", 1.0),
+    ("sfda", SEPARATED(), {}, "maximum", 1.0),
+    ("knn", SEPARATED(), {}, "maximum", 1.0),
+    ("knn", ONE_EACH(20), {}, "no neighbors", 0.0),
+    ("knn", _few(12, 4, 3), {"k": 11}, "no neighbors", 0.0),
+    ("linear", SEPARATED(), {}, "maximum", 1.0),
+    ("gbc", SEPARATED(), {}, "maximum", 0.0),
+    ("nleep", SEPARATED(), {"components_per_class": 1}, "maximum", 0.0),
+]
+
+
+@pytest.mark.parametrize(("name", "inputs", "options", "regime", "score"), SATURATED)
+def test_compute_names_the_regime_of_a_saturated_score(
+    name, inputs, options, regime, score
+):
+    result = measures.compute(name, *inputs, **options)
+    assert result.details["saturated"] == regime
+    assert "cannot order checkpoints" in result.warning
+    if score is not None:
+        assert result.score == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "options"), [("leep", {}), ("nce", {"soft": True})])
+def test_compute_names_chance(name, options):
+    features, _, logits, labels = _flat_logits()
+    result = measures.compute(name, features, labels, logits, **options)
+    assert result.score == pytest.approx(np.log(1 / 2), abs=1e-3)
+    assert result.details["saturated"] == "chance"
+    assert "class frequencies, -0.6931" in result.warning
+    informative = logits + np.eye(5)[labels]
+    result = measures.compute(name, features, labels, informative, **options)
+    assert not result.warning and "saturated" not in result.details
+
+
+def test_nleep_is_at_chance_unless_its_variant_is_a_probability():
+    (regime,) = measures.get("nleep").regimes
+    inputs = measures.prepare(*generate()[:2])
+    for variant, score, is_chance in (
+        ("paper", np.log(1 / 4), True),
+        ("paper", np.log(1 / 4) + 1 / 240, False),
+        ("sfda", 1 / 4, False),
+    ):
+        result = measures.Result(float(score), {"variant": variant})
+        assert bool(regime.describe(inputs, result)) == is_chance
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "text"),
+    [
+        ("transrate", _few(), "no more images (54) than feature dimensions"),
+        ("logme", ONE_EACH(20), "Each class has one image"),
+        ("gbc", (_few(8, 4)[0] / 1e3, np.arange(8)), "Each class has one image"),
+        ("knn", (_few(60, 3, 2)[0], np.arange(60) // 58), "most frequent class"),
+        ("knn", _copied(30, 4), "Only 30 of 120 images have features of their own"),
+    ],
+)
+def test_compute_warns_in_a_regime_that_does_not_saturate(name, inputs, text):
+    result = measures.compute(name, *inputs)
+    assert text in result.warning
+    assert "saturated" not in result.details
+
+
+def test_compute_says_nothing_in_an_ordinary_regime():
+    features, labels, logits = generate()
+    results = measures.compute_all(features, labels, logits, facts=FACTS)
+    for name, result in results.items():
+        if np.isfinite(result.score):
+            assert not result.warning, name
+            assert "saturated" not in result.details, name
+
+
+@pytest.mark.parametrize("name", measures.names())
+def test_regimes_have_distinct_names(name):
+    regimes = measures.get(name).regimes
+    assert len({regime.name for regime in regimes}) == len(regimes)
+
+
+def test_resolve_ties_scores_of_a_regime_and_those_between_them():
+    tolerance = measures.Tolerance()
+    scores = [-0.6930, -0.3, -0.6932, -0.6931, -0.7]
+    levels = ["chance", "", "chance", "", ""]
+    expected = [-0.6930, -0.3, -0.6930, -0.6930, -0.7]
+    assert tolerance.resolve(scores, levels) == expected
+    # Different regimes are not ties.
+    assert tolerance.resolve([0.0, -0.69], ["maximum", "chance"]) == [0.0, -0.69]
