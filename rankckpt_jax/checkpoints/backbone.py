@@ -121,17 +121,8 @@ def create(
 ) -> Backbone:
     """Build the `Backbone` of a network in `models`.
 
-    Args:
-      architecture: A name for `models.create`.
-      variables: See `Variables`.
-      name: Unique in its pool.
-      fingerprint: Digest of the checkpoint's bytes.
-      source: The file it was loaded from.
-      image_size: Side of the images in pixels; by default the architecture's.
-      input_range: Values that the pixels 0 and 255 become; by default the
-        architecture's.
-      input_mean: Mean per channel, subtracted afterwards; by default the
-        architecture's.
+    The arguments are its attributes; `image_size`, `input_range` and `input_mean` are
+    by default the architecture's.
 
     Raises:
       InputError: The architecture is unknown, or the images are too small for it.

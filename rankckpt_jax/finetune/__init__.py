@@ -17,7 +17,6 @@ from rankckpt_jax.finetune.recipes import (
     Sweep,
     make_sweep,
     schedule,
-    single,
 )
 from rankckpt_jax.finetune.results import SweepResult, TrialResult
 from rankckpt_jax.finetune.step import TRAINING_VERSION, State, initial_state
@@ -38,7 +37,6 @@ __all__ = [
     "load_or_run",
     "make_sweep",
     "schedule",
-    "single",
     "splits_used",
     "train",
 ]

@@ -17,9 +17,6 @@ import optax
 
 from rankckpt_jax.errors import InputError, unknown_name
 
-SCHEDULES = ("piecewise", "cosine", "constant")
-"""Learning rate schedules, applied after the warm-up."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -152,7 +149,7 @@ SWEEPS: Mapping[str, Sweep] = {
 """The named protocols."""
 
 _CHOICES = {
-    "schedule": SCHEDULES,
+    "schedule": ("piecewise", "cosine", "constant"),
     "dtype": ("float32", "bfloat16"),
     "select_by": ("val", "test"),
     "train_on": ("train", "trainval"),
@@ -210,11 +207,6 @@ def make_sweep(settings: Mapping[str, Any], seed: int) -> Sweep:
     )
     _check(sweep)
     return sweep
-
-
-def single(recipe: Recipe, name: str = "custom") -> Sweep:
-    """Return the sweep of one trial."""
-    return Sweep(name, recipe, (recipe.learning_rate,), (recipe.num_steps,))
 
 
 def _check(sweep: Sweep) -> None:

@@ -55,12 +55,7 @@ class SweepResult:
       recipe: Name of the sweep.
       seed: Seed of the order of images and of augmentation.
       selection: Split that chose the trial, "val" or "test"; "none" for one trial.
-      accuracy: The chosen trial's; see `TrialResult`.
-      best_accuracy: The chosen trial's.
-      early_stop_accuracy: The chosen trial's.
-      learning_rate: The chosen trial's.
-      num_steps: The chosen trial's.
-      diverged_at: The chosen trial's.
+      accuracy: The chosen trial's, like the next five; see `TrialResult`.
       seconds: Sum over all trials.
       images: Sum over all trials.
       trials: All trials of the grid, followed by the trial of the chosen setting on

@@ -54,16 +54,12 @@ class State(NamedTuple):
 
 
 class Hyperparameters(NamedTuple):
-    """Arguments of a training step; float32 scalars except for the last two.
+    """Arguments of a training step: float32 scalars as in `Recipe`, except for these.
 
     Attributes:
       rate: Learning rate; [T] for T trials.
-      momentum: Momentum of SGD.
-      weight_decay: Factor of the kernels that is added to their gradients.
-      label_smoothing: Probability spread evenly over all classes.
-      clip_norm: Maximum global norm of the gradient; infinite for no clipping.
-      random_crop: Minimum share of an image's area that a crop keeps.
-      seed: Seed of augmentation, uint32.
+      clip_norm: Infinite for no clipping.
+      seed: uint32.
       step: Index of the step, uint32.
     """
 

@@ -21,7 +21,7 @@ from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.splits import Split, Task
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.finetune import metrics, probe, recipes, restore_batch_norm
+from rankckpt_jax.finetune import metrics, probe, restore_batch_norm
 from rankckpt_jax.finetune import results as results_lib
 from rankckpt_jax.finetune import step as step_lib
 from rankckpt_jax.finetune import trials as trials_lib
@@ -142,7 +142,7 @@ def load_or_run(
       Interrupted: `should_stop` returned True; the state is saved.
     """
     if isinstance(sweep, Recipe):
-        sweep = recipes.single(sweep)
+        sweep = Sweep("custom", sweep, (sweep.learning_rate,), (sweep.num_steps,))
     directory = epath.Path(directory)
     splits = choose_splits(task, sweep)
     frozen = sweep.recipe.frozen

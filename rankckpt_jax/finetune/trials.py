@@ -23,23 +23,17 @@ from rankckpt_jax.storage import store
 
 # Directory names below `finetune`.
 _RESULTS, _METRICS, _STATE = "runs", "metrics", "state"
-# Fields of a recipe that do not change a trial's result.
-_NOT_IN_KEY = ("save_every",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """Values that all trials of a sweep share.
+    """Values that all trials of a sweep share; see `sweep.load_or_run`.
 
     Attributes:
-      directory: The checkpoint's `finetune` directory.
-      backbone: The checkpoint.
       num_classes: Number of classes of the task.
       test: The split that final accuracy is measured on.
       key: Inputs that determine the results of all trials.
-      preprocess: The preprocessing; see `preprocess.resize`.
       cache: Cache of decoded images, or of features for a linear probe.
-      should_stop: See `loop.train_trials`.
     """
 
     directory: epath.Path
@@ -107,7 +101,8 @@ def load_or_train(
 def recipe_key(recipe: Recipe) -> dict[str, Any]:
     """Return the fields of a recipe that determine a trial's result."""
     fields = dataclasses.asdict(recipe)
-    return {name: value for name, value in fields.items() if name not in _NOT_IN_KEY}
+    del fields["save_every"]
+    return fields
 
 
 def trial_name(trial: Recipe | TrialResult) -> str:

@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 
 from rankckpt_jax.models.architecture import Architecture, create, get, names
-from rankckpt_jax.models.cost import multiply_adds, num_parameters
+from rankckpt_jax.models.cost import multiply_adds
 from rankckpt_jax.models.layers import Output, endpoints
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "get",
     "multiply_adds",
     "names",
-    "num_parameters",
 ]
 
 for _module in pkgutil.iter_modules(__path__):

@@ -1,22 +1,15 @@
-"""Number of parameters and of multiplications of a network, from shapes alone."""
+"""Number of multiplications of a network, from shapes alone."""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
 from rankckpt_jax.models import architecture, layers
-
-
-def num_parameters(name: str) -> int:
-    """Count the trainable values of the network `name` without its classifier."""
-    variables, _ = _shapes(name, architecture.get(name).minimum_image_size)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
 def multiply_adds(name: str, image_size: int | None = None) -> int:
@@ -27,10 +20,14 @@ def multiply_adds(name: str, image_size: int | None = None) -> int:
       image_size: Side in pixels; by default the network's own.
     """
     size = image_size or architecture.get(name).image_size
-    variables, intermediates = _shapes(name, size)
+    module = architecture.create(name)
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(module.init, jax.random.key(0), images)
+    apply = functools.partial(module.apply, mutable=["intermediates"])
+    _, state = jax.eval_shape(apply, variables, images)
     outputs = {
         tuple(scope.split("/")): value.shape
-        for scope, value in layers.endpoints(intermediates).items()
+        for scope, value in layers.endpoints(state["intermediates"]).items()
     }
     total = 0
     for path, leaf in flax.traverse_util.flatten_dict(variables["params"]).items():
@@ -40,13 +37,3 @@ def multiply_adds(name: str, image_size: int | None = None) -> int:
             _, height, width, _ = outputs[tuple(scope)]
             total += height * width * math.prod(leaf.shape)
     return total
-
-
-def _shapes(name: str, size: int) -> tuple[Any, Any]:
-    """Return the shapes of the variables and of the intermediate activations."""
-    module = architecture.create(name)
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    variables = jax.eval_shape(module.init, jax.random.key(0), images)
-    apply = functools.partial(module.apply, mutable=["intermediates"])
-    _, state = jax.eval_shape(apply, variables, images)
-    return variables, state["intermediates"]

@@ -93,7 +93,9 @@ class Network(nn.Module, kw_only=True):
         """
         if not self.num_classes:
             return Output(features, None)
-        return Output(features, Classifier(self.num_classes, name=HEAD)(features))
+        highest = jax.lax.Precision.HIGHEST
+        classifier = nn.Dense(self.num_classes, precision=highest, name=HEAD)
+        return Output(features, classifier(features))
 
     def pool_output(self, x: jax.Array, endpoint_name: str) -> Output:
         """Pool the last feature map [B, H, W, D], then apply the classifier."""
@@ -253,24 +255,6 @@ class SeparableConv(nn.Module):
         y = ops.conv(x, kernel, self.stride, "SAME", self.config.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return endpoint(self, nn.relu(y + bias.astype(y.dtype)))
-
-
-class Classifier(nn.Module):
-    """The linear layer on the pooled features, in float32.
-
-    Attributes:
-      num_classes: Width of the logits.
-    """
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, features: jax.Array) -> jax.Array:
-        """Map [B, D] to [B, num_classes]."""
-        shape = (features.shape[-1], self.num_classes)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, shape[1:])
-        return classify({"kernel": kernel, "bias": bias}, features)
 
 
 def classify(head: Any, features: jax.Array) -> jax.Array:

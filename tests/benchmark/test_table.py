@@ -13,7 +13,6 @@ from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.benchmark import table as benchmark
 from rankckpt_jax.configs import features as features_config
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.report import csv as report_csv
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import run as run_lib
@@ -154,14 +153,6 @@ def test_outputs_show_published_figures(rankings, tmp_path):
     file.write_text("group,measure,recall@1\ngroup_ii,nleep,most\n")
     with pytest.raises(InputError, match="Published figures"):
         benchmark.read_published(file)
-
-
-def test_from_csv_restores_a_ranking(rankings):
-    again = report_csv.from_csv(report_csv.to_csv(rankings[0]), "a")
-    assert again.measures == rankings[0].measures
-    assert [(r.checkpoint, r.scores, r.accuracy, r.groups) for r in again.rows] == [
-        (r.checkpoint, r.scores, r.accuracy, r.groups) for r in rankings[0].rows
-    ]
 
 
 def test_read_raises_without_rankings(tmp_path):

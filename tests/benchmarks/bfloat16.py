@@ -13,6 +13,7 @@ initializations.
 
 import argparse
 
+import flax.traverse_util
 import jax
 import numpy as np
 
@@ -44,14 +45,12 @@ def main():
 
 def compare_features(name, batch):
     """Return the minimum cosine of the features and of the centered features."""
-    slim_variables = slim.variables_of(models.get(name))
-    variables = {}
-    for slim_name, variable in slim_variables.items():
-        node = variables
-        for key in variable.path[:-1]:
-            node = node.setdefault(key, {})
-        value = slim_golden.draw(slim_name, variable.slim_shape)
-        node[variable.path[-1]] = value.reshape(variable.shape)
+    variables = flax.traverse_util.unflatten_dict(
+        {
+            v.path: slim_golden.draw(slim_name, v.slim_shape).reshape(v.shape)
+            for slim_name, v in slim.variables_of(models.get(name)).items()
+        }
+    )
     images = slim_golden.images(models.get(name).image_size, batch)
     exact, rounded = (
         np.asarray(

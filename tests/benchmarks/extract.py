@@ -33,11 +33,7 @@ def main():
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--dtype", default="")
     args = parser.parse_args()
-    mapping.split_cpu_devices()
-    backend = jax.default_backend()
-    dtype = args.dtype or ("float32" if backend == "cpu" else "bfloat16")
-    peak = peak_flops(dtype)
-    print(f"{backend}, {dtype}, batch {args.batch}: peak {peak / 1e9:,.0f} GFLOP/s")
+    backend, dtype, peak = prepare(args)
     print(f"{'network':20} {'size':>4} {'GFLOP':>6} {'img/s':>8} {'TF':>8} ", end="")
     print(f"{'ours/TF':>7} {'of peak':>7} {'error':>8} {'compile':>8}")
     for name in args.names:
@@ -51,6 +47,16 @@ def main():
             f"{error:8.1e} {compile_seconds:7.1f}s",
             flush=True,
         )
+
+
+def prepare(args):
+    """Create the devices; return the backend, the dtype and the peak FLOP/s."""
+    mapping.split_cpu_devices()
+    backend = jax.default_backend()
+    dtype = args.dtype or ("float32" if backend == "cpu" else "bfloat16")
+    peak = peak_flops(dtype)
+    print(f"{backend}, {dtype}, batch {args.batch}: peak {peak / 1e9:,.0f} GFLOP/s")
+    return backend, dtype, peak
 
 
 def measure(name, size, batch, turns, dtype, beside_tensorflow):

@@ -7,12 +7,14 @@ difference over the largest absolute reference, at the largest image size for wh
 `tests/golden` has references.
 """
 
+import math
 import pathlib
 import tempfile
 
 import jax
 
 from rankckpt_jax import checkpoints, models
+from rankckpt_jax.checkpoints.sources import slim
 from tests import slim_golden
 
 
@@ -21,12 +23,18 @@ def main():
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name in models.names():
         print(
-            f"| `{name}` | {models.num_parameters(name) / 1e6:.2f} M "
+            f"| `{name}` | {num_parameters(name) / 1e6:.2f} M "
             f"| {models.multiply_adds(name) / 1e9:.2f} G "
             f"| {models.get(name).feature_dim} | {models.get(name).image_size} "
             f"| {error(name)} |",
             flush=True,
         )
+
+
+def num_parameters(name):
+    """Count the trainable values of a network without its classifier."""
+    variables = slim.variables_of(models.get(name)).values()
+    return sum(math.prod(v.shape) for v in variables if v.path[0] == "params")
 
 
 def error(name):

@@ -55,7 +55,7 @@ def main():
             backbone = demo.from_scratch(name, args.size, seed=0)
             network = rate(backbone, split, args.batch, pipeline.ImageCache(64.0))
             for threads in args.threads:
-                limited = with_threads(split, threads)
+                limited = Limited(split, threads)
                 alone = split.num_examples / input_seconds(limited, args)
                 both = rate(backbone, limited, args.batch, pipeline.ImageCache(0))
                 waiting = max(0.0, 1 - both / network)
@@ -94,28 +94,24 @@ class Limited:
         return self._split.examples(*given).with_options(options)
 
 
-def with_threads(split, threads):
-    return Limited(split, threads)
-
-
 def decode_seconds(split, size):
     """Return the seconds per image to decode and resize in one thread."""
-    limited = with_threads(split, 1)
+    limited = Limited(split, 1)
     args = argparse.Namespace(size=size, batch=32)
     return min(input_seconds(limited, args) for _ in range(3)) / split.num_examples
 
 
 def input_seconds(split, args):
     begun = time.perf_counter()
-    for _ in read(split, args.size, args.batch, pipeline.ImageCache(0)):
+    for _ in pipeline.batches(
+        split,
+        size=args.size,
+        preprocess=PREPROCESS,
+        batch_size=args.batch,
+        cache=pipeline.ImageCache(0),
+    ):
         pass
     return time.perf_counter() - begun
-
-
-def read(split, size, batch, cache):
-    return pipeline.batches(
-        split, size=size, preprocess=PREPROCESS, batch_size=batch, cache=cache
-    )
 
 
 def rate(backbone, split, batch, cache):

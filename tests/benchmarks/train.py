@@ -29,7 +29,7 @@ from rankckpt_jax.devices import mapping
 from rankckpt_jax.finetune import step
 from rankckpt_jax.models import cpu
 from tests.benchmarks import tensorflow_twin
-from tests.benchmarks.extract import alternate, draw_variables, peak_flops
+from tests.benchmarks.extract import alternate, draw_variables, prepare
 
 NAMES = ("resnet_v1_50", "mobilenet_v2", "inception_v3")
 CLASSES = 102
@@ -44,11 +44,7 @@ def main():
     parser.add_argument("--dtype", default="")
     parser.add_argument("--without", default="", choices=["", *sorted(cpu.FORMS)])
     args = parser.parse_args()
-    mapping.split_cpu_devices()
-    backend = jax.default_backend()
-    dtype = args.dtype or ("float32" if backend == "cpu" else "bfloat16")
-    peak = peak_flops(dtype)
-    print(f"{backend}, {dtype}, batch {args.batch}: peak {peak / 1e9:,.0f} GFLOP/s")
+    backend, dtype, peak = prepare(args)
     other = f"without {args.without}" if args.without else "TensorFlow"
     print(
         f"{'network':20} {'size':>4} {'GFLOP':>6} {'img/s':>8} {'quotient':>8} ", end=""

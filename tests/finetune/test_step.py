@@ -1,13 +1,11 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rankckpt_jax import checkpoints, finetune
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.data import pipeline
 from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.finetune import probe, step
@@ -31,52 +29,6 @@ def test_initial_state_has_checkpoints_weights_and_zero_head(pool):
 def train(backbone, task, recipe):
     state = finetune.initial_state(backbone, task.num_classes)
     return finetune.train(backbone, state, task.splits["train"], recipe, **settings())
-
-
-def test_train_matches_sgd_with_momentum(backbone, task):
-    """Compare with the update rule written with plain jax.grad."""
-    recipe = dataclasses.replace(RECIPE, num_steps=5, decay_at=())
-    result = train(backbone, task, recipe)
-
-    apply = dataclasses.replace(backbone.apply, decay=recipe.batch_norm_decay)
-    params = {
-        "backbone": backbone.variables["params"],
-        "head": {"kernel": jnp.zeros((16, 2)), "bias": jnp.zeros(2)},
-    }
-    stats = backbone.variables["batch_stats"]
-    velocity = jax.tree.map(jnp.zeros_like, params)
-
-    @jax.jit
-    def gradient(params, stats, images, labels):
-        def mean_loss(params):
-            variables = {"params": params["backbone"], "batch_stats": stats}
-            output, updated = apply(variables, images, train=True)
-            logits = output.features @ params["head"]["kernel"] + params["head"]["bias"]
-            chosen = jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]
-            return -chosen.mean(), updated
-
-        return jax.value_and_grad(mean_loss, has_aux=True)(params)
-
-    for batch in pipeline.training_batches(
-        task.splits["train"],
-        size=32,
-        batch_size=8,
-        seed=0,
-        first_step=0,
-        last_step=5,
-        **settings(),
-    ):
-        images = batch.images / 127.5 - 1
-        (expected, stats), grads = gradient(params, stats, images, batch.labels)
-        velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, grads)
-        params = jax.tree.map(lambda p, v: p - 0.05 * v, params, velocity)
-
-    assert result.loss == pytest.approx(float(expected), rel=1e-4)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-        (result.state.params, result.state.batch_stats),
-        (params, stats),
-    )
 
 
 def test_check_batch_rejects_uneven_batch(monkeypatch):

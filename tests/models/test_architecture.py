@@ -46,9 +46,7 @@ def test_init_raises_below_the_minimum_image_size(name):
         jax.eval_shape(models.create(name).init, jax.random.key(0), images)
 
 
-def test_num_parameters_and_multiply_adds_match_the_papers():
-    assert models.num_parameters("resnet_v1_50") == 23_508_032
-    assert models.num_parameters("mobilenet_v2") == 2_223_872
+def test_multiply_adds_match_the_papers():
     # The papers count 569, 300 and 217 million with the classifier.
     assert models.multiply_adds("mobilenet_v1") == pytest.approx(568e6, rel=0.01)
     assert models.multiply_adds("mobilenet_v2") == pytest.approx(300e6, rel=0.01)

@@ -62,24 +62,9 @@ def test_outputs_match_tf_slim_at_reduced_size(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "inception_resnet_v2",
-        "inception_v1",
-        "inception_v2",
-        "inception_v3",
-        "inception_v4",
-        "mobilenet_v1",
-        "mobilenet_v1_025",
-        "mobilenet_v2",
-        "mobilenet_v2_035",
-        "mobilenet_v3_large",
-        "mobilenet_v3_small",
-        "resnet_v1_101",
-        "resnet_v1_50",
-        "resnet_v2_50",
-    ],
-)
+@pytest.mark.parametrize("name", slim_golden.NAMES)
 def test_outputs_match_tf_slim_at_default_size(name, tmp_path):
-    _check(name, models.get(name).image_size, tmp_path)
+    size = models.get(name).image_size
+    if not (slim_golden.FOLDER / f"{name}_{size}.npz").exists():
+        pytest.skip("no reference at the default size")
+    _check(name, size, tmp_path)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rankckpt_jax import checkpoints, models
+from rankckpt_jax.checkpoints.sources import slim
 from tests import slim_golden
 
 SIZES = {
@@ -21,36 +22,15 @@ SIZES = {
 SLOW = ("inception_v2", "mobilenet_v1_025", "mobilenet_v3_small", "resnet_v2_50")
 
 
-def _flat(collection):
-    return {
-        "/".join(path): np.asarray(value, np.float64)
-        for path, value in flax.traverse_util.flatten_dict(collection).items()
-    }
-
-
-def _by_slim_names(name, collection):
+def _by_slim_names(name, kind, collection):
     """Return the values of a collection in the order of TF-Slim's variables."""
-    root = models.get(name).scope + "/"
-    flat = _flat(collection)
-    ordered = []
-    for variable in slim_golden.shapes(name):
-        scope, leaf = variable.removeprefix(root).rsplit("/", 1)
-        names = {
-            "weights": "kernel",
-            "depthwise_weights": "depthwise_kernel",
-            "pointwise_weights": "pointwise_kernel",
-            "biases": "bias",
-            "beta": "bias",
-            "gamma": "scale",
-            "moving_mean": "mean",
-            "moving_variance": "var",
-        }
-        path = f"{scope}/{names[leaf]}"
-        if path in flat and (leaf in ("moving_mean", "moving_variance")) == (
-            f"{scope}/mean" in flat
-        ):
-            ordered.append((variable, flat[path]))
-    return ordered
+    flat = flax.traverse_util.flatten_dict({kind: collection})
+    paths = {n: v.path for n, v in slim.variables_of(models.get(name)).items()}
+    return [
+        (variable, np.asarray(flat[paths[variable]], np.float64))
+        for variable in slim_golden.shapes(name)
+        if paths[variable] in flat
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +67,7 @@ def test_training_step_matches_tf_slim(name, tmp_path):
     # Compare the change of the moving averages; it is small beside them.
     momentum = models.create(name).momentum
     before = slim_golden.values(name)
-    moved = _by_slim_names(name, batch_stats)
+    moved = _by_slim_names(name, "batch_stats", batch_stats)
     for (variable, after), expected in zip(moved, reference["moving"], strict=True):
         old = momentum * slim_golden.summary(before[variable])
         change = slim_golden.summary(after) - old
@@ -104,7 +84,7 @@ def test_training_step_matches_tf_slim(name, tmp_path):
     pairs = [
         (slim_golden.summary(value)[1], expected[1])
         for (_, value), expected in zip(
-            _by_slim_names(name, gradient), reference["gradient"], strict=True
+            _by_slim_names(name, "params", gradient), reference["gradient"], strict=True
         )
     ]
     largest = max(expected for _, expected in pairs)

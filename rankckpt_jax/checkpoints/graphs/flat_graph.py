@@ -103,7 +103,9 @@ def flatten(graph_def: Any, captured: Mapping[str, str] | None = None) -> FlatGr
             inputs = [translate(i) for i in node.input if not i.startswith("^")]
             before = [prefix + node_name(i) for i in node.input if i.startswith("^")]
             flat.controls[name] = before
-            called = _called_function(node, library)
+            called = library.get(node.op)
+            if node.op in _CALLS:
+                called = library[node.attr["f"].func.name]
             if called is not None:
                 inline(called, name, inputs)
                 continue
@@ -140,12 +142,6 @@ def flatten(graph_def: Any, captured: Mapping[str, str] | None = None) -> FlatGr
     for placeholder, variable in (captured or {}).items():
         flat.handles[f"{placeholder}:0"] = variable
     return flat
-
-
-def _called_function(node: Any, library: Mapping[str, Any]) -> Any:
-    if node.op in _CALLS:
-        return library[node.attr["f"].func.name]
-    return library.get(node.op)
 
 
 def _output_offset(node: Any, output: str, library: Mapping[str, Any]) -> int:

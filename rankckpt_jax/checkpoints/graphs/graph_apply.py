@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from operator import getitem
 from typing import Any
 
 import flax.traverse_util
@@ -105,18 +106,13 @@ class GraphApply:
         """Apply the network; see `backbone.Apply`."""
         # Otherwise the precision of float32 products differs between TPUs and GPUs.
         with jax.default_matmul_precision(_PRECISIONS[self.dtype]):
-            return self._apply(variables, images, train)
-
-    def _apply(
-        self, variables: backbone_lib.Variables, images: jax.Array, train: bool
-    ) -> Any:
-        images = self.graphs.pixels(jnp.asarray(images, jnp.float32))
-        head = variables["params"].get(layers.HEAD)
-        if not train:
-            forward = functools.partial(self._evaluate, variables)
-            return _output(cpu.map_parts(forward, images), head)
-        features, batch_stats = self._train(variables, images)
-        return _output(features, head), batch_stats
+            images = self.graphs.pixels(jnp.asarray(images, jnp.float32))
+            head = variables["params"].get(layers.HEAD)
+            if not train:
+                forward = functools.partial(self._evaluate, variables)
+                return _output(cpu.map_parts(forward, images), head)
+            features, batch_stats = self._train(variables, images)
+            return _output(features, head), batch_stats
 
     def _evaluate(
         self, variables: backbone_lib.Variables, images: jax.Array
@@ -214,13 +210,8 @@ def _function(graph: PureGraph, axis_name: str | None) -> Any:
 
 def _values(graph: PureGraph, variables: backbone_lib.Variables) -> list[jax.Array]:
     """Return the variables that a graph reads, in its order."""
-    values = []
-    for _, path in graph.variables:
-        node: Any = variables
-        for key in path:
-            node = node[key]
-        values.append(jnp.asarray(node))
-    return values
+    paths = (path for _, path in graph.variables)
+    return [jnp.asarray(functools.reduce(getitem, path, variables)) for path in paths]
 
 
 def _key_of(images: jax.Array, axis_name: str | None) -> jax.Array:

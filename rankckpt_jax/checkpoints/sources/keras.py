@@ -58,26 +58,6 @@ def load(path: epath.Path, options: Options) -> Backbone:
     Raises:
       InputError: It cannot be read, or contains code.
     """
-    network = read(path, options.output or None, options.image_size or None)
-    # `read` has made the chosen layer the only output.
-    remaining = dataclasses.replace(options, output="")
-    return convert.to_backbone(network, fingerprint(path, options), remaining)
-
-
-def read(
-    path: epath.Path | str, output: str | None = None, image_size: int | None = None
-) -> Network:
-    """Read a file that `keras.Model.save` wrote.
-
-    Args:
-      path: The ".keras" or ".h5" file.
-      output: Name of a layer whose output becomes the only one. None keeps the model's
-        outputs.
-      image_size: Side of the images, if the model accepts any size.
-
-    Raises:
-      InputError: It cannot be read, or contains code.
-    """
     where = str(path)
     keras_allowlist.check(path)
     tensorflow()
@@ -102,13 +82,28 @@ def read(
             found=str(error).strip().splitlines()[0] if str(error) else "",
             fix=f"save it again with the installed Keras, {keras.__version__}",
         ) from error
-    return read_model(model, where, output, image_size)
+    output, image_size = options.output or None, options.image_size or None
+    network = read_model(model, where, output, image_size)
+    # The chosen layer is the only output now.
+    remaining = dataclasses.replace(options, output="")
+    return convert.to_backbone(network, fingerprint(path, options), remaining)
 
 
 def read_model(
     model: Any, where: str, output: str | None = None, image_size: int | None = None
 ) -> Network:
-    """Return a `Network` of a Keras model in memory; arguments as for `read`."""
+    """Return a `Network` of a Keras model in memory.
+
+    Args:
+      model: The `keras.Model`.
+      where: The file, for messages.
+      output: Name of a layer whose output becomes the only one. None keeps the model's
+        outputs.
+      image_size: Side of the images, if the model accepts any size.
+
+    Raises:
+      InputError: There is no such layer, or the model does not take images.
+    """
     # Imported late, since it imports TensorFlow.
     import keras
 

@@ -133,20 +133,17 @@ def load(path: epath.Path, options: sources.Options) -> backbone_lib.Backbone:
     network = models.get(architecture)
     expected = variables_of(network, _num_classes(network, shapes))
     _check_variables(prefix, network, expected, shapes)
-    averaged = {slim for slim in expected if slim + SHADOW in shapes}
-    if options.use_moving_averages and not averaged:
+    shadows = {slim: slim + SHADOW for slim in expected if slim + SHADOW in shapes}
+    if options.use_moving_averages and not shadows:
         raise InputError(
             "The checkpoint has no moving averages of its weights",
             where=prefix,
             expected=f"variables named ...{SHADOW}",
             fix="load it without use_moving_averages",
         )
-    stored = {
-        slim: slim + SHADOW
-        if options.use_moving_averages and slim in averaged
-        else slim
-        for slim in expected
-    }
+    stored = {slim: slim for slim in expected}
+    if options.use_moving_averages:
+        stored |= shadows
     values = _read_weights(prefix, list(stored.values()))
     flat = {
         variable.path: values[stored[slim]].reshape(variable.shape)

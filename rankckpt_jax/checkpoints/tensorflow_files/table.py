@@ -13,6 +13,8 @@ Reference: https://github.com/google/leveldb/blob/main/doc/table_format.md
 
 from __future__ import annotations
 
+import io
+import mmap
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -57,6 +59,17 @@ def read(data: Any) -> Iterator[tuple[bytes, memoryview]]:
             yield key, value
         # The key of a block lies between its own last key and the next block's first.
         previous = last_key
+
+
+def map_file(path: epath.Path) -> memoryview:
+    """Return the bytes of a file; those on a local disk are read when they are used."""
+    with path.open("rb") as file:
+        try:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError, AttributeError, io.UnsupportedOperation):
+            # An empty file, or one in a bucket.
+            return memoryview(file.read())
+    return memoryview(mapped)
 
 
 def is_table(path: epath.Path) -> bool:

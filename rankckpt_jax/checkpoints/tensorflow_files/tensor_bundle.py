@@ -18,7 +18,6 @@ import numpy as np
 from etils import epath
 
 from rankckpt_jax.checkpoints.tensorflow_files import protobuf, slices, table
-from rankckpt_jax.checkpoints.tensorflow_files.mapping import map_file
 from rankckpt_jax.checkpoints.tensorflow_files.protobuf import (
     BYTES,
     FIXED32,
@@ -134,7 +133,8 @@ def read(prefix: str, names: list[str]) -> dict[str, np.ndarray]:
 
     def read_entry(name: str, entry: Entry) -> np.ndarray:
         if entry.file not in mapped:
-            mapped[entry.file] = map_file(epath.Path(prefix).with_name(entry.file))
+            path = epath.Path(prefix).with_name(entry.file)
+            mapped[entry.file] = table.map_file(path)
         data = mapped[entry.file][entry.start : entry.start + entry.size]
         if table.masked_crc32c(data) != entry.checksum:
             raise FormatError(f"the values of {name!r} do not match their checksum")

@@ -14,7 +14,6 @@ import numpy as np
 from etils import epath
 
 from rankckpt_jax.checkpoints.tensorflow_files import protobuf, slices, table
-from rankckpt_jax.checkpoints.tensorflow_files.mapping import map_file
 from rankckpt_jax.checkpoints.tensorflow_files.protobuf import (
     BYTES,
     VARINT,
@@ -48,7 +47,7 @@ def read_index(path: epath.Path) -> dict[str, slices.Variable]:
       FormatError: The file is damaged or forged.
       OSError: It cannot be read.
     """
-    data = map_file(path)
+    data = table.map_file(path)
     key, value = next(table.read(data), (b"", memoryview(b"")))
     metadata = protobuf.parse(value, _RECORD)["metadata"]
     if key or not metadata:
@@ -87,7 +86,7 @@ def read(path: epath.Path, names: list[str]) -> dict[str, np.ndarray]:
         for extents in index[name].slices
     }
     parts: dict[tuple[str, slices.Extents], np.ndarray] = {}
-    for key, value in table.read(map_file(path)):
+    for key, value in table.read(table.map_file(path)):
         if key not in keys:
             continue
         name, extents = keys[key]

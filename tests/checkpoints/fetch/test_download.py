@@ -131,15 +131,6 @@ def test_fetch_tries_mirrors_in_order(server, tmp_path):
     assert download.fetch(urls, tmp_path / "a.bin").read_bytes() == DATA
 
 
-def test_fetch_without_a_network_explains_where_to_put_the_file(tmp_path):
-    with pytest.raises(InputError) as raised:
-        download.fetch(["http://127.0.0.1:9/a.bin"], tmp_path / "a.bin")
-    message = f"download http://127.0.0.1:9/a.bin and copy it to {tmp_path}"
-    assert message in str(raised.value)
-    (tmp_path / "a.bin").write_bytes(DATA)
-    assert download.fetch(["http://127.0.0.1:9/a.bin"], tmp_path / "a.bin")
-
-
 def test_a_file_that_changed_after_the_first_download_is_refused(server, tmp_path):
     server.files["a.bin"] = make_zip({"x": b"1"})
     file = fetch(server, tmp_path)

@@ -68,28 +68,26 @@ def test_batch_norm_matches_tensorflow(x, training, factor):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_batch_norm_without_averaging_factor_returns_the_batch_moments(x):
+def _batch_norm(order, x, *vectors):
+    """Apply batch norm in training mode, exported without an averaging factor."""
     node = tensorflow().compat.v1.NodeDef(op="FusedBatchNorm", name="norm")
     node.attr["is_training"].b = True
     node.attr["epsilon"].f = 1e-3
-    node.attr["data_format"].s = b"NHWC"
+    node.attr["data_format"].s = order
+    return jax_operations._batch_norm(None, node)(x, *vectors)
+
+
+def test_batch_norm_without_averaging_factor_returns_the_batch_moments(x):
     empty, ones = np.zeros(0, np.float32), np.ones(12, np.float32)
-    _, mean, var, *_ = jax_operations._batch_norm(None, node)(
-        x, ones, ones, empty, empty
-    )
+    _, mean, var, *_ = _batch_norm(b"NHWC", x, ones, ones, empty, empty)
     np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(var, x.var((0, 1, 2), ddof=1), rtol=1e-5)
 
 
 def test_batch_norm_is_equal_for_both_channel_orders(x):
-    node = tensorflow().compat.v1.NodeDef(op="FusedBatchNormV3", name="norm")
-    node.attr["is_training"].b = True
-    node.attr["epsilon"].f = 1e-3
     vectors = [np.full(12, value, np.float32) for value in (2, 1, 0, 1)]
-    node.attr["data_format"].s = b"NHWC"
-    last = jax_operations._batch_norm(None, node)(x, *vectors)
-    node.attr["data_format"].s = b"NCHW"
-    first = jax_operations._batch_norm(None, node)(np.moveaxis(x, -1, 1), *vectors)
+    last = _batch_norm(b"NHWC", x, *vectors)
+    first = _batch_norm(b"NCHW", np.moveaxis(x, -1, 1), *vectors)
     np.testing.assert_allclose(np.moveaxis(first[0], 1, -1), last[0], atol=1e-5)
     np.testing.assert_allclose(first[2], last[2], rtol=1e-5)
 

@@ -32,6 +32,7 @@ def _head(name, classes):
 def test_recognize_returns_the_network_and_its_classes(recognize, name):
     shapes = slim_golden.shapes(name)
     assert recognize(shapes) == (name, 0)
+    assert recognize(shapes | _head(name, 1)) == (name, 1)
     shapes |= _head(name, 365)
     assert recognize(shapes) == (name, 365)
     # Variables of training are ignored.

@@ -108,10 +108,6 @@ def test_load_hub_refuses_code(keras, tmp_path):
     keras.Model(inputs, x).save(tmp_path / "code.keras")
     with pytest.raises(InputError, match="Lambda"):
         checkpoints.load_hub(tmp_path / "code.keras")
-    with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
-        archive.writestr("config.json", '{"module": "os", "class_name": "system"}')
-    with pytest.raises(InputError, match=r"os\.system"):
-        checkpoints.load_hub(tmp_path / "other.keras")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +121,7 @@ def test_load_hub_refuses_code(keras, tmp_path):
         ("keras.config", "enable_unsafe_deserialization"),
         ("keras.activations", "function"),
         ("builtins", "eval"),
+        ("os", "system"),
         ("kerasx.layers", "Dense"),
         (None, "Lambda"),
         (None, "__lambda__"),

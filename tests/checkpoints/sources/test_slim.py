@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from rankckpt_jax import checkpoints, models
+from rankckpt_jax import checkpoints
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.sources import slim
 from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files, table
@@ -26,13 +26,6 @@ def _head(classes, width=256):
         weights: slim_golden.draw(weights, (1, 1, width, classes)),
         biases: slim_golden.draw(biases, (classes,)),
     }
-
-
-def _zeros(name):
-    """Variables of a network, without running its initializers."""
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-    shapes = jax.eval_shape(models.create(name).init, jax.random.key(0), image)
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 @pytest.mark.shared
@@ -76,9 +69,9 @@ def test_save_slim_inverts_load(tmp_path):
 
 
 def test_save_slim_refuses_variables_of_another_network(tmp_path):
-    variables = _zeros("mobilenet_v1_050")
-    with pytest.raises(InputError, match="mobilenet_v1_025"):
-        checkpoints.save_slim(NAME, variables, tmp_path / "model.ckpt")
+    variables = checkpoints.load(slim_golden.write(NAME, tmp_path)).variables
+    with pytest.raises(InputError, match="mobilenet_v1_050"):
+        checkpoints.save_slim("mobilenet_v1_050", variables, tmp_path / "model.ckpt")
 
 
 def test_fingerprint_depends_on_the_bytes_alone(tmp_path):
@@ -163,13 +156,6 @@ def test_load_refuses_variables_of_another_network(tmp_path):
         checkpoints.recognize(prefix)
 
 
-@pytest.mark.parametrize("classes", [0, 1, 10, 1001, 8142])
-def test_recognize_any_number_of_classes(tmp_path, classes):
-    prefix = slim_golden.write(NAME, tmp_path, _head(classes) if classes else {})
-    assert checkpoints.recognize(prefix).num_classes == classes
-    assert checkpoints.load_slim(NAME, prefix).num_source_classes == classes
-
-
 def test_features_do_not_depend_on_the_head(tmp_path):
     backbone = checkpoints.load(slim_golden.write(NAME, tmp_path, _head(10)))
     apply = jax.jit(backbone.apply)
@@ -179,12 +165,6 @@ def test_features_do_not_depend_on_the_head(tmp_path):
     assert alone.logits is None
     np.testing.assert_allclose(alone.features, output.features, rtol=1e-5)
     np.testing.assert_array_equal(layers.classify(head, alone.features), output.logits)
-
-
-def test_recognize_any_multiplier(tmp_path):
-    variables = _zeros("mobilenet_v1_033")
-    checkpoints.save_slim("mobilenet_v1_033", variables, tmp_path / "model.ckpt")
-    assert checkpoints.recognize(tmp_path).architecture == "mobilenet_v1_033"
 
 
 @pytest.mark.parametrize(

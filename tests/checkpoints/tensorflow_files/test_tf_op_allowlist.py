@@ -21,16 +21,10 @@ def evil(tmp_path, monkeypatch):
     assert not (tmp_path / "evil").exists()
 
 
-def _write(path):
-    tensorflow().io.write_file(path, "x")
-
-
-def _nested(path):
-    tf = tensorflow()
-
+def _nested(tf, path):
     @tf.function
     def inner():
-        _write(path)
+        tf.io.write_file(path, "x")
         return 1.0
 
     @tf.function
@@ -40,9 +34,7 @@ def _nested(path):
     return lambda images: tf.reduce_mean(images, [1, 2]) * outer()
 
 
-def _in_a_loop(path):
-    tf = tensorflow()
-
+def _in_a_loop(tf, path):
     def body(i, x):
         with tf.control_dependencies(
             [tf.raw_ops.WriteFile(filename=path, contents="")]
@@ -56,13 +48,11 @@ def _in_a_loop(path):
     return call
 
 
-def _in_a_gradient(path):
-    tf = tensorflow()
-
+def _in_a_gradient(tf, path):
     @tf.custom_gradient
     def twice(x):
         def gradient(upstream):
-            _write(path)
+            tf.io.write_file(path, "x")
             return upstream * 2.0
 
         return x * 2.0, gradient
@@ -70,22 +60,18 @@ def _in_a_gradient(path):
     return lambda images: twice(tf.reduce_mean(images, [1, 2]))
 
 
-def _python(path):
-    tf = tensorflow()
-
+def _python(tf, path):
     def run(x):
         open(path, "w").close()
         return x
 
-    def call(images):
-        return tf.numpy_function(run, [tf.reduce_mean(images, [1, 2])], tf.float32)
+    return lambda images: tf.numpy_function(
+        run, [tf.reduce_mean(images, [1, 2])], tf.float32
+    )
 
-    return call
 
-
-def _saving(path):
+def _saving(tf, path):
     """The operations of every export, but in a function that would run."""
-    tf = tensorflow()
 
     def call_restoring_from_elsewhere(images):
         tf.raw_ops.SaveV2(
@@ -99,9 +85,7 @@ def _saving(path):
     return call_restoring_from_elsewhere
 
 
-def _printing(path):
-    tf = tensorflow()
-
+def _printing(tf, path):
     def call(images):
         tf.print(images, output_stream=f"file://{path}")
         return tf.reduce_mean(images, [1, 2])
@@ -133,14 +117,14 @@ def _save(directory, call, **attributes):
     ],
 )
 def test_load_hub_refuses_a_hidden_operation(tmp_path, evil, made, operation):
-    directory = _save(tmp_path / "m", made(evil))
+    directory = _save(tmp_path / "m", made(tensorflow(), evil))
     with pytest.raises(InputError, match=operation):
         checkpoints.load_hub(directory)
 
 
 def test_load_hub_refuses_saving_in_a_function_named_like_a_saver(tmp_path, evil):
     """TensorFlow's loader runs restore functions, whose names the file chooses."""
-    directory = _save(tmp_path / "m", _saving(evil))
+    directory = _save(tmp_path / "m", _saving(tensorflow(), evil))
     message = _read(directory)
     (graph,) = message.meta_graphs
     names = list(graph.object_graph_def.concrete_functions)
