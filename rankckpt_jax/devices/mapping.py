@@ -11,7 +11,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ architectures of a usual pool."""
 _MAX_CPU_DEVICES = 8
 
 Tree = TypeVar("Tree")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def num_cores() -> int:
@@ -108,6 +110,21 @@ def bounded_cache(make: Callable[..., Callable[..., Any]]) -> Any:
 
     get.cache_clear = cached.clear  # type: ignore[attr-defined]
     return get
+
+
+def allow_transfers(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a function move arrays between host and device under any transfer guard.
+
+    `jax_transfer_guard="disallow"` finds transfers that a user did not intend. Code
+    that alternates between host and device intends its own.
+    """
+
+    @functools.wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with jax.transfer_guard("allow"):
+            return function(*args, **kwargs)
+
+    return run
 
 
 def shard(tree: Tree) -> Tree:

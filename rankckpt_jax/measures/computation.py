@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.measures import regimes, registry
 from rankckpt_jax.measures.inputs import Inputs, prepare
@@ -62,6 +63,7 @@ def compute(
     return compute_prepared(name, inputs, seed, num_bootstrap, **options)
 
 
+@mapping.allow_transfers
 def compute_all(
     features: Any,
     labels: Any,
@@ -114,6 +116,7 @@ def failure(name: str, error: Exception) -> Result:
     )
 
 
+@mapping.allow_transfers
 def compute_prepared(
     name: str,
     inputs: Inputs,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import arrays
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
@@ -59,6 +60,7 @@ class Inputs:
         )
 
 
+@mapping.allow_transfers
 def prepare(
     features: Any,
     labels: Any,

@@ -143,7 +143,7 @@ def _classify(
             candidates = jnp.concatenate([label, part(labels, other)[place]], axis=1)
             value, place = jax.lax.top_k(both, k)
             label = jnp.take_along_axis(candidates, place, axis=1)
-        start = tile * size, 0
+        start = tile * size, jnp.zeros_like(tile)
         return (
             jax.lax.dynamic_update_slice(best[0], value, start),
             jax.lax.dynamic_update_slice(best[1], label, start),
@@ -168,7 +168,7 @@ def _classify(
     )
     _, nearest = jax.lax.scan(step, best, pairs)[0]
     # Nearer neighbors count slightly more, which breaks ties but no majority.
-    weights = 1 + jnp.arange(k, 0, -1) / (4.0 * k * k)
+    weights = 1 + jnp.arange(k, 0, -1, x.dtype) / (4.0 * k * k)
     votes = jnp.zeros((len(x), num_classes), x.dtype)
     place = jnp.arange(len(x))[:, None]
-    return jnp.argmax(votes.at[place, nearest].add(weights.astype(x.dtype)), axis=1)
+    return jnp.argmax(votes.at[place, nearest].add(weights[None]), axis=1)

@@ -83,17 +83,17 @@ def mutual_information(
     # The signs of principal components are arbitrary; third moments fix them.
     x = x * np.where(np.sum(x**3, axis=0) < 0, -1, 1)
     part = parts(labels, seed)
-    critics = np.asarray(
-        _critics(
+    # AdamW multiplies numbers of several dtypes.
+    with jax.numpy_dtype_promotion("standard"):
+        critics = _critics(
             jnp.asarray(x, dtype),
             jnp.asarray(labels),
             jnp.asarray(part),
             init_hidden(x.shape[1], dtype, seed, num_restarts),
             inputs.num_classes,
             num_steps,
-        ),
-        np.float64,
-    )
+        )
+    critics = np.asarray(critics, np.float64)
 
     # The critic of each half is evaluated on the other half.
     evaluated = part % 2 == 1, part % 2 == 0
@@ -163,14 +163,14 @@ def _critics(
     truth = jax.nn.one_hot(labels, num_classes, dtype=x.dtype)
 
     def critic(params: Any) -> jax.Array:
-        hidden = jax.nn.relu(blocks.dot(x, params["hidden"]) + params["bias"])
+        hidden = jax.nn.relu(blocks.dot(x, params["hidden"]) + params["bias"][None])
         return blocks.dot(hidden, params["output"])
 
     def bound(values: jax.Array, mask: jax.Array) -> jax.Array:
         weight = mask / jnp.maximum(jnp.sum(mask), 1)
         logs = jnp.log(jnp.maximum(blocks.dot(weight, truth), 1e-30))
         joint = jnp.sum(weight * jnp.sum(values * truth, axis=1))
-        rows = jax.nn.logsumexp(values + logs, axis=1)
+        rows = jax.nn.logsumexp(values + logs[None], axis=1)
         return joint - jax.nn.logsumexp(rows, b=weight)
 
     def learn(hidden: jax.Array, half: jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ def _soft(
     probabilities = jax.nn.softmax(logits, axis=1)
 
     def score(weights: np.ndarray) -> float:
-        members = one_hot * weights.astype(one_hot.dtype)
+        members = one_hot * weights.astype(one_hot.dtype)[None]
         joint = np.asarray(blocks.dot(members, probabilities), float)
         ratios = joint / np.maximum(joint.sum(axis=0), np.finfo(float).tiny)
         kept = joint > 0

@@ -86,7 +86,7 @@ def _rates(
     wide, size = jnp.zeros(0, float).dtype, x.shape[1]
 
     def scaled(members: jax.Array, scale: jax.Array) -> jax.Array:
-        return (x[members].astype(wide) - rest) * scale[:, None]
+        return (x[members].astype(wide) - rest[None]) * scale[:, None]
 
     def class_rate(group: tuple[jax.Array, jax.Array]) -> jax.Array:
         members, weight = group

@@ -84,15 +84,20 @@ def compute_parameters(
       dimensions: Scalar D, the dimensions that are not padding.
       ridge: Scalar, added to every variance.
     """
-    real = jnp.arange(means.shape[1]) < dimensions
+    real = _is_real(means.shape[1], dimensions)
     if covariance_type in ("full", "tied"):
         covariances, factors = _factorize(moments, real, ridge)
     else:
         covariances = jnp.maximum(moments, 0) + ridge
         if covariance_type == "diag":
-            covariances = jnp.where(real, covariances, 1)
+            covariances = jnp.where(real[None], covariances, 1)
         factors = jax.lax.rsqrt(covariances)
     return Parameters(counts / jnp.sum(counts), means, covariances, factors)
+
+
+def _is_real(size: int, dimensions: jax.Array) -> jax.Array:
+    """Return True for dimensions and False for padding: [D']."""
+    return jnp.arange(size, dtype=dimensions.dtype) < dimensions
 
 
 def log_normalizer(
@@ -149,7 +154,9 @@ def _factorize_batch(
     moments: jax.Array, real: jax.Array, ridge: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     eps = jnp.finfo(moments.dtype).eps
+    batch = tuple(range(moments.ndim - 2))
     identity = jnp.eye(moments.shape[-1], dtype=moments.dtype)
+    identity, real = jnp.expand_dims(identity, batch), jnp.expand_dims(real, batch)
     largest = jnp.max(jnp.diagonal(moments, axis1=-2, axis2=-1), axis=-1)
 
     def with_ridge(ridges: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -197,10 +204,10 @@ def refine(
       ridge: Scalar, the requested ridge.
     """
     p = mixture.precision_cholesky
-    real = jnp.arange(p.shape[-1]) < dimensions
+    real = _is_real(p.shape[-1], dimensions)
 
     def refined(p: jax.Array, sums: jax.Array) -> jax.Array:
-        ridges = jnp.where(real, ridge, 1)[:, None] * p
+        ridges = jnp.where(real, ridge, 1)[None, :, None] * p
         product = sums + blocks.dot(jnp.swapaxes(p, 1, 2), ridges)
         inverse = jnp.swapaxes(inverse_cholesky(product), 1, 2)
         # One pass cannot undo a ratio of ridges below eps.
@@ -260,12 +267,14 @@ def _small_inverse_cholesky(matrices: jax.Array) -> jax.Array:
     def eliminate(j: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         a, inverse = state
         scale = jax.lax.rsqrt(a[j, j])
-        row, inverse_row = a[j] * scale, inverse[j] * scale
+        row, inverse_row = (b[j] * scale[None] for b in (a, inverse))
         # Row j is scaled, the rows above it stay.
         factor = jnp.where(place > j, row[:, None], 0)
         return (
-            a - factor * row,
-            jnp.where(place == j, inverse_row, inverse - factor * inverse_row),
+            a - factor * row[None],
+            jnp.where(
+                place == j, inverse_row[None], inverse - factor * inverse_row[None]
+            ),
         )
 
     _, inverse = jax.lax.fori_loop(0, size, eliminate, (a, identity))

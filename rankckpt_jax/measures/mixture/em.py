@@ -87,8 +87,8 @@ class State(NamedTuple):
 
     Attributes:
       parameters: The mixture, `covariance.Parameters`.
-      lower_bounds: [max_iter + 1], mean log likelihood of each E-step, NaN for those
-        that were not taken.
+      lower_bounds: [max_iter + 1], mean log likelihood of each E-step, infinite for
+        those that were not taken.
       step: int32 scalar, number of finished iterations.
       converged: bool scalar.
     """
@@ -101,7 +101,7 @@ class State(NamedTuple):
 
 def init_state(parameters: Parameters, max_iter: int) -> State:
     """Return the state before the first iteration."""
-    bounds = jnp.full(max_iter + 1, jnp.nan, parameters.means.dtype)
+    bounds = jnp.full(max_iter + 1, jnp.inf, parameters.means.dtype)
     return State(parameters, bounds, jnp.int32(0), jnp.asarray(False))
 
 
@@ -175,7 +175,7 @@ def run(setting: Setting, data: Data, state: State) -> State:
         def add(sums: Any, block: jax.Array, mask: jax.Array) -> Any:
             bound, moments = sums
             evidence, resp, statistics = expect(block)
-            moments = moments + expect.moments(block, resp * mask, statistics)
+            moments = moments + expect.moments(block, resp * mask[None], statistics)
             return bound + jnp.sum(evidence * mask), moments
 
         start = jnp.zeros((), data.x.dtype), jnp.zeros_like(expect.coefficients)
@@ -261,7 +261,7 @@ class Expectation:
         joint = jax.lax.cond(any_linear, linear, skip, statistics)
         if self._kind == "tied":
             whitened = whiten(self._parameters.precision_cholesky, x)
-            joint = joint - jnp.sum(whitened**2, axis=0) / 2
+            joint = joint - jnp.sum(whitened**2, axis=0)[None] / 2
 
         def direct(j: jax.Array, joint: jax.Array) -> jax.Array:
             k = self._sharp[j]
@@ -279,9 +279,9 @@ class Expectation:
         if self._kind != "tied":
             joint = jax.lax.fori_loop(0, self._num_sharp, direct, joint)
         largest = jnp.max(joint, axis=0)
-        unscaled = jnp.exp(joint - largest)
+        unscaled = jnp.exp(joint - largest[None])
         evidence = jnp.sum(unscaled, axis=0)
-        return largest + jnp.log(evidence), unscaled / evidence, statistics
+        return largest + jnp.log(evidence), unscaled / evidence[None], statistics
 
     def _whitened(self, x: jax.Array) -> jax.Array:
         """Return log densities [K, B] of x [D', B] from P'x - P'm."""
@@ -310,7 +310,7 @@ class Expectation:
             if not self._whitens:
                 return blocks.dot(weights, statistics.T)
             size = len(x)
-            weighted = (weights[:, None] * x).reshape(-1, x.shape[1])
+            weighted = (weights[:, None] * x[None]).reshape(-1, x.shape[1])
             second = blocks.dot(weighted, x.T).reshape(-1, size, size)
             counts = jnp.sum(weights, axis=1, keepdims=True)
             first = blocks.dot(weights, x.T)
@@ -326,7 +326,7 @@ class Expectation:
             k = self._sharp[j]
             weights = resp[k]
             centered = x - self._parameters.means[k][:, None]
-            weighted = weights * centered
+            weighted = weights[None] * centered
             parts = [jnp.sum(weights)[None], jnp.sum(weighted, axis=1)]
             if self._kind == "full":
                 parts.append(sufficient.pack(blocks.dot(weighted, centered.T)))

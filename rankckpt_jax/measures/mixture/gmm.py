@@ -37,6 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankckpt_jax.devices import mapping
 from rankckpt_jax.measures.mixture import covariance, fitting
 
 
@@ -77,6 +78,7 @@ class GMM:
         return len(self.lower_bounds) - 1
 
 
+@mapping.allow_transfers
 def fit(
     x: Any,
     num_components: int,
@@ -143,11 +145,13 @@ def from_fitted(fitted: fitting.Fitted) -> GMM:
     )
 
 
+@mapping.allow_transfers
 def log_prob(gmm: GMM, x: Any) -> jax.Array:
     """Return the log density of each point of x [N, D], in nats: [N]."""
     return jax.nn.logsumexp(_log_joint(gmm, jnp.asarray(x)), axis=1)
 
 
+@mapping.allow_transfers
 def responsibilities(gmm: GMM, x: Any) -> jax.Array:
     """Return the posterior of each component for x [N, D]: [N, K], rows sum to 1."""
     return jax.nn.softmax(_log_joint(gmm, jnp.asarray(x)), axis=1)
@@ -168,11 +172,11 @@ def _log_joint(gmm: GMM, x: jax.Array) -> jax.Array:
 
     def log_joint(component: tuple[jax.Array, ...]) -> jax.Array:
         mean, factor, normalizer = component
-        centered = (x - mean).T
+        centered = (x - mean[None]).T
         if factor.ndim == 2:
             whitened = covariance.whiten(factor, centered)
         else:
-            whitened = (factor * centered.T).T
+            whitened = factor.reshape(-1, 1) * centered
         return normalizer - jnp.sum(whitened**2, axis=0) / 2
 
     return jax.lax.map(log_joint, (gmm.means, factors, normalizer)).T

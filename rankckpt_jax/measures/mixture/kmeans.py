@@ -76,6 +76,7 @@ def fit(
     return fit_many(x, num_clusters, (seed,), max_iter, tol)[0]
 
 
+@mapping.allow_transfers
 def fit_many(
     x: Any,
     num_clusters: int,
@@ -184,7 +185,9 @@ def _nearest(local: jax.Array, centers: jax.Array) -> tuple[jax.Array, jax.Array
         # Reductions over the first axis vectorize. So do min and ==, unlike argmin.
         score = half - blocks.dot(centers, block.T)
         least = jnp.min(score, axis=0)
-        label = jnp.min(jnp.where(score == least, ranks, len(centers) - 1), axis=0)
+        label = jnp.min(
+            jnp.where(score == least[None], ranks, len(centers) - 1), axis=0
+        )
         return jnp.maximum(jnp.sum(block * block, axis=1) + 2 * least, 0), label
 
     parts = jax.lax.map(assign, local)
@@ -248,7 +251,7 @@ def _plus_plus(
         table = weights.reshape(num_blocks, rows)
         cumulative = jnp.cumsum(jnp.sum(table, axis=1))
         target = cumulative[-1] * jax.random.uniform(key, (trials,), x.dtype)
-        block = jnp.sum(cumulative <= target[:, None], axis=1)
+        block = jnp.sum(cumulative[None] <= target[:, None], axis=1)
         block = jnp.minimum(block, num_blocks - 1)
         before = jnp.where(block > 0, cumulative[block - 1], 0)
         within = jnp.cumsum(table[block], axis=1)
@@ -259,9 +262,9 @@ def _plus_plus(
         centers, nearest = state
         candidates = flat[draw(jax.random.fold_in(key, i), nearest)]
         lengths = jnp.sum(candidates * candidates, axis=1)[:, None]
-        distances = norms - 2 * blocks.dot(candidates, columns) + lengths
-        distances = jnp.where(valid, jnp.maximum(distances, 0), 0)
-        lowered = jnp.minimum(nearest, distances)
+        distances = norms[None] - 2 * blocks.dot(candidates, columns) + lengths
+        distances = jnp.where(valid[None], jnp.maximum(distances, 0), 0)
+        lowered = jnp.minimum(nearest[None], distances)
         best = jnp.argmin(jnp.sum(lowered, axis=1))
         return centers.at[i].set(candidates[best]), lowered[best]
 

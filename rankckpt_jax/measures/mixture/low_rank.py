@@ -89,7 +89,7 @@ class LowRank(NamedTuple):
 
     def log_density(self, k: jax.Array, x: jax.Array) -> jax.Array:
         """Return joint log densities [N] of component k and all points x [N, D']."""
-        distance = _distances(self.basis[k], x - self.means[k]) / self.ridges[k]
+        distance = _distances(self.basis[k], x - self.means[k][None]) / self.ridges[k]
         return self.normalizer[k] - distance / 2
 
     def witnesses(self, dimensions: jax.Array, number: int) -> jax.Array:
@@ -99,7 +99,7 @@ class LowRank(NamedTuple):
         is nearly always far above the distance of the component's own points.
         """
         count, width, size = self.basis.shape
-        last = dimensions.astype(jnp.int32) - 1 - jnp.arange(number)
+        last = dimensions.astype(jnp.int32) - 1 - jnp.arange(number, dtype=jnp.int32)
         unit = jax.nn.one_hot(last, size, dtype=self.basis.dtype)
         rest = _remainder(self.basis, jnp.broadcast_to(unit, (count, number, size)))
         # The Gram matrix is at most I, even if coordinate vectors lie in the span. The
@@ -138,7 +138,7 @@ def of_lists(
     rows = jnp.sqrt(shares)[:, :, None] * (points - means[:, None])
     ridges = jnp.maximum(ridge, min_ridge(jnp.sum(rows**2, axis=(1, 2))))
     identity = jnp.eye(like[1], dtype=x.dtype)
-    tail = jnp.sqrt(ridges)[:, None, None] * identity
+    tail = jnp.sqrt(ridges)[:, None, None] * identity[None]
     basis, log_diagonal = orthonormal(jnp.concatenate([rows, tail], axis=2))
     log_det = (dimensions - like[1]) * jnp.log(ridges) + 2 * log_diagonal
     normalizer = log_weighted(counts / jnp.sum(counts), -log_det / 2, dimensions)
@@ -172,7 +172,7 @@ def _orthonormalized(a: jax.Array, shift: float) -> tuple[jax.Array, jax.Array]:
     trace = jnp.trace(gram, axis1=1, axis2=2)
     shifts = shift * jnp.finfo(a.dtype).eps * trace
     inverse = inverse_cholesky(
-        gram + shifts[:, None, None] * jnp.eye(gram.shape[1], dtype=a.dtype)
+        gram + shifts[:, None, None] * jnp.eye(gram.shape[1], dtype=a.dtype)[None]
     )
     diagonal = jnp.diagonal(inverse, axis1=1, axis2=2)
     return blocks.dot(inverse, a), -jnp.sum(jnp.log(diagonal), axis=1)
@@ -199,7 +199,8 @@ def _members(
     """Return flat indices of each component's pairs [K, W], and which are valid."""
     pairs = components.reshape(-1)
     counts = jnp.zeros(num_components, jnp.int32).at[pairs].add(1, mode="drop")
-    place = (jnp.cumsum(counts) - counts)[:, None] + jnp.arange(width)
+    within = jnp.arange(width, dtype=jnp.int32)[None]
+    place = (jnp.cumsum(counts) - counts)[:, None] + within
     order = jnp.argsort(pairs).astype(jnp.int32)
-    valid = jnp.arange(width) < counts[:, None]
+    valid = within < counts[:, None]
     return order[jnp.minimum(place, len(order) - 1)], valid

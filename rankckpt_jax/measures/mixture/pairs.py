@@ -28,8 +28,8 @@ class Table(NamedTuple):
       starts: int32 [chunks], first position of each chunk in `order`.
       lengths: int32 [chunks], number of pairs in each chunk.
       num_chunks: int32 scalar, number of chunks in use.
-      positions: int array [chunk length], 0 ... length - 1.
-      batch: int array [chunks processed at once], 0 ... number - 1.
+      positions: int32 [chunk length], 0 ... length - 1.
+      batch: int32 [chunks processed at once], 0 ... number - 1.
     """
 
     order: jax.Array
@@ -72,7 +72,7 @@ def build_table(components: jax.Array, num_components: int, dimensions: int) -> 
     counts = jnp.zeros(num_components, jnp.int32).at[pairs].add(1, mode="drop")
     chunks = (counts + length - 1) // length
     ends = jnp.cumsum(chunks)
-    index = jnp.arange(most + batch)
+    index = jnp.arange(most + batch, dtype=jnp.int32)
     owner = jnp.searchsorted(ends, index, side="right").astype(jnp.int32)
     clipped = jnp.minimum(owner, num_components - 1)
     offset = (index - (ends - chunks)[clipped]) * length
@@ -82,8 +82,8 @@ def build_table(components: jax.Array, num_components: int, dimensions: int) -> 
         starts=(jnp.cumsum(counts) - counts)[clipped] + offset,
         lengths=jnp.where(owner < num_components, counts[clipped] - offset, 0),
         num_chunks=ends[-1],
-        positions=jnp.arange(length),
-        batch=jnp.arange(batch),
+        positions=jnp.arange(length, dtype=jnp.int32),
+        batch=jnp.arange(batch, dtype=jnp.int32),
     )
 
 
@@ -93,9 +93,9 @@ def fold(table: Table, add: Callable[[Any, Batch], Any], sums: Any) -> Any:
 
     def body(i: jax.Array, sums: Any) -> Any:
         chunks = i * step + table.batch
-        place = table.starts[chunks][:, None] + table.positions
+        place = table.starts[chunks][:, None] + table.positions[None]
         pairs = table.order[jnp.minimum(place, len(table.order) - 1)]
-        valid = table.positions < table.lengths[chunks][:, None]
+        valid = table.positions[None] < table.lengths[chunks][:, None]
         return add(sums, Batch(table.components[chunks], pairs, valid))
 
     return jax.lax.fori_loop(0, (table.num_chunks + step - 1) // step, body, sums)

@@ -168,7 +168,8 @@ def _map_points(setting: em.Setting, num_classes: int) -> Callable[..., Any]:
 def _conditional(joint: jax.Array) -> jax.Array:
     """Return P(c | v) from J [C, V]; zeros for a v without any point."""
     total = jnp.sum(joint, axis=0)
-    return jnp.where(total > 0, joint / jnp.where(total > 0, total, 1), 0)
+    seen = total > 0
+    return jnp.where(seen[None], joint / jnp.where(seen, total, 1)[None], 0)
 
 
 def _sum_points(

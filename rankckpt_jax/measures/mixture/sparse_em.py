@@ -89,8 +89,8 @@ class SparseState(NamedTuple):
     Attributes:
       before: The responsibilities from which the mixture of the E-step was computed.
       lists: The responsibilities computed by the E-step.
-      lower_bounds: [max_iter + 1], mean log likelihood of each E-step, NaN for those
-        that were not taken.
+      lower_bounds: [max_iter + 1], mean log likelihood of each E-step, infinite for
+        those that were not taken.
       taken: int32 scalar, number of E-steps.
       settled: bool scalar; the lists did not change, and later steps repeat this one.
       converged: bool scalar; the bound changed by less than tol.
@@ -137,17 +137,17 @@ class Full(NamedTuple):
 
     def log_density(self, k: jax.Array, x: jax.Array) -> jax.Array:
         """Return joint log densities [N] of component k and all points x [N, D']."""
-        centered = x - self.means[k]
+        centered = x - self.means[k][None]
         whitened = blocks.dot(centered, self.mixture.precision_cholesky[k])
         return self.normalizer[k] - jnp.sum(whitened**2, axis=1) / 2
 
     def witnesses(self, dimensions: jax.Array, number: int) -> jax.Array:
         """Return the last columns of each P, [number, K, D']."""
-        last = dimensions.astype(jnp.int32) - 1 - jnp.arange(number)
+        last = dimensions.astype(jnp.int32) - 1 - jnp.arange(number, dtype=jnp.int32)
         factors = self.mixture.precision_cholesky
         columns = jnp.take(factors, jnp.maximum(last, 0), axis=2)
         # With fewer dimensions than witnesses no column may count twice.
-        return jnp.transpose(jnp.where(last >= 0, columns, 0), (2, 0, 1))
+        return jnp.transpose(jnp.where(last[None, None] >= 0, columns, 0), (2, 0, 1))
 
 
 Components = LowRank | Full
@@ -223,7 +223,7 @@ def run(
         # E-step.
         ended = state.converged | (taken == setting.max_iter)
         converged = state.converged | (~ended & (jnp.abs(bound - last) < data.tol))
-        bounds = state.lower_bounds.at[taken].set(jnp.where(dense, jnp.nan, bound))
+        bounds = state.lower_bounds.at[taken].set(jnp.where(dense, jnp.inf, bound))
         return SparseState(
             state.lists,
             lists,
@@ -236,7 +236,7 @@ def run(
         )
 
     no = jnp.asarray(False)
-    bounds = jnp.full(setting.max_iter + 1, jnp.nan, data.x.dtype)
+    bounds = jnp.full(setting.max_iter + 1, jnp.inf, data.x.dtype)
     start = SparseState(lists, lists, bounds, jnp.int32(0), no, no, no, no)
     state = jax.lax.while_loop(lambda s: ~s.ended & ~s.dense, iterate, start)
     steps = jnp.where(state.dense, state.taken, state.taken - 1)
@@ -297,7 +297,7 @@ def _e_step(
         value = mixture.log_density(k, x)
         new = (value > floor) & ~jnp.any(old.components == k, axis=1)
         used = jnp.sum(components < len(normalizer), axis=1)
-        here = new[:, None] & (slots == used[:, None])
+        here = new[:, None] & (slots[None] == used[:, None])
         components = jnp.where(here, k, components)
         joint = jnp.where(here, value[:, None], joint)
         return components, joint, overflow | jnp.any(new & (used == SLOTS))
@@ -347,7 +347,7 @@ def _open(
         heights = blocks.dot(columns, x.T) - offsets[:, :, None]
         bound = normalizer[:, None] - jnp.sum(heights**2, axis=0) / 2
         # The negation includes a bound of NaN.
-        possible = ~(bound <= floor)
+        possible = ~(bound <= floor[None])
         rows = jnp.arange(len(x))[:, None]
         possible = possible.at[listed, rows].set(False, mode="drop")
         return is_open | jnp.any(possible, axis=1), None

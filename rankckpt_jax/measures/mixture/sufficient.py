@@ -77,8 +77,8 @@ def coefficients(
     if covariance_type == "full":
         # Pairs within the first square of a strip are stored twice, others once.
         rows = jnp.arange(means.shape[1]) // _STRIP
-        times = jnp.where(rows[:, None] == rows, 1, 2)
-        parts.append(-pack(times * precisions) / 2)
+        once = rows[:, None] == rows[None]
+        parts.append(-pack(jnp.where(once[None], precisions, 2 * precisions)) / 2)
     elif covariance_type == "diag":
         parts.append(-precisions / 2)
     elif covariance_type == "spherical":

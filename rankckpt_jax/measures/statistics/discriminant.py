@@ -46,7 +46,7 @@ def _true_class(
 ) -> tuple[jax.Array, jax.Array]:
     def of_block(block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         x, label = block
-        joint = blocks.dot(x.astype(weights.dtype), weights.T) + offsets
+        joint = blocks.dot(x.astype(weights.dtype), weights.T) + offsets[None]
         posterior = jax.nn.softmax(joint, axis=1)
         softened = jax.nn.softmax(posterior, axis=1)
         own = label[:, None]

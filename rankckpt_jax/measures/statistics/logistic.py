@@ -98,7 +98,7 @@ def fit(
 
 def logits(z: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """Return W'z + b of one solution: [N, C]."""
-    return blocks.dot(z, kernel) + bias
+    return blocks.dot(z, kernel) + bias[None]
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "max_steps", "tolerance"))

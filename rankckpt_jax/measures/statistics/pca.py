@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.statistics import blocks, symmetric
 
@@ -40,6 +41,7 @@ class PCA(NamedTuple):
     explained: np.ndarray
 
 
+@mapping.allow_transfers
 def fit(x: Any, energy: float = 0.8) -> PCA:
     """Find the fewest components that explain more than `energy` of the variance.
 
@@ -96,6 +98,7 @@ def _count(explained: np.ndarray, energy: float) -> int:
     return min(count, len(explained))
 
 
+@mapping.allow_transfers
 def transform(pca: PCA, x: Any) -> jax.Array:
     """Project x [N, D] onto the components: [N, d], not whitened."""
     return _project(jnp.asarray(x), pca.mean, pca.components)
@@ -103,4 +106,4 @@ def transform(pca: PCA, x: Any) -> jax.Array:
 
 @jax.jit
 def _project(x: jax.Array, mean: jax.Array, components: jax.Array) -> jax.Array:
-    return blocks.dot(x - mean, components.T)
+    return blocks.dot(x - mean[None], components.T)

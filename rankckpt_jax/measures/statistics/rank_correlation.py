@@ -107,11 +107,13 @@ def _histograms(
         def down(second: Any, counts: jax.Array) -> jax.Array:
             value = blocks.dot(part(rows, first), part(rows, second).T)
             place = jnp.clip((value - low) * scale, 0, _BINS - 1).astype(jnp.int32)
-            same = part(labels, first)[:, None] == part(labels, second)
+            same = part(labels, first)[:, None] == part(labels, second)[None]
             place = place + jnp.where(same, 0, _BINS)
-            count = part(weights, first)[:, None] * part(weights, second)
+            count = part(weights, first)[:, None] * part(weights, second)[None]
             position = jnp.arange(size)
-            above = position[:, None] + first * size < position + second * size
+            above = (position + first * size)[:, None] < (position + second * size)[
+                None
+            ]
             count = jnp.where(above, count, 0)
             return counts.at[place.reshape(-1)].add(count.reshape(-1))
 
