@@ -71,7 +71,7 @@ def to_labels(labels: Any, num_rows: int, where: str = "") -> np.ndarray:
                 "labels must be classes, not real numbers",
                 where=where or "labels",
                 expected="integers, whole floats or strings",
-                found="NaN, infinite or fractional values",
+                found=f"NaN, infinite or fractional values of dtype {array.dtype}",
                 fix="number the classes; regression targets are not supported",
             )
         array = values.astype(np.int64)
