@@ -45,7 +45,7 @@ def test_prepare_converts_to_float32(dtype):
         (np.full((4, 2), np.nan), [0, 0, 1, 1], "8 NaN or infinite"),
         (np.full((4, 2), np.inf), [0, 0, 1, 1], "must be finite"),
         (np.zeros((4, 2)), [0, 0, 1], "one integer per row"),
-        (np.zeros((4, 2)), [0.0, 0.0, 1.0, 1.0], "one integer per row"),
+        (np.zeros((4, 2)), [0.5, 0.0, 1.0, 1.0], "not real numbers"),
         (np.zeros((4, 2)), [5, 5, 5, 5], "at least two classes"),
     ],
 )
