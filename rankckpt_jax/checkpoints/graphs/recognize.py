@@ -7,7 +7,6 @@ devices. It is used only if it computes the same features as the graph.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,12 +31,6 @@ rounding."""
 _log = logging.getLogger(__name__)
 
 _VTAB = tuple(f"vtab_resnet_v2_{depth}" for depth in (50, 101, 152))
-_VTAB_LEAVES = {
-    ("batch_stats", "mean"): "moving_mean",
-    ("batch_stats", "var"): "moving_variance",
-    ("params", "scale"): "gamma",
-}
-
 
 Match = tuple[str, dict[str, Any]]
 """Name of a network of `models`, and its Flax variables with a checkpoint's weights."""
@@ -53,8 +46,7 @@ def match_variables(values: Mapping[str, np.ndarray], head: Any = None) -> Match
     stripped = {name.removeprefix("module/"): value for name, value in values.items()}
     shapes = {name: value.shape for name, value in stripped.items()}
     for network in architecture_lib.candidates(shapes):
-        classifier = shapes.get(f"{network.scope}/{network.classifier}/weights")
-        expected = slim.variables_of(network, classifier[-1] if classifier else 0)
+        expected = slim.variables_of(network, slim.num_classes_of(network, shapes))
         if {name: v.slim_shape for name, v in expected.items()} == shapes:
             flat = {
                 v.path: stripped[name].reshape(v.shape) for name, v in expected.items()
@@ -75,33 +67,24 @@ def _match_vtab(values: Mapping[str, np.ndarray], head: Any) -> Match | None:
         if len(by_layer.keys() - expected.keys()) > num_allowed:
             continue
         if any(
-            name not in by_layer or by_layer[name].shape != shape
-            for name, (_, shape) in expected.items()
+            name not in by_layer or by_layer[name].shape != variable.shape
+            for name, variable in expected.items()
         ):
             continue
-        flat = {path: by_layer[name] for name, (path, _) in expected.items()}
+        flat = {v.path: by_layer[name] for name, v in expected.items()}
         if head is not None:
             flat |= {("params", layers.HEAD, leaf): head[leaf] for leaf in head}
         return architecture, _unflatten(flat)
     return None
 
 
-@functools.cache
-def _vtab_variables(
-    architecture: str,
-) -> Mapping[str, tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Return the path and shape of each variable, by its name in TensorFlow."""
-    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    module = models.create(architecture)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), image)
-    variables = {}
-    for path, leaf in flax.traverse_util.flatten_dict(shapes).items():
-        collection, layer, name = path
-        if layer.startswith("batch_normalization") and name == "bias":
-            name = "beta"
-        name = _VTAB_LEAVES.get((collection, name), name)
-        variables[f"{layer}/{name}"] = (path, leaf.shape)
-    return variables
+def _vtab_variables(architecture: str) -> Mapping[str, slim.Variable]:
+    """Return the variables of a network by their names in TensorFlow's own layers."""
+    variables = slim.variables_of(models.get(architecture)).items()
+    return {
+        name.removeprefix("/").replace("/weights", "/kernel"): variable
+        for name, variable in variables
+    }
 
 
 def _unflatten(flat: Mapping[tuple[str, ...], np.ndarray]) -> dict[str, Any]:

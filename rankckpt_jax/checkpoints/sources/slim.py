@@ -131,7 +131,7 @@ def load(path: epath.Path, options: sources.Options) -> backbone_lib.Backbone:
     prefix = checkpoint_files.prefix_of(path)
     shapes = checkpoint_files.shapes(prefix)
     network = models.get(architecture)
-    expected = variables_of(network, _num_classes(network, shapes))
+    expected = variables_of(network, num_classes_of(network, shapes))
     _check_variables(prefix, network, expected, shapes)
     shadows = {slim: slim + SHADOW for slim in expected if slim + SHADOW in shapes}
     if options.use_moving_averages and not shadows:
@@ -208,7 +208,7 @@ def recognize(path: epath.Path | str) -> CheckpointInfo:
             for slim, variable in expected.items()
         ) / len(expected)
         if share == 1:
-            classes = _num_classes(network, shapes)
+            classes = num_classes_of(network, shapes)
             return CheckpointInfo(network.name, classes, _size_in_name(prefix))
         if share > nearest_share:
             nearest, nearest_share = network, share
@@ -249,9 +249,10 @@ def variables_of(
     return result
 
 
-def _num_classes(
+def num_classes_of(
     network: architecture_lib.Architecture, shapes: architecture_lib.Shapes
 ) -> int:
+    """Return the width of the classifier in a checkpoint's shapes; 0 without one."""
     shape = shapes.get(f"{network.scope}/{network.classifier}/weights")
     return shape[-1] if shape else 0
 
