@@ -136,6 +136,10 @@ def compute_prepared(
         )
     inputs = dataclasses.replace(inputs, seed=seed)
     result = _run(measure, inputs, options)
+    if measure.needs_logits:
+        source = "probabilities" if inputs.from_probabilities else "logits"
+        details = {**result.details, "classifier_output": source}
+        result = dataclasses.replace(result, details=details)
     if not np.isfinite(result.score):
         raise InputError(
             f"{name} is not defined for these features",
@@ -178,6 +182,8 @@ def _apply_regimes(
 ) -> Result:
     """Add the sentences of regimes to the warning, and the name of a saturating one."""
     found = list(measure.regimes)
+    if measure.needs_logits:
+        found.append(regimes.PROBABILITIES)
     _, highest = measure.bounds_for(options)
     if math.isfinite(highest):
         found.append(regimes.maximum(lambda inputs: highest, measure.tolerance))

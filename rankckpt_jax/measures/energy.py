@@ -14,15 +14,41 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.registry import Inputs, Result, register
+
+_NORMALIZED = 5e-3
+"""Energies of log probabilities are 0 up to rounding in float16 or bfloat16."""
 
 
 @register("energy", needs_logits=True)
 def energy(inputs: Inputs) -> Result:
-    """Return the mean log-sum-exp of the logits [N, V]."""
-    energies = np.asarray(jax.nn.logsumexp(inputs.logits, axis=1), np.float64)
+    """Return the mean log-sum-exp of the logits [N, V].
+
+    Raises:
+      InputError: The logits are probabilities or their logarithms.
+    """
+    energies = free_energies(inputs)
 
     def score(weights: np.ndarray) -> float:
         return float(np.average(energies, weights=weights))
 
     return Result(float(np.mean(energies)), reweighted=score)
+
+
+def free_energies(inputs: Inputs) -> np.ndarray:
+    """Return the negative free energy of each image, float64 [N]; a term of ETran.
+
+    Raises:
+      InputError: The logits are probabilities or their logarithms, whose energy is 0.
+    """
+    energies = np.asarray(jax.nn.logsumexp(inputs.logits, axis=1), np.float64)
+    if np.abs(energies).max() < _NORMALIZED:
+        raise InputError(
+            "The energy needs logits, and a softmax was applied to them",
+            where="logits",
+            expected="the output of the classifier before its softmax",
+            found="probabilities or their logarithms",
+            fix="pass the logits, or use leep or nce, which read the probabilities",
+        )
+    return energies

@@ -15,10 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import jax
-import numpy as np
-
-from rankckpt_jax.measures import lda, regimes
+from rankckpt_jax.measures import energy, lda, regimes
 from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import scaling
 
@@ -45,7 +42,7 @@ def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
 def etran(inputs: Inputs) -> Result:
     """Return ETran's two terms from features, labels and logits [N, V]."""
     statistics = inputs.statistics
-    energies = np.asarray(jax.nn.logsumexp(inputs.logits, axis=1))
+    energies = energy.free_energies(inputs)
     terms = {"energy": statistics.average(energies), "lda": lda.posterior(statistics)}
     score = sum(weight * terms[name] for name, weight in _WEIGHTS.items())
     return Result(score, {"terms": terms}, lda.warn(statistics))

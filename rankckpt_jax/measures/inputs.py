@@ -15,6 +15,9 @@ from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import arrays
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
+_SUM_ROUNDING = 5e-3
+"""Rounding error of a sum of probabilities in float16 or bfloat16."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inputs:
@@ -26,6 +29,8 @@ class Inputs:
       features: float [N, D], finite.
       labels: int32 [N] in 0 ... C-1; every class occurs.
       logits: float [N, V], or None if the checkpoint has no classifier.
+      from_probabilities: Whether probabilities were passed as logits. `logits` are then
+        their logarithms.
       num_classes: C, at least 2.
       statistics: Means, scatter and spectrum of the features, computed on first use.
       facts: Properties of the checkpoint, such as "name" and "num_parameters".
@@ -38,6 +43,7 @@ class Inputs:
     num_classes: int
     statistics: Statistics
     facts: Mapping[str, Any]
+    from_probabilities: bool = False
     seed: int = 0
 
     def reweight(self, weights: np.ndarray) -> Inputs:
@@ -74,7 +80,9 @@ def prepare(
       features: float [N, D], NumPy or JAX. Values are converted to float32, except
         float64 where JAX has it enabled.
       labels: [N] or [N, 1], in any coding; see `arrays.to_labels`.
-      logits: float [N, V] of the checkpoint's own classifier, or None.
+      logits: float [N, V] of the checkpoint's own classifier, or None. Probabilities,
+        that is rows that are not negative and sum to 1, are replaced by their
+        logarithms.
       facts: Properties of the checkpoint, such as "name" and "num_parameters".
       where: The file that the arrays were read from, for error messages.
 
@@ -94,8 +102,27 @@ def prepare(
                 found=f"{len(logits)}",
                 fix="compute both in the same pass over the images",
             )
+    from_probabilities = logits is not None and bool(_are_probabilities(logits))
+    if from_probabilities:
+        # A softmax of the logarithms returns the probabilities.
+        logits = jnp.log(jnp.maximum(logits, jnp.finfo(logits.dtype).tiny))
     statistics = Statistics(features, labels, num_classes)
-    return Inputs(features, labels, logits, num_classes, statistics, dict(facts or {}))
+    return Inputs(
+        features,
+        labels,
+        logits,
+        num_classes,
+        statistics,
+        dict(facts or {}),
+        from_probabilities,
+    )
+
+
+@jax.jit
+def _are_probabilities(rows: jax.Array) -> jax.Array:
+    """Return whether the rows are not negative and sum to 1."""
+    sums = jnp.sum(rows, axis=1)
+    return jnp.all(rows >= 0) & jnp.all(jnp.abs(sums - 1) < _SUM_ROUNDING)
 
 
 def _check_matrix(name: str, array: Any, where: str) -> jax.Array:

@@ -128,3 +128,16 @@ def _copies(inputs: Inputs, result: Result) -> str:
 
 COPIES = Regime("copies", _copies)
 """For accuracies on images that are not trained on, unless they have a copy."""
+
+
+def _probabilities(inputs: Inputs, result: Result) -> str:
+    if not inputs.from_probabilities:
+        return ""
+    return (
+        "The logits are not negative and sum to 1 for each image, so they were used as "
+        "probabilities. Pass the output before the softmax if they are not."
+    )
+
+
+PROBABILITIES = Regime("probabilities", _probabilities)
+"""For measures of the source classifier: a softmax was applied to its logits."""

@@ -3,6 +3,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError
@@ -153,3 +154,37 @@ def test_sfda_of_classes_with_one_image_is_1(n, d):
     features = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
     result = measures.compute_all(features, np.arange(n), names=["sfda"])["sfda"]
     assert result.score == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
+def test_probabilities_are_used_as_probabilities(dtype):
+    # A second softmax gave LEEP -1.06 for -0.32.
+    features, labels, logits = generate(2.0)
+    probabilities = scipy.special.softmax(3 * logits.astype(float), axis=1)
+    probabilities[0] = np.eye(6)[labels[0]]
+    for name in ("leep", "nce"):
+        expected = measures.compute(name, features, labels, 3 * logits)
+        result = measures.compute(name, features, labels, probabilities.astype(dtype))
+        assert result.score == pytest.approx(expected.score, rel=2e-2)
+        assert "used as probabilities" in result.warning
+        assert result.details["classifier_output"] == "probabilities"
+        assert expected.details["classifier_output"] == "logits"
+        assert not expected.warning
+
+
+@pytest.mark.parametrize("name", ["energy", "etran"])
+@pytest.mark.parametrize("log", [False, True])
+def test_energy_of_probabilities_raises(name, log):
+    features, labels, logits = generate()
+    given = scipy.special.softmax(logits, axis=1)
+    given = np.log(given) if log else given
+    with pytest.raises(InputError, match="energy needs logits"):
+        measures.compute(name, features, labels, given)
+
+
+@pytest.mark.parametrize("change", [lambda p: 2 * p, lambda p: p - 0.01])
+def test_logits_that_are_no_probabilities_are_used_as_logits(change):
+    features, labels, logits = generate()
+    given = change(scipy.special.softmax(logits, axis=1))
+    result = measures.compute("leep", features, labels, given)
+    assert result.details["classifier_output"] == "logits"
