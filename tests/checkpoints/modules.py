@@ -70,10 +70,7 @@ def _randomize(session, seed):
         elif len(shape) == 1:
             value = random.normal(0, 0.1, shape)
         else:
-            fan = (
-                shape[0] * shape[1] * (1 if "depthwise" in variable.name else shape[2])
-            )
-            fan = shape[0] if len(shape) == 2 else fan
+            fan = np.prod(shape[:2] if "depthwise" in variable.name else shape[:-1])
             value = random.normal(0, np.sqrt(2 / fan), shape)
         variable.load(value.astype(np.float32), session)
 

@@ -61,19 +61,16 @@ def test_find_gives_unique_names(tmp_path):
     assert [name for name, _ in checkpoints.find(tmp_path)] == ["a_b", "a_b~2"]
 
 
-def test_find_gives_names_that_differ_without_case(tmp_path):
-    for name in "net", "Net", "NET":
-        touch(tmp_path / name / "model.ckpt")
-    names = [name for name, _ in checkpoints.find(tmp_path)]
-    assert len({name.casefold() for name in names}) == 3
+HOSTILE = ("..npz", "<script>x", "=cmd()|x", "a\nb", "a" * 250, "report.html", "--")
 
 
-def test_find_gives_valid_names_of_directories(tmp_path):
-    hostile = ["..npz", "<script>x", "=cmd()|x", "a\nb", "a" * 250, "report.html", "--"]
-    for name in hostile:
-        touch(tmp_path / "pool" / name / "model.ckpt")
+@pytest.mark.parametrize("folders", [("net", "Net", "NET"), HOSTILE])
+def test_find_gives_valid_names_of_directories(tmp_path, folders):
+    for folder in folders:
+        touch(tmp_path / "pool" / folder / "model.ckpt")
     names = [name for name, _ in checkpoints.find(tmp_path / "pool")]
-    assert len(names) == len(set(names)) == len(hostile)
+    # Some file systems ignore case.
+    assert len(names) == len({name.casefold() for name in names}) == len(folders)
     for name in names:
         assert not name.startswith((".", "-")) and len(name) < 200
         assert not set(name) & set("/<>|\n") and name != "report.html"

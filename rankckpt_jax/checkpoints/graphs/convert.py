@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -14,10 +15,10 @@ import numpy as np
 
 from rankckpt_jax.checkpoints.backbone import Backbone, split_head
 from rankckpt_jax.checkpoints.graphs import features as features_lib
-from rankckpt_jax.checkpoints.graphs import recognize
+from rankckpt_jax.checkpoints.graphs import pure_graph, recognize
 from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs
 from rankckpt_jax.checkpoints.graphs.network import Function, Network
-from rankckpt_jax.checkpoints.graphs.pure_graph import Path, PureGraph, extract
+from rankckpt_jax.checkpoints.graphs.pure_graph import Path, PureGraph
 from rankckpt_jax.checkpoints.sources import Options
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.models import layers
@@ -117,17 +118,13 @@ def convert(network: Network, output: str | None = None) -> Converted:
             head = features_lib.classifier_on(function, features)
 
     paths = _variable_paths(network)
-    evaluation = extract(
-        function.flat,
-        images=function.images,
-        features=features,
-        paths=paths,
-        dtypes=network.dtypes,
-        where=network.where,
+    extract = functools.partial(
+        pure_graph.extract, paths=paths, dtypes=network.dtypes, where=network.where
     )
+    evaluation = extract(function.flat, images=function.images, features=features)
     training = None
     if network.training is not None:
-        training = _training_graph(network, network.training, name, removed, paths)
+        training = _training_graph(network, network.training, name, removed, extract)
     used = {path for graph in (evaluation, training) if graph for path in _used(graph)}
     names = {path: variable for variable, path in paths.items()}
     to_read = {names[path] for path in used}
@@ -150,7 +147,7 @@ def _training_graph(
     function: Function,
     name: str,
     head_removed: bool,
-    paths: Mapping[str, Path],
+    extract: Callable[..., PureGraph],
 ) -> PureGraph:
     features = features_lib.tensor(function, name)
     if head_removed:
@@ -170,13 +167,7 @@ def _training_graph(
         not in network.trainable
     ]
     return extract(
-        function.flat,
-        images=function.images,
-        features=features,
-        paths=paths,
-        dtypes=network.dtypes,
-        assigned=assigned,
-        where=network.where,
+        function.flat, images=function.images, features=features, assigned=assigned
     )
 
 
