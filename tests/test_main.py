@@ -11,7 +11,7 @@ from rankckpt_jax.errors import InputError, Interrupted
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import run as run_lib
-from tests import faults
+from tests import command_line, faults
 
 
 def test_help_is_fast_and_imports_neither_jax_nor_tensorflow():
@@ -80,3 +80,34 @@ def test_main_returns_exit_code(monkeypatch, capsys, result, code, message):
     output = capsys.readouterr()
     assert message in output.out + output.err
     assert main.main(["main", "extra"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--config=configs/folder.py", "--config.chekpoints=x"], "'checkpoints'"),
+        (["--config.mesures=nleep"], "'measures'"),
+        (["--config.task.pth=x"], "'path'"),
+        (["--config.zzz=1"], "no such field"),
+        (["--config.batch_size=many"], "--config.batch_size=many"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        (["--config=configs/demo.py:more"], "get_config()"),
+        (["--config=configs/caltech.py:grop_i"], "group_iii"),
+        (["--confg=x"], "Did you mean: config"),
+        (["--config.task.path=/no/such/folder"], "/no/such/folder/train"),
+    ],
+)
+# ml_collections raises it when it is imported.
+@pytest.mark.filterwarnings("ignore:the load_module")
+def test_main_prints_one_message_for_bad_flags(given, message, monkeypatch, capsys):
+    text = command_line.call(given, monkeypatch, capsys)
+    assert message in text and text.count("\n") < 8
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_main_prints_tracebacks_only_with_debug(debug):
+    command = [sys.executable, "-m", "rankckpt_jax.main", "--config.zzz=1"]
+    command += ["--debug"] if debug else []
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert ("Traceback" in done.stderr) == debug
+    assert done.returncode == (1 if debug else 2)
