@@ -1,4 +1,4 @@
-"""Computing measures: options, bounds and the bootstrap over images."""
+"""Computing measures: options, bounds, regimes and resampling of images."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ _ROUNDING = 1e-3
 """How far float32 rounding may carry a score beyond its bounds, relative to the bound
 where that is above 1."""
 
+_KEPT = 0.8
+"""Share of the images in a subsample."""
+
+_SPREAD_FACTOR = math.sqrt(_KEPT / (1 - _KEPT))
+"""Standard deviation of a score per standard deviation over subsamples (the delete-d
+jackknife, Shao and Wu 1989)."""
+
 
 def compute(
     name: str,
@@ -46,10 +53,12 @@ def compute(
       seed: Seed of all random choices.
       facts: Properties of the checkpoint that features do not show: "name",
         "num_parameters", "source_accuracy", "early_stop_accuracy".
-      num_bootstrap: Number of resamples of the images, drawn with replacement within
-        each class. `details["bootstrap_spread"]` is then the standard deviation of the
-        score over the resamples, and `details["spread"]` adds the variance over random
-        restarts to it.
+      num_bootstrap: Number of resamples of the images within each class, of the kind
+        `Measure.resampling`. `details["bootstrap_spread"]` is then the standard
+        deviation of the score, and `details["spread"]` adds the variance over random
+        restarts to it. `details["bootstrap_scores"]` are the scores of the resamples,
+        scaled to this deviation and shifted by minus their `bootstrap_bias`, so that
+        their mean is the score.
       **options: Options of the measure.
 
     Returns:
@@ -150,12 +159,22 @@ def compute_prepared(
     result = _apply_regimes(measure, inputs, result, options)
     if num_bootstrap < 1:
         return result
-    scores = _bootstrap(measure, inputs, num_bootstrap, options, result)
-    spread = float(np.std(scores, ddof=1)) if num_bootstrap > 1 else 0.0
+    try:
+        scores = _resample(measure, inputs, num_bootstrap, options, result)
+    except InputError as error:
+        # A resample can have too few images.
+        sentence = f"The spread over resampled images is unknown. {error.what}."
+        warning = f"{result.warning} {sentence}".strip()
+        return dataclasses.replace(result, warning=warning)
+    bias = float(np.mean(scores)) - result.score
+    factor = _SPREAD_FACTOR if measure.resampling == "subsampling" else 1.0
+    corrected = result.score + factor * (np.array(scores) - np.mean(scores))
+    spread = float(np.std(corrected, ddof=1)) if num_bootstrap > 1 else 0.0
     # Images and random restarts vary independently of each other.
     total = float(np.hypot(spread, result.details.get("spread", 0.0)))
     details = {**result.details, "spread": total, "bootstrap_spread": spread}
-    details["bootstrap_scores"] = scores
+    details["bootstrap_scores"] = corrected.tolist()
+    details["bootstrap_bias"] = bias
     return dataclasses.replace(result, details=details)
 
 
@@ -199,20 +218,21 @@ def _apply_regimes(
     return dataclasses.replace(result, details=details, warning=warning)
 
 
-def _bootstrap(
+def _resample(
     measure: Measure, inputs: Inputs, count: int, options: Options, result: Result
 ) -> list[float]:
     """Return the scores of `count` resamples of the images.
 
-    Images are drawn with replacement within each class, so that no class is lost or
-    changes its size. Rows are copied only if the measure can neither reweight its score
-    nor be computed from weighted statistics.
+    Images are drawn within each class, so that no class is lost. Rows are copied only
+    if the measure can neither reweight its score nor be computed from weighted
+    statistics.
     """
     groups = inputs.statistics.groups
     random = np.random.default_rng([inputs.seed, 1])
+    draw = _subsample if measure.resampling == "subsampling" else _draw_again
     scores = []
     for _ in range(count):
-        drawn = np.concatenate([random.choice(group, len(group)) for group in groups])
+        drawn = np.concatenate([draw(group, random) for group in groups])
         weights = np.bincount(drawn, minlength=len(inputs.labels)).astype(float)
         if result.reweighted is not None:
             scores.append(result.reweighted(weights))
@@ -221,3 +241,18 @@ def _bootstrap(
         else:
             scores.append(_run(measure, inputs.take(np.sort(drawn)), options).score)
     return scores
+
+
+def _draw_again(group: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw as many images with replacement."""
+    return random.choice(group, len(group))
+
+
+def _subsample(group: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw about the share _KEPT without replacement, and at least one image.
+
+    The number of images is rounded at random, so that small classes lose as many on
+    average.
+    """
+    count = int(_KEPT * len(group) + random.random())
+    return random.choice(group, max(count, 1), replace=False)

@@ -48,6 +48,7 @@ NO_NEIGHBORS = Regime("no neighbors", _no_neighbors, saturates=True)
 
 @register(
     "knn",
+    resampling="bootstrap",
     bounds=(0.0, 1.0),
     tolerance=FRACTION,
     regimes=(NO_NEIGHBORS, regimes.MAJORITY, regimes.COPIES),

@@ -36,6 +36,7 @@ _TRAIN, _VALIDATION, _HELD_OUT = 0, 1, 2
 
 @register(
     "linear",
+    resampling="bootstrap",
     bounds=(0.0, 1.0),
     tolerance=FRACTION,
     regimes=(regimes.MAJORITY, regimes.COPIES),

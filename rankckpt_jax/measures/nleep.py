@@ -91,6 +91,7 @@ def _chance(inputs: Inputs, result: Result) -> str:
 
 @register(
     "nleep",
+    resampling="bootstrap",
     bounds=_bounds,
     check=_check,
     tolerance=UNIT_SCALE,

@@ -39,7 +39,7 @@ class Result:
         score has the name of its regime in `details["saturated"]`.
       warning: One sentence if the score needs care, else empty.
       reweighted: The score as a function of multiplicities of the images, float64 [N],
-        if the measure can compute it cheaply. The bootstrap then calls it.
+        if the measure can compute it cheaply. Resampling then calls it.
     """
 
     score: float
@@ -150,8 +150,13 @@ class Measure:
       about: One line about the measure.
       needs_logits: Whether it reads the logits of the checkpoint's own classifier.
       targets: The kinds of targets for which it is defined.
+      resampling: How images are resampled for the standard deviation of the score.
+        "subsampling" draws 80 % of each class without replacement; "bootstrap" draws
+        as many images with replacement. Copies of images make most scores better, so
+        a bootstrap suits means over images that are predicted one by one, and scores
+        that also vary between random starts, which a subsample would exaggerate.
       uses_weights: Whether it reads features and labels only through
-        `inputs.statistics`, and so respects its weights. The bootstrap then weights
+        `inputs.statistics`, and so respects its weights. Resampling then weights
         images instead of copying rows.
       combine: For a measure whose scores are relative to a pool: maps the
         `details["terms"]` of all checkpoints to their scores. Else None.
@@ -171,6 +176,7 @@ class Measure:
     about: str = ""
     needs_logits: bool = False
     targets: tuple[str, ...] = ("classes",)
+    resampling: str = "subsampling"
     uses_weights: bool = False
     combine: Combine | None = None
     bounds: Bounds | Callable[[Options], Bounds] = (-math.inf, math.inf)

@@ -12,6 +12,7 @@ import pytest
 
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.measures import registry
 from tests.measures.data import (
     CONSTANT,
     FACTS,
@@ -156,6 +157,9 @@ def test_bootstrap_keeps_score_and_adds_spread(name):
     assert len(result.details["bootstrap_scores"]) == 3
     assert np.isfinite(result.details["bootstrap_scores"]).all()
     assert result.details["spread"] >= result.details["bootstrap_spread"] > 0
+    mean = np.mean(result.details["bootstrap_scores"])
+    assert abs(mean - result.score) < 0.01 * result.details["bootstrap_spread"]
+    assert np.isfinite(result.details["bootstrap_bias"])
 
 
 @pytest.mark.parametrize("name", CONSTANT)
@@ -165,19 +169,53 @@ def test_bootstrap_spread_of_baseline_is_zero(name):
     assert result.details["spread"] == 0
 
 
-@pytest.mark.parametrize("name", ["h_score", "nce", "lda", "energy", "knn"])
-def test_bootstrap_spread_matches_spread_over_fresh_images(name):
-    def fresh(seed):
-        means = np.random.default_rng(0).normal(size=(4, 12)) / 2
-        random = np.random.default_rng([seed, 7])
-        labels = np.arange(240) % 4
-        features = means[labels] + random.normal(size=(240, 12))
-        logits = random.normal(size=(240, 6)) + np.eye(6)[labels]
-        return features.astype(np.float32), labels, logits.astype(np.float32)
+def _fresh(seed, n=240, d=12):
+    means = np.random.default_rng(0).normal(size=(4, d)) / 2
+    random = np.random.default_rng([seed, 7])
+    labels = np.arange(n) % 4
+    features = means[labels] + random.normal(size=(n, d))
+    logits = random.normal(size=(n, 6)) + np.eye(6)[labels]
+    return features.astype(np.float32), labels, logits.astype(np.float32)
 
-    expected = np.std([score(name, *fresh(seed)) for seed in range(30)])
-    result = measures.compute(name, *fresh(0), num_bootstrap=30)
+
+# The others take more than a second for 60 scores.
+FAST = ("h_score", "regularized_h_score", "logme", "gbc", "sfda", "lda", "rsa")
+FAST += ("nce", "energy", "knn")
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_bootstrap_spread_matches_spread_over_fresh_images(name):
+    expected = np.std([score(name, *_fresh(seed)) for seed in range(30)])
+    result = measures.compute(name, *_fresh(0), num_bootstrap=30)
     assert expected / 2 < result.details["spread"] < 2 * expected
+
+
+def test_spread_of_transrate_with_few_images_per_dimension():
+    # Copied images had a mean of 86.8 for a score of 47.2, and a deviation of 2.3.
+    expected = np.std([score("transrate", *_fresh(i, 120, 40)) for i in range(12)])
+    result = measures.compute("transrate", *_fresh(0, 120, 40), num_bootstrap=12)
+    assert expected / 2 < result.details["spread"] < 2 * expected
+    assert result.details["bootstrap_bias"] > 0
+
+
+def test_bootstrap_warns_if_a_resample_is_not_defined():
+    features, labels, _ = generate(n=12)
+    # Two images of a class have a pair; after resampling, none may have one.
+    labels = np.arange(12) // 2
+
+    @measures.register("pairs")
+    def pairs(inputs):
+        if inputs.statistics.sizes.min() < 2:
+            raise InputError("pairs needs two images of a class")
+        return measures.Result(1.0)
+
+    try:
+        result = measures.compute("pairs", features, labels, num_bootstrap=5)
+    finally:
+        del registry._REGISTRY["pairs"]
+    assert result.score == 1.0
+    assert "spread" not in result.details
+    assert "unknown. pairs needs two images" in result.warning
 
 
 def test_bootstrap_keeps_classes_with_one_image():
