@@ -6,9 +6,10 @@ r"""Ranks pre-trained checkpoints for an image classification task.
     python -m rankckpt_jax.main --config=... --config.stages=report   the report again
     python -m rankckpt_jax.main --list=measures          or checkpoints, networks, tasks
 
-Exit codes: 0, success; 1, some checkpoints failed, as their rows explain; 2, the input
-cannot be used; 75, the run was asked to stop (SIGTERM) or lost a process: run it again
-to resume. configs/default.py documents every field of a config.
+Exit codes: 0, success; 1, some checkpoints failed or none could be ranked, as their
+rows explain; 2, the input cannot be used; 75, the run was asked to stop (SIGTERM) or
+lost a process: run it again to resume. configs/default.py documents every field of a
+config.
 """
 
 import contextlib
@@ -155,7 +156,10 @@ def main(argv: list[str]) -> int:
         os._exit(signals.EXIT_RETRY)
     if processes.is_main_process():
         print(ranking)
-    return 1 if any(row.failure for row in ranking.rows) else 0
+    if any(row.failure for row in ranking.rows):
+        return 1
+    ranks = bool(ranking.scored_rows) and not ranking.ranks_nothing
+    return 0 if ranks or "score" not in _CONFIG.value.stages else 1
 
 
 def run() -> None:

@@ -51,7 +51,10 @@ def test_demo_writes_the_report_and_a_second_run_computes_nothing(
 @pytest.mark.parametrize(
     ("result", "code", "message"),
     [
-        ([Row("a")], 0, "1 checkpoint"),
+        ([Row("a", scores={"nleep": -1.0})], 0, "1 checkpoint"),
+        # Nothing is ranked.
+        ([Row("a")], 1, "1 checkpoint"),
+        ([Row("a", failure="damaged")], 1, "damaged"),
         ([Row("a"), Row("b", failure="damaged")], 1, "damaged"),
         (InputError("Bad size", where="config.size"), 2, "Error: Bad size"),
         (Interrupted("stopped before a"), signals.EXIT_RETRY, "Run it again to resume"),
@@ -68,7 +71,7 @@ def test_main_returns_exit_code(monkeypatch, capsys, result, code, message):
             raise result
         return rank("pets", ["nleep"], result)
 
-    config = types.SimpleNamespace(distributed={})
+    config = types.SimpleNamespace(distributed={}, stages="score,report")
     monkeypatch.setattr(run_lib, "run", run)
     monkeypatch.setattr(processes, "join", lambda: None)
     monkeypatch.setattr(mapping, "split_cpu_devices", lambda: None)
