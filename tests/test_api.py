@@ -199,6 +199,25 @@ def test_package_exports_names_lazily():
         rankckpt_jax.no_such_thing  # noqa: B018
 
 
+def test_rank_features_warns_about_shuffled_images():
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    features = random.normal(size=(60, 4)) + np.eye(4)[labels]
+    order = random.permutation(60)
+    pool = {
+        "first": (features, labels),
+        # Other names of the classes are the same order.
+        "second": (features[:, :3], np.array([7, 2, 5])[labels]),
+        "shuffled": (2 * features[order], labels[order]),
+    }
+    ranking = rank_features(pool, measures="linear")
+    assert {row.checkpoint: "order" in row.warnings for row in ranking.rows} == {
+        "first": False,
+        "second": False,
+        "shuffled": True,
+    }
+
+
 def test_rank_features_warns_about_equal_features(nets):
     features, labels = nets["net1"]
     nets["net3"] = features.copy(), labels

@@ -45,7 +45,9 @@ _VALIDATION = 5
 """One in this many images of a half is used for early stopping."""
 
 
-@register("mutual_information", resampling="bootstrap", tolerance=UNIT_SCALE)
+@register(
+    "mutual_information", holds_out=True, resampling="bootstrap", tolerance=UNIT_SCALE
+)
 def mutual_information(
     inputs: Inputs,
     num_steps: int = 200,

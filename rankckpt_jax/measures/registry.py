@@ -155,6 +155,8 @@ class Measure:
         as many images with replacement. Copies of images make most scores better, so
         a bootstrap suits means over images that are predicted one by one, and scores
         that also vary between random starts, which a subsample would exaggerate.
+      holds_out: Whether it is scored on held-out images. Checkpoints then need their
+        images in the same order.
       uses_weights: Whether it reads features and labels only through
         `inputs.statistics`, and so respects its weights. Resampling then weights
         images instead of copying rows.
@@ -176,6 +178,7 @@ class Measure:
     about: str = ""
     needs_logits: bool = False
     targets: tuple[str, ...] = ("classes",)
+    holds_out: bool = False
     resampling: str = "subsampling"
     uses_weights: bool = False
     combine: Combine | None = None

@@ -19,7 +19,8 @@ def compare_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
       rows: All checkpoints of the task.
       names: The measures.
     """
-    return _warn_of_other_images(_warn_of_duplicates(_combine_scores(rows, names)))
+    rows = _warn_of_duplicates(_combine_scores(rows, names))
+    return _warn_of_other_order(_warn_of_other_images(rows), names)
 
 
 def resolve_scores(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
@@ -85,6 +86,30 @@ def _warn_of_other_images(rows: Sequence[Row]) -> list[Row]:
             "are not comparable. Score every checkpoint on the same images.",
         )
         if row.images not in ("", usual)
+        else row
+        for row in rows
+    ]
+
+
+def _warn_of_other_order(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """Warn of rows whose labels are in another order than those of most rows.
+
+    Rows with other images have a warning already.
+    """
+    affected = [name for name in names if measures.get(name).holds_out]
+    counts = collections.Counter((row.images, row.order) for row in rows if row.order)
+    if len(counts) < 2 or not affected:
+        return list(rows)
+    (images, order), _ = counts.most_common(1)[0]
+    which = " and ".join(affected)
+    return [
+        _warn(
+            row,
+            "order",
+            "Its images are in another order than those of most checkpoints, so "
+            f"{which} held out other images. Extract all features without shuffling.",
+        )
+        if row.images == images and row.order not in ("", order)
         else row
         for row in rows
     ]

@@ -40,6 +40,7 @@ class Row:
       fingerprint: Distances between some of the feature vectors. They agree for the
         same weights under two names.
       images: Number of scored images and classes, and a digest of the class sizes.
+      order: A digest of the sequence of labels.
       preprocessing: A phrase that describes how images are preprocessed.
       failure: The reason why this checkpoint has no scores, or empty.
     """
@@ -67,6 +68,7 @@ class Row:
     image_size: int | None = None
     fingerprint: tuple[float, ...] = ()
     images: str = ""
+    order: str = ""
     preprocessing: str = ""
     failure: str = ""
 

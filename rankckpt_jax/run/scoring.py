@@ -219,6 +219,7 @@ def score_row(
         terms=terms,
         fingerprint=_fingerprint(feature_set.features),
         images=_describe_images(feature_set.labels),
+        order=_digest_order(feature_set.labels),
     )
 
 
@@ -264,3 +265,13 @@ def _describe_images(labels: Any) -> str:
     sizes = ",".join(map(str, sorted(counts)))
     text = f"{counts.sum()} images of {len(counts)} classes"
     return f"{text} ({files.digest(sizes)[:8]})"
+
+
+def _digest_order(labels: Any) -> str:
+    """Return a digest of the sequence of classes, which does not depend on names."""
+    _, first, codes = np.unique(
+        np.asarray(labels), return_index=True, return_inverse=True
+    )
+    # Classes are numbered in the order of their first image.
+    numbers = np.argsort(np.argsort(first))[codes.reshape(-1)]
+    return files.digest(numbers.astype(np.int32).tobytes())[:8]

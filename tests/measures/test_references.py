@@ -338,3 +338,30 @@ def test_logistic_fit_matches_scikit_learn():
         scores = logistic.logits(features, solution.kernel[i], solution.bias[i])
         posterior = jax.nn.softmax(scores, axis=1)
         np.testing.assert_allclose(posterior, expected, atol=2e-3)
+
+
+def test_linear_orders_equal_accuracies_by_likelihood():
+    # The same images with more and less distance between the classes.
+    results = [
+        measures.compute("linear", *generate(separation)[:2])
+        for separation in (4.0, 8.0, 16.0)
+    ]
+    assert [result.details["accuracy"] for result in results] == [1.0] * 3
+    scores = [result.score for result in results]
+    likelihoods = [result.details["log_likelihood"] for result in results]
+    assert scores == sorted(scores) and len(set(scores)) == 3
+    assert likelihoods == sorted(likelihoods)
+    # The likelihood weighs a thousandth of one of 48 images.
+    assert scores[2] - scores[0] < 1e-3 / results[0].details["num_held_out"]
+    tolerance = measures.tolerance("linear")
+    assert not tolerance.allows(scores[0], scores[1])
+
+
+@pytest.mark.parametrize("name", ["linear", "mutual_information"])
+def test_held_out_images_depend_on_the_order_within_each_class_only(name):
+    features, labels, _ = generate(0.7)
+    expected = measures.compute(name, features, labels)
+    # One class after the other, each in its order.
+    rows = np.argsort(labels, kind="stable")
+    result = measures.compute(name, features[rows], labels[rows])
+    assert result.score == pytest.approx(expected.score, abs=1e-3)

@@ -42,7 +42,6 @@ SATURATED = [
     ("knn", SEPARATED(), {}, "maximum", 1.0),
     ("knn", ONE_EACH(20), {}, "no neighbors", 0.0),
     ("knn", _few(12, 4, 3), {"k": 11}, "no neighbors", 0.0),
-    ("linear", SEPARATED(), {}, "maximum", 1.0),
     ("gbc", SEPARATED(), {}, "maximum", 0.0),
     ("nleep", SEPARATED(), {"components_per_class": 1}, "maximum", 0.0),
 ]

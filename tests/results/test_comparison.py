@@ -45,3 +45,18 @@ def test_compare_rows_does_not_scale_rounding_errors_up():
     rows = [Row(str(i), terms={"etran": term}) for i, term in enumerate(terms)]
     scores = [row.score("etran") for row in compare_rows(rows, ["etran"])]
     assert scores == pytest.approx([0.0, 0.075, 0.15])
+
+
+def test_compare_rows_warns_of_another_order_of_labels():
+    rows = [Row(name, images="60 images", order="1") for name in "ab"]
+    rows += [Row("unknown", images="60 images")]
+    rows += [Row("shuffled", images="60 images", order="2")]
+    rows += [Row("other", images="57 images", order="3")]
+    for names in (["linear"], ["nleep", "linear", "mutual_information"]):
+        warned = compare_rows(rows, names)
+        assert [row.checkpoint for row in warned if "order" in row.warnings] == [
+            "shuffled"
+        ]
+    assert "linear and mutual_information held out" in warned[3].warnings["order"]
+    rows = compare_rows(rows, ["nleep", "knn"])
+    assert not any("order" in row.warnings for row in rows)

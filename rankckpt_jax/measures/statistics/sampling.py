@@ -1,7 +1,8 @@
 """Seeded, stratified draws of images that do not depend on the names of the classes.
 
-Every image draws a number. Classes are ordered by their first image, and images of a
-class by their numbers.
+The k-th image of every class draws the k-th random number, so a draw depends on the
+order within a class, and not on how classes alternate. Classes are ordered by their
+first image, and images of a class by their numbers.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import numpy as np
 
 def shuffled_classes(labels: np.ndarray, seed: int) -> list[np.ndarray]:
     """Return the rows of each class in random order: C arrays that hold 0 ... N-1."""
-    draws = np.random.default_rng(seed).random(len(labels))
-    _, first = np.unique(labels, return_index=True)
+    _, first, sizes = np.unique(labels, return_index=True, return_counts=True)
+    draws = np.random.default_rng(seed).random(sizes.max())
     classes = []
     for label in labels[np.sort(first)]:
         members = np.flatnonzero(labels == label)
-        classes.append(members[np.argsort(draws[members], kind="stable")])
+        classes.append(members[np.argsort(draws[: len(members)], kind="stable")])
     return classes
 
 
