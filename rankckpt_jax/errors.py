@@ -11,8 +11,8 @@ from typing import Any
 class InputError(ValueError):
     """The user's input cannot be used: what is wrong, where, and how to fix it.
 
-    `rankckpt_jax.main` prints it without a traceback and exits with code 2. If loading
-    a checkpoint raises it, that checkpoint becomes a failed row and the run continues.
+    `rankckpt_jax.main` prints it without a traceback and exits with code 2. If one
+    checkpoint raises it, that checkpoint becomes a failed row and the run continues.
 
     Attributes:
       what: The first line of the message.

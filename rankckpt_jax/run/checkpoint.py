@@ -8,8 +8,14 @@ import logging
 
 from rankckpt_jax import finetune, models
 from rankckpt_jax.checkpoints.backbone import Backbone
-from rankckpt_jax.devices import signals
-from rankckpt_jax.errors import InputError, StorageError, UnreadableImage
+from rankckpt_jax.devices import processes, signals
+from rankckpt_jax.errors import (
+    InputError,
+    Interrupted,
+    StorageError,
+    UnreadableImage,
+    redact,
+)
 from rankckpt_jax.features import extract, precomputed
 from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.results.row import Row
@@ -21,7 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate(context: RunContext, member: Member, title: str) -> Row:
-    """Evaluate one checkpoint; an `InputError` becomes the row's failure.
+    """Evaluate one checkpoint; what it raises becomes the row's failure.
+
+    The traceback of an error that is not an `InputError` is logged. With several
+    processes such an error is raised, because the others would wait for this one.
 
     Args:
       context: Everything that the stages need.
@@ -38,14 +47,25 @@ def evaluate(context: RunContext, member: Member, title: str) -> Row:
             row = _evaluate_features(context, member, title)
         else:
             row = _evaluate_backbone(context, member, title)
-    except (StorageError, UnreadableImage):
+    except (StorageError, UnreadableImage, Interrupted):
         raise
     except InputError as error:
         _log.error("%s: failed: %s", title, error)
         return Row(member.name, group=member.group, failure=str(error))
+    except Exception as error:
+        if processes.process_count() > 1:
+            raise
+        _log.exception("%s: failed", title)
+        return Row(member.name, group=member.group, failure=_describe(error))
     if member.warning:
         row = _with_warning(row, "checkpoint", member.warning)
     return row
+
+
+def _describe(error: Exception) -> str:
+    reason = str(error).strip().partition("\n")[0]
+    reason = redact(f"{type(error).__name__}: {reason}".removesuffix(": "))
+    return f"{reason}. The log has the traceback; please report it."
 
 
 def load_features(context: RunContext, name: str) -> FeatureSet | None:

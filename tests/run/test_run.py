@@ -182,3 +182,25 @@ def test_run_fine_tunes_again_after_test_images_change(image_folder, pool, tmp_p
         invert(path)
     config.stages = "report"
     assert all(row.accuracy is None for row in run_lib.run(config).rows)
+
+
+@pytest.mark.parametrize("error", [KeyError("groups"), MemoryError(), OSError("gone")])
+def test_run_turns_any_exception_of_a_checkpoint_into_its_row(
+    image_folder, pool, tmp_path, monkeypatch, caplog, error
+):
+    load = checkpoints.load
+
+    def load_or_raise(path, **options):
+        if options["name"] == "first":
+            raise error
+        return load(path, **options)
+
+    monkeypatch.setattr(checkpoints, "load", load_or_raise)
+    config = make_config(image_folder, pool, tmp_path, stages="extract,score")
+    ranking = run_lib.run(config)
+    [failed] = ranking.failed
+    assert failed.checkpoint == "first"
+    assert failed.failure.startswith(type(error).__name__)
+    assert "The log has the traceback" in failed.failure
+    assert [row.checkpoint for row in ranking.scored_rows] == ["second"]
+    assert "Traceback" in caplog.text and "load_or_raise" in caplog.text
