@@ -77,7 +77,7 @@ def read(workdir: epath.PathLike) -> tuple[Ranking, ...]:
     Raises:
       InputError: There are none, or one cannot be read.
     """
-    directory = epath.Path(workdir).expanduser()
+    directory = files.to_path(workdir)
     folders = files.matching(directory, "*")
     paths = [folder / CSV_NAME for folder in folders if (folder / CSV_NAME).exists()]
     if not paths:
@@ -142,7 +142,7 @@ def read_published(
     """
     expected = "the columns group, measure and some of " + ", ".join(COLUMNS)
     try:
-        reader = csv.DictReader(io.StringIO(epath.Path(path).expanduser().read_text()))
+        reader = csv.DictReader(io.StringIO(files.to_path(path).read_text()))
         return {
             (line["group"], line["measure"]): {
                 key: float(line[key]) for key in COLUMNS if line.get(key)
@@ -273,7 +273,7 @@ def main(argv: list[str]) -> int:
     if not lines:
         print("No group has two checkpoints with both a score and an accuracy.")
         return 0
-    directory = epath.Path(_WORKDIR.value).expanduser()
+    directory = files.to_path(_WORKDIR.value)
     files.write_text_atomically(directory / "benchmark.csv", to_csv(lines))
     files.write_text_atomically(directory / "benchmark.html", to_html(lines))
     print(to_text(lines))

@@ -77,12 +77,12 @@ def identify(path: epath.Path | str) -> str:
       path: As for `load`. It need not exist.
     """
     spec, _ = uris.split_options(str(path))
-    outer = spec.partition(uris.INNER)[0]
+    outer, _ = uris.split_archive(spec)
     if uris.is_remote(outer):
         return files.digest(spec)
-    place = epath.Path(outer).expanduser()
+    place = files.to_path(outer)
     try:
-        if outer.startswith("gs://"):
+        if files.is_on_bucket(place):
             return uris.bucket_version(place)
         parts = [place] if place.exists() else uris.prefix_files(place)
         return files.digest(*(sources.fingerprint(part, Options()) for part in parts))
@@ -104,7 +104,8 @@ def load_slim(
 
     Args:
       architecture: A name that `models.create` accepts.
-      path: The prefix "DIR/model.ckpt", its ".index" file, or a directory with one.
+      path: The prefix "DIR/model.ckpt", its ".index" file, or a directory with one,
+        local or in a bucket.
       image_size: Side of the images in pixels; see `sources.slim.load`.
       name: Unique in its pool. By default the folder's name.
       use_moving_averages: Whether to load exponential moving averages of the weights.
@@ -123,7 +124,7 @@ def load_slim(
         architecture=architecture,
         use_moving_averages=use_moving_averages,
     )
-    return slim.load(epath.Path(path), options)
+    return slim.load(uris.resolve(path, download.storage()), options)
 
 
 def load_hub(

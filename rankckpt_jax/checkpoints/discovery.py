@@ -20,8 +20,6 @@ from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import files
 
-_WILDCARD = re.compile(r"[*?\[]")
-
 
 def find(
     pattern: epath.Path | str, storage: download.Storage | None = None
@@ -43,10 +41,9 @@ def find(
       InputError: No checkpoint was found.
     """
     names: dict[str, str] = {}
-    for spec in str(pattern).split(","):
-        if spec.strip():
-            for path, name in _expand(spec.strip(), storage or download.storage()):
-                names.setdefault(path, name)
+    for spec in uris.split_list(str(pattern)):
+        for path, name in _expand(spec, storage or download.storage()):
+            names.setdefault(path, name)
     if not names:
         raise InputError(
             "No checkpoints found",
@@ -69,8 +66,11 @@ def find(
 def _expand(spec: str, storage: download.Storage) -> Iterator[tuple[str, str]]:
     """Yield (path, name) of the checkpoints that one part of a pattern names."""
     part, options = uris.split_options(spec)
-    outer, _, inner = part.partition(uris.INNER)
-    if outer.endswith(uris.ARCHIVES) and (not inner or _WILDCARD.search(inner)):
+    outer, inner = uris.split_archive(part)
+    is_archive = outer.endswith(uris.ARCHIVES) and (
+        uris.is_remote(outer) or not files.to_path(outer).is_dir()
+    )
+    if is_archive and (not inner or files.WILDCARD.search(inner)):
         # A path in an archive starts at the archive's top, without skipping folders.
         top = f"{outer}{uris.INNER}." if inner else outer
         place = uris.resolve(top, storage)
@@ -84,23 +84,13 @@ def _expand(spec: str, storage: download.Storage) -> Iterator[tuple[str, str]]:
     elif uris.is_remote(part):
         yield spec, _directory_name(uris.name(part))
         return
-    root, glob = _split_glob(part)
-    place = epath.Path(part).expanduser()
-    for match in sorted(root.glob(glob), key=str) if glob else [place]:
+    place = files.to_path(part)
+    root, matches = files.expand(place)
+    if root == place:
+        root, matches = (place if place.is_dir() else place.parent), [place]
+    for match in matches:
         for path in _checkpoints_at(match):
             yield f"{path}#{options}" if options else path, _name(path, root)
-
-
-def _split_glob(pattern: str) -> tuple[epath.Path, str]:
-    """Split a pattern into (the directory that names are relative to, the glob)."""
-    wildcard = _WILDCARD.search(pattern)
-    place = epath.Path(pattern).expanduser()
-    # A path that exists is meant literally, even if it has brackets.
-    if wildcard is None or place.exists() or epath.Path(f"{place}.index").exists():
-        return place if place.is_dir() else place.parent, ""
-    folder, slash, _ = pattern[: wildcard.start()].rpartition("/")
-    glob = pattern[len(folder) + len(slash) :]
-    return epath.Path(folder or slash or ".").expanduser(), glob
 
 
 def _checkpoints_at(

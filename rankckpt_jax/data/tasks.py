@@ -298,7 +298,7 @@ def _sample_files(builder: Any, expression: str) -> Iterator[str]:
         path = epath.Path(name)
         if not path.exists():
             continue
-        size = path.stat().length
+        size, _ = files.size_and_time(path)
         yield str(size)
         with path.open("rb") as file:
             for start in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):

@@ -15,13 +15,13 @@ are untrusted input; pickled objects are refused.
 from __future__ import annotations
 
 import io
-import re
 import zipfile
 from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
 
+from rankckpt_jax.checkpoints.fetch import uris
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features.feature_set import FeatureSet, from_arrays, from_store
 from rankckpt_jax.storage import files, store
@@ -44,8 +44,8 @@ def find_features(pattern: str) -> list[tuple[str, epath.Path]]:
       InputError: Nothing was found, or two paths have the same name.
     """
     paths: dict[str, epath.Path] = {}
-    for part in filter(None, (part.strip() for part in pattern.split(","))):
-        for path in _expand(epath.Path(part).expanduser()):
+    for part in uris.split_list(pattern):
+        for path in _expand(files.to_path(part)):
             name = path.stem if path.suffix == ".npz" else path.parent.parent.name
             name = files.directory_name(name, "features")
             if paths.get(name, path) != path:
@@ -96,13 +96,8 @@ def identify(path: epath.Path) -> str:
 
 
 def _expand(path: epath.Path) -> Iterator[epath.Path]:
-    wildcard = re.search(r"[*?\[]", str(path))
-    # A path that exists is meant literally, even if it has brackets.
-    if wildcard and not path.exists():
-        # Split into the root without wildcards and the pattern below it.
-        cut = str(path).rfind("/", 0, wildcard.start())
-        root = epath.Path(str(path)[: max(cut, 0)] or ("/" if cut == 0 else "."))
-        for match in sorted(root.glob(str(path)[cut + 1 :]), key=str):
+    if files.WILDCARD.search(str(path)) and not path.exists():
+        for match in files.expand(path)[1]:
             if match.suffix == ".npz" or (match / store.MANIFEST).exists():
                 yield match
     elif (path / store.MANIFEST).exists():

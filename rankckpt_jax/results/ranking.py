@@ -272,7 +272,7 @@ def rank(
 def _write(text: str, path: epath.PathLike | None) -> str:
     """Write `text` to `path`, if given, and return it."""
     if path is not None:
-        files.write_text_atomically(epath.Path(path).expanduser(), text)
+        files.write_text_atomically(files.to_path(path), text)
     return text
 
 

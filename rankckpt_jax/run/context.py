@@ -148,7 +148,7 @@ def load(config: Any) -> Iterator[RunContext]:
     if unmatched:
         _log.warning("%s: %s", source, unmatched)
     cache = pipeline.ImageCache(config.image_cache_gigabytes)
-    workdir = epath.Path(config.workdir).expanduser()
+    workdir = files.to_path(config.workdir)
     context = RunContext(
         stages=stages,
         settings=settings,
@@ -182,7 +182,7 @@ def _demo(config: Any, cache: pipeline.ImageCache) -> Callable[[], None]:
     settings = config.pretrain
     return functools.partial(
         demo.pretrain,
-        epath.Path(config.checkpoints),
+        files.to_path(config.checkpoints),
         tasks.from_digits(settings.digits, drawings=settings.drawings),
         architecture=settings.architecture,
         image_size=config.image_size,

@@ -22,6 +22,7 @@ from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.fetch import download, uris
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features import precomputed
+from rankckpt_jax.storage import files
 
 _log = logging.getLogger(__name__)
 
@@ -98,16 +99,16 @@ def members(config: Any, stages: Collection[str] = ()) -> tuple[Member, ...]:
         image_size=config.image_size,
         use_moving_averages=config.use_moving_averages,
         storage=storage,
-        cache=epath.Path(config.workdir).expanduser() / "converted",
+        cache=files.to_path(config.workdir) / "converted",
     )
     if config.neucrab:
-        folders = tuple(epath.Path(f).expanduser() for f in _names(config.checkpoints))
+        folders = tuple(map(files.to_path, uris.split_list(config.checkpoints)))
         where = locate.Locations(folders, storage)
         entries = neucrab.entries(_names(config.neucrab))
         found = _benchmark(entries, where, load, config.image_size, config.nearest_step)
     else:
         if "pretrain" in stages:
-            directory = epath.Path(config.checkpoints)
+            directory = files.to_path(config.checkpoints)
             paths = demo.checkpoints(directory, config.pretrain.stages)
         else:
             paths = checkpoints.find(config.checkpoints, storage)

@@ -111,7 +111,7 @@ def digest_files(measure: str, options: Mapping[str, Any]) -> dict[str, str]:
         digests[option] = ""
         if path := options.get(option):
             with contextlib.suppress(OSError):
-                digests[option] = files.digest_file(epath.Path(path).expanduser())
+                digests[option] = files.digest_file(files.to_path(path))
     return digests
 
 

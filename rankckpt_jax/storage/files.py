@@ -7,13 +7,15 @@ import contextvars
 import fnmatch
 import hashlib
 import logging
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 
 from etils import epath
+from etils.epath import gpath
 
-from rankckpt_jax.errors import StorageError
+from rankckpt_jax.errors import InputError, StorageError
 
 # Bytes; leaves room for the affixes of temporary files.
 _MAX_NAME_BYTES = 120
@@ -25,7 +27,100 @@ _CHUNK = 1 << 20
 
 _writer: contextvars.ContextVar[str] = contextvars.ContextVar("writer", default="")
 
+WILDCARD = re.compile(r"[*?\[]")
+"""Matches a character that makes a path a pattern, unless the path exists."""
+
 _log = logging.getLogger(__name__)
+
+
+def to_path(text: epath.PathLike) -> epath.Path:
+    """Return the path of a local file or directory, or of one in a bucket.
+
+    Raises:
+      InputError: It has another scheme than gs://.
+    """
+    text = os.fspath(text)
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme != "gs" and "/" not in scheme:
+        raise InputError(
+            f"Paths of the scheme {scheme}:// cannot be read or written",
+            where=text,
+            expected="a local path or gs://BUCKET/PATH; for checkpoints also "
+            "https://HOST/FILE",
+            found=f"{scheme}://",
+            fix="leave out file://"
+            if scheme == "file"
+            else "mount or copy it, and name the local path",
+        )
+    return epath.Path(text).expanduser()
+
+
+def is_on_bucket(path: epath.PathLike) -> bool:
+    """Return whether a path is in a bucket, which has neither locks nor renames."""
+    return os.fspath(path).startswith("gs://")
+
+
+def size_and_time(path: epath.Path) -> tuple[int, float]:
+    """Return the size of a file in bytes, and when it was changed.
+
+    `epath.Path.stat` also looks up the owner's name, and fails in a container whose
+    user has none.
+
+    Raises:
+      OSError: It does not exist.
+    """
+    if is_on_bucket(path):
+        facts = path.stat()
+        return facts.length, facts.mtime
+    status = os.stat(path)
+    return status.st_size, status.st_mtime
+
+
+class _LiteralPath(gpath.PosixGPath):
+    """A path that `glob` does not read as a pattern."""
+
+    def glob(self, pattern: str) -> Iterator[epath.Path]:
+        return iter(matching(self, pattern))
+
+
+def literal(path: epath.Path) -> epath.Path:
+    """Return an absolute path for libraries that call its `glob`.
+
+    `epath.Path.glob` reads the directory's own name as a pattern too. Orbax therefore
+    finds none of the files that it has just written below "runs[1]".
+    """
+    return _LiteralPath(path.resolve())
+
+
+def expand(pattern: epath.Path) -> tuple[epath.Path, list[epath.Path]]:
+    """Return the paths that match a pattern.
+
+    A part of the pattern that exists is meant literally, even if it has brackets. `**`
+    stands for any number of directories.
+
+    Returns:
+      (the directory above the first wildcard, the existing paths, sorted).
+    """
+    chain = [*reversed(pattern.parents), pattern]
+    root, names = pattern, []
+    for parent, place in zip(chain, chain[1:], strict=False):
+        if WILDCARD.search(place.name) and not place.exists():
+            root, names = parent, list(pattern.relative_to(parent).parts)
+            break
+    paths = [root]
+    for name in names:
+        paths = [match for path in paths for match in _expand(path, name)]
+    return root, sorted({path for path in paths if path.exists()}, key=str)
+
+
+def _expand(directory: epath.Path, name: str) -> list[epath.Path]:
+    if name == "**":
+        below = [path for path in matching(directory, "*") if path.is_dir()]
+        return [directory, *(match for path in below for match in _expand(path, name))]
+    place = directory / name
+    if not WILDCARD.search(name) or place.exists():
+        return [place]
+    return matching(directory, name)
 
 
 def directory_name(name: str, default: str = "unnamed") -> str:
@@ -150,8 +245,8 @@ def digest_file(path: epath.PathLike) -> str:
 def matching(directory: epath.Path, pattern: str) -> list[epath.Path]:
     """Return the paths in a directory whose names match a pattern, sorted.
 
-    `epath.Path.glob` would also read the directory's own name as a pattern, so that
-    "runs[1]" would become "runs1". Hidden names match only a pattern with a dot.
+    `epath.Path.glob` would also read the directory's own name as a pattern. Hidden
+    names match only a pattern with a dot.
     """
     if not directory.is_dir():
         return []

@@ -61,7 +61,7 @@ def exclusive(directory: epath.Path, shard: str = "") -> Iterator[None]:
 
 def _acquire(directory: epath.Path, shard: str) -> contextlib.ExitStack:
     """Return a context that releases the lock when it ends."""
-    on_bucket = "://" in os.fspath(directory)
+    on_bucket = files.is_on_bucket(directory)
     place = directory / ".lock"
     place.mkdir(parents=True, exist_ok=True)
     record = place / f"{shard or 'run'}-{uuid.uuid4().hex}.json"

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from etils import epath
 
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.storage import files
 
 # Spreadsheets write a semicolon where the comma is the decimal separator.
 _DELIMITERS = (";", "\t", ",")
@@ -72,7 +73,7 @@ def read(path: epath.PathLike) -> NamedNumbers:
         numbers, or decimal commas cannot be told from delimiters.
     """
     where = str(path)
-    lines = _split(_read_text(epath.Path(path).expanduser(), where), where)
+    lines = _split(_read_text(files.to_path(path), where), where)
     heading, width = "", 0
     numbers: dict[str, Number] = {}
     for i, (line, cells) in enumerate(lines):

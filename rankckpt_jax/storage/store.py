@@ -116,7 +116,7 @@ def remove_stale(directory: epath.Path) -> None:
     for path in files.matching(directory, ".probe-*"):
         # A run that is still alive may remove its own probe first.
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().mtime > _STALE_AFTER:
+            if time.time() - files.size_and_time(path)[1] > _STALE_AFTER:
                 path.unlink(missing_ok=True)
 
 
@@ -307,7 +307,7 @@ def save_variables(
             directory.rmtree()
         directory.mkdir(parents=True)
         with _checkpointer() as checkpointer:
-            checkpointer.save((directory / _VARIABLES).resolve(), values)
+            checkpointer.save(files.literal(directory / _VARIABLES), values)
         for name, data in (extra_files or {}).items():
             files.write_bytes_atomically(directory / name, data)
         described = {
@@ -335,7 +335,7 @@ def load_variables(
         shapes = zip(described["shapes"], described["dtypes"], strict=True)
         target = [np.empty(shape, dtype) for shape, dtype in shapes]
         with _checkpointer() as checkpointer:
-            place = (directory / _VARIABLES).resolve()
+            place = files.literal(directory / _VARIABLES)
             values = map(np.asarray, checkpointer.restore(place, target))
         paths = [tuple(path.split(_SEPARATOR)) for path in described["paths"]]
         variables = _unflatten(dict(zip(paths, values, strict=True)))

@@ -1,9 +1,13 @@
 import pathlib
+import shutil
 
 import pytest
 
 from rankckpt_jax import checkpoints
 from rankckpt_jax.errors import InputError
+from tests import conftest as shared_fixtures
+
+pool_of_two = shared_fixtures.pool
 
 
 def touch(path: pathlib.Path, parts=("index", "data-00000-of-00001", "meta")):
@@ -91,3 +95,38 @@ def test_find_follows_links_but_no_loops(pool):
     (pool / "again").symlink_to(pool / "half")
     names = [name for name, _ in checkpoints.find(pool)]
     assert names.count("half") == names.count("again") == 1 and len(names) == 6
+
+
+ODD_NAMES = ("nets[1]", "a,b", "net#output=x", "nets!", "nets.zip", "half, whole")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_find_takes_existing_paths_literally(tmp_path, name):
+    for folder in ("net", "other"):
+        touch(tmp_path / name / folder / "model.ckpt")
+    root = tmp_path / name
+    expected = [(folder, f"{root}/{folder}/model.ckpt") for folder in ("net", "other")]
+    assert checkpoints.find(root) == expected
+    assert checkpoints.find(f"{root}/*") == expected
+    # A list may hold such a path, and a prefix is a path too.
+    prefix = f"{root}/net/model.ckpt"
+    assert checkpoints.find(f"{prefix}, {root}/other") == expected
+    assert checkpoints.find(f"{prefix}#image_size=32") == [
+        ("net", f"{prefix}#image_size=32")
+    ]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_load_takes_existing_paths_literally(tmp_path, pool_of_two, name):
+    shutil.copytree(pool_of_two / "first", tmp_path / name / "net_32")
+    directory = tmp_path / name / "net_32"
+    assert checkpoints.identify(directory)
+    for path in (directory, directory / "model.ckpt"):
+        assert checkpoints.load(path).name == "net_32"
+
+
+@pytest.mark.parametrize("scheme", ["file", "hdfs", "s3"])
+def test_find_and_load_name_the_schemes_that_work(scheme):
+    for read in (checkpoints.find, checkpoints.load, checkpoints.identify):
+        with pytest.raises(InputError, match=r"gs://BUCKET/PATH.*https://HOST"):
+            read(f"{scheme}:///nets/model.ckpt")

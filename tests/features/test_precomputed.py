@@ -207,3 +207,13 @@ def test_run_names_accuracies_without_a_checkpoint(folder, tmp_path, caplog):
     assert f"mine.csv: {text}" in caplog.text
     page = (tmp_path / "runs/mine/report.html").read_text()
     assert "1 of 3 accuracies match no checkpoint" in page
+
+
+@pytest.mark.parametrize("name", ["mine[1]", "mine, too", "mine#output=x"])
+def test_find_features_takes_existing_paths_literally(folder, name):
+    place = folder.rename(folder.with_name(name))
+    names = ["net0", "net1", "net2"]
+    for pattern in (f"{place}", f"{place}/*.npz", f"{place}/**/*.npz"):
+        assert [n for n, _ in precomputed.find_features(pattern)] == names
+    pair = f"{place}/net0.npz,{place}/net1.npz"
+    assert [n for n, _ in precomputed.find_features(pair)] == names[:2]

@@ -81,3 +81,10 @@ def test_save_raises_storage_error_when_disk_is_full(directory, monkeypatch):
     # The saves before it are still there.
     monkeypatch.undo()
     assert restored_step(directory) == 4
+
+
+def test_restore_takes_the_directory_literally(saved, tmp_path):
+    directory = epath.Path(tmp_path) / "runs[x]" / "state"
+    with contextlib.closing(saves.Saves(directory, KEY)) as writer:
+        writer.save(4, state(4), {"a": 0.1})
+    assert restored_step(directory) == 4

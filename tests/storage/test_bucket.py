@@ -1,10 +1,11 @@
 """A work directory in a bucket."""
 
 import pathlib
+import shutil
 
 import pytest
 
-from rankckpt_jax import measures
+from rankckpt_jax import checkpoints, measures
 from rankckpt_jax.configs import folder
 from rankckpt_jax.features import extract
 from rankckpt_jax.run import run as run_lib
@@ -37,3 +38,15 @@ def test_run_writes_to_a_bucket_and_loads_from_it(
     )
     again = run_lib.run(config)
     assert [row.scores for row in again.rows] == [row.scores for row in ranking.rows]
+
+
+def test_run_reads_checkpoints_from_a_bucket(bucket, scene, monkeypatch):
+    shutil.copytree(scene.pool, bucket / "pool")
+    monkeypatch.setenv("RANKCKPT_DOWNLOADS", str(scene.folder / "downloads"))
+    ranking = scene.run(checkpoints="gs://bucket/pool")
+    local = scene.run(workdir=str(scene.folder / "others"))
+    assert [row.failure for row in ranking.rows] == ["", ""]
+    assert [row.scores for row in ranking.rows] == [row.scores for row in local.rows]
+    prefix = "gs://bucket/pool/first/model.ckpt"
+    loaded = checkpoints.load_slim("mobilenet_v1_025", prefix)
+    assert loaded.fingerprint == scene.load().fingerprint

@@ -1,9 +1,12 @@
 import pathlib
+import time
 
+import pytest
 from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import files
 
 
@@ -62,3 +65,49 @@ def test_matching_takes_the_directory_literally(tmp_path):
     assert all(path.read_text() == "net[1]" for path in found)
     assert [p.name for p in files.matching(directory, ".*.npz")] == [".d.npz"]
     assert files.matching(directory / "absent", "*") == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "root", "found"),
+    [
+        ("net[1]/*.npz", "net[1]", ["net[1]/a.npz"]),
+        ("net[1]/a.npz", "net[1]/a.npz", ["net[1]/a.npz"]),
+        ("net?/a.npz", ".", ["net1/a.npz"]),
+        ("net[0-9]*/*", ".", ["net1/a.npz"]),
+        ("**/*.npz", ".", ["net1/a.npz", "net[1]/a.npz", "net[1]/in/b.npz"]),
+        ("net[1]/**/b.npz", "net[1]", ["net[1]/in/b.npz"]),
+        ("absent/*", "absent", []),
+    ],
+)
+@pytest.mark.parametrize("place", ["local", "bucket"])
+def test_expand_takes_existing_parts_literally(
+    tmp_path, pattern, root, found, place, request
+):
+    top = request.getfixturevalue("bucket") if place == "bucket" else tmp_path / "[x]"
+    for name in ("net1/a.npz", "net[1]/a.npz", "net[1]/in/b.npz"):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(name)
+    base = epath.Path("gs://bucket" if place == "bucket" else top)
+    directory, paths = files.expand(base / pattern)
+    assert directory == base / root
+    assert paths == [base / name for name in found]
+
+
+def test_size_and_time_needs_no_name_of_the_owner(tmp_path, monkeypatch):
+    def unknown(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    path = epath.Path(tmp_path) / "file"
+    path.write_text("four")
+    size, changed = files.size_and_time(path)
+    assert size == 4 and abs(changed - time.time()) < 60
+    with pytest.raises(FileNotFoundError):
+        files.size_and_time(path.with_name("absent"))
+
+
+@pytest.mark.parametrize("text", ["file:///data", "hdfs://host/data", "s3://bucket/a"])
+def test_to_path_raises_for_other_schemes(text):
+    with pytest.raises(InputError, match=f"scheme {text.partition(':')[0]}://") as e:
+        files.to_path(text)
+    assert "gs://BUCKET" in str(e.value) and "https://" in str(e.value)

@@ -121,3 +121,11 @@ def test_remove_stale_removes_old_probes_only(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "_STALE_AFTER", -1.0)
     store.remove_stale(epath.Path(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+def test_load_variables_takes_the_directory_literally(tmp_path):
+    directory = epath.Path(tmp_path) / "runs[x], *" / "entry"
+    store.save_variables(directory, KEY, {"seconds": 1}, VARIABLES)
+    variables, result = store.load_variables(directory, KEY)
+    np.testing.assert_array_equal(variables["batch_stats"]["count"], [7])
+    assert result == {"seconds": 1}

@@ -8,7 +8,8 @@ https://HOST/FILE.tar.gz             downloaded and unpacked, once
 https://HOST/FILE.zip!/INNER/PATH    downloaded and unpacked; a path in the archive
 
 Options may follow after "#", as in
-"https://tfhub.dev/vtab/vae/1#image_size=128&output=pre_logits"; see `options`.
+"https://tfhub.dev/vtab/vae/1#image_size=128&output=pre_logits"; see `options`. A path
+that exists is never split at a comma, "#" or "!/", and its brackets are no pattern.
 """
 
 from __future__ import annotations
@@ -33,15 +34,61 @@ INNER = "!/"
 """Separates an archive from a path in it."""
 
 _REMOTE = re.compile(r"(https?://|tfhub\.dev/)")
+# Characters of a path; common file systems allow no more.
+_LONGEST = 4096
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _KERAS = re.compile(r"\.(keras|h5|hdf5)$")
 _OPTION = r"(signature|output|image_size|input_range)=[^&#]+"
-_OPTIONS = re.compile(rf"(?P<spec>[^#]+)#(?P<options>{_OPTION}(&{_OPTION})*)")
+_OPTIONS = re.compile(rf"(?P<spec>.+)#(?P<options>{_OPTION}(&{_OPTION})*)")
+
+
+def exists(spec: str) -> bool:
+    """Return whether a spec is a path, a checkpoint's prefix, or a pattern of paths.
+
+    Raises:
+      InputError: It has a scheme that cannot be read.
+    """
+    if is_remote(spec):
+        return False
+    place = files.to_path(spec)
+    if place.exists() or epath.Path(f"{place}.index").exists():
+        return True
+    return bool(files.WILDCARD.search(spec) and files.expand(place)[1])
+
+
+def split_list(text: str) -> list[str]:
+    """Split specs at commas, except within a path that exists.
+
+    Of several possible paths, the longest counts.
+    """
+    parts, specs = text.split(","), []
+    while parts:
+        count = 1
+        for end in range(2, len(parts) + 1):
+            joined = ",".join(parts[:end]).strip()
+            if _SCHEME.match(parts[end - 1].strip()) or len(joined) > _LONGEST:
+                break
+            if exists(split_options(joined)[0]):
+                count = end
+        specs.append(",".join(parts[:count]).strip())
+        del parts[:count]
+    return [spec for spec in specs if spec]
 
 
 def split_options(spec: str) -> tuple[str, str]:
     """Split "SPEC#OPTIONS" into its parts; the options are empty if there are none."""
     match = _OPTIONS.fullmatch(spec)
-    return (match["spec"], match["options"]) if match else (spec, "")
+    if match is None or exists(spec):
+        return spec, ""
+    return match["spec"], match["options"]
+
+
+def split_archive(spec: str) -> tuple[str, str]:
+    """Split "ARCHIVE!/PATH" into its parts; the path is empty if there is none."""
+    if INNER not in spec or exists(spec):
+        return spec, ""
+    outer, _, inner = spec.partition(INNER)
+    return outer, inner
 
 
 def options(text: str) -> dict[str, Any]:
@@ -104,21 +151,25 @@ def resolve(spec: epath.Path | str, storage: download.Storage) -> epath.Path:
       InputError: It does not exist or cannot be downloaded. The message explains how
         to put it there by hand.
     """
-    outer, _, inner = str(spec).partition(INNER)
+    outer, inner = split_archive(str(spec))
+    unpacked = is_remote(outer) or outer.endswith(ARCHIVES)
     if is_remote(outer):
         place = _resolve_remote(outer, storage)
-    elif outer.startswith("gs://"):
-        place = _resolve_bucket(epath.Path(outer), storage)
     else:
-        place = _resolve_local(pathlib.Path(outer).expanduser(), storage)
+        path = files.to_path(outer)
+        unpacked = unpacked and not path.is_dir()
+        if files.is_on_bucket(path):
+            place = _resolve_bucket(path, storage)
+        else:
+            place = _resolve_local(pathlib.Path(path), storage)
     if inner:
         return epath.Path(place) / inner
-    unpacked = place.is_dir() and (is_remote(outer) or outer.endswith(ARCHIVES))
+    unpacked = unpacked and place.is_dir()
     return epath.Path(_without_wrappers(place) if unpacked else place)
 
 
 def _resolve_local(path: pathlib.Path, storage: download.Storage) -> pathlib.Path:
-    if not path.name.endswith(ARCHIVES):
+    if not path.name.endswith(ARCHIVES) or path.is_dir():
         return path
     if not path.is_file():
         raise InputError("There is no such file", where=str(path))
@@ -174,8 +225,8 @@ def bucket_version(path: epath.Path) -> str:
     """
     described = []
     for file in _files_of(path):
-        facts = file.stat()
-        described.append(f"{file}\0{facts.length}\0{facts.mtime}")
+        size, changed = files.size_and_time(file)
+        described.append(f"{file}\0{size}\0{changed}")
     if not described:
         raise InputError("There is no such file", where=str(path))
     return files.digest(*described)

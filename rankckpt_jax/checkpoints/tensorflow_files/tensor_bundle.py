@@ -84,7 +84,7 @@ def read_index(prefix: str) -> Index:
     """
     path = epath.Path(f"{prefix}.index")
     try:
-        if path.stat().length > _MAX_INDEX_BYTES:
+        if files.size_and_time(path)[0] > _MAX_INDEX_BYTES:
             raise FormatError("a file too large for an index")
         return _parse_index(epath.Path(prefix).name, path.read_bytes())
     except (FormatError, OSError) as error:
@@ -104,7 +104,7 @@ def check(prefix: str) -> Index:
         ends[entry.file] = max(ends.get(entry.file, 0), entry.start + entry.size)
     for name, end in sorted(ends.items()):
         path = epath.Path(prefix).with_name(name)
-        size = path.stat().length if path.exists() else None
+        size = files.size_and_time(path)[0] if path.exists() else None
         if size is None or size < end:
             raise InputError(
                 "A checkpoint cannot be read",
