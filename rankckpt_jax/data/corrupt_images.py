@@ -17,7 +17,7 @@ from typing import Any
 
 from etils import epath
 
-from rankckpt_jax.data import preprocess
+from rankckpt_jax.data import decode, preprocess
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import MAX_UNREADABLE, Split, Task, check_unreadable
 from rankckpt_jax.devices import processes
@@ -64,9 +64,9 @@ def drop_corrupt(
         place = epath.Path(directory) / f"{name}.json"
         key = {
             "images": split.fingerprint,
-            "jpeg_decoder": preprocess.JPEG_DECODER,
+            "jpeg_decoder": decode.JPEG_DECODER,
             "decode_version": preprocess.VERSIONS["decode"],
-            "max_megapixels": preprocess.MAX_MEGAPIXELS,
+            "max_megapixels": decode.MAX_MEGAPIXELS,
         }
         search = name in look_in
         corrupt = None if again and search else _load(place, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import dataclasses
 import functools
 import hashlib
 import math
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from rankckpt_jax.data import folder_layout, folder_notes, image_files, preprocess
+from rankckpt_jax.data import decode, folder_layout, folder_notes, image_files
 from rankckpt_jax.data.folder_layout import ByClass, Layout
 from rankckpt_jax.data.folder_notes import Digest
+from rankckpt_jax.data.image_files import FileInfo
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import (
     MAX_UNREADABLE,
@@ -67,7 +69,7 @@ def from_folder(
         for f in fs
     )
     # Splits share images ("trainval"), and each file is read once.
-    digest = functools.cache(_digest)
+    source = _Source(root, infos, functools.cache(_digest))
     places = dict(layout.places)
     by_split: dict[str, ByClass] = {}
     corrupt: dict[str, dict[str, str]] = {}
@@ -89,10 +91,10 @@ def from_folder(
         held = sum(map(len, by_split["test"].values()))
         share = held / max(total, 1)
         origin += f", {held} of {total} images of train ({share:.0%}) held out as test"
+    if turned := sum(info.orientation != 1 for info in infos.values()):
+        origin += f", {turned} images turned by their EXIF orientation"
     splits = {
-        split: _folder_split(
-            root, split, by_class, classes, corrupt.get(split, {}), digest
-        )
+        split: _folder_split(source, split, by_class, classes, corrupt.get(split, {}))
         for split, by_class in by_split.items()
     }
     for split_name, made in splits.items():
@@ -110,10 +112,8 @@ def from_folder(
         train, val = by_split["train"], by_split["val"]
         both = {name: train[name] + val.get(name, []) for name in train}
         dropped = {**corrupt["train"], **corrupt["val"]}
-        splits["trainval"] = _folder_split(
-            root, "trainval", both, classes, dropped, digest
-        )
-    notes = folder_notes.make(root, layout, by_split, infos, digest)
+        splits["trainval"] = _folder_split(source, "trainval", both, classes, dropped)
+    notes = folder_notes.make(root, layout, by_split, infos, source.digest)
     return Task(name or root.resolve().name, classes, splits, origin, notes)
 
 
@@ -168,35 +168,44 @@ def _hold_out(by_class: ByClass) -> tuple[ByClass, ByClass]:
     return train, {name: paths for name, paths in test.items() if paths}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """The files that the splits of a folder share."""
+
+    root: pathlib.Path
+    infos: Mapping[pathlib.Path, FileInfo]
+    digest: Digest
+
+
 def _folder_split(
-    root: pathlib.Path,
+    source: _Source,
     name: str,
     by_class: Mapping[str, list[pathlib.Path]],
     classes: Sequence[str],
     unreadable: Mapping[str, str],
-    digest: Digest,
 ) -> Split:
     label_of = {class_name: label for label, class_name in enumerate(classes)}
     pairs = [(f, label_of[c]) for c, paths in by_class.items() for f in paths]
-    return _files_split(root, name, pairs, unreadable, digest)
+    return _files_split(source, name, pairs, unreadable)
 
 
 def _files_split(
-    root: pathlib.Path,
+    source: _Source,
     name: str,
     pairs: Sequence[tuple[pathlib.Path, int]],
     unreadable: Mapping[str, str],
-    digest: Digest,
 ) -> Split:
     # Bytes, because a file name is not always valid text.
     paths = np.asarray([os.fsencode(file) for file, _ in pairs], dtype=object)
     labels = np.asarray([label for _, label in pairs], np.int32)
+    turns = [source.infos[file].orientation for file, _ in pairs]
+    orientations = np.asarray(turns, np.int32)
 
     def identify() -> str:
         with concurrent.futures.ThreadPoolExecutor(image_files.THREADS) as threads:
-            contents = threads.map(digest, [file for file, _ in pairs])
+            contents = threads.map(source.digest, [file for file, _ in pairs])
             described = [
-                f"{file.relative_to(root)}\0{content}\0{label}"
+                f"{file.relative_to(source.root)}\0{content}\0{label}"
                 for (file, label), content in zip(pairs, contents, strict=True)
             ]
         return files.digest(*described)
@@ -204,32 +213,38 @@ def _files_split(
     def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
         tf = tensorflow()
         rows = order(len(labels), seed)[index::count][skip:]
-        return tf.data.Dataset.from_tensor_slices(
-            {
-                "path": tf.constant(paths[rows], tf.string),
-                "label": labels[rows],
-                "index": rows,
-            }
-        ).map(
-            lambda example: {
-                "image": preprocess.decode(tf.io.read_file(example["path"])),
+        columns = {
+            "path": tf.constant(paths[rows], tf.string),
+            "label": labels[rows],
+            "index": rows,
+        }
+        if (orientations != 1).any():
+            columns["orientation"] = orientations[rows]
+
+        def read(example: Any) -> dict[str, Any]:
+            image = decode.decode(tf.io.read_file(example["path"]))
+            if "orientation" in example:
+                image = decode.turn(image, example["orientation"])
+            return {
+                "image": image,
                 "label": example["label"],
                 "index": example["index"],
-            },
-            num_parallel_calls=tf.data.AUTOTUNE,
+            }
+
+        return tf.data.Dataset.from_tensor_slices(columns).map(
+            read, num_parallel_calls=tf.data.AUTOTUNE
         )
 
     def subset(name: str, rows: np.ndarray) -> Split:
-        return _files_split(
-            root, name, [pairs[row] for row in rows], unreadable, digest
-        )
+        return _files_split(source, name, [pairs[row] for row in rows], unreadable)
 
     def without(reasons: Mapping[int, str]) -> Split:
         kept = [pair for row, pair in enumerate(pairs) if row not in reasons]
         more = {
-            str(pairs[row][0].relative_to(root)): why for row, why in reasons.items()
+            str(pairs[row][0].relative_to(source.root)): why
+            for row, why in reasons.items()
         }
-        return _files_split(root, name, kept, {**unreadable, **more}, digest)
+        return _files_split(source, name, kept, {**unreadable, **more})
 
     return Split(
         name,
@@ -239,6 +254,7 @@ def _files_split(
         subset,
         without,
         unreadable,
+        orientation="EXIF",
     )
 
 

@@ -9,15 +9,18 @@ import pathlib
 import stat
 from collections.abc import Iterable, Iterator
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+from rankckpt_jax.data import image_headers
 
-UNSUPPORTED_SUFFIXES = (".avif", ".heic", ".jp2", ".jxl", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif"),
+    *(".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+)
+
+UNSUPPORTED_SUFFIXES = (".avif", ".heic", ".heif", ".jp2", ".jxl")
 """Image formats that some installations do not decode, or decode differently."""
 
 THREADS = 16
 """Files opened at the same time, because each waits on a network file system."""
-
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 
 # In lower case. Names that start with a dot are ignored too, such as ".DS_Store",
 # ".ipynb_checkpoints" and the "._*" of macOS.
@@ -46,10 +49,12 @@ class FileInfo:
     Attributes:
       size: Size in bytes.
       why: Why the file is not an image; empty if it may be one.
+      orientation: EXIF orientation that is to be applied, from 1 to 8.
     """
 
     size: int
     why: str
+    orientation: int = 1
 
 
 def is_ignored(name: str) -> bool:
@@ -103,7 +108,7 @@ def images(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_infos(paths: Iterable[pathlib.Path]) -> dict[pathlib.Path, FileInfo]:
-    """Return facts about files; each is opened once."""
+    """Return facts about files, each of which is opened once."""
     every = list(dict.fromkeys(paths))
     with concurrent.futures.ThreadPoolExecutor(THREADS) as threads:
         return dict(zip(every, threads.map(_read_info, every), strict=True))
@@ -116,12 +121,9 @@ def _read_info(path: pathlib.Path) -> FileInfo:
             # Opening a pipe would block.
             return FileInfo(0, "not a regular file")
         with path.open("rb") as file:
-            start = file.read(max(map(len, _SIGNATURES)))
+            header = image_headers.read(file)
     except OSError as error:
         return FileInfo(0, error.strerror or str(error))
-    if not start:
+    if not status.st_size:
         return FileInfo(0, "empty")
-    is_known = start.startswith(_SIGNATURES)
-    return FileInfo(
-        status.st_size, "" if is_known else "not a JPEG, PNG, GIF or BMP file"
-    )
+    return FileInfo(status.st_size, header.why, header.orientation)

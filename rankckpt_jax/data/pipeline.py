@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rankckpt_jax.data import corrupt_images
+from rankckpt_jax.data import corrupt_images, decode, image_headers
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import Split
@@ -273,8 +273,8 @@ def _numpy(split: Split, dataset: Any) -> Iterator[Any]:
         raise UnreadableImage(
             "An image cannot be decoded",
             where=f"split {split.name!r}",
-            expected="JPEG, PNG, BMP or GIF files of at most "
-            f"{preprocess_lib.MAX_MEGAPIXELS} megapixels",
+            expected=f"{image_headers.READABLE} files of at most "
+            f"{decode.MAX_MEGAPIXELS} megapixels",
             found=corrupt_images.reason(error),
         ) from error
 

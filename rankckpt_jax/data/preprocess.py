@@ -7,7 +7,6 @@ On the host, TensorFlow crops and resizes each image to a float32 square in [0, 
 
 from __future__ import annotations
 
-import functools
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,114 +14,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from rankckpt_jax.data import decode
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import unknown_name
 
-JPEG_DECODER = "libjpeg INTEGER_ACCURATE"
-"""JPEG decoder, recorded in every manifest because it changes the features.
-
-TensorFlow's default, a faster DCT, moves the logits of a real MobileNet by up to 0.2.
-The accurate DCT agrees with other decoders.
-"""
-
 VERSIONS: Mapping[str, int] = types.MappingProxyType(
-    {"decode": 1, "vtab": 1, "slim_inception": 1, "slim_vgg": 1, "to_input_range": 1}
+    {"decode": 2, "vtab": 1, "slim_inception": 1, "slim_vgg": 1, "to_input_range": 1}
 )
 """Version of each transformation: `decode`, the rules of `resize`, `to_input_range`.
 
 They are part of the key of every result that is made of images. Raise a version with
 every change of the values that its transformation returns.
 """
-
-MAX_MEGAPIXELS = 64
-"""Size above which an image is not decoded.
-
-A file of a few kilobytes can expand to gigabytes, in every decoding thread.
-"""
-
-
-def decode(data: Any) -> Any:
-    """Decode one image.
-
-    Args:
-      data: Scalar string tensor: a JPEG, PNG, BMP or GIF (first frame) file.
-
-    Returns:
-      uint8 [height, width, 3], sRGB in [0, 255]. Gray is repeated, alpha is dropped,
-      and 16 bits are cut to 8.
-
-    Raises:
-      tf.errors.InvalidArgumentError: The file is damaged, has another format, or is
-        larger than MAX_MEGAPIXELS. Raised when the operation runs.
-    """
-    return _decoder()(data)
-
-
-@functools.cache
-def _decoder() -> Callable[[Any], Any]:
-    """Return `decode` as a traced function, because every epoch maps it again."""
-    tf = tensorflow()
-    return tf.function(_decode, input_signature=[tf.TensorSpec([], tf.string)])
-
-
-def _decode(data: Any) -> Any:
-    tf = tensorflow()
-
-    def checked(sides: Any, decoded: Callable[[], Any]) -> Any:
-        pixels = tf.reduce_prod(tf.cast(sides, tf.int64))
-        limit = f"an image of more than {MAX_MEGAPIXELS} megapixels"
-        with _asserted(pixels <= MAX_MEGAPIXELS * 1_000_000, limit):
-            return decoded()
-
-    image = tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: checked(
-            tf.io.extract_jpeg_shape(data)[:2],
-            lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-        ),
-        lambda: checked(
-            _sides(data),
-            lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
-        ),
-    )
-    image.set_shape([None, None, 3])
-    return image
-
-
-def _sides(data: Any) -> Any:
-    """Return width and height from the header of a PNG, GIF or BMP file, int64 [2]."""
-    tf = tensorflow()
-    # A truncated header reads as zero pixels. Decoding it fails later.
-    head = tf.strings.join([tf.strings.substr(data, 0, 26), b"\0" * 26])
-
-    def numbers(start: int, kind: Any, little_endian: bool) -> Any:
-        part = tf.strings.substr(head, start, 2 * kind.size)
-        sides = tf.io.decode_raw(part, kind, little_endian=little_endian)
-        return tf.abs(tf.cast(sides, tf.int64))
-
-    def other() -> Any:
-        with _asserted(tf.constant(False), "not a JPEG, PNG, GIF or BMP file"):
-            return tf.zeros(2, tf.int64)
-
-    def begins(text: bytes) -> Any:
-        return tf.equal(tf.strings.substr(head, 0, len(text)), text)
-
-    return tf.case(
-        [
-            (begins(b"\x89PNG"), lambda: numbers(16, tf.int32, False)),
-            (begins(b"GIF8"), lambda: numbers(6, tf.uint16, True)),
-            (begins(b"BM"), lambda: numbers(18, tf.int32, True)),
-        ],
-        default=other,
-    )
-
-
-def _asserted(condition: Any, message: str) -> Any:
-    """Return a context whose operations run only if the condition holds."""
-    tf = tensorflow()
-    assertion = tf.debugging.Assert(condition, [message])
-    # In eager mode the assertion has already passed or raised, and is None.
-    return tf.control_dependencies([] if assertion is None else [assertion])
 
 
 def _vtab(image: Any, size: int) -> Any:
@@ -177,7 +80,7 @@ def key(preprocess: str) -> dict[str, Any]:
         "preprocess_versions": {
             name: VERSIONS[name] for name in ("decode", preprocess, "to_input_range")
         },
-        "jpeg_decoder": JPEG_DECODER,
+        "jpeg_decoder": decode.JPEG_DECODER,
     }
 
 

@@ -43,6 +43,8 @@ class Split:
       without: `without(reasons)` returns the split without the examples at these
         positions, which become `unreadable`; None if no image can be corrupt.
       unreadable: The reason by the name of each image that was dropped from the split.
+      orientation: "EXIF" if images are turned by it, or "as stored". Part of the key of
+        every stored result.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Split:
     subset: Callable[[str, np.ndarray], Split] | None = None
     without: Callable[[Mapping[int, str]], Split] | None = None
     unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    orientation: str = "as stored"
 
     @functools.cached_property
     def fingerprint(self) -> str:

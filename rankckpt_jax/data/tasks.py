@@ -16,7 +16,7 @@ import numpy as np
 import scipy.ndimage
 from etils import epath
 
-from rankckpt_jax.data import preprocess
+from rankckpt_jax.data import decode
 from rankckpt_jax.data.folders import from_folder
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import MAX_UNREADABLE, Split, Task, array_split
@@ -336,7 +336,7 @@ def _tfds_split(
 
     def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
         tf = tensorflow()
-        # `preprocess.decode` decodes, so that JPEG pixels equal those of a folder.
+        # `decode.decode` decodes, so that JPEG pixels equal those of a folder.
         dataset = builder.as_dataset(
             split=expression,
             decoders={"image": tfds.decode.SkipDecoding()},
@@ -355,7 +355,7 @@ def _tfds_split(
             .skip(skip)
             .map(
                 lambda i, example: {
-                    "image": preprocess.decode(example["image"]),
+                    "image": decode.decode(example["image"]),
                     "label": tf.cast(example["label"], tf.int32),
                     "index": i,
                 },

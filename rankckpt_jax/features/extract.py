@@ -76,6 +76,7 @@ def make_key(
         "split": split.name,
         "images": split.fingerprint,
         "count": split.num_examples,
+        "orientation": split.orientation,
         **preprocess_lib.key(preprocess),
         "forward_version": backbone_lib.FORWARD_VERSION,
         "dtype": dtype,

@@ -227,6 +227,7 @@ def _shared_key(
         "input_range": list(backbone.input_range),
         "input_mean": list(backbone.input_mean),
         "test": test.fingerprint,
+        "orientation": test.orientation,
         **preprocess_lib.key(preprocess),
         "forward_version": backbone_lib.FORWARD_VERSION,
         "training_version": step_lib.TRAINING_VERSION,

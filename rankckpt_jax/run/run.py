@@ -22,7 +22,7 @@ import numpy as np
 import rankckpt_jax
 from rankckpt_jax import report
 from rankckpt_jax.benchmark import neucrab, published
-from rankckpt_jax.data import preprocess
+from rankckpt_jax.data import decode
 from rankckpt_jax.devices import processes, signals
 from rankckpt_jax.errors import Interrupted, UnreadableImage
 from rankckpt_jax.features import views
@@ -175,7 +175,7 @@ def _provenance(context: RunContext, seconds: float) -> dict[str, Any]:
         "jax": jax.__version__,
         "numpy": np.__version__,
         "devices": processes.describe_devices(),
-        "jpeg decoder": preprocess.JPEG_DECODER,
+        "jpeg decoder": decode.JPEG_DECODER,
         "images": context.images,
         **({"images left out": left_out} if left_out else {}),
         **({"accuracies": context.unmatched} if context.unmatched else {}),

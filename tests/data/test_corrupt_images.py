@@ -1,4 +1,4 @@
-"""Images of every kind: decoded as displayed, or dropped for all and named."""
+"""Images of every kind: decoded, or dropped for all and named."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankckpt_jax.data import corrupt_images, pipeline, preprocess, tasks
+from rankckpt_jax.data import corrupt_images, decode, pipeline, preprocess, tasks
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract
 
@@ -69,7 +69,7 @@ DECODED: dict[str, tuple[bytes, np.ndarray]] = {
 @pytest.mark.parametrize("case", DECODED)
 def test_decode_returns_the_displayed_pixels(case):
     data, pixels = DECODED[case]
-    decoded = preprocess.decode(data).numpy()
+    decoded = decode.decode(data).numpy()
     assert decoded.dtype == np.uint8 and decoded.shape == pixels.shape
     # JPEG is lossy; the others are not.
     lossy = 30 if "JPEG" in case else 0
@@ -101,14 +101,18 @@ CORRUPT: dict[str, tuple[Callable[[pathlib.Path], Any], str]] = {
     "a PNG cut short": (place(encoded(PIXELS, "PNG")[:-50]), "Invalid PNG data"),
     "a PNG cut after its first bytes": (place(encoded(PIXELS, "PNG")[:12]), ""),
     "a flipped bit": (place(flipped()), "Invalid PNG data"),
-    "a GIF cut short": (place(animated()[:500]), "Invalid GIF data"),
+    "a GIF cut short": (place(animated()[:500]), "GIF file: image file is truncated"),
     "100 megapixels in a small file": (
         place(encoded(Image.new("1", (BIG, BIG)), "PNG")),
         "an image of more than 64 megapixels",
     ),
     "nothing": (place(b""), "empty"),
-    "a text": (place(b"once upon a time"), "not a JPEG, PNG, GIF or BMP file"),
-    "another format": (place(in_mode("RGB", "WEBP")), "not a JPEG, PNG"),
+    "a text": (place(b"once upon a time"), "not a JPEG, PNG, GIF, BMP, WebP or TIFF"),
+    "another format": (place(in_mode("RGB", "PPM")), "not a JPEG, PNG"),
+    "a format that is not read": (
+        place(b"\0\0\0 ftypheic" + bytes(20)),
+        "a HEIC file, which is not read; convert it to JPEG or PNG",
+    ),
     "a link to nothing": (lambda path: path.symlink_to("none"), "No such file"),
     "a link to itself": (lambda path: path.symlink_to(path), "symbolic links"),
     "a directory": (lambda path: path.mkdir(), "not a regular file"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rankckpt_jax.data import preprocess
+from rankckpt_jax.data import decode, preprocess
 from rankckpt_jax.errors import InputError
 
 
@@ -54,7 +54,7 @@ def test_decode_returns_three_channels_for_every_format(tmp_path, suffix):
     pixels = np.full((9, 7), 128, np.uint8)
     Image.fromarray(pixels).save(tmp_path / f"gray.{suffix}")
     data = (tmp_path / f"gray.{suffix}").read_bytes()
-    decoded = preprocess.decode(data).numpy()
+    decoded = decode.decode(data).numpy()
     assert decoded.shape == (9, 7, 3) and decoded.dtype == np.uint8
     np.testing.assert_allclose(decoded.astype(int), 128, atol=2)
 
@@ -92,7 +92,7 @@ def test_versions_are_raised_with_every_change(rule):
 def test_key_has_the_version_of_each_transformation(monkeypatch):
     key = preprocess.key("vtab")
     for name in ("decode", "vtab", "to_input_range"):
-        versions = {**preprocess.VERSIONS, name: 2}
+        versions = {**preprocess.VERSIONS, name: preprocess.VERSIONS[name] + 1}
         monkeypatch.setattr(preprocess, "VERSIONS", versions)
         assert preprocess.key("vtab") != key
         monkeypatch.undo()

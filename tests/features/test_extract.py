@@ -134,8 +134,10 @@ def test_load_or_extract_repeats_for_another_version(
         monkeypatch.setattr(backbone_lib, "FORWARD_VERSION", 2)
         change = "forward_version 1 -> 2"
     else:
-        monkeypatch.setattr(preprocess, "VERSIONS", {**preprocess.VERSIONS, name: 2})
-        change = f"'{name}': 2"
+        version = preprocess.VERSIONS[name] + 1
+        versions = {**preprocess.VERSIONS, name: version}
+        monkeypatch.setattr(preprocess, "VERSIONS", versions)
+        change = f"'{name}': {version}"
     with caplog.at_level("INFO"):
         assert load(tmp_path, linear, split)[1]
     assert "Cached result does not match" in caplog.text and change in caplog.text

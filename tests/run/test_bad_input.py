@@ -166,8 +166,8 @@ IMAGES = [
     Refused("an empty class folder", ("'yellow': an empty folder",), empty_class),
     Refused(
         "a class folder of other files",
-        ("'yellow'", "2 .webp"),
-        lambda s: empty_class(s, "a.webp", "b.webp"),
+        ("'yellow'", "2 .heic"),
+        lambda s: empty_class(s, "a.heic", "b.heic"),
     ),
     Refused(
         "a class of which no image can be read",

@@ -71,7 +71,7 @@ def untested(scene: Scene) -> None:
 
 
 def other_formats(scene: Scene) -> None:
-    for name in ("a.webp", "b.tif", "c.TIF"):
+    for name in ("a.avif", "b.heic", "c.HEIC"):
         (scene.images / "train" / "red" / name).write_bytes(b"")
 
 
@@ -91,7 +91,7 @@ DOUBTFUL = {
         "classes",
         "1 of 3 classes have no image in test, so accuracies ignore them",
     ),
-    "files of other formats": (other_formats, "images", "2 .tif, 1 .webp"),
+    "files of other formats": (other_formats, "images", "1 .avif, 2 .heic"),
 }
 """Usable input with a warning: topic and text."""
 
