@@ -8,8 +8,8 @@ r"""Ranks pre-trained checkpoints for an image classification task.
 
 Exit codes: 0, success; 1, some checkpoints failed or none could be ranked, as their
 rows explain; 2, the input cannot be used; 75, the run was asked to stop (SIGTERM) or
-lost a process: run it again to resume. configs/default.py documents every field of a
-config.
+lost a process: run it again to resume; 130, the run was stopped by Ctrl-C (SIGINT) and
+has saved its state. configs/default.py documents every field of a config.
 """
 
 import contextlib
@@ -23,11 +23,16 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from absl import app, flags
-from absl import logging as absl_logging
-from ml_collections import config_flags
+from rankckpt_jax.devices import interrupt
 
-from rankckpt_jax.errors import InputError, Interrupted, redact
+if __name__ == "__main__":
+    interrupt.handle()  # The imports below take time.
+
+from absl import app, flags  # noqa: E402
+from absl import logging as absl_logging  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from rankckpt_jax.errors import InputError, Interrupted, redact  # noqa: E402
 
 
 def _configs() -> pathlib.Path:
@@ -135,15 +140,20 @@ def main(argv: list[str]) -> int:
         if not processes.is_main_process():
             logging.getLogger("rankckpt_jax").setLevel(logging.ERROR)
         ranking = run(_CONFIG.value)
+        interrupt.end_if_requested()
     except InputError as error:
+        interrupt.end_if_requested()
         if _DEBUG.value:
             raise
         print(f"Error: {error}", file=sys.stderr)
         return 2
     except Interrupted as interrupted:
-        print(f"{interrupted}. Run it again to resume.", file=sys.stderr)
+        message = f"{interrupted}. Run it again to resume."
+        interrupt.end_if_requested(message)
+        print(message, file=sys.stderr)
         return signals.EXIT_RETRY
     except Exception as error:
+        interrupt.end_if_requested()
         if not processes.is_loss_of_a_process(error):
             raise
         print(
@@ -164,6 +174,7 @@ def main(argv: list[str]) -> int:
 
 def run() -> None:
     """Run `main`; the entry point of the console script `rankckpt`."""
+    interrupt.handle()
     sys.excepthook = _print_redacted
     app.run(main, flags_parser=_parse)
 

@@ -1,6 +1,6 @@
-"""A small but complete demo, for tests of killed runs, damaged files and full disks.
+"""A small but complete demo, for tests of stopped runs, damaged files and full disks.
 
-A run that is killed needs its own process, and importing JAX and TensorFlow takes
+A run that is stopped needs its own process, and importing JAX and TensorFlow takes
 seconds. So one process imports them and forks for each run, before JAX uses a device.
 The forked process runs the command line. `python -m tests.faults` is the process that
 forks.
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 
 from rankckpt_jax.configs import demo
@@ -31,7 +32,7 @@ SMALL = {
     "pretrain.drawings": 1,
     "image_size": 32,
     "task.limit": 40,
-    "measures": "h_score,leep",
+    "measures": "leep,h_score",
     "finetune.num_steps": 6,
     "finetune.batch_size": 8,
     "finetune.batch_norm_decay": 0.9,
@@ -85,30 +86,37 @@ class Forks:
             text=True,
         )
         self._log = folder / "log"
+        self._sent = folder / "sent"
 
     def run(self, workdir, fields, **limits):
-        """Run the demo until it ends or is killed.
+        """Run the demo until it ends or is stopped by a signal.
 
         Args:
           workdir: Work directory of the run.
           fields: SMALL or COMPLETE.
-          limits: At most one of `seconds`, after which to kill; `operation`, the number
-            of the change to the work directory before which to kill; `before`, a part
-            of the path of the change before which to kill.
+          limits: At most one of `seconds`, after which to stop; `operation`, the number
+            of the change to the work directory before which to stop; `before`, a part
+            of the path of the change before which to stop. `number` is that of the
+            signal, by default SIGKILL.
 
         Returns:
           (exit code, negative for a signal; number of changes to the work directory;
-          log)
+          log). `seconds_to_end` is then the time from the signal to the end.
         """
         order = {
             "options": flags(workdir, fields),
             "workdir": str(workdir),
             "log": str(self._log),
+            "sent": str(self._sent),
             "limits": limits,
         }
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
+        code, ended = self._process.stdout.readline().split()
+        code = int(code)
+        if self._sent.exists():
+            self.seconds_to_end = float(ended) - float(self._sent.read_text())
+            self._sent.unlink()
         *lines, last = self._log.read_text().splitlines() or [""]
         if not last.startswith("operations "):
             return code, None, "\n".join([*lines, last])
@@ -200,7 +208,9 @@ def serve():
             os.close(output)
             os.close(end)
             sys.argv = ["rankckpt_jax.main", *order["options"]]
-            count = _limit(order["workdir"], **order["limits"])
+            # It is ignored if the tests run in the background.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            count = _limit(order["workdir"], order["sent"], **order["limits"])
             code = 70
             try:
                 runpy.run_module("rankckpt_jax.main", run_name="__main__")
@@ -214,7 +224,8 @@ def serve():
                 os._exit(code or 0)
         seconds = order["limits"].get("seconds")
         if seconds is not None:
-            timer = threading.Timer(seconds, os.kill, (child, signal.SIGKILL))
+            number = order["limits"].get("number", signal.SIGKILL)
+            timer = threading.Timer(seconds, _send, (child, number, order["sent"]))
             timer.start()
         os.close(end)
         with open(output, "rb") as log:
@@ -223,16 +234,23 @@ def serve():
         if seconds is not None:
             timer.cancel()
             timer.join()
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(os.waitstatus_to_exitcode(status), time.monotonic(), flush=True)
 
 
-def _limit(workdir, operation=None, before=None, seconds=None):
-    """Count the changes to the work directory, and kill the process before one."""
+def _send(process, number, sent):
+    pathlib.Path(sent).write_text(str(time.monotonic()))
+    os.kill(process, number)
+
+
+def _limit(
+    workdir, sent, operation=None, before=None, seconds=None, number=signal.SIGKILL
+):
+    """Count the changes to the work directory, and stop the process before one."""
     del seconds  # The parent measures it.
     done = 0
 
     def watch(event, arguments):
-        nonlocal done
+        nonlocal done, before
         if event == "open":
             path, _, flags = arguments
             changes = isinstance(path, str) and bool(
@@ -251,7 +269,8 @@ def _limit(workdir, operation=None, before=None, seconds=None):
             return
         done += 1
         if done == operation or (before is not None and before in str(path)):
-            os.kill(os.getpid(), signal.SIGKILL)
+            before = None
+            _send(os.getpid(), number, sent)
 
     sys.addaudithook(watch)
     return lambda: done

@@ -1,4 +1,4 @@
-"""Runs that are killed, lack disk space or read damaged files; see `tests.faults`."""
+"""Runs that are stopped, lack disk space or read damaged files; see `tests.faults`."""
 
 import collections
 import contextlib
@@ -10,6 +10,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import time
 
@@ -70,18 +71,28 @@ def assert_same_results(workdir, undisturbed):
 
 
 class Victim:
-    """A work directory of runs that are killed, with checks after each run."""
+    """A work directory of runs that a signal stops, with checks after each run."""
 
-    def __init__(self, forks, workdir, fields):
+    def __init__(self, forks, workdir, fields, number=signal.SIGKILL):
         self._forks, self.workdir, self._fields = forks, workdir, fields
+        self._number = number
         self._times = {}
         self._computed = collections.Counter()
 
     def run(self, **limits):
-        """Run until the process ends or is killed; return whether it was killed."""
-        code, _, log = self._forks.run(self.workdir, self._fields, **limits)
-        assert code in (0, -9), log
+        """Run until the process ends or is stopped; return whether it was stopped."""
+        code, _, log = self._forks.run(
+            self.workdir, self._fields, **limits, number=self._number
+        )
+        interrupted = self._number == signal.SIGINT
+        assert code in (0, 130 if interrupted else -9), log
         assert "Traceback" not in log
+        if code == 130:
+            # 2 s on an idle machine.
+            assert self._forks.seconds_to_end < 3, log
+            *_, last = log.splitlines()
+            assert last.endswith("Run it again to resume.")
+            assert log.count("Run it again to resume.") == 1
         # Intact results of earlier runs were not written again.
         now = faults.modification_times(self.workdir)
         assert {path: now.get(path) for path in self._times} == self._times
@@ -104,15 +115,16 @@ MOMENTS = (
 """Changes to the work directory, in order, before which a run is killed."""
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize(
     "moments",
     [MOMENTS[1:4:2], pytest.param(MOMENTS, marks=pytest.mark.slow)],
     ids=["some", "all"],
 )
-def test_run_killed_at_each_stage_resumes_to_the_same_results(
-    forks, small, tmp_path, moments
+def test_run_stopped_at_each_stage_resumes_to_the_same_results(
+    forks, small, tmp_path, moments, number
 ):
-    victim = Victim(forks, tmp_path / "runs", faults.SMALL)
+    victim = Victim(forks, tmp_path / "runs", faults.SMALL, number)
     for moment in moments:
         assert victim.run(before=moment), moment
     assert not victim.run()
@@ -120,13 +132,14 @@ def test_run_killed_at_each_stage_resumes_to_the_same_results(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 @pytest.mark.parametrize(("name", "kills"), [("small", 25), ("complete", 25)])
-def test_run_killed_at_random_resumes_to_the_same_results(
-    forks, tmp_path, name, kills, request
+def test_run_stopped_at_random_resumes_to_the_same_results(
+    forks, tmp_path, name, kills, number, request
 ):
-    """Half of the kills are at a time, half before a change to the work directory.
+    """Half of the signals are at a time, half before a change to the work directory.
 
-    If a run ends before it is killed, another one starts from scratch.
+    If a run ends before it is stopped, another one starts from scratch.
     """
     undisturbed = request.getfixturevalue(name)
     fields = getattr(faults, name.upper())
@@ -137,7 +150,7 @@ def test_run_killed_at_random_resumes_to_the_same_results(
     runs = 0
     while kills:
         runs += 1
-        victim = Victim(forks, tmp_path / f"runs_{runs}", fields)
+        victim = Victim(forks, tmp_path / f"runs_{runs}", fields, number)
         killed = True
         while killed:
             if not kills:
@@ -149,7 +162,7 @@ def test_run_killed_at_random_resumes_to_the_same_results(
             killed = victim.run(**limits)
             kills -= killed
             # Shown with -s, because this takes minutes.
-            print(f"run {runs}, {limits}:", "killed" if killed else "complete")
+            print(f"run {runs}, {limits}:", "stopped" if killed else "complete")
         assert_same_results(victim.workdir, undisturbed)
         shutil.rmtree(victim.workdir)
 

@@ -1,4 +1,7 @@
-"""Clean stop on SIGTERM, at the same point on all processes."""
+"""Clean stop on SIGTERM, at the same point on all processes, and on Ctrl-C.
+
+A single process stops on Ctrl-C at the same points; see `interrupt`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from collections.abc import Iterator
 
 import jax
 from jax.experimental import multihost_utils
+
+from rankckpt_jax.devices import interrupt
 
 EXIT_RETRY = 75
 """Exit code of a run that was stopped and resumes when started again: EX_TEMPFAIL."""
@@ -51,7 +56,8 @@ def should_stop() -> bool:
         set_num_checks(_num_checks + 1)
         if multihost_utils.reached_preemption_sync_point(_num_checks):
             _stop.set()
-    return _stop.is_set()
+        return _stop.is_set()
+    return _stop.is_set() or interrupt.requested()
 
 
 def num_checks() -> int:

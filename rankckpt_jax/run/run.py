@@ -51,7 +51,7 @@ def run(config: Any) -> Ranking:
       InputError: The config, the images or the whole pool cannot be used, or another
         run uses the same directory. Raised before any long work.
       StorageError: The work directory cannot be written. Earlier results are kept.
-      Interrupted: The run was asked to stop (SIGTERM). Its results are kept.
+      Interrupted: The run was asked to stop (SIGTERM, Ctrl-C). Its results are kept.
     """
     start = time.monotonic()
     with signals.handle_signals(), load(config) as context:
