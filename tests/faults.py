@@ -32,7 +32,7 @@ SMALL = {
     "pretrain.drawings": 1,
     "image_size": 32,
     "task.limit": 40,
-    "measures": "leep,h_score",
+    "measures": "logme,leep",
     "finetune.num_steps": 6,
     "finetune.batch_size": 8,
     "finetune.batch_norm_decay": 0.9,
