@@ -1,9 +1,11 @@
 """Search for images that cannot be decoded, which are dropped from a task.
 
 A damaged file is detected only when it is decoded, and decoding all images of a large
-task takes minutes. The search therefore starts only after a pipeline has failed to
-decode an image, or before fine-tuning, which reads every image many times. Its result
-is stored, so that all checkpoints of a task see the same images, in later runs too.
+task takes minutes. The search among training images therefore starts only after a
+pipeline has failed to decode an image, or before fine-tuning, which reads every image
+many times. The test images of a folder are searched before ranking, because extraction
+does not read them. The result is stored, so that all checkpoints of a task see the same
+images, in later runs too.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ def drop_corrupt(
         corrupt = None if again and search else _load(place, key)
         if corrupt is None and search:
             start = time.monotonic()
+            _log.info("%s: decoding all %d images ...", name, split.num_examples)
             corrupt = find(split)
             _log.info(
                 "%s: decoded all %d images, %d are corrupt (%.1f s)",

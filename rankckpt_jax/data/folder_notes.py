@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
+import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rankckpt_jax.data import image_files
+import numpy as np
+
+from rankckpt_jax.data import decode, image_files
 from rankckpt_jax.data.folder_layout import ByClass, Layout
 from rankckpt_jax.data.image_files import FileInfo
 from rankckpt_jax.errors import some
 
 _SAMPLE_BYTES = 4096
+
+# Images of a split whose pixels are looked at, and the standard deviation of all of
+# these pixels below which they are called nearly constant. Photos have about 70 of 255.
+_SAMPLE_IMAGES = 16
+_MIN_DEVIATION = 5.0
 
 Digest = Callable[[pathlib.Path], str]
 
@@ -33,11 +42,19 @@ def make(
       infos: Facts about each file.
       digest: Returns the digest of a file's contents.
     """
+    every = [
+        f for by_class in by_split.values() for fs in by_class.values() for f in fs
+    ]
+    linked = _linked_classes(layout)
+    copies = _find_copies(every, infos, digest)
+    labels, splits = _about_copies(root, by_split, copies, linked)
     sentences = {
         "classes": _about_classes(by_split),
         "folders": list(layout.warnings),
         "images": _about_formats(layout),
-        "splits": _about_splits(root, by_split, infos, digest),
+        "labels": [*_about_links(linked), *labels],
+        "pixels": _about_pixels(root, by_split),
+        "splits": splits,
     }
     return {topic: "; ".join(texts) for topic, texts in sentences.items() if texts}
 
@@ -77,37 +94,118 @@ def _about_formats(layout: Layout) -> list[str]:
     ]
 
 
-def _about_splits(
+def _about_pixels(root: pathlib.Path, by_split: Mapping[str, ByClass]) -> list[str]:
+    """Return a sentence for each split whose pixels hardly differ."""
+    sentences = []
+    for split, by_class in by_split.items():
+        every = [file for files in by_class.values() for file in files]
+        chosen = np.linspace(0, len(every) - 1, min(_SAMPLE_IMAGES, len(every)))
+        with concurrent.futures.ThreadPoolExecutor(image_files.THREADS) as threads:
+            read = threads.map(_moments, [every[round(i)] for i in chosen])
+            moments = [found for found in read if found is not None]
+        if not moments:
+            continue
+        mean, square = np.mean(moments, axis=0)
+        deviation = math.sqrt(max(square - mean**2, 0.0))
+        if deviation < _MIN_DEVIATION:
+            sentences.append(
+                f"the images of {split} are nearly constant: the pixels of "
+                f"{len(moments)} of them have the mean {mean:.1f} and the standard "
+                f"deviation {deviation:.1f} of 255; check their format and bit depth, "
+                f"for example of {str(every[0].relative_to(root))!r}"
+            )
+    return sentences
+
+
+def _moments(path: pathlib.Path) -> tuple[float, float] | None:
+    """Return the means of pixels and of squared pixels; None if they are unreadable."""
+    try:
+        pixels = decode.decode_with_pillow(path.read_bytes()).astype(np.float64)
+    except (OSError, ValueError):
+        return None  # `corrupt_images` reports it.
+    return float(pixels.mean()), float((pixels**2).mean())
+
+
+def _linked_classes(layout: Layout) -> dict[str, list[list[str]]]:
+    """Return the classes that are one folder under several names, by split."""
+    linked: dict[str, list[list[str]]] = {}
+    for split, by_class in layout.by_split.items():
+        names: dict[tuple[int, int], list[str]] = {}
+        for name in by_class:
+            folder = layout.places[split] / name
+            if folder.is_dir():  # Labels of a file have no folders.
+                status = folder.stat()
+                names.setdefault((status.st_dev, status.st_ino), []).append(name)
+        linked[split] = [same for same in names.values() if len(same) > 1]
+    return linked
+
+
+def _about_links(linked: Mapping[str, list[list[str]]]) -> list[str]:
+    return [
+        f"the classes {' and '.join(map(repr, names))} of {split} are the same folder, "
+        "so their images have several labels; remove the link"
+        for split, groups in linked.items()
+        for names in groups
+    ]
+
+
+def _about_copies(
     root: pathlib.Path,
     by_split: Mapping[str, ByClass],
-    infos: Mapping[pathlib.Path, FileInfo],
-    digest: Digest,
-) -> list[str]:
-    train_files = [
-        f for s in by_split.keys() - {"test"} for fs in by_split[s].values() for f in fs
-    ]
-    test_files = [file for images in by_split["test"].values() for file in images]
-    duplicates = _find_duplicates(test_files, train_files, infos, digest)
-    if not duplicates:
-        return []
-    shown = [
-        f"{str(a.relative_to(root))!r} = {str(b.relative_to(root))!r}"
-        for a, b in duplicates
-    ]
-    return [
-        f"{len(duplicates)} of {len(test_files)} test images are byte-for-byte "
-        "copies of training images, so accuracies are too high; remove the copies: "
-        + some(shown)
-    ]
+    copies: Iterable[Sequence[pathlib.Path]],
+    linked: Mapping[str, list[list[str]]],
+) -> tuple[list[str], list[str]]:
+    """Return sentences about copies in several classes, and in several splits."""
+    place_of = {
+        file: (split, name)
+        for split, by_class in by_split.items()
+        for name, files in by_class.items()
+        for file in files
+    }
+    same = {name: names[0] for gs in linked.values() for names in gs for name in names}
+
+    def class_of(file: pathlib.Path) -> str:
+        name = place_of[file][1]
+        return same.get(name, name)
+
+    def show(pairs: Iterable[tuple[pathlib.Path, pathlib.Path]]) -> str:
+        return some(
+            f"{str(a.relative_to(root))!r} = {str(b.relative_to(root))!r}"
+            for a, b in pairs
+        )
+
+    mislabeled = []
+    tested = []
+    for files in copies:
+        others = [file for file in files if class_of(file) != class_of(files[0])]
+        if others:
+            mislabeled.append((files[0], others[0]))
+        train = [file for file in files if place_of[file][0] != "test"]
+        if train:
+            tested += [(f, train[0]) for f in files if place_of[f][0] == "test"]
+    labels = []
+    if mislabeled:
+        labels.append(
+            f"{len(mislabeled)} images are in several classes, as byte-for-byte "
+            f"copies; remove those of the wrong class: {show(mislabeled)}"
+        )
+    splits = []
+    if tested:
+        total = sum(map(len, by_split["test"].values()))
+        splits.append(
+            f"{len(tested)} of {total} test images are byte-for-byte copies of "
+            "training images, so accuracies are too high; remove the copies: "
+            + show(tested)
+        )
+    return labels, splits
 
 
-def _find_duplicates(
-    first: Iterable[pathlib.Path],
-    second: Iterable[pathlib.Path],
+def _find_copies(
+    paths: Iterable[pathlib.Path],
     infos: Mapping[pathlib.Path, FileInfo],
     digest: Digest,
-) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """Return pairs of a file of `first` and one of `second` with the same bytes.
+) -> list[list[pathlib.Path]]:
+    """Return the groups of files with the same bytes.
 
     Files are compared by size, then by a few kilobytes from the middle, where the
     pixels are. Only files that are still equal are read to the end.
@@ -117,16 +215,14 @@ def _find_duplicates(
         lambda file: _middle(file, infos[file].size),
         digest,
     )
-    groups = [(list(first), list(second))]
+    groups = [list(paths)]
     for key in keys:
-        finer: dict[Any, tuple[list[pathlib.Path], list[pathlib.Path]]] = {}
+        finer: dict[Any, list[pathlib.Path]] = {}
         for number, group in enumerate(groups):
-            for side, paths in enumerate(group):
-                for file in paths:
-                    place = finer.setdefault((number, key(file)), ([], []))
-                    place[side].append(file)
-        groups = [group for group in finer.values() if all(group)]
-    return [(file, others[0]) for paths, others in groups for file in paths]
+            for file in group:
+                finer.setdefault((number, key(file)), []).append(file)
+        groups = [group for group in finer.values() if len(group) > 1]
+    return groups
 
 
 def _middle(path: pathlib.Path, size: int) -> bytes:

@@ -84,7 +84,8 @@ class RunContext:
 
         Args:
           search: Whether to decode all training images to find the corrupt ones, even
-            if an earlier search is stored.
+            if an earlier search is stored. Test and validation images of a folder are
+            always decoded once.
 
         Raises:
           InputError: More than `max_unreadable` of a split is corrupt.
@@ -94,6 +95,13 @@ class RunContext:
         names: tuple[str, ...] = ()
         if "finetune" in self.stages:
             names = finetune.splits_used(self.full_task, self.sweep)
+        # Extraction reads only training images. Others of a folder are decoded once,
+        # so that fine-tuning later finds no surprise. Files of TFDS are its own work.
+        if "extract" in self.stages and self.config["task"]["path"]:
+            names = (
+                *names,
+                *(s for s in ("val", "test") if s in self.full_task.splits),
+            )
         task = corrupt_images.drop_corrupt(
             self.full_task,
             self.directory / ".images",

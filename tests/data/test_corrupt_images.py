@@ -194,9 +194,13 @@ def test_drop_corrupt_drops_images_of_tfds(tmp_path):
 
 def test_run_drops_the_same_images_for_all_checkpoints(scene, caplog, monkeypatch):
     with monkeypatch.context() as patched:
-        # Without corrupt images nothing is decoded to search for them.
-        patched.setattr(corrupt_images, "find", lambda split: pytest.fail("decoded"))
+        # Without corrupt images only the test images are decoded to search for them.
+        searched = []
+        patched.setattr(
+            corrupt_images, "find", lambda split: searched.append(split.name) or {}
+        )
         clean = scene.run(workdir=str(scene.folder / "clean"))
+        assert searched == ["test"]
     # An empty file, and one whose damage is found only by decoding it.
     folder = scene.images / "train" / "green"
     (folder / "a.jpg").write_bytes(b"")
@@ -244,6 +248,23 @@ def test_run_drops_the_same_images_for_all_checkpoints(scene, caplog, monkeypatc
     repaired = scene.run()
     assert all("images" not in row.warnings for row in repaired.rows)
     assert all(row.extract_images == 26 for row in repaired.rows)
+
+
+def test_run_names_unreadable_test_images_before_ranking(scene, caplog):
+    damaged = scene.images / "test" / "green" / "a.jpg"
+    damaged.write_bytes(encoded(PIXELS, "JPEG")[:-300])
+    with caplog.at_level("INFO"):
+        ranking = scene.run()
+    message = "1 of 13 images of test cannot be read"
+    assert message in caplog.text
+    assert caplog.text.index(message) < caplog.text.index("[1/2]")
+    assert all(message in row.warnings["images"] for row in ranking.rows)
+    assert "12 test images" in ranking.task_description
+    # Too many of them end the run before any long work.
+    for i in range(4):
+        (damaged.parent / f"b{i}.jpg").write_bytes(damaged.read_bytes())
+    with pytest.raises(InputError, match="Too many images of test"):
+        scene.run()
 
 
 def test_drop_corrupt_refuses_too_many_corrupt_images(image_folder, tmp_path):

@@ -3,7 +3,9 @@
 import shutil
 import unicodedata
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from rankckpt_jax.data import folder_layout, image_files, tasks
 from rankckpt_jax.errors import InputError
@@ -213,6 +215,46 @@ def test_from_folder_matches_names_that_differ_by_normalization(image_folder):
     assert len(task.class_names) == 3
     assert "2 classes have names that differ only by" in task.warnings["folders"]
     assert ascii(composed) in task.warnings["folders"]
+
+
+def test_from_folder_names_copies_in_several_classes(image_folder):
+    shutil.copy(image_folder / "train/red/3.jpg", image_folder / "train/blue/copy.jpg")
+    shutil.copy(image_folder / "train/red/5.jpg", image_folder / "test/green/5b.jpg")
+    # A copy of the same class has no wrong label.
+    shutil.copy(image_folder / "train/red/7.jpg", image_folder / "train/red/again.jpg")
+    warnings = tasks.from_folder(str(image_folder)).warnings
+    assert warnings["labels"].startswith("2 images are in several classes")
+    for pair in (
+        "'train/blue/copy.jpg' = 'train/red/3.jpg'",
+        "'train/red/5.jpg' = 'test/green/5b.jpg'",
+    ):
+        assert pair in warnings["labels"]
+    assert "'test/green/5b.jpg' = 'train/red/5.jpg'" in warnings["splits"]
+    assert "again.jpg" not in "".join(warnings.values())
+
+
+def test_from_folder_names_a_class_that_is_linked_twice(image_folder):
+    link = image_folder / "train" / "crimson"
+    link.symlink_to(image_folder / "train" / "red", target_is_directory=True)
+    task = tasks.from_folder(str(image_folder))
+    assert task.class_names == ("blue", "crimson", "green", "red")
+    text = "the classes 'crimson' and 'red' of train are the same folder"
+    assert task.warnings["labels"].startswith(text)
+    assert "0.jpg" not in task.warnings["labels"]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_from_folder_warns_of_nearly_constant_images(image_folder, split):
+    pixels = np.random.default_rng(0).integers(0, 16, (20, 30, 3), np.uint8)
+    assert not tasks.from_folder(str(image_folder)).warnings
+    for path in (image_folder / split).glob("*/*.jpg"):
+        Image.fromarray(pixels).save(path, "PNG", comment=path.stem)
+        pixels = np.roll(pixels, 1)
+    warnings = tasks.from_folder(str(image_folder)).warnings
+    assert list(warnings) == ["pixels"]
+    assert f"the images of {split} are nearly constant" in warnings["pixels"]
+    text = f"the mean {pixels.mean():.1f} and the standard deviation {pixels.std():.1f}"
+    assert text in warnings["pixels"]
 
 
 def test_names_of_splits_belong_to_one_split():
