@@ -59,7 +59,7 @@ def from_folder(
         has no training images, another split has a class that `train` lacks, or too
         many files are not images.
     """
-    root = pathlib.Path(path).expanduser()
+    root = pathlib.Path(files.to_path(path))
     layout = folder_layout.find(root)
     classes = _check_classes(layout)
     infos = image_files.read_infos(

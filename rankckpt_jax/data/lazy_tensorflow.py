@@ -15,10 +15,26 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from rankckpt_jax.errors import InputError
+
 
 @functools.cache
 def tensorflow() -> Any:
-    """Return the module `tensorflow`, with all accelerators hidden from it."""
+    """Return the module `tensorflow`, with all accelerators hidden from it.
+
+    Raises:
+      InputError: There is no directory for temporary files, which it needs.
+    """
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise InputError(
+            "There is no directory for temporary files",
+            where="the variable TMPDIR",
+            expected="a directory that this user may write, with free space",
+            found=error.strerror or str(error),
+            fix="set TMPDIR to such a directory",
+        ) from error
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _silenced_stderr():
         import tensorflow as tf

@@ -92,7 +92,10 @@ def load_features(path: epath.Path) -> FeatureSet:
 def identify(path: epath.Path) -> str:
     """Return a digest that changes with the features at a path of `find_features`."""
     file = path if path.suffix == ".npz" else path / store.MANIFEST
-    return files.digest_file(file) if file.exists() else ""
+    try:
+        return files.digest_file(file)
+    except OSError:
+        return ""
 
 
 def _expand(path: epath.Path) -> Iterator[epath.Path]:
@@ -109,9 +112,9 @@ def _expand(path: epath.Path) -> Iterator[epath.Path]:
 
 
 def _load_npz(path: epath.Path) -> FeatureSet:
-    data = path.read_bytes()
     known = _REQUIRED + _OPTIONAL
     try:
+        data = path.read_bytes()
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name in known}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

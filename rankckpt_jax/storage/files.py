@@ -37,7 +37,8 @@ def to_path(text: epath.PathLike) -> epath.Path:
     """Return the path of a local file or directory, or of one in a bucket.
 
     Raises:
-      InputError: It has another scheme than gs://.
+      InputError: It has another scheme than gs://, or starts with "~" and there is no
+        home directory.
     """
     text = os.fspath(text)
     scheme, separator, _ = text.partition("://")
@@ -52,7 +53,16 @@ def to_path(text: epath.PathLike) -> epath.Path:
             if scheme == "file"
             else "mount or copy it, and name the local path",
         )
-    return epath.Path(text).expanduser()
+    place = epath.Path(text).expanduser()
+    if place.parts[:1] == ("~",):
+        raise InputError(
+            "There is no home directory",
+            where=text,
+            expected="the variable HOME, or an entry of this user in /etc/passwd",
+            found=f"neither, for user id {os.getuid()}",
+            fix="set HOME, or give a path without ~",
+        )
+    return place
 
 
 def is_on_bucket(path: epath.PathLike) -> bool:
@@ -275,11 +285,15 @@ def digest_files(directory: epath.Path) -> dict[str, str]:
 
 
 def read_verified(path: epath.Path, checksum: str) -> bytes | None:
-    """Return the bytes of a file; log and return None if its SHA-256 differs."""
+    """Return the bytes of a file; log and return None if they cannot be used."""
     if not path.exists():
         _log.warning("%s: file is missing; recomputing", path)
         return None
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        _log.warning("%s: unreadable (%s); recomputing", path, reason(error))
+        return None
     if hashlib.sha256(data).hexdigest() != checksum:
         _log.warning("%s: checksum does not match; recomputing", path)
         return None

@@ -147,7 +147,8 @@ def save(
     directory = epath.Path(directory)
     process, count = processes.process_index(), processes.process_count()
     if processes.is_main_process():
-        (directory / MANIFEST).unlink(missing_ok=True)
+        with files.writing(directory):
+            (directory / MANIFEST).unlink(missing_ok=True)
     processes.barrier("old manifest removed")
     described = {}
     for name, array in arrays.items():
@@ -412,8 +413,8 @@ def _read_json(path: epath.Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_bytes())
         checksum = value.pop("checksum")
-    except (ValueError, KeyError, AttributeError, TypeError):
-        _log.warning("%s: unreadable; recomputing", path)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        _log.warning("%s: unreadable (%s); recomputing", path, files.reason(error))
         return None
     if files.digest(json.dumps(value, indent=1, sort_keys=True)) != checksum:
         _log.warning("%s: checksum does not match; recomputing", path)

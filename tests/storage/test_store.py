@@ -1,11 +1,14 @@
 import json
 import logging
+import os
 import pathlib
+import tempfile
 
 import numpy as np
 import pytest
 from etils import epath
 
+from rankckpt_jax.errors import StorageError
 from rankckpt_jax.storage import store
 
 KEY = {"size": 64, "range": (0, 1)}
@@ -129,3 +132,27 @@ def test_load_variables_takes_the_directory_literally(tmp_path):
     variables, result = store.load_variables(directory, KEY)
     np.testing.assert_array_equal(variables["batch_stats"]["count"], [7])
     assert result == {"seconds": 1}
+
+
+def test_load_recomputes_what_another_user_made_unreadable(caplog):
+    if os.geteuid():
+        pytest.skip("needs root, to act as two users")
+    with tempfile.TemporaryDirectory() as name:
+        place = epath.Path(name)
+        store.save(place / "arrays", KEY, {}, ARRAYS)
+        store.save(place / "manifest", KEY, {}, ARRAYS)
+        store.save_result(place / "score.json", KEY, {"score": 1})
+        for path in ("", "arrays", "manifest"):
+            os.chmod(place / path, 0o755)
+        for path in ("arrays/a.npy", "manifest/manifest.json", "score.json"):
+            os.chmod(place / path, 0o600)
+        os.seteuid(12345)
+        try:
+            assert store.load(place / "arrays", KEY) is None
+            assert store.load(place / "manifest", KEY) is None
+            assert store.load_result(place / "score.json", KEY) is None
+            with pytest.raises(StorageError, match="Permission denied"):
+                store.save(place / "arrays", KEY, {}, ARRAYS)
+        finally:
+            os.seteuid(0)
+    assert caplog.text.count("Permission denied: ") == 3

@@ -9,6 +9,7 @@ A file that the user copied there is used and recorded in the same way.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,12 +21,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import filelock
 from etils import epath
 
-from rankckpt_jax.checkpoints.fetch import archives
+from rankckpt_jax.checkpoints.fetch import archives, kept
 from rankckpt_jax.devices import progress
-from rankckpt_jax.errors import InputError, redact
+from rankckpt_jax.errors import InputError, StorageError, redact
 from rankckpt_jax.storage import files
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ class Storage:
     """Where downloads are kept, and their mirrors.
 
     Attributes:
-      directory: A local directory for downloads and unpacked archives.
+      directory: A local directory for downloads and unpacked archives. It may start
+        with "~", and is created when something is downloaded or unpacked.
       hub_cache: The cache of the library tensorflow_hub, whose modules are used in
         place; None for none.
       mirrors: Addresses to try before a handle's own: "https://host/{path}.tar.gz",
@@ -56,6 +57,24 @@ class Storage:
     hub_cache: pathlib.Path | None = None
     mirrors: tuple[str, ...] = ()
     limit: int = archives.LIMIT
+
+    def place(self, *parts: str) -> pathlib.Path:
+        """Return a path below the directory.
+
+        Raises:
+          InputError: There is no home directory.
+        """
+        try:
+            directory = files.to_path(self.directory)
+        except InputError as error:
+            raise InputError(
+                "There is no directory for downloads",
+                where="config.download.directory",
+                expected="a local directory",
+                found=f"{self.directory}, and no home directory",
+                fix="set --config.download.directory, RANKCKPT_DOWNLOADS or HOME",
+            ) from error
+        return pathlib.Path(directory, *parts)
 
 
 def storage(settings: Any = None) -> Storage:
@@ -86,8 +105,8 @@ def storage(settings: Any = None) -> Storage:
             found=str(limit),
         )
     return Storage(
-        pathlib.Path(directory or "~/.cache/rankckpt_jax").expanduser(),
-        pathlib.Path(hub_cache).expanduser() if hub_cache else None,
+        pathlib.Path(directory or "~/.cache/rankckpt_jax"),
+        pathlib.Path(files.to_path(hub_cache)) if hub_cache else None,
         mirrors,
         int(limit * 1e9),
     )
@@ -120,9 +139,13 @@ def fetch(urls: Sequence[str], file: pathlib.Path, *, title: str = "") -> pathli
         message explains how to put it there by hand.
     """
     file = pathlib.Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    with kept.writing(file):
+        if file.exists():
+            # It appears once it is complete, so a read-only directory is enough.
+            _verify(file)
+            return file
     failures = []
-    with _lock(file):
+    with kept.exclusive(file):
         if file.exists():
             _verify(file)
             return file
@@ -159,8 +182,9 @@ def fetch_unpacked(
     Returns:
       `directory`.
     """
-    if directory.is_dir():
-        return directory
+    with kept.writing(directory):
+        if directory.is_dir():
+            return directory
     remaining = list(urls)
     while True:
         fetch(remaining, file, title=title)
@@ -171,8 +195,9 @@ def fetch_unpacked(
             addresses = [redact(url) for url in remaining]
             if source not in addresses:
                 raise
-            file.unlink(missing_ok=True)
-            _record_path(file).unlink(missing_ok=True)
+            with kept.writing(file):
+                file.unlink(missing_ok=True)
+                _record_path(file).unlink(missing_ok=True)
             remaining = remaining[addresses.index(source) + 1 :]
             if not remaining:
                 raise
@@ -197,8 +222,10 @@ def unpack(
       InputError: The archive is damaged, unsafe, too large or has changed.
     """
     archive, directory = pathlib.Path(archive), pathlib.Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(directory):
+    with kept.writing(directory):
+        if directory.is_dir():
+            return directory
+    with kept.exclusive(directory):
         if not directory.is_dir():
             record = _read_record(archive)
             if record and _sha256(archive) != record["sha256"]:
@@ -324,7 +351,9 @@ def _verify(file: pathlib.Path) -> None:
     """Compare a file with its record, or record it."""
     record = _read_record(file)
     if not record:
-        _write_record(file, "copied by the user", _size(file), _sha256(file))
+        # Without a record in a read-only directory, changes are not detected.
+        with contextlib.suppress(StorageError):
+            _write_record(file, "copied by the user", _size(file), _sha256(file))
     elif _size(file) != record["size"]:
         raise _changed(file, f"{_size(file)} bytes instead of {record['size']}")
 
@@ -390,8 +419,3 @@ def _root_cause(error: BaseException) -> str:
     if isinstance(reason, BaseException):
         error = reason
     return _first_line(error).rpartition(": ")[2]
-
-
-def _lock(path: pathlib.Path) -> filelock.BaseFileLock:
-    """Let one process of this machine at a time create `path`."""
-    return filelock.FileLock(path.with_name(f".{path.name}.lock"))

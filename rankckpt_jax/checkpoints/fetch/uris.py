@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from etils import epath
 
-from rankckpt_jax.checkpoints.fetch import download
+from rankckpt_jax.checkpoints.fetch import download, kept
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import files
 
@@ -177,7 +177,7 @@ def _resolve_local(path: pathlib.Path, storage: download.Storage) -> pathlib.Pat
     # Size and time are part of the name, so that a new version is unpacked again.
     facts = path.stat()
     name = f"{_stem(path.name)}-{key}-{facts.st_size}-{facts.st_mtime_ns}"
-    place = storage.directory / "unpacked" / name
+    place = storage.place("unpacked", name)
     return download.unpack(path, place, limit=storage.limit)
 
 
@@ -200,16 +200,20 @@ def _resolve_bucket(path: epath.Path, storage: download.Storage) -> pathlib.Path
     The files' version is part of the copy's path, so changed files are copied again.
     """
     version = bucket_version(path)
-    place = storage.directory / "gs" / version[:16] / str(path).removeprefix("gs://")
-    if path.is_dir():
-        if not place.is_dir():
-            _copy(path, place)
-        return place
-    if not (place.is_file() or place.with_name(f"{place.name}.index").exists()):
-        # The index comes last, because it marks a complete copy.
-        for source in sorted(_files_of(path), key=lambda p: p.suffix == ".index"):
-            _copy(source, place.with_name(source.name))
-    return _resolve_local(place, storage)
+    place = storage.place("gs", version[:16], str(path).removeprefix("gs://"))
+    index = place.with_name(f"{place.name}.index")
+    if not (place.exists() or index.exists()):
+        with kept.exclusive(place):
+            if path.is_dir():
+                sources = [path]
+            else:
+                # The index comes last, because it marks a complete copy.
+                sources = sorted(_files_of(path), key=lambda p: p.suffix == ".index")
+            for source in sources:
+                target = place.with_name(source.name)
+                if not target.exists():
+                    _copy(source, target)
+    return place if path.is_dir() else _resolve_local(place, storage)
 
 
 def bucket_version(path: epath.Path) -> str:
@@ -272,7 +276,7 @@ def destination(
     # Without user and password.
     host = urlsplit(handle).netloc.rpartition("@")[2].replace(":", "_")
     path = _path(handle)
-    base = storage.directory / host / path
+    base = storage.place(host, path)
     if path.endswith(ARCHIVES):
         return base, base.with_name(_stem(base.name))
     if _KERAS.search(path):

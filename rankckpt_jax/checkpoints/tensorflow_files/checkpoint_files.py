@@ -35,7 +35,7 @@ def prefix_of(path: epath.Path | str) -> str:
     Raises:
       InputError: The directory has no checkpoint or several.
     """
-    place = epath.Path(path).expanduser()
+    place = files.to_path(path)
     if not place.is_dir():
         return str(place).removesuffix(".index")
     indices = [str(file) for file in files.matching(place, "*.index")]

@@ -155,7 +155,7 @@ def read(prefix: str, names: list[str]) -> dict[str, np.ndarray]:
                 )
             else:
                 result[name] = read_entry(name, index[name])
-        except FormatError as error:
+        except (FormatError, OSError) as error:
             raise unreadable(prefix, error) from error
     return result
 
