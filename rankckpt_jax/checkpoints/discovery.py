@@ -7,6 +7,7 @@ they are loaded. An archive without a path is downloaded here to list its conten
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -34,7 +35,8 @@ def find(
 
     Returns:
       (name, path) of each, sorted. Names are unique and valid names of directories:
-      "run/model.ckpt-90000" below the directory becomes "run-90000". Incomplete
+      "run/model.ckpt-90000" below the directory becomes "run-90000", and
+      "net/best.keras" becomes "net" if it is the only one in its folder. Incomplete
       checkpoints (data without an index) are listed too; loading them raises.
 
     Raises:
@@ -88,9 +90,13 @@ def _expand(spec: str, storage: download.Storage) -> Iterator[tuple[str, str]]:
     root, matches = files.expand(place)
     if root == place:
         root, matches = (place if place.is_dir() else place.parent), [place]
+    count = functools.cache(lambda folder: len(set(_checkpoints_at(folder))))
     for match in matches:
         for path in _checkpoints_at(match):
-            yield f"{path}#{options}" if options else path, _name(path, root)
+            folder = epath.Path(path).parent
+            is_alone = folder != root and count(folder) == 1
+            name = _name(path, root, is_alone)
+            yield f"{path}#{options}" if options else path, name
 
 
 def _checkpoints_at(
@@ -118,19 +124,24 @@ def _is_module(place: epath.Path) -> bool:
     return sources.find(place) not in (None, slim)
 
 
-def _name(path: str, root: epath.Path) -> str:
-    """Return the path below `root` without "model.ckpt", but with its step."""
+def _name(path: str, root: epath.Path, is_alone: bool = False) -> str:
+    """Return the path below `root` without "model.ckpt", but with its step.
+
+    A file that is alone in its folder has the folder's name, and its step.
+    """
     place = epath.Path(path)
     if place == root:
         return _directory_name(root.resolve().name)
     match = re.fullmatch(
-        r"(?P<stem>.*?)(\.ckpt)?(?P<step>-\d+)?", place.name, re.DOTALL
+        r"(?P<stem>.*?)(\.ckpt)?(?P<step>-\d+)?(\.keras|\.h5|\.hdf5)?",
+        place.name,
+        re.DOTALL,
     )
     stem, step = (match["stem"], match["step"] or "") if match else (place.name, "")
     folders = place.parent.relative_to(root).parts if place.parent != root else ()
     if place.is_dir():
-        stem, step = place.name, ""
-    if stem != "model":
+        stem, step, is_alone = place.name, "", False
+    if stem != "model" and not is_alone:
         name = "_".join((*folders, stem))
     else:
         name = "_".join(folders) or root.resolve().name

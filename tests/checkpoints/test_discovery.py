@@ -30,7 +30,7 @@ def pool(tmp_path):
 
 def test_find_lists_and_names_all_checkpoints_below_a_folder(pool):
     assert checkpoints.find(pool) == [
-        ("deep_er_one_net", f"{pool}/deep/er one/net.ckpt"),
+        ("deep_er_one", f"{pool}/deep/er one/net.ckpt"),
         ("half", f"{pool}/half/model.ckpt"),
         ("mobilenet_v1_0.25_128", f"{pool}/mobilenet_v1_0.25_128/model.ckpt"),
         ("run-180000", f"{pool}/run/model.ckpt-180000"),
@@ -51,6 +51,25 @@ def test_find_lists_and_names_all_checkpoints_below_a_folder(pool):
 )
 def test_find_accepts_globs_prefixes_and_lists(pool, pattern, names):
     assert [name for name, _ in checkpoints.find(pattern.format(pool, pool))] == names
+
+
+def test_find_names_keras_files_after_their_folders(tmp_path):
+    """A file that is alone has the folder's name; others lose only their ending."""
+    names = {
+        "a/model.h5": "a",
+        "b/model.keras": "b",
+        "net/net.keras": "net",
+        "run/best.keras": "run_best",
+        "run/epoch-5.h5": "run_epoch-5",
+        "flat.hdf5": "flat",
+    }
+    for path in names:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    found = [(name, f"{tmp_path}/{path}") for path, name in names.items()]
+    assert checkpoints.find(tmp_path) == sorted(found)
+    listed = f"{tmp_path}/a/model.h5,{tmp_path}/b/model.keras"
+    assert [name for name, _ in checkpoints.find(listed)] == ["a", "b"]
 
 
 def test_find_accepts_relative_patterns(pool, monkeypatch):
