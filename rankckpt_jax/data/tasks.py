@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,8 +21,8 @@ from rankckpt_jax.data import decode
 from rankckpt_jax.data.folders import from_folder
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import MAX_UNREADABLE, Split, Task, array_split
-from rankckpt_jax.errors import InputError
-from rankckpt_jax.storage import files
+from rankckpt_jax.errors import InputError, some
+from rankckpt_jax.storage import files, network
 
 _CANVAS = 48
 """Side of the images that `from_digits` draws, in pixels."""
@@ -107,15 +108,15 @@ def from_tfds(
 
     try:
         builder = tfds.builder(dataset, data_dir=data_dir, try_gcs=False)
+        _check_reachable(builder)
         builder.download_and_prepare()
     except Exception as error:  # TFDS raises errors of many types.
         raise InputError(
             f"TFDS cannot provide {dataset!r}",
             where="config.task.tfds",
             expected="a data set that is prepared on this machine or can be downloaded",
-            found=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-            if str(error).strip()
-            else type(error).__name__,
+            # Instructions for a download by hand are on several lines.
+            found=" ".join(f"{type(error).__name__}: {error}".split()),
             fix="prepare it on a machine with internet access and copy it to "
             f"{data_dir or '~/tensorflow_datasets'} (config.task.data_dir), or pass "
             "the images as a folder: --config.task.path=DIR",
@@ -145,6 +146,18 @@ def from_tfds(
                 f"{train}; set config.task.test to other images"
             )
     return Task(name or builder.name, classes, built, origin, notes)
+
+
+def _check_reachable(builder: Any) -> None:
+    """Raise ConnectionError if none of the servers that have a data set answers.
+
+    TFDS would retry for minutes.
+    """
+    if builder.is_prepared() or builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        return
+    servers = {urllib.parse.urljoin(url, "/") for url in builder.url_infos}
+    if servers and not any(map(network.reachable, sorted(servers))):
+        raise ConnectionError(f"no answer from {some(sorted(servers))}")
 
 
 def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Task:

@@ -22,7 +22,7 @@ from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.fetch import download, uris
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features import precomputed
-from rankckpt_jax.storage import files
+from rankckpt_jax.storage import files, network
 
 _log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ def _benchmark(
     entries = list({entry.name: entry for entry in entries}.values())
     missing = [entry for entry in entries if where.find(entry) is None]
     mirrors = bool(where.storage.mirrors)
-    online = bool(missing) and (mirrors or download.reachable(neucrab.ARCHIVE))
+    online = bool(missing) and (mirrors or network.reachable(neucrab.ARCHIVE))
     archive, _ = uris.destination(neucrab.ARCHIVE, where.storage)
     if any(e.source == "slim" for e in missing) and (online or archive.exists()):
         # One archive holds all of them. It must be unpacked to see which steps it has.

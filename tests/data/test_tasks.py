@@ -1,6 +1,7 @@
 import io
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.configs import neucrab_task
 from rankckpt_jax.data import tasks
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.storage import files
+from rankckpt_jax.storage import files, network
 
 
 def read(split, seed=None, index=0, count=1, skip=0):
@@ -250,11 +251,13 @@ _SIZES = {
 
 
 @pytest.fixture(params=_SIZES)
-def mocked(request, tmp_path):
+def mocked(request, tmp_path, monkeypatch):
     """A task of NeuCRaB whose builder has its metadata and TFDS's made-up images."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import ShardedFileTemplate, SplitInfo, splits
 
+    # Its made-up images need no download.
+    monkeypatch.setattr(network, "reachable", lambda url: True)
     builder = tfds.builder(neucrab.TASKS[request.param].tfds, data_dir=tmp_path)
     infos = [
         SplitInfo(
@@ -296,6 +299,24 @@ def test_load_reads_the_tasks_of_neucrab_from_tfds(mocked):
                 assert example["image"].dtype == np.uint8
                 assert example["image"].ndim == 3 and example["image"].shape[2] == 3
                 assert 0 <= example["label"] < data.num_classes
+
+
+def test_from_tfds_raises_at_once_without_a_network(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(network, "reachable", asked.append)
+    start = time.monotonic()
+    with pytest.raises(InputError) as error:
+        tasks.from_tfds("caltech101:3.*.*", {"train": "train"}, str(tmp_path))
+    assert time.monotonic() - start < 60
+    assert asked == ["https://data.caltech.edu/", "https://drive.google.com/"]
+    assert "found: ConnectionError: no answer from https://data.c" in str(error.value)
+
+
+def test_from_tfds_shows_all_instructions_for_a_download_by_hand(tmp_path):
+    with pytest.raises(InputError) as error:
+        tasks.from_tfds("imagenet2012:5.*.*", {"train": "train"}, str(tmp_path))
+    assert f"{tmp_path}/downloads/manual does not exist" in str(error.value)
+    assert "ILSVRC2012_img_val.tar. You need to register" in str(error.value)
 
 
 def test_from_tfds_refuses_an_unknown_name(tmp_path):

@@ -8,11 +8,12 @@ from rankckpt_jax.checkpoints.fetch import download
 from rankckpt_jax.configs import default
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.run import pool
+from rankckpt_jax.storage import network
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    monkeypatch.setattr(download, "reachable", lambda url: False)
+    monkeypatch.setattr(network, "reachable", lambda url: False)
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_members_leaves_downloads_of_modules_to_loading(config, monkeypatch):
     def fail(*_):
         raise InputError("down")
 
-    monkeypatch.setattr(download, "reachable", lambda url: True)
+    monkeypatch.setattr(network, "reachable", lambda url: True)
     monkeypatch.setattr(pool.uris, "resolve", fail)
     config.neucrab = "group_i"
     members = {member.name: member for member in pool.members(config)}

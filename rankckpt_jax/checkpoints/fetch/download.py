@@ -33,7 +33,6 @@ _log = logging.getLogger(__name__)
 # Bytes written at a time; a partial chunk is lost when the connection breaks.
 _CHUNK = 1 << 16
 _TIMEOUTS = (20.0, 60.0)  # Seconds to connect, and between two chunks.
-_PROBE_TIMEOUT = 5.0  # Seconds.
 _ATTEMPTS = 5
 _PAUSE = 1.0  # Seconds before the second attempt; doubled before each further one.
 
@@ -110,17 +109,6 @@ def storage(settings: Any = None) -> Storage:
         mirrors,
         int(limit * 1e9),
     )
-
-
-def reachable(url: str) -> bool:
-    """Return whether a server answers at an address, with whatever status."""
-    import requests  # Here for start-up time.
-
-    try:
-        requests.head(url, timeout=_PROBE_TIMEOUT, allow_redirects=False).close()
-    except requests.RequestException:
-        return False
-    return True
 
 
 def fetch(urls: Sequence[str], file: pathlib.Path, *, title: str = "") -> pathlib.Path:
