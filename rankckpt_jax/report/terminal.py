@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from rankckpt_jax.report import columns
+from rankckpt_jax.results import verification
 from rankckpt_jax.results.formatting import count, one_line, printable
 from rankckpt_jax.results.summary import Summary
 
@@ -135,6 +136,8 @@ def _shorten(text: str) -> str:
 
 
 def _wrap(sentence: str) -> str:
+    if sentence.startswith(verification.PROGRAM):
+        return sentence  # To be copied.
     return textwrap.fill(
         sentence, width=80, break_long_words=False, break_on_hyphens=False
     )

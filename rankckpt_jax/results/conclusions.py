@@ -6,6 +6,7 @@ import math
 
 from rankckpt_jax import evaluation
 from rankckpt_jax.errors import some
+from rankckpt_jax.results import verification
 from rankckpt_jax.results.agreement import Agreement
 from rankckpt_jax.results.formatting import (
     count,
@@ -91,6 +92,7 @@ def conclusions(ranking: Ranking, agreement: Agreement) -> tuple[str, ...]:
         return (_other_measure(ranking),)
     sentences = (
         _agreement(ranking, agreement),
+        _command(ranking, agreement),
         _ties(ranking),
         _interval(ranking, agreement),
         _better_measure(ranking, agreement),
@@ -163,15 +165,24 @@ def facts(ranking: Ranking, agreement: Agreement) -> tuple[tuple[str, str, str],
     return tuple(result)
 
 
+def _command(ranking: Ranking, agreement: Agreement) -> str:
+    """Return the command that verifies a ranking, or an empty text."""
+    if agreement.measures[ranking.measures[0]].n:
+        return ""
+    return verification.command(ranking.provenance.get("config"))
+
+
 def _agreement(ranking: Ranking, agreement: Agreement) -> str:
     """Return the sentence on Kendall's tau of the first measure."""
     name = printable(ranking.measures[0])
     n = agreement.measures[ranking.measures[0]].n
     if n == 0:
+        advice = "give the accuracies of at least five checkpoints."
+        if _command(ranking, agreement):
+            advice = "run:"
         return (
             "This ranking has not been verified: no ranked checkpoint was fine-tuned. "
-            "To verify it, add `finetune` to `config.stages` or set "
-            "`config.accuracies`."
+            f"To verify it, {advice}"
         )
     if n == 1:
         return (
