@@ -1,6 +1,7 @@
-"""Leaks of long runs; tests/benchmarks/long_run.py measures memory."""
+"""Leaks of long runs: traces, compiled programs and open files."""
 
 import gc
+import os
 import shutil
 
 import jax
@@ -11,7 +12,6 @@ from rankckpt_jax.configs import default
 from rankckpt_jax.devices import mapping
 from rankckpt_jax.features import extract
 from rankckpt_jax.run import run as run_lib
-from tests.benchmarks import long_run
 
 
 @pytest.fixture
@@ -33,13 +33,17 @@ def run(image_folder, pool, tmp_path):
         config.stages = "extract,score"
         assert len(run_lib.run(config).rows) == count
         gc.collect()
-        return sum(extract.NUM_TRACES.values()), programs(), long_run.handles()
+        return sum(extract.NUM_TRACES.values()), programs(), open_files()
 
     return run
 
 
 def programs():
     return len(jax.local_devices()[0].client.live_executables())
+
+
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
 
 
 def test_run_leaks_nothing_with_more_checkpoints_of_a_network(run):
