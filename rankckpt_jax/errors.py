@@ -130,7 +130,7 @@ HIDDEN = "[hidden]"
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#'\"<>,]*@")
 _QUERY = re.compile(r"\?([^\s?#'\"<>=&]+=[^\s#'\"<>]*)")
 # Parts of a query that are not secret.
-_HARMLESS = ("tf-hub-format=compressed",)
+_HARMLESS = re.compile(r"tf-hub-format=compressed|(download|dl|raw)=(0|1|true|false)")
 _SECRET_NAMES = re.compile(
     r"(?i)(password|passwd|passphrase|secret|credential|api_?key|access_?key"
     r"|private_?key|auth_?token|access_?token|(^|_)token$|authorization)"
@@ -169,7 +169,9 @@ def redact(value: Any) -> Any:
 
 def _hide_query(match: re.Match[str]) -> str:
     pairs = (
-        pair if pair in _HARMLESS else f"{pair.partition('=')[0]}={HIDDEN}"
+        pair
+        if _HARMLESS.fullmatch(pair.rstrip(":,.;)"))
+        else f"{pair.partition('=')[0]}={HIDDEN}"
         for pair in match[1].split("&")
     )
     return "?" + "&".join(pairs)

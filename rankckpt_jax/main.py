@@ -128,7 +128,7 @@ def main(argv: list[str]) -> int:
     if _LIST.value:
         from rankckpt_jax.run import lists
 
-        print(lists.LISTS[_LIST.value]())
+        _print(lists.LISTS[_LIST.value]())
         return 0
     from rankckpt_jax.devices import mapping, processes, signals
     from rankckpt_jax.run.run import run
@@ -165,7 +165,7 @@ def main(argv: list[str]) -> int:
         # A regular exit would wait for the lost process.
         os._exit(signals.EXIT_RETRY)
     if processes.is_main_process():
-        print(ranking)
+        _print(str(ranking))
     if any(row.failure for row in ranking.rows):
         return 1
     ranks = bool(ranking.scored_rows) and not ranking.ranks_nothing
@@ -177,6 +177,15 @@ def run() -> None:
     interrupt.handle()
     sys.excepthook = _print_redacted
     app.run(main, flags_parser=_parse)
+
+
+def _print(text: str) -> None:
+    """Print a text, also if its reader stops early, as `head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes standard output again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Redacted(logging.Formatter):

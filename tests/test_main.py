@@ -107,6 +107,15 @@ def test_main_prints_one_message_for_bad_flags(given, message, monkeypatch, caps
     assert message in text and text.count("\n") < 8
 
 
+@pytest.mark.multiprocess
+def test_main_prints_a_list_to_a_reader_that_stops_early():
+    command = [sys.executable, "-m", "rankckpt_jax.main", "--list=measures"]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_main_prints_tracebacks_only_with_debug(debug):
     command = [sys.executable, "-m", "rankckpt_jax.main", "--config.zzz=1"]

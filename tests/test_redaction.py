@@ -22,6 +22,7 @@ SECRETS = {
     "a/b,https://u:hunter2@h/x.zip!/run,c": "a/b,https://[hidden]@h/x.zip!/run,c",
 }
 PLAIN = (
+    "https://host/a.zip?download=1: not found",
     "https://tfhub.dev/vtab/sup-100/1?tf-hub-format=compressed",
     "https://host:8080/a.zip!/run/model.ckpt-300#signature=default&output=pre_logits",
     "C:/x/a@b.zip, mail@host, runs/*/net?.ckpt, did you mean 'x'? a=b",

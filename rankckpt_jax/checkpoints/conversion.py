@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -56,7 +57,7 @@ def load_or_convert(
     }
     for field, value in choices.items():
         key[field] = list(value) if isinstance(value, tuple) else value
-    name = files.digest(fingerprint, str(options.image_size))[:16]
+    name = files.digest(fingerprint, json.dumps(choices))[:16]
     directory = epath.Path(cache) / name
     backbone = load(directory, key)
     if backbone is None:

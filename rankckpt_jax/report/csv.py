@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 
 from rankckpt_jax.errors import InputError
@@ -20,7 +21,7 @@ _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|[ntr\\])")
 def to_csv(ranking: Ranking) -> str:
     """Return all columns of a ranking, with numbers in full precision.
 
-    Unknown values are empty; a score that came out as NaN is `nan`. A text that a
+    Unknown values and NaN are empty. A text that a
     spreadsheet would run as a formula gets a leading apostrophe, as OWASP advises
     against CSV injection. Numbers are never changed, not even negative ones. `from_csv`
     and `read_cell` restore the text.
@@ -125,6 +126,6 @@ def read_cell(cell: str) -> str:
 
 def _number_cell(value: float | None) -> str:
     """Return the shortest decimal that reads back as the same number."""
-    if value is None:
+    if value is None or math.isnan(value):
         return ""
     return str(value) if isinstance(value, int) else repr(float(value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from rankckpt_jax.checkpoints import sources
 from rankckpt_jax.configs import default
 from rankckpt_jax.data import preprocess
 from rankckpt_jax.data.splits import Task
@@ -98,11 +99,8 @@ def check(config: Any, stages: Collection[str], measures: Collection[str]) -> No
             found=", ".join(measures),
             fix="add nleep, or leave `ablate` out of config.stages",
         )
-    for field, minimum in (
-        ("batch_size", 1),
-        ("image_size", 0),
-        ("image_cache_gigabytes", 0),
-    ):
+    sources.check_image_size(config.image_size, "config.image_size")
+    for field, minimum in (("batch_size", 1), ("image_cache_gigabytes", 0)):
         # Not `<`, which is false for NaN.
         if not config[field] >= minimum:
             raise InputError(

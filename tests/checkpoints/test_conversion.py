@@ -37,6 +37,19 @@ def test_load_hub_converts_a_module_once(
     assert (first.name, second.name) == ("a", "b")
 
 
+def test_load_hub_keeps_conversions_with_different_options(small, tmp_path, caplog):
+    caplog.set_level("INFO")
+    for output in ("pre_logits", "", "pre_logits", ""):
+        for input_range in ((0.0, 255.0), None):
+            checkpoints.load_hub(
+                small.directory,
+                output=output,
+                input_range=input_range,
+                cache=tmp_path,
+            )
+    assert caplog.text.count("; converting ...") == 4
+
+
 def test_load_hub_converts_a_damaged_conversion_again(small, tmp_path, caplog):
     graph = small.directory
     first = checkpoints.load_hub(graph, cache=tmp_path)

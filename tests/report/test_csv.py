@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ def test_to_csv_writes_rows_in_order(realistic):
 
 
 def test_to_csv_writes_numbers_in_full_precision():
-    scores = [-1 / 3, -1e-17, 2.0**60 + 0.1, float("nan")]
+    scores = [-1 / 3, -1e-17, 2.0**60 + 0.1]
     rows = [
         Row(str(i), scores={"nleep": score}, accuracy=1 / 7)
         for i, score in enumerate(scores)
@@ -39,6 +40,12 @@ def test_to_csv_writes_numbers_in_full_precision():
     for i, score in enumerate(scores):
         assert lines[str(i)]["nleep"] == repr(score)
         assert float(lines[str(i)]["accuracy"]) == 1 / 7
+
+
+def test_to_csv_leaves_cells_of_nan_empty():
+    row = Row("a", scores={"nleep": math.nan}, spreads={"nleep": math.nan})
+    [line] = _read(rank("t", ["nleep"], [row]))
+    assert line["nleep"] == line["nleep_spread"] == ""
 
 
 def test_to_csv_escapes_formulas(hostile):

@@ -104,6 +104,11 @@ CHECKPOINTS = [
         lambda s: (s.index.write_bytes(s.index.read_bytes()[:100]), s.load()),
     ),
     Refused(
+        "an image size of 3",
+        ("first/model.ckpt", "expected: 8 to 1024", "found: 3"),
+        lambda s: checkpoints.load(f"{s.pool}/first/model.ckpt#image_size=3"),
+    ),
+    Refused(
         "no .index",
         ("index is missing", "model.ckpt.index"),
         lambda s: (s.index.unlink(), s.load()),
@@ -279,6 +284,14 @@ CONFIGS = [
         "no images a step",
         ("config.batch_size", "at least 1", "0"),
         lambda s: s.run(batch_size=0),
+    ),
+    *(
+        Refused(
+            f"images of {size} pixels",
+            ("config.image_size", "8 to 1024", str(size)),
+            lambda s, size=size: s.run(image_size=size),
+        )
+        for size in (-1, 1, 3_000, 100_000)
     ),
     Refused("a negative seed", ("seed", "at least 0", "-1"), lambda s: s.run(seed=-1)),
     Refused(

@@ -249,7 +249,8 @@ def _image_size(network: Network, given: int, handle: str) -> int:
             "pixels only",
             where=handle,
             found=f"{given} x {given}",
-            fix="leave config.image_size at 0 for this checkpoint",
+            fix=f"remove #image_size={given} from the checkpoint's name, or leave "
+            "config.image_size at 0",
         )
     if given or network.image_size:
         return given or network.image_size or 0

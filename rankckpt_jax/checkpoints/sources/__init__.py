@@ -27,6 +27,25 @@ from etils import epath
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.storage import files
 
+IMAGE_SIZES = (8, 1024)
+"""The smallest and the largest side of images that can be set, in pixels.
+
+No published classifier was trained on larger ones, and a batch would fill the memory.
+"""
+
+
+def check_image_size(size: int, where: str) -> None:
+    """Raise InputError unless a size is 0, for the default, or in IMAGE_SIZES."""
+    low, high = IMAGE_SIZES
+    if size != 0 and not low <= size <= high:
+        raise InputError(
+            f"Images of {size} x {size} pixels cannot be used",
+            where=where,
+            expected=f"{low} to {high}, or 0 for each checkpoint's own size",
+            found=str(size),
+            fix="leave it out for the default; most networks use 224",
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -53,6 +72,10 @@ class Options:
     input_mean: tuple[float, float, float] | None = None
     architecture: str = ""
     use_moving_averages: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the image size."""
+        check_image_size(self.image_size, f"image_size of {self.handle or self.name}")
 
 
 @functools.cache

@@ -83,6 +83,8 @@ def load(path: epath.Path, options: Options) -> Backbone:
             fix=f"save it again with the installed Keras, {keras.__version__}",
         ) from error
     output, image_size = options.output or None, options.image_size or None
+    if options.input_range is None:
+        _warn_of_range(model)
     network = read_model(model, where, output, image_size)
     # The chosen layer is the only output now.
     remaining = dataclasses.replace(options, output="")
@@ -157,7 +159,7 @@ def _by_name(model: Any, outputs: Any) -> dict[str, Any]:
 
 
 def _pixels(model: Any) -> dict[str, Any]:
-    """Return the preprocessing of a model, from its layers and its name."""
+    """Return the preprocessing of a model if its layers or its name show it."""
     if any(type(layer).__name__ in _SCALING for layer in _layers(model)):
         return {"input_range": (0.0, 255.0)}
     if _CAFFE.fullmatch(model.name):
@@ -166,12 +168,16 @@ def _pixels(model: Any) -> dict[str, Any]:
         return {"input_range": (0.0, 1.0), "pixels": _TORCH_PIXELS}
     if _SYMMETRIC.fullmatch(model.name):
         return {"input_range": (-1.0, 1.0)}
-    _log.warning(
-        "%s: input range unknown; assuming [0, 1]. To set another, append "
-        "#input_range=LOW:HIGH to the checkpoint's name",
-        model.name,
-    )
-    return {"input_range": (0.0, 1.0)}
+    return {}
+
+
+def _warn_of_range(model: Any) -> None:
+    if not _pixels(model):
+        _log.warning(
+            "%s: input range unknown; assuming [0, 1]. To set another, append "
+            "#input_range=LOW:HIGH to the checkpoint's name",
+            model.name,
+        )
 
 
 def _layers(model: Any) -> Iterator[Any]:

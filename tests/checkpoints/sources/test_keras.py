@@ -232,3 +232,18 @@ def test_convert_of_an_application_matches_keras(keras, name):
     )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(stats))
+
+
+@pytest.mark.parametrize("input_range", [None, (0.0, 255.0)])
+def test_load_hub_logs_an_assumed_range_only(
+    keras, model, tmp_path, caplog, input_range
+):
+    model.save(tmp_path / "net.keras")
+    checkpoints.load_hub(tmp_path / "net.keras", input_range=input_range)
+    assert ("assuming [0, 1]" in caplog.text) == (input_range is None)
+
+
+def test_load_hub_of_a_fixed_size_names_the_option_to_remove(keras, model, tmp_path):
+    model.save(tmp_path / "net.keras")
+    with pytest.raises(InputError, match="remove #image_size=48"):
+        checkpoints.load(f"{tmp_path}/net.keras#image_size=48")
