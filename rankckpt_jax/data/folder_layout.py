@@ -80,6 +80,12 @@ def find(root: pathlib.Path) -> Layout:
         ]
         places = {s: place for s, place in places.items() if place not in unlabeled}
         found_classes = _read_splits(places)
+        if labels.is_file() and label_file.lists_images(labels):
+            text = f"{label_file.NAME} is ignored, because the splits have folders of "
+            ignored = (f"{text}classes; remove one of the two",)
+            found_classes = dataclasses.replace(
+                found_classes, warnings=(*found_classes.warnings, *ignored)
+            )
     by_split, warnings = _unify_names(found_classes.by_split)
     taken = [
         f"{place.name!r} taken as {split}"

@@ -33,6 +33,10 @@ _BRANDS |= {b"mif1": "HEIC", b"msf1": "HEIC"}
 
 _ORIENTATION_TAG = 0x0112
 _EXIF = b"Exif\0\0"
+# EXIF data fits into a segment of a JPEG file.
+_MAX_EXIF_BYTES = 1 << 16
+# Parts of a file in front of its pixels; a hostile one could have millions.
+_MAX_PARTS = 1000
 # Markers of a JPEG file that start its frame; C4, C8 and CC are tables.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -89,10 +93,10 @@ def _read_jpeg(file: BinaryIO) -> Header:
     """Read the segments of a JPEG file up to its frame."""
     file.seek(2)
     orientation = 1
-    while True:
+    for _ in range(_MAX_PARTS):
         marker = file.read(2)
         if len(marker) < 2 or marker[0] != 0xFF:
-            return Header("JPEG", orientation)
+            break
         if marker[1] == 0xFF:  # A fill byte.
             file.seek(-1, 1)
             continue
@@ -102,32 +106,35 @@ def _read_jpeg(file: BinaryIO) -> Header:
             why = f"a JPEG file of {bits} bits per sample; convert it to 8 bits"
             return Header("JPEG", orientation, "" if bits == 8 else why)
         if marker[1] == 0xE1 and orientation == 1:
-            segment = file.read(length - 2)
+            segment = file.read(max(length - 2, 0))
             if segment.startswith(_EXIF):
                 orientation = _orientation(segment)
         else:
             file.seek(length - 2, 1)
+    return Header("JPEG", orientation)
 
 
 def _png_exif(file: BinaryIO) -> bytes:
     """Return the EXIF data in front of the pixels of a PNG file."""
     file.seek(8)
-    while True:
+    for _ in range(_MAX_PARTS):
         length, name = struct.unpack(">I4s", file.read(8))
         if name == b"eXIf":
-            return file.read(length)
+            return file.read(min(length, _MAX_EXIF_BYTES))
         if name in (b"IDAT", b"IEND"):
-            return b""
+            break
         file.seek(length + 4, 1)
+    return b""
 
 
 def _webp_exif(file: BinaryIO) -> bytes:
     file.seek(12)
-    while True:
+    for _ in range(_MAX_PARTS):
         name, length = struct.unpack("<4sI", file.read(8))
         if name == b"EXIF":
-            return file.read(length)
+            return file.read(min(length, _MAX_EXIF_BYTES))
         file.seek(length + length % 2, 1)
+    return b""
 
 
 def _orientation(exif: bytes) -> int:

@@ -220,6 +220,7 @@ def test_run_drops_the_same_images_for_all_checkpoints(scene, caplog, monkeypatc
             (place / row.checkpoint / "features/train/manifest.json").read_text()
         )
         assert manifest["request"]["count"] == 24
+        assert manifest["request"]["orientation"] == "EXIF"
         assert set(manifest["result"]["images_left_out"]) == {
             "train/green/a.jpg",
             "train/green/c <b>.jpg",

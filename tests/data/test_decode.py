@@ -211,6 +211,13 @@ def why_unreadable(data):
         return corrupt_images.reason(error)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_decode_equals_pillow_on_cmyk(kind):
+    data = saved(Image.fromarray(SMOOTH).convert("CMYK"), kind)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(decode.decode(data).numpy(), expected)
+
+
 UNREADABLE = {
     "12 of 16 bits": (deep("PNG", scale=16)[0], "only 12 of its 16 bits"),
     "12 of 16 bits in a TIFF": (deep("TIFF", scale=16)[0], "only 12 of its 16 bits"),
@@ -287,6 +294,23 @@ def test_damaged_exif_data_turns_nothing(data):
         image_headers.read(io.BytesIO(with_orientation("JPEG", 6)[:length]))
         image_headers.read(io.BytesIO(with_orientation("PNG", 6)[:length]))
         image_headers.read(io.BytesIO(with_orientation("WEBP", 6)[:length]))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff" * 10**6,
+        b"\xff\xd8\xff\xe1\0\0" + bytes(10**6),
+        b"\x89PNG\r\n\x1a\n" + (bytes(4) + b"tEXt" + bytes(4)) * 10**5,
+        b"RIFF\0\0\0\0WEBP" + bytes(10**6),
+    ],
+    ids=["fill bytes", "an empty segment", "empty chunks", "zeros"],
+)
+def test_header_of_hostile_files_is_read_quickly(data):
+    file = io.BytesIO(b"\xff\xd8\xff" + data if data[:3] == b"\xff\xff\xff" else data)
+    header = image_headers.read(file)
+    assert header.orientation == 1 and not header.why
+    assert file.tell() < 20_000
 
 
 LEFT_OUT = {

@@ -167,6 +167,13 @@ def test_labels_csv_about_classes_is_no_list_of_images(image_folder):
     assert sizes(tasks.from_folder(str(image_folder))) == {"train": 24, "test": 12}
 
 
+def test_labels_csv_beside_folders_of_classes_is_ignored_by_name(image_folder):
+    (image_folder / "labels.csv").write_text("train/red/0.jpg,crimson\n")
+    task = tasks.from_folder(str(image_folder))
+    assert task.class_names == ("blue", "green", "red")
+    assert "labels.csv is ignored" in task.warnings["folders"]
+
+
 STRAY_FOLDERS = ("@eaDir", "__MACOSX", ".ipynb_checkpoints", "$RECYCLE.BIN")
 STRAY_FILES = ("._0.jpg", "Thumbs.db", ".DS_Store", "desktop.ini")
 

@@ -211,6 +211,7 @@ def test_from_tfds_reads_the_named_splits(tfds_folder):
     assert task.name == "tiny_images" and task.class_names == ("even", "odd")
     sizes = {name: split.num_examples for name, split in task.splits.items()}
     assert sizes == {"train": 8, "val": 4, "test": 6, "trainval": 12}
+    assert {split.orientation for split in task.splits.values()} == {"as stored"}
     examples = read(task.splits["train"])
     assert [e["index"] for e in examples] == list(range(8))
     assert all(e["image"].shape == (4, 4, 3) for e in examples)
