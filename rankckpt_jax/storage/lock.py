@@ -5,16 +5,22 @@
 
 A run writes its own record and then reads the others, so of two runs that start at the
 same time at least one sees the other. The operating system releases the lock of a
-process that ends, however it ends; the next run removes such a record. A bucket has no
-locks: there every record counts until its run or the user removes it.
+process that ends, however it ends; the next run removes such a record.
+
+Buckets and some network file systems have no locks. There a record of this host counts
+while its process runs, which the process's number and start time identify. So a killed
+container can be restarted at once. A record of another host counts until its run or the
+user removes it. Dates are for the message only, because clocks differ.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
+import pathlib
 import socket
 import time
 import uuid
@@ -27,6 +33,9 @@ from etils import epath
 from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import files
+
+# Errors of file systems without locks.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 _log = logging.getLogger(__name__)
 
@@ -61,12 +70,12 @@ def exclusive(directory: epath.Path, shard: str = "") -> Iterator[None]:
 
 def _acquire(directory: epath.Path, shard: str) -> contextlib.ExitStack:
     """Return a context that releases the lock when it ends."""
-    on_bucket = files.is_on_bucket(directory)
     place = directory / ".lock"
     place.mkdir(parents=True, exist_ok=True)
+    has_locks = _has_locks(place)
     record = place / f"{shard or 'run'}-{uuid.uuid4().hex}.json"
     with contextlib.ExitStack() as held:
-        if not on_bucket:
+        if has_locks:
             # Without it two runs that start together would refuse each other.
             guard = held.enter_context(contextlib.ExitStack())
             guard.enter_context(filelock.FileLock(place / "guard.lock", timeout=60))
@@ -75,11 +84,28 @@ def _acquire(directory: epath.Path, shard: str) -> contextlib.ExitStack:
         held.callback(record.unlink, missing_ok=True)
         files.write_text_atomically(record, json.dumps(_holder(shard)))
         for other in files.matching(place, "*.json"):
-            if other != record and (on_bucket or not _remove_if_stale(other)):
-                _check_compatible(directory, shard, other, on_bucket)
-        if not on_bucket:
+            if other != record and not _remove_if_stale(other, has_locks):
+                _check_compatible(directory, shard, other, has_locks)
+        if has_locks:
             guard.close()
         return held.pop_all()
+
+
+def _has_locks(place: epath.Path) -> bool:
+    """Return whether the operating system can lock files in a directory."""
+    if files.is_on_bucket(place):
+        return False
+    probe = place / f"probe-{uuid.uuid4().hex}.lock"
+    try:
+        with filelock.FileLock(probe):
+            return True
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def _lock_file(record: epath.Path) -> epath.Path:
@@ -90,35 +116,71 @@ def _holder(shard: str) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "process": os.getpid(),
+        "process_start": _process_start(os.getpid()),
         "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "shard": shard,
     }
 
 
-def _remove_if_stale(record: epath.Path) -> bool:
+def _process_start(process: int) -> str:
+    """Return when a process of this host was started; empty if it does not run.
+
+    Numbers of processes are used again, above all in containers.
+    """
+    if not pathlib.Path("/proc/self/stat").exists():
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return ""
+        except PermissionError:  # Of another user.
+            pass
+        return "running"
+    try:
+        status = pathlib.Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return ""
+    # In ticks since the host was booted; the fields before it end with the name.
+    return status.rpartition(")")[2].split()[19]
+
+
+def _has_ended(holder: dict[str, Any]) -> bool:
+    """Return whether a record is of a process of this host that no longer runs."""
+    if holder.get("host") != socket.gethostname():
+        return False
+    return _process_start(holder.get("process", 0)) != holder.get("process_start")
+
+
+def _remove_if_stale(record: epath.Path, has_locks: bool) -> bool:
     """Remove the record of a process that has ended; return whether it had."""
+    if not has_locks:
+        holder = _read(record)
+        if not _has_ended(holder):
+            return False
+        record.unlink(missing_ok=True)
+        _log.info("Lock: %s has ended; taking over", _describe(holder))
+        return True
     try:
         with filelock.FileLock(_lock_file(record), timeout=0):
-            holder = _describe(_read(record))
+            described = _describe(_read(record))
             record.unlink(missing_ok=True)
     except filelock.Timeout:
         return False
     _lock_file(record).unlink(missing_ok=True)
-    _log.info("Lock: %s has ended; taking over", holder)
+    _log.info("Lock: %s has ended; taking over", described)
     return True
 
 
 def _check_compatible(
-    directory: epath.Path, shard: str, record: epath.Path, on_bucket: bool
+    directory: epath.Path, shard: str, record: epath.Path, has_locks: bool
 ) -> None:
     """Raise InputError unless this run and the holder work on different shards."""
     holder = _read(record)
     if shard and holder.get("shard") not in ("", None, shard):
         return
     fix = (
-        f"wait until it ends (if it has ended already, remove {record})"
-        if on_bucket
-        else "wait until it ends"
+        "wait until it ends"
+        if has_locks
+        else f"wait until it ends (if it has ended already, remove {record})"
     )
     raise InputError(
         "Another run is using this directory",
