@@ -18,7 +18,13 @@ from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.graphs import convert, saved_models
 from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
 from rankckpt_jax.checkpoints.graphs.network import Network
-from rankckpt_jax.checkpoints.sources import Options, fingerprint, keras_allowlist
+from rankckpt_jax.checkpoints.sources import (
+    Options,
+    fingerprint,
+    keras_allowlist,
+    keras_config,
+    keras_weights,
+)
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import InputError, unknown_name
 
@@ -58,8 +64,23 @@ def load(path: epath.Path, options: Options) -> Backbone:
     Raises:
       InputError: It cannot be read, or contains code.
     """
-    where = str(path)
-    keras_allowlist.check(path)
+    model = load_model(path)
+    output, image_size = options.output or None, options.image_size or None
+    if options.input_range is None:
+        _warn_of_range(model)
+    network = read_model(model, str(path), output, image_size)
+    # The chosen layer is the only output now.
+    remaining = dataclasses.replace(options, output="")
+    return convert.to_backbone(network, fingerprint(path, options), remaining)
+
+
+def load_model(path: epath.Path) -> Any:
+    """Return the `keras.Model` of a file of Keras 2 or 3, not compiled.
+
+    Raises:
+      InputError: It cannot be read, or contains code.
+    """
+    description = keras_allowlist.read(path)
     tensorflow()
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # Imported late, since it imports TensorFlow.
@@ -73,22 +94,33 @@ def load(path: epath.Path, options: Options) -> Backbone:
             found=keras.backend.backend(),
             fix="set KERAS_BACKEND=tensorflow",
         )
+
+    def hard_sigmoid(x: Any) -> Any:
+        return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+    own = {keras_config.HARD_SIGMOID["config"]: hard_sigmoid}
     try:
-        model = keras.saving.load_model(where, compile=False, safe_mode=True)
+        with keras.saving.custom_object_scope(own):
+            model = keras.saving.deserialize_keras_object(description, safe_mode=True)
+        keras_weights.load(model, path)
     except Exception as error:  # Keras raises errors of many types.
         raise InputError(
             "A Keras model cannot be loaded",
-            where=where,
-            found=str(error).strip().splitlines()[0] if str(error) else "",
-            fix=f"save it again with the installed Keras, {keras.__version__}",
+            where=str(path),
+            found=_reason(error),
+            fix="export it as a SavedModel with model.export(DIR), or save it again "
+            f"with the installed Keras, {keras.__version__}",
         ) from error
-    output, image_size = options.output or None, options.image_size or None
-    if options.input_range is None:
-        _warn_of_range(model)
-    network = read_model(model, where, output, image_size)
-    # The chosen layer is the only output now.
-    remaining = dataclasses.replace(options, output="")
-    return convert.to_backbone(network, fingerprint(path, options), remaining)
+    return model
+
+
+def _reason(error: Exception) -> str:
+    """Return the innermost cause that a message of Keras names."""
+    text = str(error).strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    causes = [line for line in lines if line.startswith("Exception encountered: ")]
+    cause = (causes or lines or [type(error).__name__])[-1 if causes else 0]
+    return cause.removeprefix("Exception encountered: ")
 
 
 def read_model(

@@ -18,6 +18,7 @@ from typing import Any
 
 from etils import epath
 
+from rankckpt_jax.checkpoints.sources import keras_config
 from rankckpt_jax.errors import InputError
 
 _LAYERS = """
@@ -58,13 +59,16 @@ _MODULES = re.compile(
 _OPERATIONS = re.compile(r"keras\.src\.ops\.\w+")
 _MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 _MOST_CONFIG = 256_000_000
-# Not read with compile=False.
-_TRAINING = "compile_config"
 
 
-def check(path: epath.Path | str) -> None:
-    """Raise `InputError` if a file is damaged, or could do anything except compute."""
-    refused = sorted({*refused_classes(_description(path))})
+def read(path: epath.Path | str) -> Any:
+    """Return a model's description, upgraded for Keras 3, after all checks.
+
+    Raises:
+      InputError: The file is damaged, or could do anything except compute.
+    """
+    description = keras_config.upgrade(*_description(path))
+    refused = sorted({*refused_classes(description)})
     if refused:
         raise InputError(
             "The Keras model contains code, or classes that may do more than compute",
@@ -74,10 +78,13 @@ def check(path: epath.Path | str) -> None:
             fix="export it as a SavedModel with model.export(DIR); nothing of this "
             "file was run",
         )
+    return description
 
 
-def _description(path: epath.Path | str) -> Any:
-    """Return the model's description, after a check of its weights' file.
+def _description(path: epath.Path | str) -> tuple[Any, str]:
+    """Return (the model's description, the version of Keras that wrote it).
+
+    The file of the weights is checked first.
 
     Raises:
       InputError: It cannot be read, or its parts are not those of `keras.Model.save`.
@@ -92,18 +99,23 @@ def _description(path: epath.Path | str) -> Any:
             if place.suffix != ".keras":
                 weights = stack.enter_context(h5py.File(file, "r"))
                 _check_links(path, weights)
-                return json.loads(weights.attrs["model_config"])
+                version = weights.attrs.get("keras_version", "")
+                return json.loads(weights.attrs["model_config"]), _text(version)
             archive = stack.enter_context(zipfile.ZipFile(file))
             _check_members(path, archive)
             if _MEMBERS[2] in archive.namelist():
                 member = stack.enter_context(archive.open(_MEMBERS[2]))
                 _check_links(path, stack.enter_context(h5py.File(member, "r")))
-            return json.loads(archive.read("config.json"))
+            version = ""
+            if _MEMBERS[0] in archive.namelist():
+                metadata = json.loads(archive.read(_MEMBERS[0]))
+                version = _text(metadata.get("keras_version", ""))
+            return json.loads(archive.read("config.json")), version
     except InputError:
         raise
     except (
         *(OSError, KeyError, ValueError, RuntimeError, RecursionError),
-        *(NotImplementedError, zipfile.BadZipFile),
+        *(TypeError, AttributeError, NotImplementedError, zipfile.BadZipFile),
     ) as error:
         raise InputError(
             "A Keras model cannot be read",
@@ -112,6 +124,10 @@ def _description(path: epath.Path | str) -> Any:
             found=str(error).strip().splitlines()[0] if str(error) else "",
             fix="copy it again, or save the complete model instead of its weights",
         ) from error
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _check_members(path: epath.Path | str, archive: zipfile.ZipFile) -> None:
@@ -172,7 +188,7 @@ def refused_classes(description: Any) -> Iterator[str]:
     if isinstance(description, list):
         for item in description:
             yield from refused_classes(item)
-    if not isinstance(description, dict):
+    if not isinstance(description, dict) or description == keras_config.HARD_SIGMOID:
         return
     name, module = description.get("class_name"), description.get("module")
     if name is not None or module is not None:
@@ -182,6 +198,5 @@ def refused_classes(description: Any) -> Iterator[str]:
         )
         if name == "function" or not (operation or (known and str(name) in CLASSES)):
             yield f"{module}.{name}" if module else str(name)
-    for key, value in description.items():
-        if key != _TRAINING:
-            yield from refused_classes(value)
+    for value in description.values():
+        yield from refused_classes(value)
