@@ -3,13 +3,13 @@
 import gc
 import os
 import shutil
+import subprocess
+import sys
 
 import jax
-import numpy as np
 import pytest
 
 from rankckpt_jax.configs import default
-from rankckpt_jax.devices import mapping
 from rankckpt_jax.features import extract
 from rankckpt_jax.run import run as run_lib
 
@@ -51,19 +51,30 @@ def test_run_leaks_nothing_with_more_checkpoints_of_a_network(run):
     assert run(12) == after_two
 
 
-def test_bounded_cache_drops_programs(monkeypatch):
-    monkeypatch.setattr(mapping, "MAX_PROGRAMS", 2)
+DROPS = """
+import gc
+import jax, numpy as np
+from tests.test_long_runs import programs
 
-    @mapping.bounded_cache
-    def scale(factor):
-        return mapping.map_devices(lambda x: factor * x)
+mapping.MAX_PROGRAMS = 2
 
-    after = []
-    for factor in range(1, 8):
-        (value,) = scale(factor)(np.ones((jax.local_device_count(), 1)))[0]
-        assert value == factor
-        gc.collect()
-        after.append(programs())
-    assert scale(7) is scale(7)
-    # The count repeats after the first time that programs were dropped.
-    assert after[2:4] == after[4:6] and after[6] == after[2]
+@mapping.bounded_cache
+def scale(factor):
+    return mapping.map_devices(lambda x: factor * x)
+
+after = []
+for factor in range(1, 8):
+    (value,) = scale(factor)(np.ones((jax.local_device_count(), 1)))[0]
+    assert value == factor
+    gc.collect()
+    after.append(programs())
+assert scale(7) is scale(7)
+# The count repeats after the first time that programs were dropped.
+assert after[2:4] == after[4:6] and after[6] == after[2], after
+"""
+
+
+def test_bounded_cache_drops_programs():
+    # In another process, because it drops the programs of all other tests as well.
+    done = subprocess.run([sys.executable, "-c", DROPS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

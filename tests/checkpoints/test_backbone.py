@@ -37,7 +37,7 @@ def _backbone(name, classes=0, size=32, seed=0):
 def test_apply_compiles_once_per_architecture():
     # As in the benchmark's second group: pre-training on ImageNet, iNaturalist, Places.
     pool = [
-        _backbone("resnet_v1_50", classes, seed=4 * i + j)
+        _backbone("mobilenet_v1_025", classes, seed=4 * i + j)
         for i, classes in enumerate((1000, 5089, 365))
         for j in range(4)
     ]

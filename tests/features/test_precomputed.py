@@ -14,21 +14,24 @@ from rankckpt_jax.storage import store
 
 @pytest.fixture
 def folder(tmp_path):
-    """Features of three checkpoints, whose classes are ever further apart."""
+    """Features of three checkpoints, whose classes are ever further apart.
+
+    They have the shapes of `tests.measures.data`, to share compiled programs.
+    """
     rng = np.random.default_rng(0)
-    labels = np.arange(60) % 3
-    means = rng.normal(size=(3, 8))
+    labels = np.arange(240) % 4
+    means = rng.normal(size=(4, 12))
     directory = tmp_path / "mine"
     directory.mkdir()
     for i, separation in enumerate((0.2, 1.0, 3.0)):
-        features = separation * means[labels] + rng.normal(size=(60, 8))
+        features = separation * means[labels] + rng.normal(size=(240, 12))
         np.savez(
             directory / f"net{i}.npz",
             features=features.astype(np.float32),
             labels=labels,
             accuracy=np.float64(0.4 + 0.2 * i),
             num_parameters=1000 * (i + 1),
-            **({} if i == 1 else {"logits": features[:, :5]}),
+            **({} if i == 1 else {"logits": features[:, :6]}),
         )
     return directory
 
@@ -74,8 +77,8 @@ def test_run_keeps_bad_files_as_failed_rows(folder, tmp_path):
     bad = {
         "strings": ({"features": good["features"].astype(str)}, "real numbers"),
         "objects": ({"features": good["features"].astype(object)}, "pickle"),
-        "one-hot": ({"labels": np.eye(3)[good["labels"]]}, "argmax"),
-        "multi-hot": ({"labels": np.ones((60, 3), int)}, "multi-label"),
+        "one-hot": ({"labels": np.eye(4)[good["labels"]]}, "argmax"),
+        "multi-hot": ({"labels": np.ones((240, 3), int)}, "multi-label"),
         "percent": ({"accuracy": 87.5}, "divide percentages by 100"),
         "infinite": ({"num_parameters": np.inf}, "num_parameters is not a count"),
         "negative": ({"num_parameters": -3}, "num_parameters is not a count"),
@@ -84,7 +87,7 @@ def test_run_keeps_bad_files_as_failed_rows(folder, tmp_path):
     }
     fine = {
         "big-endian": {"features": good["features"].astype(">f4")},
-        "names": {"labels": np.array(["x", "y", "z"])[good["labels"]]},
+        "names": {"labels": np.array(["w", "x", "y", "z"])[good["labels"]]},
         "floats": {"labels": good["labels"].astype(np.float64)},
         "column": {"labels": good["labels"][:, None]},
         "rounded": {"accuracy": 1.0000001},

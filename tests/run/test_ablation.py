@@ -11,14 +11,17 @@ FEW = {"energy": (0.5, 0.8), "components_per_class": (1, 2)}
 
 @pytest.fixture
 def nets(tmp_path):
-    """Features of three checkpoints with increasing separation of the classes."""
+    """Features of three checkpoints with increasing separation of the classes.
+
+    They have the shapes of `tests.measures.data`, to share compiled programs.
+    """
     rng = np.random.default_rng(0)
-    labels = np.arange(60) % 3
-    means = rng.normal(size=(3, 8))
+    labels = np.arange(240) % 4
+    means = rng.normal(size=(4, 12))
     nets = {}
     (tmp_path / "mine").mkdir()
     for i, separation in enumerate((0.3, 1.5, 3.0)):
-        features = separation * means[labels] + rng.normal(size=(60, 8))
+        features = separation * means[labels] + rng.normal(size=(240, 12))
         nets[f"net{i}"] = features.astype(np.float32), labels
         np.savez(
             tmp_path / "mine" / f"net{i}.npz",

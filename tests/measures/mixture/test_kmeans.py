@@ -41,7 +41,8 @@ def test_inertia_matches_scikit_learn_for_separated_clusters(few_per_component):
 @pytest.mark.shared
 def test_inertia_matches_scikit_learn_on_real_features(real):
     x = np.asarray(pca.transform(pca.fit(real.features), real.features))
-    check_inertia(x, 510, 0.01)
+    # A third of the images, as many for each cluster as with five clusters per class.
+    check_inertia(x[::3], 170, 0.01)
 
 
 def test_empty_clusters_are_filled():
