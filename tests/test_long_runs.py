@@ -54,6 +54,7 @@ def test_run_leaks_nothing_with_more_checkpoints_of_a_network(run):
 DROPS = """
 import gc
 import jax, numpy as np
+from rankckpt_jax.devices import mapping
 from tests.test_long_runs import programs
 
 mapping.MAX_PROGRAMS = 2
