@@ -42,6 +42,13 @@ def _configs() -> pathlib.Path:
     return pathlib.Path(next(iter(spec.submodule_search_locations)))
 
 
+def _exists(path: str) -> bool:
+    try:
+        return pathlib.Path(path).exists()
+    except (OSError, ValueError):  # No file can have this name.
+        return False
+
+
 @contextlib.contextmanager
 def _refusing(argv: list[str]) -> Iterator[None]:
     """Exit with code 2 and one message instead of a traceback for unusable flags."""
@@ -97,6 +104,35 @@ def _flag_error(error: Exception, argv: list[str]) -> InputError:
     )
 
 
+def _complete(argv: list[str]) -> list[str]:
+    """Return flags in the form that ml_collections reads.
+
+    Files of flags (--flagfile) are inserted, `--config FILE` becomes `--config=FILE`,
+    and `configs/NAME.py` also names the package's own configs.
+    """
+    given = flags.FlagValues().read_flags_from_files(argv, force_gnu=False)
+    completed: list[str] = []
+    while given:
+        argument = given.pop(0)
+        flag, separator, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            if not separator and given:
+                value = given.pop(0)
+            argument = f"--config={_find_config(value)}"
+        completed.append(argument)
+    return completed
+
+
+def _find_config(value: str) -> str:
+    """Return the file of a config, with the argument after a colon."""
+    path, colon, argument = value.partition(":")
+    own = _configs() / pathlib.Path(path).name
+    is_relative = os.path.normpath(path).startswith(f"configs{os.sep}")
+    if _exists(value) or _exists(path) or not (is_relative and own.is_file()):
+        return value
+    return f"{own}{colon}{argument}"
+
+
 def _define(values: flags.FlagValues, argv: list[str]) -> flags.FlagHolder:
     """Define the flag `config`, which loads the default config immediately."""
     with _refusing(argv):
@@ -105,7 +141,7 @@ def _define(values: flags.FlagValues, argv: list[str]) -> flags.FlagHolder:
             str(_configs() / "demo.py"),
             "A file of configs/, or your own; the demo by default.",
             flag_values=values,
-            sys_argv=argv,
+            sys_argv=_complete(argv),
         )
 
 
@@ -137,6 +173,7 @@ def main(argv: list[str]) -> int:
     mapping.split_cpu_devices()
     try:
         processes.join(**_CONFIG.value.distributed)
+        processes.check_devices()
         if not processes.is_main_process():
             logging.getLogger("rankckpt_jax").setLevel(logging.ERROR)
         ranking = run(_CONFIG.value)
@@ -218,32 +255,17 @@ def _parse(
     values: flags.FlagValues = flags.FLAGS,
     config: flags.FlagHolder = _CONFIG,
 ) -> list[str]:
-    """Parse flags; `configs/NAME.py` also finds the package's own configs."""
-    resolved = []
-    for argument in argv:
-        flag, _, value = argument.partition("=")
-        if flag in ("--config", "-config") and not _exists(value):
-            path, _, config_argument = value.partition(":")
-            candidate = _configs() / pathlib.Path(path).name
-            if path.startswith("configs/") and candidate.is_file():
-                value = str(candidate) + (config_argument and f":{config_argument}")
-                argument = f"{flag}={value}"
-        resolved.append(argument)
-    if {"--help", "--helpfull", "--helpshort", "-h"} & set(resolved):
-        return app.parse_flags_with_usage(resolved)
-    with _refusing(resolved):
+    """Parse flags; see `_complete`."""
+    with _refusing(argv):
+        completed = _complete(argv)
+    if {"--help", "--helpfull", "--helpshort", "-h"} & set(completed):
+        return app.parse_flags_with_usage(completed)
+    with _refusing(completed):
         # absl's own parser would show tracebacks of some errors.
-        left = values(resolved)
+        left = values(completed)
         # ml_collections reports a missing file only when an attribute is read.
-        assert config.value.keys
+        config.value.keys()
         return left
-
-
-def _exists(path: str) -> bool:
-    try:
-        return pathlib.Path(path).exists()
-    except (OSError, ValueError):  # No file can have this name.
-        return False
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -123,3 +125,58 @@ def test_main_prints_tracebacks_only_with_debug(debug):
     done = subprocess.run(command, capture_output=True, text=True)
     assert ("Traceback" in done.stderr) == debug
     assert done.returncode == (1 if debug else 2)
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(*arguments, options=(), cwd=ROOT, **environment):
+    """Run the command line on a folder of images that does not exist."""
+    path = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.run(
+        [sys.executable, *options, "-m", "rankckpt_jax.main", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **path, **environment},
+    )
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--config", "configs/folder.py", "--config.task.path", "no/images"],
+        ["--config=./configs/folder.py", "--config.task.path=no/images"],
+        ["--flagfile=flags"],
+        ["--flagfile", "flags"],
+    ],
+)
+def test_main_accepts_the_usual_forms_of_flags(given, tmp_path):
+    (tmp_path / "flags").write_text(
+        "--config=configs/folder.py\n--config.task.path=no/images\n"
+    )
+    done = start(*given, "--config.checkpoints=none", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: No training images"), done.stderr
+    assert "no/images/train" in done.stderr
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("given", "options", "environment", "message"),
+    [
+        (["--config=absent.py"], ["-O"], {}, "The config cannot be read"),
+        (["--config", "absent.py"], [], {}, "where: --config=absent.py"),
+        (["--flagfile=absent"], [], {}, "absent"),
+        ([], [], {"JAX_PLATFORMS": "rocm"}, "where: JAX_PLATFORMS=rocm"),
+        (["--config.workdir=file:///tmp/runs"], [], {}, "scheme file://"),
+        (["--config.workdir=hdfs://host/runs"], [], {}, "gs://BUCKET/PATH"),
+    ],
+)
+def test_main_prints_one_message(given, options, environment, message):
+    done = start(*given, options=options, **environment)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("Error: ") and len(lines) < 7, done.stderr
+    assert message in done.stderr

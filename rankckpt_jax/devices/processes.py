@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import warnings
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -29,6 +30,9 @@ _log = logging.getLogger(__name__)
 # Time after which the other processes notice that one has died.
 _HEARTBEAT_SECONDS = 60
 
+# Variables with the number of processes, by which Slurm and Open MPI start programs.
+_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+
 Result = TypeVar("Result")
 
 
@@ -41,7 +45,9 @@ def join(
     """Connect the processes of a run. Call it before JAX creates its devices.
 
     On Cloud TPU, GKE, Slurm and with Open MPI, JAX finds the arguments in the
-    environment. Without such an environment the run has a single process.
+    environment. Without such an environment the run has a single process. All processes
+    of a run have the same command line. In a step of Slurm or a job of Open MPI only
+    such processes meet, because the coordinator's port depends on it.
 
     Args:
       coordinator: "HOST:PORT" of process 0; empty to read the environment.
@@ -66,6 +72,10 @@ def join(
     elif "COLAB_RELEASE_TAG" in os.environ:
         # A single host, although its TPU looks like part of a cluster.
         return
+    elif sizes := [os.environ[name] for name in _SIZES if name in os.environ]:
+        if set(sizes) == {"1"}:
+            return
+        os.environ.setdefault("JAX_COORDINATOR_PORT", str(_port()))
     what = f"process {process_id} of {num_processes}" if coordinator else "this process"
     where = coordinator or "the coordinator named by the cluster's environment"
 
@@ -76,7 +86,8 @@ def join(
             where=where,
             expected="all processes running, and the coordinator to be the address of "
             "process 0, reachable from all of them",
-            fix="start all processes at about the same time; check config.distributed "
+            fix="start all processes at about the same time and with the same command "
+            "line; give other runs a Slurm step of their own; check config.distributed "
             "and the firewall; for slower starts raise "
             "config.distributed.timeout_seconds",
         )
@@ -103,6 +114,33 @@ def join(
         # No cluster: a single process.
     finally:
         watch.cancel()
+
+
+def _port() -> int:
+    """Return a port for the processes with this command line in this step."""
+    step = [os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID")]
+    digest = zlib.crc32("\0".join([*step, *sys.argv[1:]]).encode(errors="replace"))
+    # The range from which JAX chooses by the job alone.
+    return 61_440 + digest % 4096
+
+
+def check_devices() -> None:
+    """Check that JAX has a device. Call it after `join`.
+
+    Raises:
+      InputError: The platform that JAX_PLATFORMS names is not there.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        raise InputError(
+            "JAX cannot use the devices of this machine",
+            where=f"JAX_PLATFORMS={platforms}" if platforms else "jax.devices()",
+            expected="cpu, or cuda or tpu with the device and its driver present",
+            found=str(error).strip().splitlines()[0],
+            fix="unset JAX_PLATFORMS, or install the extra [cuda] or [tpu]",
+        ) from error
 
 
 def _check_distributed(coordinator: str, given: dict[str, int | None]) -> None:
