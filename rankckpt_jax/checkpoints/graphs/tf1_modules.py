@@ -18,7 +18,12 @@ from etils import epath
 
 from rankckpt_jax.checkpoints.graphs import flat_graph, signatures
 from rankckpt_jax.checkpoints.graphs.network import Function, Network, Shape
-from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files, protobuf
+from rankckpt_jax.checkpoints.tensorflow_files import (
+    checkpoint_files,
+    protobuf,
+    tensor_bundle,
+)
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import InputError, some
 
 HUB_MODULE = "tfhub_module.pb"
@@ -26,6 +31,8 @@ HUB_MODULE = "tfhub_module.pb"
 
 _log = logging.getLogger(__name__)
 
+# Description of the objects in a checkpoint of objects.
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _MOVING = re.compile(r"(.*/)?moving_(mean|variance)")
 
 
@@ -58,6 +65,7 @@ def read(where: str, graphs: list[Any], signature: str | None) -> Network:
     stored: Mapping[str, Any] = {}
     if epath.Path(f"{prefix}.index").exists():
         stored = checkpoint_files.shapes(prefix)
+    objects = _object_keys(prefix) if _OBJECT_GRAPH in stored else {}
     functions = [_graph_function(evaluation, key, where)]
     if training is not None:
         if key in training.signature_def:
@@ -76,7 +84,8 @@ def read(where: str, graphs: list[Any], signature: str | None) -> Network:
             node = function.flat.nodes[name]
             dtypes[name] = int(node.attr["dtype"].type)
             shared = node.attr["shared_name"].s.decode()
-            keys[name] = shared if name not in stored and shared in stored else name
+            candidates = (name, shared, objects.get(name, ""), objects.get(shared, ""))
+            keys[name] = next((key for key in candidates if key in stored), name)
 
     def values(names: Iterable[str]) -> dict[str, np.ndarray]:
         names = list(names)
@@ -104,6 +113,29 @@ def read(where: str, graphs: list[Any], signature: str | None) -> Network:
         image_size=signatures.size_of(functions[0].image_shape, where)
         or _attached_size(evaluation),
     )
+
+
+def _object_keys(prefix: str) -> dict[str, str]:
+    """Return the keys of variables in a checkpoint of objects, by their names.
+
+    Keras of TensorFlow 1.15 writes such checkpoints beside a graph of TensorFlow 1.
+    """
+    # Imported late, since it imports TensorFlow.
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    tensor_bundle.check(prefix)
+    try:
+        data = tensorflow().train.load_checkpoint(prefix).get_tensor(_OBJECT_GRAPH)
+        graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(data)
+    except Exception as error:  # TensorFlow and protobuf raise errors of many types.
+        raise InputError(
+            "The objects of a checkpoint cannot be read",
+            where=f"{prefix}.index",
+            found=str(error),
+            fix="copy the directory variables/ again",
+        ) from error
+    attributes = [attribute for node in graph.nodes for attribute in node.attributes]
+    return {item.full_name: item.checkpoint_key for item in attributes}
 
 
 def _by_tags(graphs: list[Any], where: str) -> tuple[Any, Any | None]:

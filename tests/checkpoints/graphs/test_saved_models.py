@@ -287,3 +287,18 @@ def test_flatten_inlines_function_calls():
     features, updates = jax_function.convert(graph)([], x, jax.random.key(0))
     np.testing.assert_allclose(features, outer(x), rtol=1e-6)
     assert graph.variables == () and updates == {}
+
+
+def test_read_of_a_checkpoint_of_objects_finds_variables_by_name(tmp_path, any_size):
+    # Keras of TensorFlow 1.15 exports a graph of TensorFlow 1 with such a checkpoint.
+    tf = tensorflow()
+    directory = tmp_path / "module"
+    shutil.copytree(any_size.directory, directory)
+    values = tf.train.load_checkpoint(str(directory / "variables/variables"))
+    names = list(values.get_variable_to_shape_map())
+    variables = [tf.Variable(values.get_tensor(name), name=name) for name in names]
+    shutil.rmtree(directory / "variables")
+    tf.train.Checkpoint(layers=variables).write(str(directory / "variables/variables"))
+    backbone = checkpoints.load_hub(directory, image_size=24)
+    output = jax.jit(backbone.apply)(backbone.variables, any_size.images)
+    assert_close(output.features, any_size.evaluated["pre_logits"][:, 0, 0])

@@ -201,25 +201,3 @@ def test_upgrade_lets_no_class_past_the_allowlist():
         model = {"class_name": "Sequential", "config": [layer]}
         upgraded = keras_config.upgrade(model, "2.4.0")
         assert "Lambda" in str(list(keras_allowlist.refused_classes(upgraded)))
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize(
-    ("file", "input_range"),
-    [
-        ("mlperf_tiny_resnet8_cifar10/pretrainedResnet.h5", (0, 255)),
-        ("mlperf_tiny_vww_mobilenet_v1_0.25_96/vww_96.h5", (0, 1)),
-        ("teachable_machine_mobilenet_v2_0.35/keras_model.h5", (-1, 1)),
-    ],
-)
-def test_load_of_public_keras_2_networks_matches_keras_2(
-    tf_keras, shared, file, input_range
-):
-    path = shared / "real/pool" / file
-    backbone = checkpoints.load(str(path))
-    size = backbone.image_size
-    pixels = np.random.default_rng(0).uniform(*input_range, (2, size, size, 3))
-    pixels = pixels.astype(np.float32)
-    output = jax.jit(backbone.apply)(backbone.variables, pixels)
-    model = tf_keras.models.load_model(path, compile=False)
-    assert_close(jax.nn.softmax(output.logits), model(pixels))
