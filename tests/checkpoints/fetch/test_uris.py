@@ -126,7 +126,7 @@ def test_find_modules_below_a_folder(tmp_path):
     (tmp_path / "pool" / "own.keras").touch()
     (tmp_path / "pool" / "rest.tar.gz").touch()
     names = [name for name, _ in checkpoints.find(tmp_path / "pool")]
-    assert names == ["own.keras", "vtab_net"]
+    assert names == ["own", "vtab_net"]
     assert [name for name, _ in checkpoints.find(tmp_path / "pool/vtab/net")] == ["net"]
 
 
