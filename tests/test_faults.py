@@ -76,6 +76,7 @@ class Victim:
     def __init__(self, forks, workdir, fields, number=signal.SIGKILL):
         self._forks, self.workdir, self._fields = forks, workdir, fields
         self._number = number
+        self.log = ""
         self._times = {}
         self._computed = collections.Counter()
 
@@ -84,6 +85,7 @@ class Victim:
         code, _, log = self._forks.run(
             self.workdir, self._fields, **limits, number=self._number
         )
+        self.log += log
         interrupted = self._number == signal.SIGINT
         assert code in (0, 130 if interrupted else -9), log
         assert "Traceback" not in log
@@ -128,6 +130,7 @@ def test_run_stopped_at_each_stage_resumes_to_the_same_results(
     for moment in moments:
         assert victim.run(before=moment), moment
     assert not victim.run()
+    assert "training: resuming from step" in victim.log
     assert_same_results(victim.workdir, small)
 
 
