@@ -62,7 +62,12 @@ def load(
     """
     spec, text = uris.split_options(str(path))
     fields: dict[str, Any] = {"image_size": image_size, **uris.options(text)}
-    options = Options(name=name, use_moving_averages=use_moving_averages, **fields)
+    options = Options(
+        handle=redact(spec),
+        name=name,
+        use_moving_averages=use_moving_averages,
+        **fields,
+    )
     place = uris.resolve(spec, storage or download.storage())
     return _load(sources.get(place), place, spec, options, cache)
 
@@ -117,6 +122,7 @@ def load_slim(
         the architecture; the message lists the names.
     """
     options = Options(
+        handle=redact(str(path)),
         name=name or "",
         image_size=image_size or 0,
         input_range=input_range,
@@ -176,6 +182,7 @@ def load_hub(
             found=str(place) if place.exists() else "nothing",
         )
     options = Options(
+        handle=redact(str(handle)),
         name=name or "",
         image_size=image_size or 0,
         signature=signature or "",
@@ -194,7 +201,6 @@ def _load(
     cache: epath.Path | str | None,
 ) -> Backbone:
     """Load a local checkpoint, or its kept conversion; name it by its spec."""
-    options = dataclasses.replace(options, handle=redact(spec))
     if cache is not None and getattr(source, "KEEP_CONVERSION", False):
         backbone = conversion.load_or_convert(source.load, path, options, cache)
     else:
