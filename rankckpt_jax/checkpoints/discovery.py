@@ -88,7 +88,8 @@ def _expand(spec: str, storage: download.Storage) -> Iterator[tuple[str, str]]:
         return
     place = files.to_path(part)
     root, matches = files.expand(place)
-    if root == place:
+    # The prefix of a checkpoint is no file, but is meant literally as well.
+    if root == place or epath.Path(f"{place}.index").exists():
         root, matches = (place if place.is_dir() else place.parent), [place]
     count = functools.cache(lambda folder: len(set(_checkpoints_at(folder))))
     for match in matches:
