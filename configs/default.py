@@ -108,7 +108,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Dtype of the networks in extraction: float32, bfloat16, or auto for bfloat16 on a
     # TPU or GPU and float32 on a CPU. Features are always float32.
     config.dtype = "auto"
-    # Images per step and process in extraction.
+    # Images per step and process in extraction. At most the number of images is used,
+    # or 64.
     config.batch_size = 64
     # Memory in GB per process for decoded images that checkpoints share.
     config.image_cache_gigabytes = 4.0
@@ -142,7 +143,8 @@ def get_config() -> ml_collections.ConfigDict:
     # --config.finetune.learning_rate=0.1,0.01
     finetune.learning_rate = placeholder(object)
     finetune.num_steps = placeholder(object)
-    # Global batch size, over all devices of all processes.
+    # Global batch size, over all devices of all processes. Lowered to the largest power
+    # of two that is not above the number of training images.
     finetune.batch_size = placeholder(int)
     # val or test: split whose accuracy chooses among hyperparameters.
     finetune.select_by = placeholder(str)

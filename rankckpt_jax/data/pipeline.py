@@ -20,8 +20,11 @@ from rankckpt_jax.data import corrupt_images, decode, image_headers
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import Split
-from rankckpt_jax.devices import processes
+from rankckpt_jax.devices import mapping, processes
 from rankckpt_jax.errors import UnreadableImage
+
+# Rows of a batch below which compiling another program takes longer than padding.
+_SMALL_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +90,20 @@ class ImageCache:
 
     def _used(self) -> int:
         return sum(images.nbytes for images, _ in self._held.values())
+
+
+def fit_batch(batch_size: int, num_examples: int) -> int:
+    """Return the rows of each batch of one process in one pass over a split.
+
+    Padding costs as much time as images. A batch is therefore no larger than the share
+    of a process, or than 64, so that small splits still share a compiled program.
+
+    Args:
+      batch_size: The requested rows; rounded up to the local devices.
+      num_examples: Number of images of the split.
+    """
+    share = math.ceil(num_examples / processes.process_count())
+    return mapping.round_up_to_devices(min(batch_size, max(share, _SMALL_BATCH)))
 
 
 def num_steps(num_examples: int, batch_size: int) -> int:

@@ -103,7 +103,7 @@ def load_or_extract(
       split: Its images.
       preprocess: The preprocessing; see `preprocess.resize`.
       dtype: The dtype that the network computes in; see `compute_dtype`.
-      batch_size: Images per step in this process, rounded up to the local devices.
+      batch_size: Images per step in this process; see `pipeline.fit_batch`.
       cache: Decoded images, shared by checkpoints.
       description: Label of the progress bar.
       compute: Whether to extract features that are not stored.
@@ -162,7 +162,7 @@ def extract(
     Raises:
       Interrupted: The run was asked to stop.
     """
-    batch_size = mapping.round_up_to_devices(batch_size)
+    batch_size = pipeline.fit_batch(batch_size, split.num_examples)
     variables, head = mapping.replicate(backbone_lib.split_head(backbone.variables))
     scaling = mapping.replicate(
         preprocess_lib.scaling(backbone.input_range, backbone.input_mean)

@@ -176,8 +176,8 @@ def evaluate(
     Each image counts once: padding is masked, and counts are summed over all processes.
     The accuracy is NaN if any output of the network is not finite.
     """
-    per_process = mapping.round_up_to_devices(
-        math.ceil(recipe.batch_size / processes.process_count())
+    per_process = pipeline.fit_batch(
+        math.ceil(recipe.batch_size / processes.process_count()), split.num_examples
     )
     spec = step_lib.step_spec(backbone, recipe, trials)
     count = step_lib.count_correct(spec.apply, trials)

@@ -25,7 +25,8 @@ class Recipe:
     Attributes:
       learning_rate: Step size before any decay.
       num_steps: Number of optimizer steps.
-      batch_size: Global batch size, over all devices of all processes.
+      batch_size: Global batch size, over all devices of all processes. A sweep lowers
+        it to the largest power of two that is not above the number of training images.
       momentum: Momentum of SGD, without Nesterov's correction.
       schedule: "piecewise" (decays at `decay_at`), "cosine" (to 0) or "constant".
       decay_at: Shares of `num_steps` at which a piecewise schedule decays.

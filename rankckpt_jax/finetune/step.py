@@ -272,6 +272,11 @@ def count_correct(apply: Callable[..., Any], trials: int = 1) -> Callable[..., A
     return mapping.map_devices(count, in_axes=(None, None, 0), out_axes=None)
 
 
+def num_parts(accumulate: int) -> int:
+    """Return the number of equal parts that a global batch is divided into."""
+    return processes.process_count() * mapping.local_device_count() * accumulate
+
+
 def check_batch(batch_size: int, accumulate: int) -> int:
     """Return this process's share of a global batch.
 
@@ -279,8 +284,8 @@ def check_batch(batch_size: int, accumulate: int) -> int:
       InputError: The devices cannot share it evenly. Rounding is no option, since the
         result would depend on the number of devices.
     """
-    devices = processes.process_count() * mapping.local_device_count()
-    parts = devices * accumulate
+    parts = num_parts(accumulate)
+    devices = parts // accumulate
     if batch_size % parts:
         raise InputError(
             "The batch cannot be divided evenly",

@@ -101,8 +101,9 @@ def check(task: Task, sweep: Sweep) -> None:
             found=task.description,
             fix="add test images, or omit `finetune` from config.stages",
         )
-    choose_splits(task, sweep)
     step_lib.check_batch(sweep.recipe.batch_size, sweep.recipe.accumulate)
+    recipe = _fit_batch(sweep, choose_splits(task, sweep).train).recipe
+    step_lib.check_batch(recipe.batch_size, recipe.accumulate)
 
 
 def load_or_run(
@@ -145,6 +146,7 @@ def load_or_run(
         sweep = Sweep("custom", sweep, (sweep.learning_rate,), (sweep.num_steps,))
     directory = epath.Path(directory)
     splits = choose_splits(task, sweep)
+    sweep = _fit_batch(sweep, splits.train)
     frozen = sweep.recipe.frozen
     folded = not frozen and restore_batch_norm.has_folded_batch_norm(backbone)
     shared_key = _shared_key(backbone, splits.test, preprocess, folded)
@@ -214,6 +216,28 @@ def load_or_run(
     store.save_result(directory / "result.json", key, dataclasses.asdict(result))
     _restore_metrics(directory, result, len(sweep.trials))
     return result, True
+
+
+def _fit_batch(sweep: Sweep, train: Split) -> Sweep:
+    """Return the sweep with batches that are no larger than the training split.
+
+    A larger batch would hold images several times. It becomes the largest power of two
+    that is not above the number of images, whatever the number of devices, unless there
+    are more devices than that.
+    """
+    recipe = sweep.recipe
+    if recipe.batch_size <= train.num_examples:
+        return sweep
+    largest = 1 << (max(train.num_examples, 1).bit_length() - 1)
+    fitting = max(largest, step_lib.num_parts(recipe.accumulate))
+    batch_size = min(recipe.batch_size, fitting)
+    _log.info(
+        "fine-tuning: batches of %d images, not %d, because %s has %d",
+        *(batch_size, recipe.batch_size, train.name, train.num_examples),
+    )
+    return dataclasses.replace(
+        sweep, recipe=dataclasses.replace(recipe, batch_size=batch_size)
+    )
 
 
 def _shared_key(

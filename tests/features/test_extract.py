@@ -164,3 +164,27 @@ def test_load_or_extract_rejects_useless_features(
     with pytest.raises(InputError, match=message):
         load(tmp_path, broken, split)
     assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_examples", "rows"),
+    [(64, 5, 64), (8, 5, 8), (8192, 5, 64), (8192, 200, 200), (128, 200, 128)],
+)
+def test_extract_pads_batches_to_the_number_of_images(
+    linear, split, batch_size, num_examples, rows, monkeypatch
+):
+    used = []
+
+    def batches(split, *, size, batch_size, **_):
+        used.append(batch_size)
+        images = np.zeros((batch_size, size, size, 3), np.float32)
+        index = np.arange(batch_size)
+        yield pipeline.Batch(images, index.astype(np.int32), index, index >= 0)
+
+    monkeypatch.setattr(pipeline, "batches", batches)
+    run(
+        linear,
+        split.subset("part", np.arange(num_examples) % 21),
+        batch_size=batch_size,
+    )
+    assert used == [rows]

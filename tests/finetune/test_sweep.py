@@ -263,3 +263,25 @@ def test_choose_prefers_accuracy_then_late_divergence(
         for accuracy, at in zip(validation, diverged_at, strict=True)
     ]
     assert results.choose(trials) is trials[expected]
+
+
+@pytest.mark.parametrize(("batch_size", "used"), [(8, 8), (32, 32), (8192, 32)])
+def test_load_or_run_takes_no_batch_larger_than_the_training_split(
+    backbone, task, tmp_path, batch_size, used, caplog
+):
+    recipe = dataclasses.replace(RECIPE, batch_size=batch_size, num_steps=2)
+    with caplog.at_level("INFO"):
+        result, _ = run(tmp_path, backbone, task, recipe)
+    assert result.images == 2 * used
+    assert ("not 8192, because train has 32" in caplog.text) == (batch_size > 32)
+    # The stored result is of the batch that was used.
+    same = dataclasses.replace(recipe, batch_size=used)
+    assert run(tmp_path, backbone, task, same) == (result, False)
+
+
+def test_load_or_run_lowers_the_batch_to_a_power_of_two(backbone, task, tmp_path):
+    """So the result does not depend on the number of devices."""
+    train = task.splits["train"].subset("part", np.arange(27))
+    part = dataclasses.replace(task, splits={**task.splits, "train": train})
+    recipe = dataclasses.replace(RECIPE, batch_size=64, num_steps=2)
+    assert run(tmp_path, backbone, part, recipe)[0].images == 2 * 16
