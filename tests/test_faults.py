@@ -90,8 +90,8 @@ class Victim:
         assert code in (0, 130 if interrupted else -9), log
         assert "Traceback" not in log
         if code == 130:
-            # 2 s on an idle machine.
-            assert self._forks.seconds_to_end < 3, log
+            # 2 s, and more on a busy machine.
+            assert self._forks.seconds_to_end < 4, log
             *_, last = log.splitlines()
             assert last.endswith("Run it again to resume.")
             assert log.count("Run it again to resume.") == 1
@@ -106,6 +106,8 @@ class Victim:
         return code != 0
 
 
+SIGNALS = (signal.SIGKILL, signal.SIGINT)
+
 MOMENTS = (
     "/.step_3.partial",
     "step_0/features/train/.manifest.json",
@@ -117,7 +119,7 @@ MOMENTS = (
 """Changes to the work directory, in order, before which a run is killed."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize(
     "moments",
     [MOMENTS[1:4:2], pytest.param(MOMENTS, marks=pytest.mark.slow)],
@@ -135,7 +137,7 @@ def test_run_stopped_at_each_stage_resumes_to_the_same_results(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize(("name", "kills"), [("small", 25), ("complete", 25)])
 def test_run_stopped_at_random_resumes_to_the_same_results(
     forks, tmp_path, name, kills, number, request
@@ -165,7 +167,8 @@ def test_run_stopped_at_random_resumes_to_the_same_results(
             killed = victim.run(**limits)
             kills -= killed
             # Shown with -s, because this takes minutes.
-            print(f"run {runs}, {limits}:", "stopped" if killed else "complete")
+            end = f"stopped in {forks.seconds_to_end:.2f} s" if killed else "complete"
+            print(f"run {runs}, {limits}: {end}")
         assert_same_results(victim.workdir, undisturbed)
         shutil.rmtree(victim.workdir)
 

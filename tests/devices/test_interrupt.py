@@ -48,7 +48,7 @@ def test_ctrl_c_lets_the_program_stop_at_its_next_step():
 def test_ctrl_c_ends_a_program_that_does_not_answer():
     code, message, seconds = interrupted(BLOCKS, 0.1)
     assert (code, message) == (130, "Interrupted. Run it again to resume.\n")
-    assert seconds < 2.1
+    assert seconds < 4
 
 
 def test_second_ctrl_c_ends_at_once():
@@ -81,6 +81,6 @@ def test_ctrl_c_ends_a_command_at_any_time_after_its_start(tmp_path, seconds):
         start = time.monotonic()
         _, log = process.communicate(timeout=60)
     assert process.returncode == 130, log
-    # 2 s on an idle machine.
-    assert time.monotonic() - start < 3
+    # 2 s, and more on a busy machine.
+    assert time.monotonic() - start < 4
     assert log.endswith("Run it again to resume.\n") and "Traceback" not in log
