@@ -12,6 +12,7 @@ This module imports nothing slow, so that it can handle signals during other imp
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -25,7 +26,8 @@ _GRACE_SECONDS = 1.4
 
 _MESSAGE = "Interrupted. Run it again to resume."
 
-_requested = threading.Event()
+# No `threading.Event`, whose lock a second signal could find held.
+_requested = False
 _ending = threading.Lock()
 
 
@@ -39,26 +41,32 @@ def handle() -> None:
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
     signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, lambda number, frame: None)
+    signal.signal(signal.SIGINT, lambda number, frame: _request())
     watcher = threading.Thread(target=_watch, args=(receiver,), daemon=True)
     watcher.start()
 
 
 def requested() -> bool:
     """Return whether Ctrl-C was pressed."""
-    return _requested.is_set()
+    return _requested
 
 
 def end_if_requested(message: str = _MESSAGE) -> None:
     """End the process with one line if Ctrl-C was pressed."""
     if requested():
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         _end(message)
+
+
+def _request() -> None:
+    global _requested
+    _requested = True
 
 
 def _watch(receiver: int) -> None:
     _receives_sigint(receiver, None)
-    _requested.set()
+    _request()
     _receives_sigint(receiver, _GRACE_SECONDS)
     _end(_MESSAGE)
 
@@ -74,8 +82,9 @@ def _receives_sigint(receiver: int, seconds: float | None) -> bool:
 def _end(message: str) -> None:
     # Held until the process has ended, so that only one thread prints its line.
     _ending.acquire()
-    # A progress bar ends without a line break.
-    start = "\n" if sys.stderr.isatty() else ""
-    os.write(2, f"{start}{message}\n".encode())
+    with contextlib.suppress(OSError):  # Standard error may be closed.
+        # A progress bar ends without a line break.
+        start = "\n" if os.isatty(2) else ""
+        os.write(2, f"{start}{message}\n".encode())
     # A regular exit would wait for threads that still compute, and may crash.
     os._exit(EXIT_CODE)
