@@ -84,7 +84,8 @@ def get_config() -> ml_collections.ConfigDict:
     # control for pre-training, such as mobilenet_v1_050.
     config.from_scratch = ""
     # Side of the square images in pixels; 0 for each checkpoint's own: the number in
-    # its folder's name (mobilenet_v1_0.25_128), or its architecture's default.
+    # its folder's name (mobilenet_v1_0.25_128), or its architecture's default. A
+    # network that takes only one size keeps it.
     config.image_size = 0
     # Use the moving averages of the weights (ExponentialMovingAverage in TF-Slim) of
     # checkpoints that have them.

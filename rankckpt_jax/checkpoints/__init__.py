@@ -40,6 +40,7 @@ def load(
     *,
     name: str = "",
     image_size: int = 0,
+    preferred_image_size: int = 0,
     use_moving_averages: bool = False,
     storage: download.Storage | None = None,
     cache: epath.Path | str | None = None,
@@ -52,6 +53,7 @@ def load(
       name: Unique in its pool. By default the name of the folder or handle.
       image_size: Side of the images in pixels. 0 means the checkpoint's own, else the
         architecture's default.
+      preferred_image_size: The same, but a network of a fixed size keeps its own.
       use_moving_averages: Whether to load exponential moving averages of the weights.
         Applies to TF-Slim only.
       storage: Where downloads are kept.
@@ -62,6 +64,8 @@ def load(
     """
     spec, text = uris.split_options(str(path))
     fields: dict[str, Any] = {"image_size": image_size, **uris.options(text)}
+    if not fields["image_size"] and preferred_image_size:
+        fields |= {"image_size": preferred_image_size, "is_size_preferred": True}
     options = Options(
         handle=redact(spec),
         name=name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from rankckpt_jax import models
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.models import cpu, layers
 
-FORWARD_VERSION = 1
+FORWARD_VERSION = 2
 """Version of the networks' forward passes, in the key of features and fine-tuning.
 
 Raise it with every change of the features that a network of `models` or a converted
@@ -92,6 +93,9 @@ class Backbone:
       num_parameters: Number of trainable values without the classifier.
       fingerprint: Digest of the checkpoint's bytes.
       source: The file or handle it was loaded from.
+      feature_tensor: Name of the tensor within a converted graph that holds the
+        features, and the removed classifier.
+      warnings: What was assumed or not followed, by topic, for the report.
     """
 
     name: str
@@ -106,6 +110,8 @@ class Backbone:
     num_parameters: int
     fingerprint: str
     source: str
+    feature_tensor: str = ""
+    warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def create(

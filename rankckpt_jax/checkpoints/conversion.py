@@ -53,6 +53,7 @@ def load_or_convert(
     choices = dataclasses.asdict(dataclasses.replace(options, handle="", name=""))
     key: dict[str, Any] = {
         "fingerprint": fingerprint,
+        "forward_version": backbone_lib.FORWARD_VERSION,
         "rankckpt_jax": rankckpt_jax.__version__,
     }
     for field, value in choices.items():

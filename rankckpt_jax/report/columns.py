@@ -153,6 +153,12 @@ def columns(ranking: Ranking) -> list[Column]:
             _whole,
         ),
         Column(
+            "feature_tensor",
+            "feature tensor",
+            "Tensor of a converted graph that holds the features.",
+            lambda row: row.feature_tensor,
+        ),
+        Column(
             "image_size",
             "image size",
             "Side of the square input, in pixels.",

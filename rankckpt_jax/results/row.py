@@ -41,6 +41,7 @@ class Row:
         same weights under two names.
       images: Number of scored images and classes, and a digest of the class sizes.
       order: A digest of the sequence of labels.
+      feature_tensor: The tensor of a converted graph that holds the features.
       preprocessing: A phrase that describes how images are preprocessed.
       failure: The reason why this checkpoint has no scores, or empty.
     """
@@ -69,6 +70,7 @@ class Row:
     fingerprint: tuple[float, ...] = ()
     images: str = ""
     order: str = ""
+    feature_tensor: str = ""
     preprocessing: str = ""
     failure: str = ""
 

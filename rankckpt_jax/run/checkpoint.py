@@ -102,6 +102,8 @@ def _evaluate_backbone(context: RunContext, member: Member, title: str) -> Row:
         multiply_adds=_multiply_adds(backbone.architecture, backbone.image_size),
         feature_dim=backbone.feature_dim,
         image_size=backbone.image_size,
+        warnings=backbone.warnings,
+        feature_tensor=backbone.feature_tensor,
         preprocessing=preprocessing,
         source_accuracy=member.facts.get("source_accuracy"),
     )

@@ -96,7 +96,7 @@ def members(config: Any, stages: Collection[str] = ()) -> tuple[Member, ...]:
     storage = download.storage(config.get("download"))
     load = functools.partial(
         checkpoints.load,
-        image_size=config.image_size,
+        preferred_image_size=config.image_size,
         use_moving_averages=config.use_moving_averages,
         storage=storage,
         cache=files.to_path(config.workdir) / "converted",

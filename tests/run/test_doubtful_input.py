@@ -117,6 +117,32 @@ def test_run_recomputes_results_of_another_config(scene, caplog):
     assert [r.scores for r in first.rows] != [r.scores for r in second.rows]
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+def test_run_states_what_it_assumed_of_a_keras_network(scene):
+    from rankckpt_jax.data.lazy_tensorflow import tensorflow
+
+    tensorflow()
+    import keras
+
+    inputs = keras.Input((40, 40, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(10, name="last")(x))
+    (scene.pool / "third").mkdir()
+    model.save(scene.pool / "third" / "third.keras")
+    # The size is a wish for the pool, and this network has one of its own.
+    ranking = scene.run(image_size=32)
+    [row] = [row for row in ranking.rows if row.checkpoint == "third"]
+    assert not row.failure
+    assert (row.image_size, row.feature_dim) == (40, 8)
+    assert "last" in row.feature_tensor
+    assert "40 x 40 pixels only, not 32" in row.warnings["image_size"]
+    assert "assuming [0, 1]" in row.warnings["input_range"]
+    for text in (str(ranking), ranking.to_csv()):
+        assert "assuming [0, 1]" in text
+        assert "not 32" in text
+
+
 def test_run_warns_about_more_components_than_images(scene):
     ranking = scene.run(
         measures="h_score,nleep", measure_options={"nleep": {"components_per_class": 9}}

@@ -15,8 +15,10 @@ import numpy as np
 
 from rankckpt_jax.checkpoints.backbone import Backbone, split_head
 from rankckpt_jax.checkpoints.graphs import features as features_lib
+from rankckpt_jax.checkpoints.graphs import input_range as input_range_lib
 from rankckpt_jax.checkpoints.graphs import pure_graph, recognize
-from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs
+from rankckpt_jax.checkpoints.graphs.flat_graph import node_name
+from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs, Pixels
 from rankckpt_jax.checkpoints.graphs.network import Function, Network
 from rankckpt_jax.checkpoints.graphs.pure_graph import Path, PureGraph
 from rankckpt_jax.checkpoints.sources import Options
@@ -41,14 +43,24 @@ def to_backbone(network: Network, fingerprint: str, options: Options) -> Backbon
         the image size does not fit.
     """
     handle = options.handle or network.where
-    size = _image_size(network, options.image_size, handle)
+    size, warnings = _image_size(network, options, handle)
     converted = convert(network, options.output or None)
-    if network.kind == "SavedModel" and options.input_range is None:
-        _log.info(
-            "%s: input range unknown; assuming [0, 1]. To set another, append "
-            "#input_range=LOW:HIGH to the checkpoint's name",
-            handle,
+    found = None
+    if network.kind != "TF-Hub module":
+        found = input_range_lib.find(network)
+    if found is not None:
+        converted = converted.without_pixels()
+    input_range = options.input_range or found or network.input_range
+    if input_range is None:
+        input_range = (0.0, 1.0)
+        warnings["input_range"] = (
+            "Input range unknown; assuming [0, 1]. To set another, append "
+            "#input_range=LOW:HIGH to the checkpoint's name, such as 0:255 or -1:1"
         )
+    elif not (options.input_range or found) and network.range_source:
+        warnings["input_range"] = network.range_source
+    for text in warnings.values():
+        _log.warning("%s: %s", handle, text)
     if converted.graphs.training is None:
         _log.warning(
             "%s: no graph for training; fine-tuning leaves its batch norm unchanged. "
@@ -67,13 +79,15 @@ def to_backbone(network: Network, fingerprint: str, options: Options) -> Backbon
         variables=variables,
         apply=apply,
         image_size=size,
-        input_range=options.input_range or network.input_range,
+        input_range=input_range,
         input_mean=options.input_mean or network.input_mean,
         feature_dim=feature_dim,
         num_source_classes=0 if head is None else head["bias"].shape[-1],
         num_parameters=sum(leaf.size for leaf in parameters),
         fingerprint=fingerprint,
         source=options.handle,
+        feature_tensor=converted.feature_tensor,
+        warnings=warnings,
     )
     match = recognize.match_variables(converted.values, head)
     return recognize.to_flax(match, graph_backbone) if match else graph_backbone
@@ -87,11 +101,18 @@ class Converted:
       graphs: The pure graphs.
       variables: {"params", "batch_stats"}, with the classifier as `params["logits"]`.
       values: The used variables by TensorFlow's names.
+      feature_tensor: Name of the features' tensor, and of the removed classifier.
     """
 
     graphs: Graphs
     variables: dict[str, Any]
     values: Mapping[str, np.ndarray]
+    feature_tensor: str = ""
+
+    def without_pixels(self) -> Converted:
+        """Return the network without the preprocessing of its family."""
+        graphs = dataclasses.replace(self.graphs, pixels=Pixels())
+        return dataclasses.replace(self, graphs=graphs)
 
 
 def convert(network: Network, output: str | None = None) -> Converted:
@@ -139,7 +160,10 @@ def convert(network: Network, output: str | None = None) -> Converted:
     variables |= flax.traverse_util.unflatten_dict(flat)
     batch_size = (function.image_shape or (None,))[0] or 0
     graphs = Graphs(evaluation, training, network.pixels, batch_size)
-    return Converted(graphs, variables, values)
+    described = node_name(function.flat.value(features))
+    if removed and head is not None:
+        described += f" (input of the removed classifier {head.kernel})"
+    return Converted(graphs, variables, values, described)
 
 
 def _training_graph(
@@ -240,27 +264,30 @@ def _check_finite(values: Mapping[str, np.ndarray], where: str) -> None:
             )
 
 
-def _image_size(network: Network, given: int, handle: str) -> int:
+def _image_size(
+    network: Network, options: Options, handle: str
+) -> tuple[int, dict[str, str]]:
+    """Return (side of the images, warnings by topic)."""
+    given, own = options.image_size, network.image_size or 0
     shape = network.evaluation.image_shape
     is_fixed = shape is not None and None not in shape[1:3]
-    if is_fixed and given and given != network.image_size:
+    if is_fixed and given and given != own:
+        if options.is_size_preferred:
+            text = f"The network takes images of {own} x {own} pixels only, not {given}"
+            return own, {"image_size": text}
         raise InputError(
-            f"The network takes images of {network.image_size} x {network.image_size} "
-            "pixels only",
+            f"The network takes images of {own} x {own} pixels only",
             where=handle,
             found=f"{given} x {given}",
-            fix=f"remove #image_size={given} from the checkpoint's name, or leave "
-            "config.image_size at 0",
+            fix=f"remove #image_size={given} from the checkpoint's name",
         )
-    if given or network.image_size:
-        return given or network.image_size or 0
-    _log.warning(
-        "%s: image size unknown; assuming %d. To set another, append "
-        "#image_size=PIXELS to the checkpoint's name",
-        handle,
-        _DEFAULT_SIZE,
+    if given or own:
+        return given or own, {}
+    text = (
+        f"Image size unknown; assuming {_DEFAULT_SIZE}. To set another, append "
+        "#image_size=PIXELS to the checkpoint's name"
     )
-    return _DEFAULT_SIZE
+    return _DEFAULT_SIZE, {"image_size": text}
 
 
 def _feature_dim(apply: GraphApply, variables: Any, size: int, handle: str) -> int:

@@ -23,7 +23,15 @@ _LOGITS_NAMES = re.compile(
     r"(.*/)?(logits?|predictions?|prob(s|abilities)?|class(es|ification|_logits)?"
     r"|scores|softmax)"
 )
+# Ends of names of outputs that are features, even if a linear layer computes them.
+_EMBEDDING_NAMES = re.compile(
+    r"embed|project|latent|feature|represent|code|pre_?logits"
+)
 _RESHAPES = ("Reshape", "Squeeze", "ExpandDims")
+_ACTIVATIONS = ("Softmax", "LogSoftmax", "Sigmoid")
+# Operations between pooling and a classifier.
+_BEHIND_POOLING = (*_RESHAPES, "Relu", "Relu6", "Cast", "Mul", "Dropout")
+_POOLING = ("Mean", "Max", "AvgPool", "MaxPool")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +43,14 @@ class Classifier:
       kernel: Variable of shape [D, C] or [1, 1, D, C].
       bias: Variable with C values, or None.
       has_activation: Whether a softmax or sigmoid follows.
+      is_dense: Whether it is a matrix product instead of a convolution.
     """
 
     features: str
     kernel: str
     bias: str | None
     has_activation: bool
+    is_dense: bool
 
 
 def choose_output(network: Network, output: str | None) -> str:
@@ -126,13 +136,27 @@ def tensor(function: Function, name: str) -> str:
 def classifier_of(function: Function, name: str) -> Classifier | None:
     """Return the classifier that computes an output, or None.
 
-    A linear layer counts as a classifier only if its output is named like one, or if a
-    softmax or sigmoid follows.
+    A dense layer, or a convolution over pooled features, that is the last layer is a
+    classifier, unless its output is named like features. A convolution over positions
+    counts if its output is named like a classifier's, or if a softmax or sigmoid
+    follows.
     """
-    layer = _linear_layer(function.flat, tensor(function, name))
-    if layer and (layer.has_activation or _LOGITS_NAMES.fullmatch(name)):
+    flat = function.flat
+    layer = _linear_layer(flat, tensor(function, name))
+    if layer is None:
+        return None
+    if layer.has_activation or _LOGITS_NAMES.fullmatch(name):
         return layer
-    return None
+    if name in _FEATURE_NAMES or _EMBEDDING_NAMES.search(name.lower()):
+        return None
+    return layer if layer.is_dense or _is_pooled_tensor(flat, layer.features) else None
+
+
+def _is_pooled_tensor(flat: FlatGraph, tensor: str) -> bool:
+    """Return whether a tensor is pooled features, by the operations before it."""
+    while (node := flat.producer(tensor)).op in _BEHIND_POOLING:
+        tensor = node.input[0]
+    return node.op in _POOLING
 
 
 def classifier_on(function: Function, features: str) -> Classifier | None:
@@ -157,8 +181,10 @@ def _linear_layer(flat: FlatGraph, tensor: str) -> Classifier | None:
 
     def skip(tensor: str) -> str:
         nonlocal has_activation
-        while (node := flat.producer(tensor)).op in ("Softmax", "Sigmoid", *_RESHAPES):
-            has_activation |= node.op in ("Softmax", "Sigmoid")
+        # Networks of mixed precision cast between layers.
+        passed = ("Cast", *_ACTIVATIONS, *_RESHAPES)
+        while (node := flat.producer(tensor)).op in passed:
+            has_activation |= node.op in _ACTIVATIONS
             tensor = node.input[0]
         return flat.value(tensor)
 
@@ -175,12 +201,20 @@ def _linear_layer(flat: FlatGraph, tensor: str) -> Classifier | None:
     transposed = "transpose_b" in node.attr and node.attr["transpose_b"].b
     if node.op not in ("MatMul", "Conv2D") or transposed:
         return None
-    kernel = flat.variable(node.input[1])
+    kernel = flat.variable(_before_casts(flat, node.input[1]))
     if kernel is None:
         return None
-    return Classifier(flat.value(node.input[0]), kernel, bias, has_activation)
+    is_dense = node.op == "MatMul"
+    features = flat.value(node.input[0])
+    return Classifier(features, kernel, bias, has_activation, is_dense)
 
 
 def _bias(flat: FlatGraph, tensor: str) -> str | None:
     """Return the variable that a tensor is, possibly reshaped, or None."""
-    return flat.variable(_before_reshapes(flat, tensor))
+    return flat.variable(_before_reshapes(flat, _before_casts(flat, tensor)))
+
+
+def _before_casts(flat: FlatGraph, tensor: str) -> str:
+    while (node := flat.producer(tensor)).op == "Cast":
+        tensor = node.input[0]
+    return tensor

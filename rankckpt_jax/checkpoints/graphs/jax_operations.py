@@ -161,8 +161,33 @@ def _space_to_depth(node: Any) -> Callable[..., Any]:
     return apply
 
 
-# Operations of image networks that tf2jax lacks.
+def _average_pool(node: Any) -> Callable[..., Any]:
+    """Convert AvgPool; tf2jax counts values in an array that XLA folds for seconds."""
+    size = tuple(node.attr["ksize"].list.i)
+    strides = tuple(node.attr["strides"].list.i)
+    padding = node.attr["padding"].s.decode()
+
+    def apply(x: jax.Array) -> jax.Array:
+        total = jax.lax.reduce_window(
+            x, np.zeros((), x.dtype), jax.lax.add, size, strides, padding
+        )
+        pads = jax.lax.padtype_to_pads(x.shape, size, strides, padding)
+        counts = np.ones((1,) * x.ndim, np.float32)
+        for axis, (before, _) in enumerate(pads):
+            start = np.arange(total.shape[axis]) * strides[axis] - before
+            end = np.minimum(start + size[axis], x.shape[axis])
+            along = end - np.maximum(start, 0)
+            counts = counts * np.expand_dims(along, [a for a in range(4) if a != axis])
+        # Counts are equal along the batch and the channels.
+        counts = counts[tuple(slice(None, 1) if k == 1 else slice(None) for k in size)]
+        return total / jnp.asarray(counts, x.dtype)
+
+    return apply
+
+
+# Operations of image networks that tf2jax lacks, or that compile slowly.
 _EXTRA: Table = {
+    "AvgPool": _average_pool,
     "DepthToSpace": _depth_to_space,
     "MirrorPad": _mirror_pad,
     "Selu": lambda node: jax.nn.selu,

@@ -48,7 +48,9 @@ class Network:
       trainable: Names of the variables that gradients update.
       read: Function that returns the values of named variables.
       image_size: Side of the images in pixels; None if the file does not give it.
-      input_range: Values that the pixels 0 and 255 become.
+      input_range: Values that the pixels 0 and 255 become, by the convention of the
+        file's publisher; None if there is none.
+      range_source: Where that convention is from, if it should be mentioned.
       input_mean: Mean per channel that is subtracted afterwards.
       pixels: Further preprocessing within the network.
       architecture: Name of the network; "" if the file does not give it.
@@ -62,7 +64,8 @@ class Network:
     trainable: frozenset[str]
     read: Callable[[Iterable[str]], dict[str, np.ndarray]]
     image_size: int | None = None
-    input_range: tuple[float, float] = (0.0, 1.0)
+    input_range: tuple[float, float] | None = None
+    range_source: str = ""
     input_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     pixels: Pixels = Pixels()
     architecture: str = ""

@@ -7,6 +7,7 @@ devices. It is used only if it computes the same features as the graph.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -138,7 +139,11 @@ def to_flax(match: Match, graph_backbone: Backbone) -> Backbone:
                 architecture,
                 difference,
             )
-            return candidate
+            return dataclasses.replace(
+                candidate,
+                feature_tensor=graph_backbone.feature_tensor,
+                warnings=graph_backbone.warnings,
+            )
     _log.warning(
         "%s: the variables are those of %s, but the graph computes other features "
         "(relative difference %.1g); using the graph. Check that the checkpoint is "

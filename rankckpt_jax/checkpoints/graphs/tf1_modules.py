@@ -101,15 +101,18 @@ def read(where: str, graphs: list[Any], signature: str | None) -> Network:
         return {name: arrays[keys[name]] for name in names}
 
     names = set(dtypes)
+    is_module = (epath.Path(where) / HUB_MODULE).exists()
     trainable = _trainable([evaluation, *([training] if training else [])], names)
     return Network(
         where=where,
-        kind="TF-Hub module",
+        kind="TF-Hub module" if is_module else "SavedModel",
         evaluation=functions[0],
         training=functions[1] if len(functions) > 1 else None,
         dtypes=dtypes,
         trainable=trainable,
         read=values,
+        # TF-Hub's convention for images.
+        input_range=(0.0, 1.0) if is_module else None,
         image_size=signatures.size_of(functions[0].image_shape, where)
         or _attached_size(evaluation),
     )

@@ -55,6 +55,7 @@ class Options:
       handle: The path or handle that the user gave, without secrets. For messages.
       name: Name of the backbone, unique in its pool.
       image_size: Side of the square images in pixels.
+      is_size_preferred: Whether a network of a fixed size may ignore `image_size`.
       signature: Function of a SavedModel or TF-Hub module.
       output: Output, layer or tensor that holds the features.
       input_range: Values that the pixels 0 and 255 become.
@@ -66,6 +67,7 @@ class Options:
     handle: str = ""
     name: str = ""
     image_size: int = 0
+    is_size_preferred: bool = False
     signature: str = ""
     output: str = ""
     input_range: tuple[float, float] | None = None

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -33,13 +32,9 @@ SUFFIXES = (".keras", ".h5", ".hdf5")
 
 KEEP_CONVERSION = True
 
-_log = logging.getLogger(__name__)
-
 _DEFAULT_SIZE = 224
-# Layers that scale pixels within the network.
-_SCALING = ("Rescaling", "Normalization")
-# Preprocessing in keras.applications, by the models' names. Models that are not listed
-# scale pixels within the network.
+# Preprocessing in keras.applications, by the models' names. A model that scales pixels
+# within the network is recognized by its graph.
 _CAFFE = re.compile(r"resnet\d+|vgg\d+")
 _TORCH = re.compile(r"densenet\d+|nasnet_torch")
 _SYMMETRIC = re.compile(
@@ -66,8 +61,6 @@ def load(path: epath.Path, options: Options) -> Backbone:
     """
     model = load_model(path)
     output, image_size = options.output or None, options.image_size or None
-    if options.input_range is None:
-        _warn_of_range(model)
     network = read_model(model, str(path), output, image_size)
     # The chosen layer is the only output now.
     remaining = dataclasses.replace(options, output="")
@@ -191,29 +184,36 @@ def _by_name(model: Any, outputs: Any) -> dict[str, Any]:
 
 
 def _pixels(model: Any) -> dict[str, Any]:
-    """Return the preprocessing of a model if its layers or its name show it."""
-    if any(type(layer).__name__ in _SCALING for layer in _layers(model)):
-        return {"input_range": (0.0, 255.0)}
-    if _CAFFE.fullmatch(model.name):
-        return {"input_range": (0.0, 255.0), "pixels": _CAFFE_PIXELS}
-    if _TORCH.fullmatch(model.name):
-        return {"input_range": (0.0, 1.0), "pixels": _TORCH_PIXELS}
-    if _SYMMETRIC.fullmatch(model.name):
-        return {"input_range": (-1.0, 1.0)}
+    """Return the preprocessing of a model, if its name is of keras.applications.
+
+    The name of a nested model counts too, with a remark.
+    """
+    for name in (model.name, *(layer.name for layer in _nested(model))):
+        convention = _convention(name)
+        if convention is None:
+            continue
+        if name != model.name:
+            convention["range_source"] = (
+                f"Input range unknown; assuming that of {name!r} in "
+                "keras.applications. To set another, append #input_range=LOW:HIGH to "
+                "the checkpoint's name"
+            )
+        return convention
     return {}
 
 
-def _warn_of_range(model: Any) -> None:
-    if not _pixels(model):
-        _log.warning(
-            "%s: input range unknown; assuming [0, 1]. To set another, append "
-            "#input_range=LOW:HIGH to the checkpoint's name",
-            model.name,
-        )
+def _convention(name: str) -> dict[str, Any] | None:
+    if _CAFFE.fullmatch(name):
+        return {"input_range": (0.0, 255.0), "pixels": _CAFFE_PIXELS}
+    if _TORCH.fullmatch(name):
+        return {"input_range": (0.0, 1.0), "pixels": _TORCH_PIXELS}
+    if _SYMMETRIC.fullmatch(name):
+        return {"input_range": (-1.0, 1.0)}
+    return None
 
 
-def _layers(model: Any) -> Iterator[Any]:
+def _nested(model: Any) -> Iterator[Any]:
     for layer in model.layers:
-        yield layer
         if hasattr(layer, "layers"):
-            yield from _layers(layer)
+            yield layer
+            yield from _nested(layer)

@@ -136,6 +136,8 @@ def _about(ranking: Ranking, row: Row) -> str:
         parts.append(f"{format_large(row.num_parameters)} parameters")
     if row.feature_dim is not None:
         parts.append(f"{row.feature_dim:,} features")
+    if row.feature_tensor:
+        parts.append(printable(f"from {row.feature_tensor}"))
     return " · ".join(filter(None, parts))
 
 

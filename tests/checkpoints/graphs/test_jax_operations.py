@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -28,6 +29,9 @@ def _node(function, x):
     [
         ("MirrorPad", lambda tf, x: tf.pad(x, PADS, "REFLECT")),
         ("MirrorPad", lambda tf, x: tf.pad(x, PADS, "SYMMETRIC")),
+        ("AvgPool", lambda tf, x: tf.nn.avg_pool2d(x, 3, 2, "SAME")),
+        ("AvgPool", lambda tf, x: tf.nn.avg_pool2d(x, (2, 3), 1, "SAME")),
+        ("AvgPool", lambda tf, x: tf.nn.avg_pool2d(x, 3, 2, "VALID")),
         ("DepthToSpace", lambda tf, x: tf.nn.depth_to_space(x, 2)),
         ("SpaceToDepth", lambda tf, x: tf.nn.space_to_depth(x, 2)),
         ("Selu", lambda tf, x: tf.nn.selu(x)),
@@ -41,6 +45,19 @@ def test_extra_operations_match_tensorflow(x, name, call):
     arguments = (x, np.asarray(PADS)) if name == "MirrorPad" else (x,)
     result = jax_operations._EXTRA[name](node)(*arguments)
     np.testing.assert_allclose(result, call(tf, x), rtol=1e-6, atol=1e-6)
+
+
+def test_average_pool_has_a_gradient_and_constant_counts(x):
+    tf = tensorflow()
+    node = _node(lambda x: tf.nn.avg_pool2d(x, 3, 2, "SAME"), x)
+    pool = jax_operations._EXTRA["AvgPool"](node)
+    with tf.GradientTape() as tape:
+        variable = tf.Variable(x)
+        loss = tf.reduce_sum(tf.nn.avg_pool2d(variable, 3, 2, "SAME") ** 2)
+    gradient = jax.jit(jax.grad(lambda x: (pool(x) ** 2).sum()))(x)
+    np.testing.assert_allclose(gradient, tape.gradient(loss, variable), rtol=1e-5)
+    # XLA would compute the counts while compiling, for seconds per layer.
+    assert str(jax.make_jaxpr(pool)(x)).count("reduce_window") == 1
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.25])

@@ -247,3 +247,82 @@ def test_load_hub_of_a_fixed_size_names_the_option_to_remove(keras, model, tmp_p
     model.save(tmp_path / "net.keras")
     with pytest.raises(InputError, match="remove #image_size=48"):
         checkpoints.load(f"{tmp_path}/net.keras#image_size=48")
+
+
+def _rescaled(keras, scaling, activation, policy="float32"):
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = scaling(layers)(inputs)
+    x = layers.Conv2D(8, 3, strides=2, activation="relu", dtype=policy)(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dense(10, activation=activation, dtype=policy, name="last")(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected", "is_known"),
+    [
+        (lambda layers: layers.Rescaling(1 / 127.5, -1), (0, 255), True),
+        (lambda layers: layers.Rescaling(2.0, -1), (0, 1), True),
+        (
+            lambda layers: layers.Normalization(mean=120.0, variance=60**2),
+            (0, 255),
+            True,
+        ),
+        (lambda layers: layers.Identity(), (0, 1), False),
+    ],
+)
+def test_load_of_a_keras_file_and_its_saved_model_agree(
+    keras, tmp_path, images, scaling, expected, is_known
+):
+    model = _rescaled(keras, scaling, None)
+    model.save(tmp_path / "net.keras")
+    model.export(tmp_path / "exported", verbose=False)
+    outputs = keras.Model(model.input, [model.get_layer("pool").output, model.output])
+    features, logits = outputs(images)
+    for path in ("net.keras", "exported"):
+        backbone = checkpoints.load(str(tmp_path / path))
+        assert backbone.input_range == expected
+        assert ("input_range" in backbone.warnings) == (not is_known)
+        # A last layer without activation is the classifier.
+        output = jax.jit(backbone.apply)(backbone.variables, images)
+        assert_close(output.features, features)
+        assert_close(output.logits, logits)
+        assert backbone.feature_dim == 8
+        assert "last" in backbone.feature_tensor
+
+
+def test_load_splits_a_softmax_under_mixed_precision(keras, tmp_path, images):
+    scaling = lambda layers: layers.Rescaling(1 / 255)  # noqa: E731
+    model = _rescaled(keras, scaling, "softmax", "mixed_float16")
+    model.save(tmp_path / "net.keras")
+    model.export(tmp_path / "exported", verbose=False)
+    expected = model(images * 255)
+    for path in ("net.keras", "exported"):
+        backbone = checkpoints.load(str(tmp_path / path))
+        assert (backbone.feature_dim, backbone.num_source_classes) == (8, 10)
+        output = jax.jit(backbone.apply)(backbone.variables, images * 255)
+        assert_close(jax.nn.softmax(output.logits), expected, 2e-3)
+
+
+def test_load_keeps_a_fixed_size_where_another_is_preferred(model, tmp_path):
+    path = str(tmp_path / "net.keras")
+    model.save(path)
+    backbone = checkpoints.load(path, preferred_image_size=96)
+    assert backbone.image_size == SIZE
+    assert "not 96" in backbone.warnings["image_size"]
+    with pytest.raises(InputError, match="32 x 32 pixels only"):
+        checkpoints.load(f"{path}#image_size=96")
+
+
+def test_load_of_a_nested_application_mentions_the_assumed_range(keras, tmp_path):
+    base = keras.applications.MobileNet(
+        (SIZE, SIZE, 3), alpha=0.25, weights=None, include_top=False, pooling="avg"
+    )
+    model = keras.Sequential([base, keras.layers.Dense(1)])
+    model.save(tmp_path / "net.keras")
+    backbone = checkpoints.load(str(tmp_path / "net.keras"))
+    assert backbone.input_range == (-1, 1)
+    assert "mobilenet_0.25_32" in backbone.warnings["input_range"]
+    assert backbone.feature_dim == 256
