@@ -22,7 +22,7 @@ import threading
 EXIT_CODE = 130
 """Exit code after Ctrl-C, as of a shell's command that SIGINT ended."""
 
-_GRACE_SECONDS = 1.4
+_GRACE_SECONDS = 1.2
 
 _MESSAGE = "Interrupted. Run it again to resume."
 
