@@ -17,7 +17,7 @@ from rankckpt_jax.checkpoints.backbone import Backbone, split_head
 from rankckpt_jax.checkpoints.graphs import features as features_lib
 from rankckpt_jax.checkpoints.graphs import input_range as input_range_lib
 from rankckpt_jax.checkpoints.graphs import pure_graph, recognize
-from rankckpt_jax.checkpoints.graphs.flat_graph import node_name
+from rankckpt_jax.checkpoints.graphs.flat_graph import UnsupportedOperation, node_name
 from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs, Pixels
 from rankckpt_jax.checkpoints.graphs.network import Function, Network
 from rankckpt_jax.checkpoints.graphs.pure_graph import Path, PureGraph
@@ -145,7 +145,13 @@ def convert(network: Network, output: str | None = None) -> Converted:
     evaluation = extract(function.flat, images=function.images, features=features)
     training = None
     if network.training is not None:
-        training = _training_graph(network, network.training, name, removed, extract)
+        try:
+            training = _training_graph(
+                network, network.training, name, removed, extract
+            )
+        except UnsupportedOperation as error:
+            # Such as augmentation, which evaluation does not need.
+            _log.warning("%s: the training graph is left out: %s", network.where, error)
     used = {path for graph in (evaluation, training) if graph for path in _used(graph)}
     names = {path: variable for variable, path in paths.items()}
     to_read = {names[path] for path in used}

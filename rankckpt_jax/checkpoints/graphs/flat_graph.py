@@ -29,6 +29,10 @@ from the old value and the second input. None if the second input is the new val
 _PASSING = ("Identity", "IdentityN", "PreventGradient", "CheckNumerics", "EnsureShape")
 
 
+class UnsupportedOperation(InputError):
+    """An operation of a graph has no counterpart in JAX."""
+
+
 @dataclasses.dataclass
 class FlatGraph:
     """A graph without function calls. Tensors are named "NODE:INDEX".
@@ -205,7 +209,7 @@ def _ancestors(flat: FlatGraph, ends: Iterable[str]) -> set[str]:
 
 def unsupported(op: str, name: str, where: str = "") -> InputError:
     """Return the error for an operation without a counterpart in JAX."""
-    return InputError(
+    return UnsupportedOperation(
         f"The graph has an operation without a counterpart in JAX: {op}",
         where=where,
         found=f"{op} {name!r}",

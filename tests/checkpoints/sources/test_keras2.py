@@ -131,6 +131,39 @@ def test_load_hub_of_keras_2_computes_features_and_logits(tf_keras, tmp_path, im
     assert np.isfinite(trained.features).all()
 
 
+def test_load_of_a_saved_model_of_keras_2_leaves_augmentation_out(
+    tf_keras, tmp_path, images, caplog
+):
+    model = transfer(tf_keras)
+    randomize(model)
+    model.save(tmp_path / "net")
+    backbone = checkpoints.load(str(tmp_path / "net"))
+    output = jax.jit(backbone.apply)(backbone.variables, images)
+    assert_close(jax.nn.softmax(output.logits), model(images, training=False))
+    assert backbone.input_range == (0, 255)
+    # Its operations have no counterparts in JAX.
+    assert backbone.apply.graphs.training is None
+    assert "training graph is left out" in caplog.text
+
+
+def test_load_model_of_keras_3_leaves_augmentation_out(tmp_path, images):
+    tensorflow()
+    import keras
+
+    layers = keras.layers
+    augment = [layers.RandomFlip(), layers.RandomRotation(0.1), layers.RandomZoom(0.1)]
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = layers.Rescaling(1 / 127.5, -1)(keras.Sequential(augment)(inputs))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3)(x))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    model.save(tmp_path / "net.keras")
+    backbone = checkpoints.load(str(tmp_path / "net.keras"))
+    output = jax.jit(backbone.apply)(backbone.variables, images)
+    assert_close(output.logits, model(images, training=False))
+    trained, _ = backbone.apply(backbone.variables, images, train=True)
+    assert_close(trained.features, output.features)
+
+
 def test_load_model_computes_mixed_precision_in_float32(tf_keras, tmp_path, images):
     model = sequential(tf_keras)
     randomize(model)
