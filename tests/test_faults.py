@@ -62,12 +62,20 @@ def complete(grid, tmp_path_factory):
     return workdir
 
 
-def assert_same_results(workdir, undisturbed):
+def assert_same_results(workdir, undisturbed, number=signal.SIGKILL):
     results, expected = faults.results(workdir), faults.results(undisturbed)
     assert results.keys() == expected.keys()
     for name, value in expected.items():
-        assert results[name] == value, name
+        found = results[name]
+        if number == signal.SIGINT and "/finetune/metrics/" in name:
+            # The mean loss since the last line is written before a stop too.
+            found, value = map(accuracies, (found, value))
+        assert found == value, name
     assert not faults.leftovers(workdir)
+
+
+def accuracies(metrics):
+    return [(line["step"], line["accuracy"]) for line in metrics if line["accuracy"]]
 
 
 class Victim:
@@ -133,7 +141,7 @@ def test_run_stopped_at_each_stage_resumes_to_the_same_results(
         assert victim.run(before=moment), moment
     assert not victim.run()
     assert "training: resuming from step" in victim.log
-    assert_same_results(victim.workdir, small)
+    assert_same_results(victim.workdir, small, number)
 
 
 @pytest.mark.slow
@@ -169,7 +177,7 @@ def test_run_stopped_at_random_resumes_to_the_same_results(
             # Shown with -s, because this takes minutes.
             end = f"stopped in {forks.seconds_to_end:.2f} s" if killed else "complete"
             print(f"run {runs}, {limits}: {end}")
-        assert_same_results(victim.workdir, undisturbed)
+        assert_same_results(victim.workdir, undisturbed, number)
         shutil.rmtree(victim.workdir)
 
 
