@@ -1,8 +1,7 @@
-"""Mistakes of users: one row for each.
+"""Mistakes of users: each raises one `InputError` before any network is applied.
 
-A row raises one `InputError` before any network is applied. Its message has what,
-where, expected, found and how to fix it. test_doubtful_input.py has input that can be
-used, and tests/data/test_corrupt_images.py images that cannot be decoded.
+test_doubtful_input.py has input that can be used, and tests/data/test_corrupt_images.py
+images that cannot be decoded.
 """
 
 import dataclasses
@@ -108,11 +107,7 @@ CHECKPOINTS = [
         ("first/model.ckpt", "expected: 8 to 1024", "found: 3"),
         lambda s: checkpoints.load(f"{s.pool}/first/model.ckpt#image_size=3"),
     ),
-    Refused(
-        "no .index",
-        ("index is missing", "model.ckpt.index"),
-        lambda s: (s.index.unlink(), s.load()),
-    ),
+    Refused("no .index", ("model.ckpt.index",), lambda s: (s.index.unlink(), s.load())),
     Refused("no .data", (".data-",), lambda s: (s.data.unlink(), s.load())),
     Refused("the index of another network", ("first/model.ckpt",), index_of_another),
     Refused(
