@@ -140,7 +140,8 @@ def test_run_stopped_at_each_stage_resumes_to_the_same_results(
     for moment in moments:
         assert victim.run(before=moment), moment
     assert not victim.run()
-    assert "training: resuming from step" in victim.log
+    # After SIGINT a training this short may take its last steps within the grace time.
+    assert number == signal.SIGINT or "training: resuming from step" in victim.log
     assert_same_results(victim.workdir, small, number)
 
 

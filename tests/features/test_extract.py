@@ -131,8 +131,9 @@ def test_load_or_extract_repeats_for_another_version(
 ):
     load(tmp_path, linear, split)
     if name == "forward":
-        monkeypatch.setattr(backbone_lib, "FORWARD_VERSION", 2)
-        change = "forward_version 1 -> 2"
+        version = backbone_lib.FORWARD_VERSION
+        monkeypatch.setattr(backbone_lib, "FORWARD_VERSION", version + 1)
+        change = f"forward_version {version} -> {version + 1}"
     else:
         version = preprocess.VERSIONS[name] + 1
         versions = {**preprocess.VERSIONS, name: version}

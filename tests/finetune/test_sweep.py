@@ -115,7 +115,7 @@ def test_load_or_run_repeats_for_another_version(
     backbone, task, tmp_path, monkeypatch, module, name
 ):
     run(tmp_path, backbone, task, PROBE)
-    monkeypatch.setattr(module, name, 2)
+    monkeypatch.setattr(module, name, getattr(module, name) + 1)
     assert run(tmp_path, backbone, task, PROBE, compute=False) == (None, False)
 
 
