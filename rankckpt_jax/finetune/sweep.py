@@ -146,6 +146,7 @@ def load_or_run(
         sweep = Sweep("custom", sweep, (sweep.learning_rate,), (sweep.num_steps,))
     directory = epath.Path(directory)
     splits = choose_splits(task, sweep)
+    asked = sweep.recipe.batch_size
     sweep = _fit_batch(sweep, splits.train)
     frozen = sweep.recipe.frozen
     folded = not frozen and restore_batch_norm.has_folded_batch_norm(backbone)
@@ -158,6 +159,12 @@ def load_or_run(
         return result, False
     if not compute:
         return None, False
+    if sweep.recipe.batch_size != asked:
+        _log.info(
+            "%s: batches of %d images, not %d, because %s has %d",
+            *(description, sweep.recipe.batch_size, asked),
+            *(splits.train.name, splits.train.num_examples),
+        )
     if folded:
         _log.info("%s: restoring the moments of folded batch norm", description)
         backbone = restore_batch_norm.restore(
@@ -231,10 +238,6 @@ def _fit_batch(sweep: Sweep, train: Split) -> Sweep:
     largest = 1 << (max(train.num_examples, 1).bit_length() - 1)
     fitting = max(largest, step_lib.num_parts(recipe.accumulate))
     batch_size = min(recipe.batch_size, fitting)
-    _log.info(
-        "fine-tuning: batches of %d images, not %d, because %s has %d",
-        *(batch_size, recipe.batch_size, train.name, train.num_examples),
-    )
     return dataclasses.replace(
         sweep, recipe=dataclasses.replace(recipe, batch_size=batch_size)
     )
