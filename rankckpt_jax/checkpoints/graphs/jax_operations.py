@@ -177,7 +177,8 @@ def _average_pool(node: Any) -> Callable[..., Any]:
             start = np.arange(total.shape[axis]) * strides[axis] - before
             end = np.minimum(start + size[axis], x.shape[axis])
             along = end - np.maximum(start, 0)
-            counts = counts * np.expand_dims(along, [a for a in range(4) if a != axis])
+            sides = [-1 if a == axis else 1 for a in range(x.ndim)]
+            counts = counts * along.reshape(sides)
         # Counts are equal along the batch and the channels.
         counts = counts[tuple(slice(None, 1) if k == 1 else slice(None) for k in size)]
         return total / jnp.asarray(counts, x.dtype)
