@@ -270,11 +270,7 @@ CONFIGS = [
         ("config.preprocess", "vtag", "'vtab'"),
         lambda s: s.run(preprocess="vtag"),
     ),
-    Refused(
-        "an unknown dtype",
-        ("config.dtype", "float16"),
-        lambda s: s.run(dtype="float16"),
-    ),
+    Refused("an unknown dtype", ("config.dtype",), lambda s: s.run(dtype="float16")),
     Refused(
         "no images a step",
         ("config.batch_size", "at least 1", "0"),
