@@ -167,6 +167,16 @@ def redact(value: Any) -> Any:
     return value
 
 
+def describe_unexpected(error: Exception) -> str:
+    """Describe an error that is not the user's, without secrets, for a row or cell.
+
+    The caller logs the traceback.
+    """
+    reason = str(error).strip().partition("\n")[0]
+    text = redact(f"{type(error).__name__}: {reason}".removesuffix(": "))
+    return f"{text}. The log has the traceback; please report it."
+
+
 def _hide_query(match: re.Match[str]) -> str:
     pairs = (
         pair

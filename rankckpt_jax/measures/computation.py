@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from rankckpt_jax.devices import mapping
-from rankckpt_jax.errors import InputError, redact
+from rankckpt_jax.errors import InputError, describe_unexpected
 from rankckpt_jax.measures import regimes, registry
 from rankckpt_jax.measures.inputs import Inputs, prepare
 from rankckpt_jax.measures.registry import Measure, Options, Result
@@ -117,12 +117,7 @@ def failure(name: str, error: Exception) -> Result:
     if isinstance(error, InputError):
         return Result(math.nan, warning=error.what)
     _log.error("%s: failed", name, exc_info=error)
-    reason = redact(str(error).strip().partition("\n")[0])
-    return Result(
-        math.nan,
-        warning=f"{name} failed ({type(error).__name__}: {reason}). The log has the "
-        "traceback; please report it.",
-    )
+    return Result(math.nan, warning=f"{name} failed. {describe_unexpected(error)}")
 
 
 @mapping.allow_transfers

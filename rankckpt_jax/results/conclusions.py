@@ -109,9 +109,7 @@ def _other_measure(ranking: Ranking) -> str:
     ranks = [name for name in others if _orders(ranking, name)]
     # A measure that needs no care is better.
     warned = {name for row in ranking.rows for name in row.warnings}
-    ranks = [printable(n) for n in ranks if n not in warned] or list(
-        map(printable, ranks)
-    )
+    ranks = [name for name in ranks if name not in warned] or ranks
     if ranks:
         verb, one = ("ranks", "it") if len(ranks) == 1 else ("rank", "one of them")
         return (

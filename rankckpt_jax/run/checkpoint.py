@@ -14,7 +14,7 @@ from rankckpt_jax.errors import (
     Interrupted,
     StorageError,
     UnreadableImage,
-    redact,
+    describe_unexpected,
 )
 from rankckpt_jax.features import extract, precomputed
 from rankckpt_jax.features.feature_set import FeatureSet
@@ -56,16 +56,10 @@ def evaluate(context: RunContext, member: Member, title: str) -> Row:
         if processes.process_count() > 1:
             raise
         _log.exception("%s: failed", title)
-        return Row(member.name, group=member.group, failure=_describe(error))
+        return Row(member.name, group=member.group, failure=describe_unexpected(error))
     if member.warning:
         row = _with_warning(row, "checkpoint", member.warning)
     return row
-
-
-def _describe(error: Exception) -> str:
-    reason = str(error).strip().partition("\n")[0]
-    reason = redact(f"{type(error).__name__}: {reason}".removesuffix(": "))
-    return f"{reason}. The log has the traceback; please report it."
 
 
 def load_features(context: RunContext, name: str) -> FeatureSet | None:

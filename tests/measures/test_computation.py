@@ -144,7 +144,7 @@ def test_compute_all_turns_any_exception_into_a_warning(error, monkeypatch, capl
     monkeypatch.setitem(registry._REGISTRY, "broken", record)
     results = measures.compute_all(*generate(), names=["broken", "h_score"])
     assert np.isnan(results["broken"].score)
-    assert f"({error.__name__}: Singular matrix)" in results["broken"].warning
+    assert f"{error.__name__}: Singular matrix. " in results["broken"].warning
     assert results["h_score"].score == score_of("h_score")
     assert "Traceback" in caplog.text and "in broken" in caplog.text
 
