@@ -1,4 +1,4 @@
-"""Ends the program within two seconds of Ctrl-C (SIGINT), at any moment.
+"""Ends the program within about two seconds of Ctrl-C (SIGINT), at any moment.
 
 The first Ctrl-C asks the run to stop: training saves its state after the step, and the
 program ends. Python handles a signal only between two of its instructions, which can be
