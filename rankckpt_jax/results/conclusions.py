@@ -1,7 +1,8 @@
-"""Sentences and numbers that state what follows from a ranking."""
+"""The conclusion: what follows from a ranking, in sentences and four numbers."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from rankckpt_jax import evaluation
@@ -32,7 +33,74 @@ _MIN_FOR_INTERVAL = 8
 """Bootstrap intervals over fewer checkpoints are too narrow."""
 
 
-def headline(ranking: Ranking) -> tuple[str, str, str]:
+@dataclasses.dataclass(frozen=True)
+class Conclusion:
+    """What follows from a ranking. All texts are printable.
+
+    Attributes:
+      answer: The checkpoint to use as a sentence in three parts; the middle one is the
+        checkpoint's name, or empty if none can be recommended.
+      support: At most three sentences on the evidence for it.
+      verification: One sentence: whether fine-tuning verified the ranking, and how far.
+      command: The command that fine-tunes the best two, or empty.
+      against: The strongest evidence against it, in at most three sentences.
+      details: Further sentences, such as ties, intervals and p-values.
+      figures: The four main numbers as (name, value, note).
+    """
+
+    answer: tuple[str, str, str]
+    support: tuple[str, ...] = ()
+    verification: str = ""
+    command: str = ""
+    against: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    figures: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All sentences and the command in reading order."""
+        evidence = *self.support, self.verification, self.command, *self.against
+        return tuple(filter(None, ("".join(self.answer), *evidence, *self.details)))
+
+
+def conclude(ranking: Ranking, agreement: Agreement) -> Conclusion:
+    """Return the conclusion of a ranking."""
+    answer, figures = _headline(ranking), _facts(ranking, agreement)
+    num_scored = len(ranking.scored_rows)
+    if not num_scored:
+        return Conclusion(answer, figures=figures)
+    if num_scored == 1:
+        sentence = (
+            "One checkpoint cannot be compared with others. Add checkpoints to the "
+            "pool."
+        )
+        return Conclusion(answer, support=(sentence,), figures=figures)
+    if ranking.ranks_nothing:
+        return Conclusion(answer, support=(_other_measure(ranking),), figures=figures)
+    is_verified = agreement.measures[ranking.measures[0]].n > 1
+    of_agreement = _agreement(ranking, agreement)
+    against = (
+        _better_measure(ranking, agreement),
+        _better_baseline(ranking, agreement),
+        _narrow_lead(ranking),
+    )
+    details = (
+        _ties(ranking),
+        _interval(ranking, agreement),
+        _probability_best(ranking, agreement),
+    )
+    return Conclusion(
+        answer,
+        support=(of_agreement,) if is_verified else (),
+        verification="" if is_verified else of_agreement,
+        command=_command(ranking, agreement),
+        against=tuple(filter(None, against)),
+        details=tuple(filter(None, details)),
+        figures=figures,
+    )
+
+
+def _headline(ranking: Ranking) -> tuple[str, str, str]:
     """Return the main result as one sentence of printable text.
 
     Returns:
@@ -79,30 +147,6 @@ def _accuracy_of_first(ranking: Ranking) -> str:
     )
 
 
-def conclusions(ranking: Ranking, agreement: Agreement) -> tuple[str, ...]:
-    """Return sentences on how reliable the ranking is, the most important first."""
-    if not ranking.scored_rows:
-        return ()
-    if len(ranking.scored_rows) < 2:
-        return (
-            "One checkpoint cannot be compared with others. Add checkpoints to the "
-            "pool.",
-        )
-    if ranking.ranks_nothing:
-        return (_other_measure(ranking),)
-    sentences = (
-        _agreement(ranking, agreement),
-        _command(ranking, agreement),
-        _ties(ranking),
-        _interval(ranking, agreement),
-        _better_measure(ranking, agreement),
-        _better_baseline(ranking, agreement),
-        _probability_best(ranking, agreement),
-        _narrow_lead(ranking),
-    )
-    return tuple(filter(None, sentences))
-
-
 def _other_measure(ranking: Ranking) -> str:
     """Return the sentence on the measures to use if the first one ranks nothing."""
     first, *others = ranking.measures
@@ -135,7 +179,7 @@ def _orders(ranking: Ranking, measure: str) -> bool:
     )
 
 
-def facts(ranking: Ranking, agreement: Agreement) -> tuple[tuple[str, str, str], ...]:
+def _facts(ranking: Ranking, agreement: Agreement) -> tuple[tuple[str, str, str], ...]:
     """Return the main numbers as (name, value, note)."""
     measure = ranking.measures[0]
     summary = agreement.measures[measure]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from rankckpt_jax.results import conclusions
 from rankckpt_jax.results.agreement import Agreement, measure_agreement
+from rankckpt_jax.results.conclusions import Conclusion, conclude
 from rankckpt_jax.results.costs import Costs, compare_costs
 from rankckpt_jax.results.formatting import printable
 from rankckpt_jax.results.ranking import Ranking
@@ -33,10 +33,7 @@ class Summary:
 
     Attributes:
       ranking: The ranking.
-      headline: The main result as a sentence in three parts; the middle one is the name
-        of the checkpoint ranked first, or empty.
-      conclusions: Sentences on how reliable the ranking is.
-      facts: The main numbers as (name, value, note).
+      conclusion: What follows from it in sentences and numbers.
       agreement: The agreement of each measure and baseline with fine-tuning.
       ranks: For each measure, and first for the accuracy as `"fine-tuned"`, the rank of
         each of `ranking.scored_rows`; None where there is no value.
@@ -45,9 +42,7 @@ class Summary:
     """
 
     ranking: Ranking
-    headline: tuple[str, str, str]
-    conclusions: tuple[str, ...]
-    facts: tuple[tuple[str, str, str], ...]
+    conclusion: Conclusion
     agreement: Agreement
     ranks: Mapping[str, tuple[int | None, ...]]
     costs: Costs | None
@@ -55,8 +50,8 @@ class Summary:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The headline and the conclusions."""
-        return "".join(self.headline), *self.conclusions
+        """All sentences of the conclusion in reading order."""
+        return self.conclusion.sentences
 
 
 def summarize(ranking: Ranking) -> Summary:
@@ -64,9 +59,7 @@ def summarize(ranking: Ranking) -> Summary:
     agreement = measure_agreement(ranking)
     return Summary(
         ranking,
-        conclusions.headline(ranking),
-        conclusions.conclusions(ranking, agreement),
-        conclusions.facts(ranking, agreement),
+        conclude(ranking, agreement),
         agreement,
         _ranks(ranking),
         compare_costs(ranking),

@@ -47,7 +47,7 @@ def test_headline(rows, expected):
     summary = _summarize(rows)
     assert expected in summary.sentences[0]
     best = summary.ranking.best
-    assert summary.headline[1] == (best.checkpoint if best else "")
+    assert summary.conclusion.answer[1] == (best.checkpoint if best else "")
 
 
 _SIX = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
@@ -66,7 +66,7 @@ _SIX = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     ],
 )
 def test_conclusions_on_agreement(scores, accuracies, expected):
-    assert expected in _summarize(_rows(scores, accuracies)).conclusions[0]
+    assert expected in _summarize(_rows(scores, accuracies)).sentences[1]
 
 
 # ml_collections raises it.
@@ -79,7 +79,7 @@ def test_conclusions_print_the_command_that_verifies_a_ranking():
     config.measure_options.nleep.energy = 0.7
     rows = _rows([1, 2], [None, None])
     summary = _summarize(rows, provenance={"config": config.to_dict()})
-    advice, command, *_ = summary.conclusions
+    _, advice, command, *_ = summary.sentences
     assert advice.endswith("no ranked checkpoint was fine-tuned. To verify it, run:")
     assert command in terminal.to_text(summary)
     _, _, program, *arguments = shlex.split(command)
@@ -111,11 +111,11 @@ def test_conclusions_name_the_interval_and_a_better_baseline():
     low, high = summary.agreement.measures["nleep"].interval
     assert (
         f"Kendall's tau 0.78, 95 % confidence interval [{low:.2f}, {high:.2f}] "
-        "(bootstrap over checkpoints)." in summary.conclusions
+        "(bootstrap over checkpoints)." in summary.sentences
     )
     assert (
         "A trivial baseline does better: sorting by number of parameters gives tau "
-        "1.00." in summary.conclusions
+        "1.00." in summary.sentences
     )
 
 
@@ -124,20 +124,20 @@ def test_conclusions_name_a_better_measure_with_its_significance():
         Row(str(i), scores={"nleep": s, "leep": i}, accuracy=a)
         for i, (s, a) in enumerate(zip([2, 1, 3, 4, 6, 5], _SIX, strict=True))
     ]
-    sentence = _summarize(rows, "nleep", "leep").conclusions[1]
+    sentence = _summarize(rows, "nleep", "leep").sentences[2]
     assert sentence.startswith("leep agrees better (tau 1.00), but over 6 checkpoints")
     rows = [
         Row(row.checkpoint, scores={"nleep": -i, "leep": i}, accuracy=row.accuracy)
         for i, row in enumerate(rows)
     ]
-    sentence = _summarize(rows, "nleep", "leep").conclusions[1]
+    sentence = _summarize(rows, "nleep", "leep").sentences[2]
     assert sentence.startswith("leep agrees better (tau 1.00), p-value 0.0")
 
 
 @pytest.mark.parametrize(("spread", "is_narrow"), [(0.01, False), (0.1, True)])
 def test_conclusions_warn_of_a_narrow_lead(spread, is_narrow):
     rows = _rows([1.0, 0.9], [None, None], spreads={"nleep": spread})
-    text = " ".join(_summarize(rows).conclusions)
+    text = " ".join(_summarize(rows).sentences)
     assert ("another run could swap them" in text) == is_narrow
 
 
@@ -155,17 +155,19 @@ def test_conclusions_warn_of_a_narrow_lead(spread, is_narrow):
 )
 def test_conclusions_on_ties(scores, expected):
     for accuracies in ([None] * len(scores), [0.1 * i for i in range(len(scores))]):
-        text = " ".join(_summarize(_rows(scores, accuracies)).conclusions)
+        text = " ".join(_summarize(_rows(scores, accuracies)).sentences)
         assert expected in text
     untied = _summarize(_rows([2.0, 1.0], [None, None]))
-    assert "equal scores" not in " ".join(untied.conclusions)
+    assert "equal scores" not in " ".join(untied.sentences)
 
 
 def test_facts_omit_unknown_values():
     rows = _rows([1, 2, 3, 4, 5, 6], _SIX)
-    facts = {name: value for name, value, _ in _summarize(rows).facts}
+    facts = {name: value for name, value, _ in _summarize(rows).conclusion.figures}
     assert facts["Kendall's tau"] == "1.00" and "Time to rank" not in facts
-    names = [name for name, _, _ in _summarize(_rows([1.0], [math.nan])).facts]
+    names = [
+        name for name, _, _ in _summarize(_rows([1.0], [math.nan])).conclusion.figures
+    ]
     assert names == ["Checkpoints ranked"]
 
 
@@ -214,13 +216,13 @@ def test_summary_of_saturated_scores_ranks_nothing(others, expected):
     measures = ["h_score", *others]
     summary = _summarize(_saturated(NOISE, **others), *measures)
     assert summary.ranking.ranks == (1, 1, 1, 1)
-    assert "".join(summary.headline) == (
+    assert "".join(summary.conclusion.answer) == (
         "h_score ranks nothing: the scores of all 4 checkpoints are saturated and "
         "equal."
     )
-    assert summary.headline[1] == ""
-    assert expected in summary.conclusions[0] and len(summary.conclusions) == 1
-    assert [name for name, _, _ in summary.facts] == ["Checkpoints ranked"]
+    assert summary.conclusion.answer[1] == ""
+    assert expected in summary.sentences[1] and len(summary.sentences) == 2
+    assert [name for name, _, _ in summary.conclusion.figures] == ["Checkpoints ranked"]
 
 
 def test_summary_recommends_measures_without_warnings():
@@ -230,7 +232,7 @@ def test_summary_recommends_measures_without_warnings():
         for row in rows
     ]
     summary = _summarize(rows, "h_score", "transrate", "knn")
-    assert summary.conclusions[0].startswith("knn still ranks")
+    assert summary.sentences[1].startswith("knn still ranks")
 
 
 def test_ranking_of_some_saturated_scores_ranks():

@@ -37,8 +37,6 @@ def to_html(summary: Summary) -> str:
         "report.js",
         task=printable(ranking.task),
         description=printable(ranking.task_description),
-        headline=summary.headline,
-        conclusions=summary.conclusions,
-        facts=summary.facts,
+        conclusion=summary.conclusion,
         sections=[(section, html) for section, html in rendered if html is not None],
     )
