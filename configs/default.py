@@ -139,6 +139,9 @@ def get_config() -> ml_collections.ConfigDict:
     # vtab_1k (1000 steps), vtab_full (VTAB's grid), neucrab (the benchmark's grid) or
     # quick (cosine schedule, two learning rates, a few hundred steps, chosen on val).
     finetune.recipe = "vtab_1k"
+    # Fine-tune only this many checkpoints, the best ranked ones by the first measure,
+    # after all checkpoints are scored; 0 for all. Not possible with `shard`.
+    finetune.top = 0
     # The following fields override the recipe. Learning rate and number of steps may be
     # several values, of which every pair is tried:
     # --config.finetune.learning_rate=0.1,0.01

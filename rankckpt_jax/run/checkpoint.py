@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 
 from rankckpt_jax import finetune, models
 from rankckpt_jax.checkpoints.backbone import Backbone
@@ -42,11 +43,44 @@ def evaluate(context: RunContext, member: Member, title: str) -> Row:
       UnreadableImage: An image cannot be decoded, which concerns every checkpoint.
       Interrupted: The run was asked to stop.
     """
-    try:
+
+    def evaluate_member() -> Row:
         if member.features is not None:
             row = _evaluate_features(context, member, title)
         else:
             row = _evaluate_backbone(context, member, title)
+        if member.warning:
+            row = _with_warning(row, "checkpoint", member.warning)
+        return row
+
+    return _with_failures(member, title, evaluate_member)
+
+
+def finetune_later(context: RunContext, member: Member, row: Row, title: str) -> Row:
+    """Fine-tune a checkpoint that `evaluate` only scored.
+
+    Args:
+      context: Everything that the stages need.
+      member: The checkpoint.
+      row: The result of `evaluate`.
+      title: Prefix of log lines.
+
+    Returns:
+      The row with its accuracy; what fine-tuning raises becomes its failure.
+
+    Raises:
+      StorageError, UnreadableImage, Interrupted: See `evaluate`.
+    """
+    return _with_failures(
+        member,
+        title,
+        lambda: _finetune(context, member.load(), row, title, compute=True),
+    )
+
+
+def _with_failures(member: Member, title: str, make_row: Callable[[], Row]) -> Row:
+    try:
+        return make_row()
     except (StorageError, UnreadableImage, Interrupted):
         raise
     except InputError as error:
@@ -57,9 +91,6 @@ def evaluate(context: RunContext, member: Member, title: str) -> Row:
             raise
         _log.exception("%s: failed", title)
         return Row(member.name, group=member.group, failure=describe_unexpected(error))
-    if member.warning:
-        row = _with_warning(row, "checkpoint", member.warning)
-    return row
 
 
 def load_features(context: RunContext, name: str) -> FeatureSet | None:
@@ -102,7 +133,9 @@ def _evaluate_backbone(context: RunContext, member: Member, title: str) -> Row:
         source_accuracy=member.facts.get("source_accuracy"),
     )
     row = _extract_and_score(context, member, backbone, row, title)
-    return _finetune(context, backbone, row, title)
+    # The best checkpoints are known, and fine-tuned, only after all are scored.
+    compute = "finetune" in context.stages and not context.finetune_top
+    return _finetune(context, backbone, row, title, compute=compute)
 
 
 def _evaluate_features(context: RunContext, member: Member, title: str) -> Row:
@@ -176,7 +209,9 @@ def _score(
     )
 
 
-def _finetune(context: RunContext, backbone: Backbone, row: Row, title: str) -> Row:
+def _finetune(
+    context: RunContext, backbone: Backbone, row: Row, title: str, *, compute: bool
+) -> Row:
     result, computed = finetune.load_or_run(
         context.directory / row.checkpoint / "finetune",
         backbone,
@@ -185,7 +220,7 @@ def _finetune(context: RunContext, backbone: Backbone, row: Row, title: str) -> 
         preprocess=context.preprocess,
         cache=context.cache,
         description=f"{title}: fine-tuning",
-        compute="finetune" in context.stages,
+        compute=compute,
         should_stop=lambda step: signals.should_stop(),
     )
     if result is None:

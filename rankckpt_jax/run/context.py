@@ -39,6 +39,7 @@ class RunContext:
       shard: The part of the pool that this run evaluates; None for all of it.
       make_pool: Pre-trains the demo's pool; None without the stage `pretrain`.
       sweep: How to fine-tune.
+      finetune_top: How many of the best-ranked checkpoints to fine-tune; 0 for all.
       preprocess: See `preprocess.resize`.
       dtype: Dtype of the networks in extraction.
       batch_size: Images per step and process in extraction.
@@ -59,6 +60,7 @@ class RunContext:
     shard: shard_lib.Shard | None
     make_pool: Callable[[], None] | None
     sweep: finetune.Sweep
+    finetune_top: int
     preprocess: str
     dtype: str
     batch_size: int
@@ -138,7 +140,9 @@ def load(config: Any) -> Iterator[RunContext]:
     shard = shard_lib.parse(config.shard)
     validation.check(config, stages, settings.measures)
     pool.check(config)
-    sweep = finetune.make_sweep(config.finetune, config.seed)
+    recipe = config.finetune.to_dict()
+    finetune_top = recipe.pop("top", 0)
+    sweep = finetune.make_sweep(recipe, config.seed)
     if config.features:
         name, origin = pool.describe_features(config.features)
         task = tasks.Task(config.task.name or name, (), {}, origin)
@@ -167,6 +171,7 @@ def load(config: Any) -> Iterator[RunContext]:
         shard=shard,
         make_pool=_demo(config, cache) if "pretrain" in stages else None,
         sweep=sweep,
+        finetune_top=finetune_top,
         preprocess=config.preprocess,
         dtype=extract.compute_dtype(config.dtype),
         batch_size=config.batch_size,

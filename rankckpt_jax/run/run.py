@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import platform
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -121,7 +122,32 @@ def _evaluate_members(context: RunContext) -> list[Row]:
                 member.name, group=member.group, warnings={"shard": text}
             )
         rows.append(row)
+    if "finetune" in context.stages and context.finetune_top:
+        rows = _finetune_best(context, rows)
     return rows
+
+
+def _finetune_best(context: RunContext, rows: Sequence[Row]) -> list[Row]:
+    """Fine-tune the best-ranked checkpoints, `context.finetune_top` of them."""
+    measures = context.settings.measures
+    compared = comparison.compare_rows(rows, measures)
+    best = rank(context.task.name, measures, compared).scored_rows
+    names = [row.checkpoint for row in best[: context.finetune_top]]
+    # Scores may differ between processes by rounding, and all must train the same.
+    names = processes.broadcast_from_main(names)
+    _log.info("fine-tuning the best %d of %d by %s", len(names), len(rows), measures[0])
+    evaluated = {row.checkpoint: row for row in rows}
+    members = {member.name: member for member in context.members}
+    for number, name in enumerate(names, start=1):
+        # A stored result has been loaded already.
+        if evaluated[name].finetune_seconds is None:
+            if signals.should_stop():
+                raise Interrupted(f"stopped before fine-tuning {name}")
+            title = f"[{number}/{len(names)}] {name}"
+            evaluated[name] = checkpoint.finetune_later(
+                context, members[name], evaluated[name], title
+            )
+    return list(evaluated.values())
 
 
 def _row_key(context: RunContext, member: Member) -> dict[str, Any]:

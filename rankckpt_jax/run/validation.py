@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rankckpt_jax.checkpoints import sources
@@ -51,13 +51,13 @@ def check_same_images(task: Task) -> None:
         )
 
 
-def check(config: Any, stages: Collection[str], measures: Collection[str]) -> None:
+def check(config: Any, stages: Collection[str], measures: Sequence[str]) -> None:
     """Raise if a setting is out of range or does not fit the others.
 
     Args:
       config: Fields as in configs/default.py.
       stages: Stages to run.
-      measures: Measures to compute.
+      measures: Measures to compute; the first one orders the ranking.
 
     Raises:
       InputError: Names the field.
@@ -99,6 +99,8 @@ def check(config: Any, stages: Collection[str], measures: Collection[str]) -> No
             found=", ".join(measures),
             fix="add nleep, or leave `ablate` out of config.stages",
         )
+    if "finetune" in stages:
+        _check_top(config.finetune.get("top", 0), config.shard, measures)
     sources.check_image_size(config.image_size, "config.image_size")
     for field, minimum in (("batch_size", 1), ("image_cache_gigabytes", 0)):
         # Not `<`, which is false for NaN.
@@ -110,6 +112,36 @@ def check(config: Any, stages: Collection[str], measures: Collection[str]) -> No
                 found=str(config[field]),
                 fix="leave it out for the default",
             )
+
+
+def _check_top(top: Any, shard: str, measures: Sequence[str]) -> None:
+    """Raise if the best `top` checkpoints cannot be chosen for fine-tuning."""
+    field = "config.finetune.top"
+    if not isinstance(top, int) or top < 0:
+        raise InputError(
+            f"Invalid number of checkpoints to fine-tune: {top!r}",
+            where=field,
+            expected="a whole number of at least 0; 0 fine-tunes all",
+            found=repr(top),
+            fix="change it, or leave it out to fine-tune all checkpoints",
+        )
+    if top and shard:
+        raise InputError(
+            "A shard cannot fine-tune the best checkpoints of the whole pool",
+            where=field,
+            expected="0 with config.shard, because the other shards may not be scored",
+            found=f"{top} with config.shard={shard}",
+            fix="score with all shards first, then run once without config.shard",
+        )
+    if top and measures[0] == "early_stopping":
+        raise InputError(
+            "Only fine-tuning computes early_stopping, so it cannot choose the "
+            "checkpoints to fine-tune",
+            where=field,
+            expected="another first measure",
+            found=", ".join(measures),
+            fix="name another measure first in config.measures, such as nleep",
+        )
 
 
 def _check_names(given: Any, known: Any, where: str) -> None:
