@@ -23,11 +23,22 @@ ORDER = [
     {"checkpoints"},
     {"data"},
     {"storage"},
-    {"devices"},
     {"models"},
+    {"devices"},
     {"errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+# Only the package `devices` calls these functions of JAX, so that programs can be
+# compiled for devices that are absent.
+DEVICE_QUESTIONS = {
+    "default_backend",
+    "device_count",
+    "devices",
+    "local_device_count",
+    "local_devices",
+    "process_count",
+    "process_index",
+}
 # Configs are plain data that `run` reads; they sit outside the package.
 IGNORED = {"configs"}
 
@@ -159,6 +170,29 @@ def test_modules_do_not_import_each_other_in_a_circle():
             graph[i.module].add(i.target)
     # TopologicalSorter raises CycleError, which names the modules of the circle.
     assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def find_questions_about_devices(text: str) -> set[str]:
+    """Return the functions of JAX that a module asks about devices or processes."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "jax"
+        and node.attr in DEVICE_QUESTIONS
+    }
+
+
+def test_only_devices_asks_jax_about_devices():
+    asking = {
+        name: found
+        for name, path in modules().items()
+        if (found := find_questions_about_devices(path.read_text()))
+    }
+    assert {name.partition(".")[0] for name in asking} == {"devices"}
+    platform = {name for name, found in asking.items() if "default_backend" in found}
+    assert platform == {"devices.target"}
 
 
 def test_no_module_is_longer_than_450_lines():

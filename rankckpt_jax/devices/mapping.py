@@ -8,6 +8,7 @@ One process with one device is the same code path with an axis of size one.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -16,6 +17,10 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from rankckpt_jax.devices import target
+
+_log = logging.getLogger(__name__)
 
 AXIS = "batch"
 """Name of the mapped axis: a batch is split along it over the devices."""
@@ -54,8 +59,41 @@ def split_cpu_devices() -> None:
 
 
 def local_device_count() -> int:
-    """Return the number of devices attached to this process."""
-    return jax.local_device_count()
+    """Return the number of devices of this process, or of `target.compile_for`."""
+    return len(target.local_devices())
+
+
+class MappedFunction:
+    """A function of one device, mapped over all devices; see `map_devices`.
+
+    Attributes:
+      name: Module and name of the function, such as "finetune.step.train_step.step".
+    """
+
+    def __init__(self, function: Callable[..., Any], **options: Any):
+        """Store the function and the options of `jax.pmap`."""
+        scope = f"{function.__module__}.{function.__qualname__}"
+        self.name = scope.removeprefix("rankckpt_jax.").replace(".<locals>", "")
+
+        @functools.wraps(function)
+        def traced(*args: Any) -> Any:
+            # JAX calls all mapped programs "_fun".
+            _log.debug("tracing %s for %s", self.name, target.platform())
+            return function(*args)
+
+        @functools.cache
+        def mapped(devices: tuple[jax.Device, ...]) -> Any:
+            return jax.pmap(traced, axis_name=AXIS, devices=devices or None, **options)
+
+        self._mapped = mapped
+
+    def __call__(self, *args: Any) -> Any:
+        """Run on all devices."""
+        return self._mapped(())(*args)
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """Lower for the devices of `target`, from arrays or their shapes."""
+        return self._mapped(target.absent_devices()).lower(*args)
 
 
 def map_devices(
@@ -64,7 +102,7 @@ def map_devices(
     out_axes: Any = 0,
     *,
     donate_argnums: Sequence[int] = (),
-) -> Callable[..., Any]:
+) -> MappedFunction:
     """Compile `function` for one device and map it over all of them with `jax.pmap`.
 
     Args:
@@ -77,13 +115,38 @@ def map_devices(
     Returns:
       The mapped function. Keep it, because a new one compiles again.
     """
-    return jax.pmap(
+    return MappedFunction(
         function,
-        axis_name=AXIS,
         in_axes=in_axes,
         out_axes=out_axes,
         donate_argnums=tuple(donate_argnums),
     )
+
+
+def lower(
+    function: Callable[..., Any], *args: Any, **options: Any
+) -> jax.stages.Lowered:
+    """Lower a function of `map_devices` or `jax.jit` for the devices of `target`.
+
+    Args:
+      function: The function. One of `jax.jit` is lowered for the first device.
+      *args: Pytrees of arrays or `jax.ShapeDtypeStruct`.
+      **options: Static keyword arguments of a function of `jax.jit`.
+    """
+    if isinstance(function, MappedFunction):
+        return function.lower(*args)
+    if devices := target.absent_devices():
+        # Without a sharding JAX would silently lower for this process's device.
+        sharding = jax.sharding.SingleDeviceSharding(devices[0])
+        args = jax.tree.map(functools.partial(_on_device, sharding), args)
+    return function.lower(*args, **options)  # type: ignore[attr-defined]
+
+
+def _on_device(sharding: jax.sharding.Sharding, value: Any) -> Any:
+    """Return the shape of an array with a sharding; other values as they are."""
+    if not hasattr(value, "dtype"):
+        return value
+    return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
 
 
 def bounded_cache(make: Callable[..., Callable[..., Any]]) -> Any:
@@ -161,6 +224,6 @@ def replicate(tree: Tree) -> Tree:
 
     Otherwise every call would copy the value from the first device to the others.
     """
-    mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()), (AXIS,))
+    mesh = jax.sharding.Mesh(np.asarray(target.local_devices()), (AXIS,))
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return jax.tree.map(lambda x: jax.device_put(jnp.asarray(x), replicated), tree)

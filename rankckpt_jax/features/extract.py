@@ -23,7 +23,7 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.splits import Split
-from rankckpt_jax.devices import mapping, processes, progress, signals
+from rankckpt_jax.devices import mapping, processes, progress, signals, target
 from rankckpt_jax.errors import InputError, Interrupted, unknown_name
 from rankckpt_jax.features.feature_set import FeatureSet, from_store
 from rankckpt_jax.models import layers
@@ -59,7 +59,7 @@ def compute_dtype(setting: str) -> str:
     if setting not in DTYPES:
         raise unknown_name("dtype", setting, DTYPES, "config.dtype")
     if setting == "auto":
-        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        return "float32" if target.platform() == "cpu" else "bfloat16"
     return setting
 
 

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankckpt_jax.devices import target
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Inputs, Result, register
 from rankckpt_jax.measures.statistics import blocks, scaling, symmetric
@@ -46,7 +47,7 @@ def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:
     )
     scaled.flat[:: len(scaled) + 1] += 1
     rate = symmetric.log_det(scaled) / 2
-    exact = jax.default_backend() != "tpu"
+    exact = target.platform() != "tpu"
     with jax.enable_x64(exact or statistics.centered.dtype == np.float64):
         x = jnp.asarray(statistics.centered)
         class_rates = np.concatenate(

@@ -29,13 +29,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rankckpt_jax.devices import target
+
 FORMS = frozenset({"depthwise_conv", "map_parts"})
 """The forms in use on a CPU; empty for plain `lax`, with which tests compare."""
 
 
 def is_enabled(form: str) -> bool:
     """Return whether to use a form of this file."""
-    return form in FORMS and jax.default_backend() == "cpu"
+    return form in FORMS and target.platform() == "cpu"
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

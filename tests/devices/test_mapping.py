@@ -10,7 +10,7 @@ import pytest
 from rankckpt_jax import finetune
 from rankckpt_jax.benchmark import demo
 from rankckpt_jax.data import pipeline, tasks
-from rankckpt_jax.devices import mapping
+from rankckpt_jax.devices import mapping, target, topologies
 
 
 def test_map_devices_averages_over_the_axis():
@@ -50,6 +50,23 @@ def test_split_cpu_devices_respects_the_environment(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("changed"))
     mapping.split_cpu_devices()
+
+
+def test_lower_maps_over_the_devices_of_a_topology():
+    pytest.importorskip("libtpu")
+    double = mapping.map_devices(
+        lambda x: jax.lax.psum(2 * x, mapping.AXIS), out_axes=None
+    )
+    shape = jax.ShapeDtypeStruct((8, 256), jnp.float32)
+    with target.compile_for(topologies.load("v5e:2x4")):
+        compiled = mapping.lower(double, shape).compile()
+        single = mapping.lower(jax.jit(lambda x, n: n * x), shape, 2).compile()
+    for program in compiled, single:
+        assert "T(8,128)" in program.as_text() or "T(256)" in program.as_text()
+    assert "all-reduce" in compiled.as_text()
+    devices = mapping.local_device_count()
+    result = double(np.ones((devices, 1), np.float32))
+    assert float(result[0]) == 2 * devices
 
 
 def train():

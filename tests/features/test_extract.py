@@ -10,6 +10,7 @@ from etils import epath
 from rankckpt_jax import checkpoints
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline, preprocess, tasks
+from rankckpt_jax.devices import target
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract
 from rankckpt_jax.models import layers
@@ -146,7 +147,7 @@ def test_load_or_extract_repeats_for_another_version(
 
 def test_compute_dtype_depends_on_platform(monkeypatch):
     assert extract.compute_dtype("auto") == "float32"
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(target, "platform", lambda: "tpu")
     assert extract.compute_dtype("auto") == "bfloat16"
     assert extract.compute_dtype("float32") == "float32"
     with pytest.raises(InputError, match=r"config\.dtype"):

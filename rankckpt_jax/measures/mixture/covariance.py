@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankckpt_jax.devices import target
 from rankckpt_jax.measures.statistics import blocks
 
 TYPES = ("full", "tied", "diag", "spherical")
@@ -138,7 +139,7 @@ def _by_chunks(function: Callable[..., Any], *arrays: jax.Array) -> Any:
     """Apply `function` to arrays [K, D', D'], in chunks that fit a CPU's cache."""
     count, size, _ = arrays[0].shape
     length = max(1, _CACHED_ELEMENTS // size**2)
-    if jax.default_backend() != "cpu" or count <= length:
+    if target.platform() != "cpu" or count <= length:
         return function(*arrays)
 
     def chunk(index: jax.Array) -> Any:

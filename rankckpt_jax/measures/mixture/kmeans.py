@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax.devices import mapping
+from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.statistics import blocks
 
@@ -225,7 +225,7 @@ def _sums(
 
     any_empty = jnp.any(count(labels) == 0)
     labels, counts = jax.lax.cond(any_empty, relocate, keep, labels)
-    if jax.default_backend() == "cpu":
+    if target.platform() == "cpu":
         sums = jnp.zeros((num_clusters, x.shape[1]), x.dtype)
         sums = sums.at[labels].add(x, mode="drop")
     else:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankckpt_jax.devices import target
 from rankckpt_jax.measures.statistics import blocks
 
 
@@ -33,7 +34,7 @@ def true_class(
 ) -> TrueClass:
     """Return posteriors of the classes `labels` [N] for x [N, D]."""
     shape = blocks.shape(len(x), len(weights))
-    with jax.enable_x64(jax.default_backend() != "tpu"):
+    with jax.enable_x64(target.platform() != "tpu"):
         outputs = _true_class(
             blocks.split(x, shape), blocks.split(labels, shape), weights, offsets
         )

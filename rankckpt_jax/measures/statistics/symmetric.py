@@ -31,7 +31,7 @@ import numpy as np
 import scipy.linalg
 import threadpoolctl
 
-from rankckpt_jax.devices import mapping
+from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.measures.statistics import blocks
 
 _BLOCK = 1024
@@ -220,7 +220,7 @@ def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     Only panels on and above the diagonal are computed, about 5/8 of the product.
     """
     weights = np.ones(len(a)) if weights is None else weights
-    on_host = jax.default_backend() == "cpu"
+    on_host = target.platform() == "cpu"
     panels = _panels_on_host(a, weights) if on_host else _panels_on_device(a, weights)
     product = np.empty((a.shape[1], a.shape[1]))
     for panel in panels:
@@ -256,7 +256,7 @@ def _panels_on_device(a: np.ndarray, weights: np.ndarray) -> tuple[jax.Array, ..
     count = math.ceil(len(a) / _BLOCK)
     padded = np.pad(a, ((0, count * _BLOCK - len(a)), (0, 0)))
     factors = np.pad(weights, (0, len(padded) - len(a))).reshape(count, _BLOCK)
-    exact = jax.default_backend() != "tpu"
+    exact = target.platform() != "tpu"
     with jax.enable_x64(exact or a.dtype == np.float64):
         return _sum_products(padded.reshape(count, _BLOCK, -1), factors)
 

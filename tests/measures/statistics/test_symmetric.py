@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rankckpt_jax.devices import target
 from rankckpt_jax.measures.statistics import symmetric
 
 
@@ -76,7 +77,7 @@ def test_factor_of_nearly_singular_matrix_is_none():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_gram_is_computed_in_float64(monkeypatch, backend, dtype):
-    monkeypatch.setattr(symmetric.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(target, "platform", lambda: backend)
     random = np.random.default_rng(0)
     a = random.normal(size=(2500, 37)).astype(dtype)
     weights = random.integers(0, 3, len(a)).astype(float)
