@@ -23,35 +23,68 @@ from typing import Any
 import numpy as np
 
 from rankckpt_jax.errors import InputError, some, suggest
-from rankckpt_jax.measures.registry import EXACT, FRACTION, Inputs, Result, register
+from rankckpt_jax.measures.registry import (
+    EXACT,
+    FRACTION,
+    Evidence,
+    Inputs,
+    Result,
+    register,
+)
 from rankckpt_jax.storage import named_numbers
 
 
-@register("num_parameters", bounds=(0.0, math.inf), tolerance=EXACT)
+@register(
+    "num_parameters",
+    cost="none",
+    reads_images=False,
+    bounds=(0.0, math.inf),
+    tolerance=EXACT,
+)
 def num_parameters(inputs: Inputs) -> Result:
     """log10 of the checkpoint's number of parameters."""
     return _constant(np.log10(_get_fact(inputs, "num_parameters")))
 
 
-@register("feature_dim", bounds=(1.0, math.inf), tolerance=EXACT)
+@register(
+    "feature_dim",
+    cost="none",
+    reads_images=False,
+    bounds=(1.0, math.inf),
+    tolerance=EXACT,
+)
 def feature_dim(inputs: Inputs) -> Result:
     """D, the width of the features [N, D]."""
     return _constant(inputs.features.shape[1])
 
 
-@register("early_stopping", bounds=(0.0, 1.0), tolerance=FRACTION)
+@register("early_stopping", cost="fine-tuning", bounds=(0.0, 1.0), tolerance=FRACTION)
 def early_stopping(inputs: Inputs) -> Result:
     """Accuracy of a fine-tuning that was stopped early, in [0, 1]."""
     return _constant(_get_fact(inputs, "early_stop_accuracy"))
 
 
-@register("source_accuracy", bounds=(0.0, 100.0), tolerance=EXACT)
+@register(
+    "source_accuracy",
+    cost="none",
+    reads_images=False,
+    evidence=Evidence(0.59, 28),
+    bounds=(0.0, 100.0),
+    tolerance=EXACT,
+)
 def source_accuracy(inputs: Inputs) -> Result:
     """Top-1 accuracy on the checkpoint's own training task, in percent."""
     return _constant(_get_fact(inputs, "source_accuracy"))
 
 
-@register("static", tolerance=EXACT, files=("csv_file",))
+@register(
+    "static",
+    cost="none",
+    reads_images=False,
+    evidence=Evidence(0.68, 28),
+    tolerance=EXACT,
+    files=("csv_file",),
+)
 def static(inputs: Inputs, csv_file: str = "") -> Result:
     """The score of the checkpoint in a CSV file with lines NAME,SCORE."""
     name = _get_fact(inputs, "name")

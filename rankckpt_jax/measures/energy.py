@@ -21,7 +21,7 @@ _NORMALIZED = 5e-3
 """Energies of log probabilities are 0 up to rounding in float16 or bfloat16."""
 
 
-@register("energy", needs_logits=True, resampling="bootstrap")
+@register("energy", cost="N V", needs_logits=True, resampling="bootstrap")
 def energy(inputs: Inputs) -> Result:
     """Return the mean log-sum-exp of the logits [N, V].
 

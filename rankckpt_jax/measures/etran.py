@@ -33,6 +33,7 @@ def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
 
 @register(
     "etran",
+    cost="N D C",
     needs_logits=True,
     uses_weights=True,
     combine=combine,

@@ -23,7 +23,7 @@ import numpy as np
 
 from rankckpt_jax.errors import unknown_name
 from rankckpt_jax.measures import regimes
-from rankckpt_jax.measures.registry import Inputs, Result, Tolerance, register
+from rankckpt_jax.measures.registry import Evidence, Inputs, Result, Tolerance, register
 from rankckpt_jax.measures.statistics import scaling
 
 COVARIANCES = ("spherical", "diagonal")
@@ -33,6 +33,8 @@ _FLOOR = 1e-4
 
 @register(
     "gbc",
+    cost="N D^2 + D^3",
+    evidence=Evidence(0.37, 28),
     bounds=(-math.inf, 0.0),
     uses_weights=True,
     tolerance=Tolerance(absolute=1e-12),

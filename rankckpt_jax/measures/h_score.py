@@ -24,7 +24,14 @@ import math
 import numpy as np
 
 from rankckpt_jax.measures import regimes
-from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Regime, Result, register
+from rankckpt_jax.measures.registry import (
+    UNIT_SCALE,
+    Evidence,
+    Inputs,
+    Regime,
+    Result,
+    register,
+)
 from rankckpt_jax.measures.statistics import symmetric
 
 
@@ -47,11 +54,15 @@ def _interpolation(inputs: Inputs, result: Result) -> str:
     )
 
 
-INTERPOLATION = Regime("interpolation", _interpolation, saturates=True)
+INTERPOLATION = Regime(
+    "interpolation", _interpolation, saturates=True, of_few_images=True
+)
 
 
 @register(
     "h_score",
+    cost="N D^2 + D^3",
+    evidence=Evidence(0.34, 19),
     bounds=(0.0, math.inf),
     uses_weights=True,
     tolerance=UNIT_SCALE,

@@ -48,6 +48,7 @@ NO_NEIGHBORS = Regime("no neighbors", _no_neighbors, saturates=True)
 
 @register(
     "knn",
+    cost="N^2 D",
     resampling="bootstrap",
     bounds=(0.0, 1.0),
     tolerance=FRACTION,

@@ -29,6 +29,7 @@ _LEAST_VARIANCE = 1.0
 
 @register(
     "lda",
+    cost="N D C",
     bounds=(0.0, 1.0),
     uses_weights=True,
     regimes=(regimes.INTERPOLATION, regimes.FEW_IMAGES, regimes.SINGLE_IMAGES),

@@ -19,11 +19,19 @@ import numpy as np
 
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.mixture import prediction
-from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
+from rankckpt_jax.measures.registry import (
+    UNIT_SCALE,
+    Evidence,
+    Inputs,
+    Result,
+    register,
+)
 
 
 @register(
     "leep",
+    cost="N V C",
+    evidence=Evidence(0.26, 28),
     needs_logits=True,
     bounds=(-math.inf, 0.0),
     tolerance=UNIT_SCALE,

@@ -44,6 +44,7 @@ _TRAIN, _VALIDATION, _HELD_OUT = 0, 1, 2
 
 @register(
     "linear",
+    cost="N D C steps",
     holds_out=True,
     resampling="bootstrap",
     bounds=(0.0, 1.0),

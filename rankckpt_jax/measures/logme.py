@@ -38,7 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rankckpt_jax.measures import regimes
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import Evidence, Inputs, Result, register
 from rankckpt_jax.measures.statistics import symmetric
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
@@ -58,7 +58,13 @@ _LARGEST_RATIO = 1e10
 """Bound of r and 1/r relative to S. For noise the maximum lies at an infinite r."""
 
 
-@register("logme", uses_weights=True, regimes=(regimes.SINGLE_IMAGES,))
+@register(
+    "logme",
+    cost="N D^2 + D^3",
+    evidence=Evidence(0.43, 28),
+    uses_weights=True,
+    regimes=(regimes.SINGLE_IMAGES,),
+)
 def logme(inputs: Inputs, published: bool = False) -> Result:
     """Return LogME of features [N, D] and labels [N].
 

@@ -46,7 +46,11 @@ _VALIDATION = 5
 
 
 @register(
-    "mutual_information", holds_out=True, resampling="bootstrap", tolerance=UNIT_SCALE
+    "mutual_information",
+    cost="N D^2 + D^3",
+    holds_out=True,
+    resampling="bootstrap",
+    tolerance=UNIT_SCALE,
 )
 def mutual_information(
     inputs: Inputs,

@@ -20,12 +20,20 @@ import jax
 import numpy as np
 
 from rankckpt_jax.measures import regimes
-from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
+from rankckpt_jax.measures.registry import (
+    UNIT_SCALE,
+    Evidence,
+    Inputs,
+    Result,
+    register,
+)
 from rankckpt_jax.measures.statistics import blocks
 
 
 @register(
     "nce",
+    cost="N V",
+    evidence=Evidence(0.43, 19),
     needs_logits=True,
     bounds=(-math.inf, 0.0),
     tolerance=UNIT_SCALE,

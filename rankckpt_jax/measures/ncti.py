@@ -33,7 +33,13 @@ import scipy.linalg
 import scipy.special
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
+from rankckpt_jax.measures.registry import (
+    UNIT_SCALE,
+    Evidence,
+    Inputs,
+    Result,
+    register,
+)
 from rankckpt_jax.measures.statistics import scaling, symmetric
 
 _DIMENSIONS = 64
@@ -53,7 +59,14 @@ def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
     return np.sum(parts, axis=0).tolist()
 
 
-@register("ncti", combine=combine, uses_weights=True, tolerance=UNIT_SCALE)
+@register(
+    "ncti",
+    cost="N D^2 + D^3",
+    evidence=Evidence(0.65, 11),
+    combine=combine,
+    uses_weights=True,
+    tolerance=UNIT_SCALE,
+)
 def ncti(inputs: Inputs) -> Result:
     """Return NCTI's three terms, with the shrinkage in its details.
 

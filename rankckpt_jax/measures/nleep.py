@@ -47,7 +47,13 @@ import numpy as np
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.mixture import fitting, kmeans, prediction
-from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
+from rankckpt_jax.measures.registry import (
+    UNIT_SCALE,
+    Evidence,
+    Inputs,
+    Result,
+    register,
+)
 from rankckpt_jax.measures.statistics import pca, scaling
 
 VARIANTS = ("paper", "stable_transfer", "sfda", "pactran", "spherical")
@@ -91,6 +97,8 @@ def _chance(inputs: Inputs, result: Result) -> str:
 
 @register(
     "nleep",
+    cost="N D^2 + EM",
+    evidence=Evidence(0.48, 28),
     resampling="bootstrap",
     bounds=_bounds,
     check=_check,

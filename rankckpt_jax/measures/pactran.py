@@ -28,11 +28,17 @@ import numpy as np
 
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import regimes
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import Evidence, Inputs, Result, register
 from rankckpt_jax.measures.statistics import logistic, scaling
 
 
-@register("pactran", uses_weights=True, regimes=(regimes.SINGLE_IMAGES,))
+@register(
+    "pactran",
+    cost="N D C steps",
+    evidence=Evidence(0.45, 11),
+    uses_weights=True,
+    regimes=(regimes.SINGLE_IMAGES,),
+)
 def pactran(
     inputs: Inputs,
     prior_factor: float = 10.0,

@@ -19,12 +19,21 @@ from __future__ import annotations
 import numpy as np
 
 from rankckpt_jax.measures import rsa
-from rankckpt_jax.measures.registry import ROUNDING, Inputs, Result, Tolerance, register
+from rankckpt_jax.measures.registry import (
+    ROUNDING,
+    Evidence,
+    Inputs,
+    Result,
+    Tolerance,
+    register,
+)
 from rankckpt_jax.measures.statistics import rank_correlation, sampling, scaling
 
 
 @register(
     "parc",
+    cost="N^2 D",
+    evidence=Evidence(0.43, 11),
     bounds=(-100.0, 100.0),
     uses_weights=True,
     tolerance=Tolerance(absolute=100 * ROUNDING),

@@ -65,7 +65,9 @@ def _interpolation(inputs: Inputs, result: Result) -> str:
     )
 
 
-INTERPOLATION = Regime("interpolation", _interpolation, saturates=True)
+INTERPOLATION = Regime(
+    "interpolation", _interpolation, saturates=True, of_few_images=True
+)
 """For mean posteriors of the images that a discriminant was fitted to."""
 
 
@@ -80,7 +82,7 @@ def _few_images(inputs: Inputs, result: Result) -> str:
     )
 
 
-FEW_IMAGES = Regime("few images", _few_images)
+FEW_IMAGES = Regime("few images", _few_images, of_few_images=True)
 """For scores of scatter matrices that are singular if N <= D."""
 
 

@@ -127,11 +127,28 @@ class Regime:
       describe: Maps inputs and result to one sentence for the user that names the next
         action, or to "" outside the regime.
       saturates: Whether the score means nothing here: scores of this regime are ties.
+      of_few_images: Whether it is that of no more images than feature dimensions.
     """
 
     name: str
     describe: Callable[[Inputs, Result], str]
     saturates: bool = False
+    of_few_images: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """How well published scores of a measure agree with published accuracies.
+
+    docs/data/published_agreement.csv has the figure of each pair.
+
+    Attributes:
+      kendall: Mean of Kendall's tau over pairs of a pool and a task.
+      num_pairs: Number of pairs.
+    """
+
+    kendall: float
+    num_pairs: int
 
 
 Compute = Callable[Concatenate[Inputs, ...], Result]
@@ -149,7 +166,13 @@ class Measure:
       compute: Maps inputs and options to a result.
       about: One line about the measure.
       needs_logits: Whether it reads the logits of the checkpoint's own classifier.
-      targets: The kinds of targets for which it is defined.
+      targets: The kinds of targets for which it is implemented.
+      reads_images: Whether its score depends on the images of the task. Other scores
+        are those of a baseline, the same for all tasks.
+      cost: Order of its FLOP for one checkpoint, apart from extraction: N images, D
+        dimensions, C classes, V classes of the checkpoint's classifier.
+      evidence: Its agreement with fine-tuning in published tables; None if there are no
+        published scores.
       resampling: How images are resampled for the standard deviation of the score.
         "subsampling" draws 80 % of each class without replacement; "bootstrap" draws
         as many images with replacement. Copies of images make most scores better, so
@@ -178,6 +201,9 @@ class Measure:
     about: str = ""
     needs_logits: bool = False
     targets: tuple[str, ...] = ("classes",)
+    reads_images: bool = True
+    cost: str = ""
+    evidence: Evidence | None = None
     holds_out: bool = False
     resampling: str = "subsampling"
     uses_weights: bool = False
@@ -192,6 +218,17 @@ class Measure:
     def options(self) -> tuple[str, ...]:
         """Names of the options, which are the keyword arguments of `compute`."""
         return tuple(inspect.signature(self.compute).parameters)[1:]
+
+    @property
+    def needs_more_images_than_dimensions(self) -> bool:
+        """Whether the score is saturated, or needs care, if N <= D."""
+        return any(regime.of_few_images for regime in self.regimes)
+
+    @property
+    def can_saturate(self) -> bool:
+        """Whether different networks can share the best or a meaningless score."""
+        highest = self.bounds_for({})[1]
+        return highest < math.inf or any(r.saturates for r in self.regimes)
 
     def check_options(self, options: Options) -> None:
         """Check the names and values of options.

@@ -21,7 +21,14 @@ import math
 
 import numpy as np
 
-from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Regime, Result, register
+from rankckpt_jax.measures.registry import (
+    UNIT_SCALE,
+    Evidence,
+    Inputs,
+    Regime,
+    Result,
+    register,
+)
 from rankckpt_jax.measures.statistics import symmetric
 
 
@@ -40,6 +47,8 @@ SHRUNK = Regime("shrinkage", _shrunk, saturates=True)
 
 @register(
     "regularized_h_score",
+    cost="N D^2 + D^3",
+    evidence=Evidence(-0.01, 11),
     bounds=(0.0, math.inf),
     uses_weights=True,
     tolerance=UNIT_SCALE,

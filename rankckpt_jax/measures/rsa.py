@@ -34,7 +34,9 @@ MAX_IMAGES = 20_000
 _MOST_WITH_TARGET = 2000
 
 
-@register("rsa", bounds=(-1.0, 1.0), uses_weights=True, tolerance=UNIT_SCALE)
+@register(
+    "rsa", cost="N^2 D", bounds=(-1.0, 1.0), uses_weights=True, tolerance=UNIT_SCALE
+)
 def rsa(inputs: Inputs, max_images: int = MAX_IMAGES, target: Any = None) -> Result:
     """Return RSA of features and labels, or of features and a target representation.
 

@@ -25,7 +25,7 @@ import numpy as np
 import scipy.linalg
 
 from rankckpt_jax.measures import regimes
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import Evidence, Inputs, Result, register
 from rankckpt_jax.measures.statistics import discriminant
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
@@ -35,6 +35,8 @@ _LEAST_SHRINKAGE = 1e-10
 
 @register(
     "sfda",
+    cost="N D^2 + D^3",
+    evidence=Evidence(0.31, 11),
     bounds=(0.0, 1.0),
     uses_weights=True,
     regimes=(regimes.INTERPOLATION, regimes.FEW_IMAGES),

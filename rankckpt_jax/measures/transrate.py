@@ -35,6 +35,7 @@ _BLOCK = 1024
 
 @register(
     "transrate",
+    cost="N D^2 + D^3",
     uses_weights=True,
     regimes=(regimes.FEW_IMAGES, regimes.SINGLE_IMAGES),
 )

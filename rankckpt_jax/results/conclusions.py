@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from rankckpt_jax import evaluation
+from rankckpt_jax import evaluation, measures
 from rankckpt_jax.errors import some
 from rankckpt_jax.results import verification
 from rankckpt_jax.results.agreement import Agreement
@@ -21,12 +21,6 @@ from rankckpt_jax.results.formatting import (
     printable,
 )
 from rankckpt_jax.results.ranking import Ranking
-
-_ROBUST = ("logme", "nleep", "regularized_h_score")
-"""Measures that rank checkpoints with fewer images than feature dimensions."""
-
-_WITHOUT_IMAGES = ("feature_dim", "num_parameters", "source_accuracy", "static")
-"""Measures that are the same for all tasks."""
 
 _SIGNIFICANCE_LEVEL = 0.05
 _MIN_FOR_INTERVAL = 8
@@ -161,7 +155,7 @@ def _other_measure(ranking: Ranking) -> str:
             f"first in `config.measures`. The warning of {printable(first)} states the "
             "reason."
         )
-    known = [name for name in _ROBUST if name not in ranking.measures]
+    known = [name for name in _robust_measures() if name not in ranking.measures]
     fix = f"Rank by {known[0]} instead" if known else "Add images"
     return (
         f"No computed measure ranks these checkpoints. {fix}. The warning of "
@@ -169,14 +163,34 @@ def _other_measure(ranking: Ranking) -> str:
     )
 
 
+def _robust_measures() -> list[str]:
+    """Return measures that also rank with few images, by their published evidence."""
+    known = [
+        (evidence.num_pairs, not measure.can_saturate, evidence.kendall, name)
+        for name in measures.names()
+        if (measure := measures.get(name)).reads_images
+        and not measure.needs_logits
+        and not measure.needs_more_images_than_dimensions
+        and measure.combine is None
+        and (evidence := measure.evidence) is not None
+        and evidence.kendall > 0
+    ]
+    return [name for *_, name in sorted(known, reverse=True)]
+
+
 def _orders(ranking: Ranking, measure: str) -> bool:
     """Return whether a measure that reads the images gives scores that differ."""
     rows = [row for row in ranking.rows if row.score(measure) is not None]
     return (
-        measure not in _WITHOUT_IMAGES
+        _reads_images(measure)
         and len({row.score(measure) for row in rows}) > 1
         and any(measure not in row.saturated for row in rows)
     )
+
+
+def _reads_images(measure: str) -> bool:
+    """Return whether scores depend on the task, as those of other programs do."""
+    return measure not in measures.names() or measures.get(measure).reads_images
 
 
 def _facts(ranking: Ranking, agreement: Agreement) -> tuple[tuple[str, str, str], ...]:

@@ -46,14 +46,15 @@ def parse_measures(
 
     Args:
       given: As `config.measures`, or the names themselves. "all" stands for all
-        measures except `static`, which needs a file.
+        measures except those that need a file.
       field: Name of the field, for errors.
 
     Raises:
       InputError: A name is unknown, or there is none.
     """
     if isinstance(given, str) and given.strip() == "all":
-        return tuple(name for name in measures.names() if name != "static")
+        known = measures.names()
+        return tuple(name for name in known if not measures.get(name).files)
     return parse_list(given, measures.names(), field)
 
 

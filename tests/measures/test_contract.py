@@ -70,6 +70,7 @@ def test_docstring_has_formula_cost_range_and_source(name):
     places = ("equation", "section", "definition", "authors' code", "Published code")
     assert any(place in text for place in places)
     assert name in (*CONSTANT, "static") or "= " in text
+    assert measures.get(name).cost
 
 
 def _with_single_image_class():

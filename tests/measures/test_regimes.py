@@ -107,6 +107,23 @@ def test_compute_says_nothing_in_an_ordinary_regime():
             assert "saturated" not in result.details, name
 
 
+def test_measures_that_need_more_images_than_dimensions_warn_without_them():
+    features, labels = _few()
+    logits = np.random.default_rng(2).normal(size=(len(labels), 5))
+    results = measures.compute_all(features, labels, logits, facts=FACTS)
+    for name, result in results.items():
+        warns = "feature dimensions" in result.warning
+        assert warns == measures.get(name).needs_more_images_than_dimensions, name
+
+
+@pytest.mark.parametrize(
+    ("name", "can_saturate"),
+    [("logme", False), ("h_score", True), ("knn", True), ("etran", False)],
+)
+def test_can_saturate_follows_from_bounds_and_regimes(name, can_saturate):
+    assert measures.get(name).can_saturate == can_saturate
+
+
 @pytest.mark.parametrize("name", measures.names())
 def test_regimes_have_distinct_names(name):
     regimes = measures.get(name).regimes
