@@ -95,6 +95,7 @@ class Backbone:
       source: The file or handle it was loaded from.
       feature_tensor: Name of the tensor within a converted graph that holds the
         features, and the removed classifier.
+      own_image_size: Side of the images that it was made for; None if unknown.
       warnings: What was assumed or not followed, by topic, for the report.
     """
 
@@ -111,6 +112,7 @@ class Backbone:
     fingerprint: str
     source: str
     feature_tensor: str = ""
+    own_image_size: int | None = None
     warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -122,19 +124,21 @@ def create(
     fingerprint: str,
     source: str,
     image_size: int | None = None,
+    own_image_size: int | None = None,
     input_range: tuple[float, float] | None = None,
     input_mean: tuple[float, float, float] | None = None,
 ) -> Backbone:
     """Build the `Backbone` of a network in `models`.
 
-    The arguments are its attributes; `image_size`, `input_range` and `input_mean` are
-    by default the architecture's.
+    The arguments are its attributes; `own_image_size`, `input_range` and `input_mean`
+    are by default the architecture's, and `image_size` is `own_image_size`.
 
     Raises:
       InputError: The architecture is unknown, or the images are too small for it.
     """
     network = models.get(architecture)
-    size = image_size or network.image_size
+    own_size = own_image_size or network.image_size
+    size = image_size or own_size
     if size < network.minimum_image_size:
         raise InputError(
             f"{architecture} cannot take images of {size} x {size} pixels",
@@ -158,6 +162,7 @@ def create(
         num_parameters=sum(leaf.size for leaf in leaves),
         fingerprint=fingerprint,
         source=source,
+        own_image_size=own_size,
     )
 
 

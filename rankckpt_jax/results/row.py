@@ -37,6 +37,7 @@ class Row:
       source_accuracy: Published top-1 accuracy on the source data set, in percent.
       feature_dim: D, the dimension of a feature vector.
       image_size: Side of the square input, in pixels.
+      own_image_size: Side of the images that the checkpoint was made for, in pixels.
       fingerprint: Distances between some of the feature vectors. They agree for the
         same weights under two names.
       images: Number of scored images and classes, and a digest of the class sizes.
@@ -67,6 +68,7 @@ class Row:
     source_accuracy: float | None = None
     feature_dim: int | None = None
     image_size: int | None = None
+    own_image_size: int | None = None
     fingerprint: tuple[float, ...] = ()
     images: str = ""
     order: str = ""

@@ -127,6 +127,7 @@ def _evaluate_backbone(context: RunContext, member: Member, title: str) -> Row:
         multiply_adds=_multiply_adds(backbone.architecture, backbone.image_size),
         feature_dim=backbone.feature_dim,
         image_size=backbone.image_size,
+        own_image_size=backbone.own_image_size,
         warnings=backbone.warnings,
         feature_tensor=backbone.feature_tensor,
         preprocessing=preprocessing,

@@ -87,6 +87,7 @@ def to_backbone(network: Network, fingerprint: str, options: Options) -> Backbon
         fingerprint=fingerprint,
         source=options.handle,
         feature_tensor=converted.feature_tensor,
+        own_image_size=network.image_size,
         warnings=warnings,
     )
     match = recognize.match_variables(converted.values, head)

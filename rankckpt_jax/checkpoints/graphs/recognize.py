@@ -126,6 +126,7 @@ def to_flax(match: Match, graph_backbone: Backbone) -> Backbone:
             fingerprint=graph_backbone.fingerprint,
             source=graph_backbone.source,
             image_size=size,
+            own_image_size=graph_backbone.own_image_size,
             input_range=input_range,
             input_mean=input_mean,
         )

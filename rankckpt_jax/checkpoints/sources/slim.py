@@ -152,7 +152,8 @@ def load(path: epath.Path, options: sources.Options) -> backbone_lib.Backbone:
     return backbone_lib.create(
         architecture,
         flax.traverse_util.unflatten_dict(flat),
-        image_size=options.image_size or _size_in_name(prefix),
+        image_size=options.image_size,
+        own_image_size=_size_in_name(prefix),
         input_range=options.input_range,
         input_mean=options.input_mean,
         name=options.name or epath.Path(prefix).parent.name or architecture,

@@ -106,6 +106,7 @@ def test_load_hub_lists_the_valid_choices(small, options, message):
 def test_load_hub_reads_the_attached_image_size(any_size):
     assert checkpoints.load_hub(any_size.directory).image_size == 160
     assert any_size.backbone.image_size == 24
+    assert any_size.backbone.own_image_size == 160
 
 
 def test_load_hub_recognizes_a_flax_network(mobilenet):

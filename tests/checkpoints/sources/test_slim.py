@@ -184,7 +184,8 @@ def test_recognize_reads_the_image_size_from_the_folders_name(tmp_path, folder, 
     prefix = slim_golden.write(NAME, tmp_path / folder)
     assert checkpoints.recognize(prefix).image_size == size
     assert checkpoints.load(prefix).image_size == (size or 224)
-    assert checkpoints.load(prefix, image_size=64).image_size == 64
+    resized = checkpoints.load(prefix, image_size=64)
+    assert (resized.image_size, resized.own_image_size) == (64, size or 224)
 
 
 def test_load_accepts_other_types_of_floating_point(tmp_path):
