@@ -41,11 +41,8 @@ RELATIVE_RIDGE = 8.0
 """Minimum ridge of a full or tied covariance, in units of eps times its largest
 variance."""
 
-_INVERSE_BLOCK = 32
-"""Rows that `inverse_cholesky` eliminates at once; half as many for small matrices."""
-
-_MANY_BLOCKS = 4
-"""Matrices above this many blocks count as large."""
+_BLOCK = 16
+"""Rows that `inverse_cholesky` eliminates at once; `blocks` pads D to a multiple."""
 
 _CACHED_ELEMENTS = 1 << 20
 """Elements of the matrices that a CPU processes at once, to fit into its cache."""
@@ -221,41 +218,36 @@ def refine(
 def inverse_cholesky(matrices: jax.Array) -> jax.Array:
     """Return L^-1 of A = L L' [..., D', D'], NaN if A is not positive definite.
 
-    Gaussian elimination by blocks of b rows, for all matrices at once. Each step
+    Gaussian elimination by blocks of _BLOCK rows, for all matrices at once. A step
     replaces a diagonal block by its own L^-1, multiplies its rows by it, and subtracts
     multiples of these rows from the rows below. Finished columns hold the result of the
-    same steps on an identity matrix. The cost is two batched matrix products per step,
-    D^3 FLOP in total. LAPACK factorizes one matrix at a time, in threads that wait for
-    each other, and accelerators have no faster routine for hundreds of small matrices.
+    same steps on an identity matrix. All steps have the same shapes, so that they are
+    one loop of the compiled program, whose size does not depend on D'.
+
+    Cost: 2 D'^3 FLOP. LAPACK factorizes one matrix at a time, in threads that wait for
+    each other, and XLA unrolls its own factorization for accelerators.
+
+    Args:
+      matrices: A. D' is a multiple of _BLOCK or at most _BLOCK.
     """
     shape = matrices.shape
-    size = shape[-1]
-    # D' is a multiple of the smaller width.
-    width = (
-        _INVERSE_BLOCK if size > _MANY_BLOCKS * _INVERSE_BLOCK else _INVERSE_BLOCK // 2
-    )
-    return _eliminate(matrices.reshape(-1, size, size), width).reshape(shape)
+    size, width = shape[-1], min(shape[-1], _BLOCK)
+    column = jnp.arange(size)[None, None]
 
+    def eliminate(i: jax.Array, m: jax.Array) -> jax.Array:
+        start = i * width
+        head = jax.lax.dynamic_slice_in_dim(m, start, width, axis=1)
+        corner = jax.lax.dynamic_slice_in_dim(head, start, width, axis=2)
+        corner = _small_inverse_cholesky(corner)
+        row = blocks.dot(corner, head)
+        row = jax.lax.dynamic_update_slice_in_dim(row, corner, start, axis=2)
+        after = jnp.where(column >= start + width, row, 0)
+        inside = (column >= start) & (column < start + width)
+        below = jnp.where(inside, 0, m) - blocks.dot(jnp.swapaxes(after, 1, 2), row)
+        return jax.lax.dynamic_update_slice_in_dim(below, row - after, start, axis=1)
 
-def _eliminate(m: jax.Array, width: int) -> jax.Array:
-    """Compute `inverse_cholesky` of [K, D', D'] by blocks of `width` rows."""
-    size = m.shape[-1]
-    rows = []
-    for i in range(0, size, width):
-        end = min(i + width, size)
-        head = m[:, : end - i]
-        corner = head[:, :, i:end]
-        if width > _INVERSE_BLOCK // 2:
-            corner = _eliminate(corner, width // 2)
-        else:
-            corner = _small_inverse_cholesky(corner)
-        before = blocks.dot(corner, head[:, :, :i])
-        after = blocks.dot(corner, head[:, :, end:])
-        row = jnp.concatenate([before, corner, after], axis=2)
-        rows.append(row.at[:, :, end:].set(0))
-        below = m[:, end - i :].at[:, :, i:end].set(0)
-        m = below - blocks.dot(jnp.swapaxes(after, 1, 2), row)
-    return jnp.concatenate(rows, axis=1)
+    m = matrices.reshape(-1, size, size)
+    return jax.lax.fori_loop(0, size // width, eliminate, m).reshape(shape)
 
 
 def _small_inverse_cholesky(matrices: jax.Array) -> jax.Array:
