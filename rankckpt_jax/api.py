@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rankckpt_jax import short_form
 from rankckpt_jax.benchmark import published
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features.feature_set import from_arrays, to_accuracy
@@ -35,7 +36,7 @@ def rank(
     checkpoints: str | pathlib.Path | Sequence[str | pathlib.Path],
     *,
     measures: str | Sequence[str] = "nleep,leep,h_score",
-    finetune: bool = False,
+    finetune: bool | int = False,
     image_size: int = 0,
     workdir: str | pathlib.Path = "runs",
     seed: int = 0,
@@ -58,7 +59,8 @@ def rank(
         configs/default.py.
       measures: Names of measures, or "all". The first one orders the ranking.
       finetune: Whether to fine-tune every checkpoint too, which shows how good the
-        ranking is and takes far longer.
+        ranking is and takes far longer. A number fine-tunes only so many of the
+        best-ranked checkpoints.
       image_size: Side of the images in pixels; 0 for each checkpoint's own.
       workdir: Directory or bucket of all results.
       seed: Seed of random starts and of the order of images.
@@ -77,22 +79,18 @@ def rank(
     from rankckpt_jax.run.run import run
 
     config = folder.get_config()
-    name = str(data)
-    if ":" in name and "://" not in name and not pathlib.Path(name).exists():
-        config.task.tfds = name
-    else:
-        config.task.path = name
-    if isinstance(checkpoints, str | pathlib.Path):
-        checkpoints = [checkpoints]
-    config.checkpoints = ",".join(map(str, checkpoints))
-    config.measures = measures if isinstance(measures, str) else ",".join(measures)
-    if finetune:
-        config.stages = "extract,score,finetune,report"
-    config.image_size = image_size
-    config.workdir = str(workdir)
-    config.seed = seed
+    given = short_form.to_fields(
+        data,
+        checkpoints,
+        measures=measures,
+        image_size=image_size,
+        workdir=workdir,
+        seed=seed,
+        finetune=finetune,
+        stages=config.stages,
+    )
     try:
-        config.update_from_flattened_dict(dict(fields or {}))
+        config.update_from_flattened_dict({**given, **(fields or {})})
     except (KeyError, TypeError) as error:
         raise InputError(
             "A field of the configuration cannot be set",

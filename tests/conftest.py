@@ -124,11 +124,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     result = folder / "demo.json"
     with filelock.FileLock(folder / "demo.lock"):
         if not result.exists():
+            # The console script, which need not be on the path.
+            program = "from rankckpt_jax import main; main.run()"
+            flags = faults.flags(folder / "demo", faults.SMALL)
             done = subprocess.run(
-                [
-                    *(sys.executable, "-m", "rankckpt_jax.main"),
-                    *faults.flags(folder / "demo", faults.SMALL),
-                ],
+                [sys.executable, "-c", program, "demo", *flags],
                 capture_output=True,
                 text=True,
                 # Results are bit-equal only for equal numbers of devices.

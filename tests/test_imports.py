@@ -13,6 +13,8 @@ PACKAGE = pathlib.Path(rankckpt_jax.__file__).parent
 # Highest first. Packages on one line may not import each other.
 ORDER = [
     {"main", "api"},
+    {"command_line"},
+    {"usage"},
     {"run"},
     {"benchmark"},
     {"report"},
@@ -25,6 +27,7 @@ ORDER = [
     {"storage"},
     {"models"},
     {"devices"},
+    {"short_form"},
     {"errors"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -8,6 +8,8 @@ import types
 
 import pytest
 
+from rankckpt_jax import main, usage
+from rankckpt_jax.command_line import Command
 from rankckpt_jax.devices import mapping, processes, signals
 from rankckpt_jax.errors import InputError, Interrupted
 from rankckpt_jax.results.ranking import rank
@@ -15,23 +17,46 @@ from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import run as run_lib
 from tests import command_line, faults
 
+ROOT = pathlib.Path(__file__).parents[1]
+CONSOLE_SCRIPT = ["-c", "from rankckpt_jax import main; main.run()"]
+MODULE = ["-m", "rankckpt_jax.main"]
 
-def test_help_is_fast_and_imports_neither_jax_nor_tensorflow():
-    code = (
-        "import sys; import rankckpt_jax.main;"
-        "print([m for m in ('jax', 'tensorflow', 'flax') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
-    start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "rankckpt_jax.main", "--help"],
+
+def start_program(*arguments, cwd=ROOT, **environment):
+    """Run Python in another process."""
+    path = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.run(
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
+        cwd=cwd,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **path, **environment},
     )
-    assert "--config=configs/folder.py" in done.stdout
-    # 2 s on an idle machine. Importing JAX and TensorFlow alone takes longer than this.
+
+
+@pytest.mark.multiprocess
+def test_help_is_fast_and_equal_for_both_entry_points():
+    start = time.monotonic()
+    texts = []
+    for program in (CONSOLE_SCRIPT, MODULE):
+        done = start_program(*program, "--help")
+        assert done.returncode == 0, done.stderr
+        texts.append(done.stdout)
+    assert texts == 2 * [f"{usage.help_text()}\n"]
+    # 0.2 s each on an idle machine. JAX and TensorFlow alone take longer than this.
     assert time.monotonic() - start < 6
+
+
+@pytest.mark.multiprocess
+def test_console_script_alone_prints_its_usage_without_slow_imports():
+    code = (
+        "import atexit, sys; from rankckpt_jax import main;"
+        "slow = ('jax', 'tensorflow', 'flax');"
+        "atexit.register(lambda: print([m for m in slow if m in sys.modules]));"
+        "main.run()"
+    )
+    done = start_program("-c", code)
+    assert (done.returncode, done.stdout) == (0, f"{usage.USAGE}\n[]\n")
 
 
 @pytest.mark.multiprocess
@@ -50,6 +75,15 @@ def test_demo_writes_the_report_and_a_second_run_computes_nothing(
     assert f"{ranking}\n" == demo.stdout
 
 
+@pytest.fixture
+def own_process(monkeypatch):
+    """Let `main` leave the devices and the logging of the test's process as is."""
+    monkeypatch.setattr(processes, "join", lambda **_: None)
+    monkeypatch.setattr(mapping, "split_cpu_devices", lambda: None)
+    monkeypatch.setattr(main, "_configure_logging", lambda: None)
+
+
+@pytest.mark.usefixtures("own_process")
 @pytest.mark.parametrize(
     ("result", "code", "message"),
     [
@@ -62,12 +96,7 @@ def test_demo_writes_the_report_and_a_second_run_computes_nothing(
         (Interrupted("stopped before a"), signals.EXIT_RETRY, "Run it again to resume"),
     ],
 )
-# ml_collections's own, when it is imported.
-@pytest.mark.filterwarnings("ignore:the load_module")
 def test_main_returns_exit_code(monkeypatch, capsys, result, code, message):
-    monkeypatch.setattr(sys, "argv", ["main"])
-    from rankckpt_jax import main
-
     def run(config):
         if isinstance(result, Exception):
             raise result
@@ -75,38 +104,23 @@ def test_main_returns_exit_code(monkeypatch, capsys, result, code, message):
 
     config = types.SimpleNamespace(distributed={}, stages="score,report")
     monkeypatch.setattr(run_lib, "run", run)
-    monkeypatch.setattr(processes, "join", lambda: None)
-    monkeypatch.setattr(mapping, "split_cpu_devices", lambda: None)
-    monkeypatch.setattr(main, "_configure_logging", lambda: None)
-    monkeypatch.setattr(main, "_CONFIG", types.SimpleNamespace(value=config))
-    monkeypatch.setattr(main, "_LIST", types.SimpleNamespace(value=None))
-    monkeypatch.setattr(main, "_DEBUG", types.SimpleNamespace(value=False))
-    assert main.main(["main"]) == code
+    assert main.main(Command(config=config)) == code
     output = capsys.readouterr()
     assert message in output.out + output.err
-    assert main.main(["main", "extra"]) == 2
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["--config=configs/folder.py", "--config.chekpoints=x"], "'checkpoints'"),
-        (["--config.mesures=nleep"], "'measures'"),
-        (["--config.task.pth=x"], "'path'"),
-        (["--config.zzz=1"], "no such field"),
-        (["--config.batch_size=many"], "--config.batch_size=many"),
-        (["--config=configs/none.py"], "configs/none.py"),
-        (["--config=configs/demo.py:more"], "get_config()"),
-        (["--config=configs/caltech.py:grop_i"], "group_iii"),
-        (["--confg=x"], "Did you mean: config"),
-        (["--config.task.path=/no/such/folder"], "/no/such/folder/train"),
-    ],
-)
-# ml_collections raises it when it is imported.
+@pytest.mark.usefixtures("own_process")
+# ml_collections raises it when it loads a config.
 @pytest.mark.filterwarnings("ignore:the load_module")
-def test_main_prints_one_message_for_bad_flags(given, message, monkeypatch, capsys):
-    text = command_line.call(given, monkeypatch, capsys)
-    assert message in text and text.count("\n") < 8
+def test_main_ranks_a_folder_by_the_short_form(
+    image_folder, pool, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    options = ["--measures=logme", "--image-size=32", "--workdir=out"]
+    assert main.main(command_line.parse("images", pool, *options)) == 0
+    table = capsys.readouterr().out
+    assert "logme" in table and "first" in table and "second" in table
+    assert (tmp_path / "out" / "images" / "report.html").exists()
 
 
 @pytest.mark.multiprocess
@@ -120,26 +134,10 @@ def test_main_prints_a_list_to_a_reader_that_stops_early():
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_main_prints_tracebacks_only_with_debug(debug):
-    command = [sys.executable, "-m", "rankckpt_jax.main", "--config.zzz=1"]
-    command += ["--debug"] if debug else []
-    done = subprocess.run(command, capture_output=True, text=True)
+    given = ["--config.zzz=1", *(["--debug"] if debug else [])]
+    done = start_program(*MODULE, *given)
     assert ("Traceback" in done.stderr) == debug
     assert done.returncode == (1 if debug else 2)
-
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def start(*arguments, options=(), cwd=ROOT, **environment):
-    """Run the command line on a folder of images that does not exist."""
-    path = {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    return subprocess.run(
-        [sys.executable, *options, "-m", "rankckpt_jax.main", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **path, **environment},
-    )
 
 
 @pytest.mark.multiprocess
@@ -156,9 +154,9 @@ def test_main_accepts_the_usual_forms_of_flags(given, tmp_path):
     (tmp_path / "flags").write_text(
         "--config=configs/folder.py\n--config.task.path=no/images\n"
     )
-    done = start(*given, "--config.checkpoints=none", cwd=tmp_path)
+    done = start_program(*MODULE, *given, "--config.checkpoints=none", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("Error: No training images"), done.stderr
+    assert "\nError: No training images" in done.stderr, done.stderr
     assert "no/images/train" in done.stderr
 
 
@@ -175,8 +173,9 @@ def test_main_accepts_the_usual_forms_of_flags(given, tmp_path):
     ],
 )
 def test_main_prints_one_message(given, options, environment, message):
-    done = start(*given, options=options, **environment)
+    done = start_program(*options, *MODULE, *given, **environment)
     assert done.returncode == 2, done.stderr
-    lines = done.stderr.splitlines()
-    assert lines[0].startswith("Error: ") and len(lines) < 7, done.stderr
+    log, error, text = done.stderr.partition("Error: ")
+    # Errors of flags come before the log.
+    assert error and log.count("\n") <= 1 and text.count("\n") < 7, done.stderr
     assert message in done.stderr

@@ -40,16 +40,21 @@ def find(
       checkpoints (data without an index) are listed too; loading them raises.
 
     Raises:
-      InputError: No checkpoint was found.
+      InputError: No checkpoint was found, or a path or pattern matches nothing.
     """
     names: dict[str, str] = {}
+    missing = []
     for spec in uris.split_list(str(pattern)):
-        for path, name in _expand(spec, storage or download.storage()):
+        found = list(_expand(spec, storage or download.storage()))
+        for path, name in found:
             names.setdefault(path, name)
-    if not names:
+        # Other files among several, as of a shell's pattern, are no checkpoints.
+        if not found and not uris.exists(uris.split_options(spec)[0]):
+            missing.append(spec)
+    if missing or not names:
         raise InputError(
             "No checkpoints found",
-            where=str(pattern),
+            where=", ".join(missing) or str(pattern),
             expected="NAME.index and NAME.data-* (TF-Slim), directories with "
             "saved_model.pb, or .keras and .h5 files",
             found="none of these",

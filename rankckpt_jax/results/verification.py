@@ -6,39 +6,93 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rankckpt_jax import short_form
 from rankckpt_jax.configs import default, folder
+from rankckpt_jax.errors import HIDDEN
 
-PROGRAM = "python -m rankckpt_jax.main"
+PROGRAM = "rankckpt"
+
+_TOP = 2
+"""The number of best-ranked checkpoints to fine-tune: enough to confirm the first."""
 
 
 def command(config: Mapping[str, Any] | None) -> str:
-    """Return the command that runs a config again, with fine-tuning.
+    """Return the command that runs a config again and fine-tunes the best two.
 
     Args:
       config: All fields of the run's config, as plain data.
 
     Returns:
-      A line for a shell. Empty if no flags express the config, or if fine-tuning is
-      impossible or among its stages already.
+      A line for a shell, in the short form if it can express the config. Empty if no
+      flags express the config, or if fine-tuning is impossible or among its stages
+      already.
     """
     if not config or config.get("features") or config.get("shard"):
         return ""
-    stages = str(config["stages"]).split(",")
-    if "finetune" in stages:
+    given = dict(_flatten(config))
+    stages = {name.strip() for name in given["stages"].split(",")}
+    # Only fine-tuning computes early_stopping, so it cannot choose what to fine-tune.
+    by_finetuning = given["measures"].partition(",")[0].strip() == "early_stopping"
+    # A secret of the config is not stored, so the command would lack it.
+    if "finetune" in stages or by_finetuning or HIDDEN in str(given):
         return ""
-    given = {**dict(_flatten(config)), "stages": "extract,score,finetune,report"}
-    commands = []
-    for name, base in (("default", default), ("folder", folder)):
-        known = dict(_flatten(base.get_config().to_dict()))
-        if given.keys() <= known.keys():
-            flags = [f"--config=configs/{name}.py"]
-            flags += [
-                f"--config.{field}={value}"
-                for field, value in given.items()
-                if value != known[field]
-            ]
-            commands.append(" ".join([PROGRAM, *map(shlex.quote, flags)]))
+    if not {"extract", "score", "report"} <= stages:
+        given["stages"] = default.get_config().stages
+    short = _short(given)
+    if short:
+        return short
+    given |= short_form.to_fields(finetune=_TOP, stages=given["stages"])
+    commands = [
+        _join(f"--config=configs/{name}.py", *_fields(given, base.get_config()))
+        for name, base in (("default", default), ("folder", folder))
+        if _has_fields(base.get_config(), given)
+    ]
     return min(commands, key=len, default="")
+
+
+def _short(given: Mapping[str, Any]) -> str:
+    """Return `rankckpt IMAGES CHECKPOINTS ...`, or "" if it cannot express a config."""
+    base = folder.get_config()
+    images = given["task.path"] or given["task.tfds"]
+    # More than one checkpoint may stand in one word, separated by commas.
+    words = [word for word in (images, given["checkpoints"]) if word]
+    same = short_form.to_fields(images, given["checkpoints"])
+    if (
+        not images
+        or images in short_form.COMMANDS
+        or any(word.startswith("-") for word in words)
+        or not (given["checkpoints"] or given["neucrab"])
+        or not _has_fields(base, given)
+        or any(given[field] != value for field, value in same.items())
+    ):
+        return ""
+    base.update_from_flattened_dict({**same, "finetune.top": given["finetune.top"]})
+    return _join(
+        *words, *_fields(given, base, short_form.OPTIONS), f"--finetune={_TOP}"
+    )
+
+
+def _has_fields(base: Any, given: Mapping[str, Any]) -> bool:
+    """Return whether flags can set a config to the given fields."""
+    known = dict(_flatten(base.to_dict()))
+    return all(
+        name in known and (value is not None or known[name] is None)
+        for name, value in given.items()
+    )
+
+
+def _fields(
+    given: Mapping[str, Any], base: Any, options: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Yield a flag for each field that differs from those of another config."""
+    known = dict(_flatten(base.to_dict()))
+    for field, value in given.items():
+        if value != known[field]:
+            yield f"{(options or {}).get(field, f'--config.{field}')}={value}"
+
+
+def _join(*arguments: str) -> str:
+    return shlex.join([PROGRAM, *arguments])
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from etils import epath
 from rankckpt_jax import finetune
 from rankckpt_jax.benchmark import demo, published
 from rankckpt_jax.data import corrupt_images, pipeline, splits, tasks
-from rankckpt_jax.errors import redact
+from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.features import extract
 from rankckpt_jax.run import pool, scoring, validation
 from rankckpt_jax.run import shard as shard_lib
@@ -147,7 +147,7 @@ def load(config: Any) -> Iterator[RunContext]:
         name, origin = pool.describe_features(config.features)
         task = tasks.Task(config.task.name or name, (), {}, origin)
     else:
-        task = tasks.load(config.task)
+        task = _load_task(config)
     if "finetune" in stages:
         finetune.check(task, sweep)
     accuracies, source = published.load_accuracies(config.accuracies, task.name)
@@ -189,6 +189,14 @@ def load(config: Any) -> Iterator[RunContext]:
             name = f"{shard.index}-of-{shard.count}" if shard else ""
             held.enter_context(lock.exclusive(context.directory, name))
         yield context.without_corrupt_images()
+
+
+def _load_task(config: Any) -> tasks.Task:
+    try:
+        return tasks.load(config.task)
+    except InputError:
+        validation.check_not_swapped(config.task.path, config.checkpoints)
+        raise
 
 
 def _demo(config: Any, cache: pipeline.ImageCache) -> Callable[[], None]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import pathlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from rankckpt_jax import checkpoints
 from rankckpt_jax.checkpoints import sources
+from rankckpt_jax.checkpoints.fetch import uris
 from rankckpt_jax.configs import default
-from rankckpt_jax.data import preprocess
+from rankckpt_jax.data import folder_layout, preprocess
 from rankckpt_jax.data.splits import Task
 from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import InputError, unknown_name
@@ -49,6 +52,35 @@ def check_same_images(task: Task) -> None:
             + ", ".join(others),
             fix="copy the images to all hosts again, or use a shared file system",
         )
+
+
+def check_not_swapped(images: str, pool: str) -> None:
+    """Raise if a folder of images was given as checkpoints, and the reverse.
+
+    Args:
+      images: As `config.task.path`, whose images could not be loaded.
+      pool: As `config.checkpoints`.
+
+    Raises:
+      InputError: `images` has checkpoints, and `pool` has images.
+    """
+    if images and _finds(checkpoints.find, images):
+        for place in uris.split_list(pool):
+            if _finds(folder_layout.find, pathlib.Path(place)):
+                raise InputError(
+                    "Images and checkpoints are swapped",
+                    expected="images first, then checkpoints",
+                    found=f"checkpoints in {images}, images in {place}",
+                    fix="swap the two",
+                )
+
+
+def _finds(find: Callable[[Any], Any], place: Any) -> bool:
+    try:
+        find(place)
+    except InputError:
+        return False
+    return True
 
 
 def check(config: Any, stages: Collection[str], measures: Sequence[str]) -> None:

@@ -67,7 +67,7 @@ _flags = st.lists(_fitting, max_size=3) | st.lists(_fitting | _odd, max_size=3)
 
 
 @pytest.fixture
-def call(image_folder, pool, tmp_path, monkeypatch, capsys):
+def call(image_folder, pool, tmp_path, monkeypatch):
     """Return a function that adds flags to a valid command line, and calls it.
 
     A run does everything that precedes long work, and none of that work.
@@ -87,7 +87,7 @@ def call(image_folder, pool, tmp_path, monkeypatch, capsys):
     ]
 
     def call(*more):
-        return command_line.call([*given, *more], monkeypatch, capsys)
+        return command_line.call([*given, *more])
 
     return call
 
