@@ -24,6 +24,7 @@ from rankckpt_jax.measures.registry import (
     get,
     import_all,
     names,
+    reads_images,
     register,
     tolerance,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "names",
     "pca",
     "prepare",
+    "reads_images",
     "register",
     "tolerance",
 ]

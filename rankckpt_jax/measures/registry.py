@@ -311,6 +311,14 @@ def tolerance(name: str) -> Tolerance:
     return _REGISTRY[name].tolerance if name in _REGISTRY else Tolerance()
 
 
+def reads_images(name: str) -> bool:
+    """Return whether a measure's scores depend on the images of the task.
+
+    It need not be registered: those of another program are assumed to.
+    """
+    return name not in _REGISTRY or _REGISTRY[name].reads_images
+
+
 def import_all(path: Iterable[str], package: str) -> None:
     """Import every module in the directories `path` as part of `package`.
 

@@ -36,13 +36,21 @@ def to_text(summary: Summary) -> str:
         blocks.append(_ranking_lines(summary))
     if summary.agreement.is_known:
         blocks.append(_evaluation_lines(summary))
-    lines = list(summary.sentences)
+    conclusion = summary.conclusion
+    lines = ["".join(conclusion.answer), *conclusion.support, conclusion.verification]
+    if conclusion.command:
+        lines += ["To fine-tune the best two, run:", conclusion.command]
+    quoted = {warning.text for warning in summary.warnings}
+    lines += [text for text in conclusion.against if text not in quoted]
+    lines += conclusion.details
+    lines = [line for line in lines if line]
     marked = set(map(printable, ranking.measures))
     for warning in summary.warnings:
         n = len(warning.checkpoints)
         names = warning.checkpoints[0] if n == 1 else count(n, "checkpoint")
-        mark = f"{columns.MARK} " if warning.topic in marked else ""
-        lines.append(f"{mark}Warning, {warning.topic} of {names}: {warning.text}")
+        topics = ", ".join(warning.topics)
+        mark = f"{columns.MARK} " if marked & set(warning.topics) else ""
+        lines.append(f"{mark}Warning, {topics} of {names}: {warning.text}")
     blocks.append("\n".join(map(_wrap, lines)))
     return "\n\n".join(blocks)
 

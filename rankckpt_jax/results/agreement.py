@@ -6,16 +6,19 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-from rankckpt_jax import evaluation
+from rankckpt_jax import evaluation, measures
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row
 
-BASELINES: Mapping[str, Callable[[Row], float | None]] = {
-    "number of parameters": lambda row: row.num_parameters,
-    "feature dimension": lambda row: row.feature_dim,
-    "source accuracy": lambda row: row.source_accuracy,
+BASELINES: Mapping[str, tuple[str, Callable[[Row], float | None]]] = {
+    "num_parameters": ("number of parameters", lambda row: row.num_parameters),
+    "feature_dim": ("feature dimension", lambda row: row.feature_dim),
+    "source_accuracy": ("source accuracy", lambda row: row.source_accuracy),
 }
-"""Baselines that rank checkpoints without images; a useful measure does better."""
+"""By the name of its measure, a baseline in words and its value.
+
+Baselines rank checkpoints without images; a useful measure does better.
+"""
 
 _SAMPLES = 1000
 """Number of bootstrap samples and of permutations."""
@@ -81,7 +84,8 @@ class Agreement:
 
     Attributes:
       measures: By measure, in the order of the ranking.
-      baselines: The baselines that are known for at least two checkpoints.
+      baselines: The baselines that are known for at least two checkpoints and are not
+        among the measures.
       random_order: Expected values for a random order of the checkpoints that the
         first measure ranks.
       random_deviation: Standard deviation of Kendall's tau over such orders.
@@ -94,6 +98,16 @@ class Agreement:
     random_order: Baseline
     random_deviation: float
     groups: tuple[Group, ...]
+
+    @property
+    def all_baselines(self) -> tuple[Baseline, ...]:
+        """The baselines, and the measures that do not read the images."""
+        known = (
+            Baseline(_baseline_in_words(name), summary.n, summary.scores)
+            for name, summary in self.measures.items()
+            if not measures.reads_images(name) and summary.n > 1
+        )
+        return *known, *self.baselines
 
     @property
     def is_known(self) -> bool:
@@ -112,6 +126,10 @@ def measure_agreement(ranking: Ranking) -> Agreement:
         evaluation.kendall_null_deviation(n),
         _groups(ranking),
     )
+
+
+def _baseline_in_words(measure: str) -> str:
+    return BASELINES[measure][0] if measure in BASELINES else measure
 
 
 def _summarize(ranking: Ranking, measure: str) -> MeasureSummary:
@@ -155,7 +173,9 @@ def _compare_with_first(ranking: Ranking, measure: str) -> float | None:
 
 def _baselines(ranking: Ranking) -> tuple[Baseline, ...]:
     result = []
-    for name, value in BASELINES.items():
+    for measure, (name, value) in BASELINES.items():
+        if measure in ranking.measures:
+            continue
         pairs = [
             (float(known), accuracy)
             for row in ranking.rows
@@ -173,15 +193,15 @@ def _groups(ranking: Ranking) -> tuple[Group, ...]:
     names = sorted({group for row in ranking.rows for group in row.groups})
     result = []
     for name in names if len(names) > 1 else ():
-        measures = {}
+        by_measure = {}
         for measure in ranking.measures:
             rows = ranking.evaluated_rows(measure, name)
             scores = evaluation.score_ranking(
                 [row.scores[measure] for row in rows], _accuracies(rows)
             )
-            measures[measure] = len(rows), scores
-        if max(n for n, _ in measures.values()) > 1:
-            result.append(Group(ranking.group_title(name), measures))
+            by_measure[measure] = len(rows), scores
+        if max(n for n, _ in by_measure.values()) > 1:
+            result.append(Group(ranking.group_title(name), by_measure))
     return tuple(result)
 
 

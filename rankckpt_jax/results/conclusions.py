@@ -1,30 +1,39 @@
-"""The conclusion: what follows from a ranking, in sentences and four numbers."""
+"""The conclusion: which checkpoint to use and how sure that is, in plain sentences."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from rankckpt_jax import evaluation, measures
 from rankckpt_jax.errors import some
 from rankckpt_jax.results import verification
 from rankckpt_jax.results.agreement import Agreement
+from rankckpt_jax.results.costs import Costs
+from rankckpt_jax.results.figures import Figure, main_figures
 from rankckpt_jax.results.formatting import (
-    count,
-    format_decimal,
-    format_p_value,
     format_percent,
     format_points,
     format_probability,
-    format_seconds,
     ordinal,
     printable,
 )
+from rankckpt_jax.results.grouped_warnings import GroupedWarning
+from rankckpt_jax.results.objections import MIN_SIGNIFICANT, find_objections
 from rankckpt_jax.results.ranking import Ranking
+from rankckpt_jax.results.recommendation import (
+    Recommendation,
+    orders,
+    rank_of,
+    recommend,
+)
 
-_SIGNIFICANCE_LEVEL = 0.05
 _MIN_FOR_INTERVAL = 8
 """Bootstrap intervals over fewer checkpoints are too narrow."""
+
+_MOST_AGAINST = 3
+"""Further objections are among the details."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +46,8 @@ class Conclusion:
       support: At most three sentences on the evidence for it.
       verification: One sentence: whether fine-tuning verified the ranking, and how far.
       command: The command that fine-tunes the best two, or empty.
-      against: The strongest evidence against it, in at most three sentences.
-      details: Further sentences, such as ties, intervals and p-values.
+      against: The strongest evidence against it, at most three statements.
+      details: Further sentences, such as ties and intervals.
       figures: The four main numbers as (name, value, note).
     """
 
@@ -48,224 +57,234 @@ class Conclusion:
     command: str = ""
     against: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
-    figures: tuple[tuple[str, str, str], ...] = ()
+    figures: tuple[Figure, ...] = ()
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """All sentences and the command in reading order."""
-        evidence = *self.support, self.verification, self.command, *self.against
-        return tuple(filter(None, ("".join(self.answer), *evidence, *self.details)))
+        """All sentences in reading order, without the command."""
+        evidence = *self.support, self.verification, *self.against, *self.details
+        return tuple(filter(None, ("".join(self.answer), *evidence)))
 
 
-def conclude(ranking: Ranking, agreement: Agreement) -> Conclusion:
-    """Return the conclusion of a ranking."""
-    answer, figures = _headline(ranking), _facts(ranking, agreement)
-    num_scored = len(ranking.scored_rows)
-    if not num_scored:
-        return Conclusion(answer, figures=figures)
-    if num_scored == 1:
-        sentence = (
-            "One checkpoint cannot be compared with others. Add checkpoints to the "
-            "pool."
-        )
-        return Conclusion(answer, support=(sentence,), figures=figures)
-    if ranking.ranks_nothing:
-        return Conclusion(answer, support=(_other_measure(ranking),), figures=figures)
-    is_verified = agreement.measures[ranking.measures[0]].n > 1
-    of_agreement = _agreement(ranking, agreement)
-    against = (
-        _better_measure(ranking, agreement),
-        _better_baseline(ranking, agreement),
-        _narrow_lead(ranking),
+def conclude(
+    ranking: Ranking,
+    agreement: Agreement,
+    costs: Costs | None,
+    warnings: Sequence[GroupedWarning],
+) -> Conclusion:
+    """Return the conclusion of a ranking.
+
+    Args:
+      ranking: The ranking.
+      agreement: Its agreement with fine-tuning.
+      costs: Its costs, if known.
+      warnings: The warnings of its rows.
+    """
+    recommendation = recommend(ranking)
+    figures = main_figures(ranking, agreement, costs, recommendation)
+    if recommendation.use is None:
+        support = [_other_measure(ranking)] if len(ranking.scored_rows) > 1 else []
+        return Conclusion(_no_answer(ranking), tuple(support), figures=figures)
+    evidence = (
+        _accuracy(ranking, recommendation),
+        _votes(ranking, recommendation),
+        _lead(ranking, recommendation),
     )
+    against = find_objections(ranking, agreement, warnings, recommendation)
     details = (
+        *against[_MOST_AGAINST:],
         _ties(ranking),
         _interval(ranking, agreement),
         _probability_best(ranking, agreement),
     )
+    command = ""
+    if len(ranking.scored_rows) > 1 and agreement.measures[ranking.measures[0]].n < 2:
+        command = verification.command(ranking.provenance.get("config"))
     return Conclusion(
-        answer,
-        support=(of_agreement,) if is_verified else (),
-        verification="" if is_verified else of_agreement,
-        command=_command(ranking, agreement),
-        against=tuple(filter(None, against)),
-        details=tuple(filter(None, details)),
-        figures=figures,
+        _answer(ranking, recommendation),
+        tuple(filter(None, evidence)),
+        _verification(ranking, agreement, command),
+        command,
+        against[:_MOST_AGAINST],
+        tuple(filter(None, details)),
+        figures,
     )
 
 
-def _headline(ranking: Ranking) -> tuple[str, str, str]:
-    """Return the main result as one sentence of printable text.
-
-    Returns:
-      The text before the name of the checkpoint ranked first, its name, and the text
-      after it. The name is empty if no checkpoint is ranked first.
-    """
-    best, measure = ranking.best, printable(ranking.measures[0])
-    if best is None:
-        if not ranking.rows:
-            return "There are no checkpoints to rank.", "", ""
-        if len(ranking.failed) == len(ranking.rows):
-            return "No checkpoint could be ranked: all of them failed.", "", ""
-        return f"No checkpoint could be ranked: none has a score by {measure}.", "", ""
-    name, n = printable(best.checkpoint), len(ranking.scored_rows)
-    if ranking.ranks_nothing:
-        text = f"{measure} ranks nothing: the scores of all {n} checkpoints are"
-        return f"{text} saturated and equal.", "", ""
-    if n == 1:
-        start, end = "", " is the only checkpoint ranked"
+def _no_answer(ranking: Ranking) -> tuple[str, str, str]:
+    measure, n = printable(ranking.measures[0]), len(ranking.scored_rows)
+    if not ranking.rows:
+        text = "There are no checkpoints to rank."
+    elif len(ranking.failed) == len(ranking.rows):
+        text = "No checkpoint could be ranked: all of them failed."
+    elif not n:
+        text = f"No checkpoint could be ranked: none has a score by {measure}."
     else:
-        tied = ranking.ranks.count(1) - 1
-        start, end = f"{measure} ranks ", f" first of {n}"
-        end += f", tied with {count(tied, 'other')}" if tied else ""
-    return start, name, f"{end}{_accuracy_of_first(ranking)}."
+        how = "saturated and equal" if ranking.ranks_nothing else "equal"
+        text = f"{measure} ranks nothing: the scores of all {n} checkpoints are {how}."
+    return text, "", ""
 
 
-def _accuracy_of_first(ranking: Ranking) -> str:
-    """Return the end of the headline: the accuracy of the checkpoint ranked first."""
-    accuracy = ranking.best.finite_accuracy() if ranking.best else None
-    if accuracy is None:
+def _answer(ranking: Ranking, recommendation: Recommendation) -> tuple[str, str, str]:
+    use = recommendation.use
+    assert use is not None
+    name = printable(use.checkpoint)
+    if recommendation.is_measured:
+        return "Use ", name, "."
+    if len(ranking.scored_rows) == 1:
+        return "", name, " is the only checkpoint ranked."
+    first = ranking.ranks.count(1)
+    tied = [printable(row.checkpoint) for row in ranking.scored_rows[1:first]]
+    if not tied:
+        return "Use ", name, "."
+    others = tied[0] if len(tied) == 1 else f"{len(tied)} others"
+    return "Use ", name, f", tied with {others}."
+
+
+def _accuracy(ranking: Ranking, recommendation: Recommendation) -> str:
+    """Return the sentence on the accuracy, and on the loss of the measure's choice."""
+    use, picked = recommendation.use, recommendation.picked
+    if use is None or (accuracy := use.finite_accuracy()) is None:
         return ""
-    rows = ranking.evaluated_rows(ranking.measures[0])
-    accuracies = [row.finite_accuracy() or 0.0 for row in rows]
-    if len(rows) == 1:
-        return f"; its accuracy after fine-tuning is {format_percent(accuracy)}"
-    highest = max(accuracies)
-    if accuracy == highest:
-        return f", and so does fine-tuning ({format_percent(accuracy)})"
-    rank = 1 + sum(other > accuracy for other in accuracies)
-    name = printable(rows[accuracies.index(highest)].checkpoint)
+    sentence = f"Fine-tuned, it reaches {format_percent(accuracy)}"
+    if not recommendation.is_measured:
+        return f"{sentence}."
+    n = len(recommendation.measured)
+    is_all = n == len(ranking.rows) - len(ranking.failed)
+    sentence += f", the highest of {n}{'' if is_all else ' that were fine-tuned'}"
+    loss, measure = recommendation.loss, printable(ranking.measures[0])
+    if loss is None or picked is None:
+        return f"{sentence}."
+    if not loss:
+        return f"{sentence}; following {measure} loses nothing."
     return (
-        f"; fine-tuning ranks it {ordinal(rank)} of {len(rows)}, "
-        f"{format_points(highest - accuracy)} below {name} ({format_percent(highest)})"
+        f"{sentence}; following {measure} would lose {format_points(loss)} "
+        f"({printable(picked.checkpoint)}, {format_percent(accuracy - loss)})."
     )
 
 
-def _other_measure(ranking: Ranking) -> str:
-    """Return the sentence on the measures to use if the first one ranks nothing."""
-    first, *others = ranking.measures
-    ranks = [name for name in others if _orders(ranking, name)]
-    # A measure that needs no care is better.
-    warned = {name for row in ranking.rows for name in row.warnings}
-    ranks = [name for name in ranks if name not in warned] or ranks
-    if ranks:
-        verb, one = ("ranks", "it") if len(ranks) == 1 else ("rank", "one of them")
+def _votes(ranking: Ranking, recommendation: Recommendation) -> str:
+    """Return the sentence on how many measures rank the checkpoint first."""
+    n, first = len(ranking.scored_rows), printable(ranking.measures[0])
+    use, counted = recommendation.use, recommendation.counted
+    assert use is not None
+    if n == 1:
         return (
-            f"{some(map(printable, ranks))} still {verb} these checkpoints: put {one} "
-            f"first in `config.measures`. The warning of {printable(first)} states the "
-            "reason."
+            "One checkpoint cannot be compared with others. Add checkpoints to the "
+            "pool."
         )
-    known = [name for name in _robust_measures() if name not in ranking.measures]
-    fix = f"Rank by {known[0]} instead" if known else "Add images"
+    if not counted:
+        if measures.reads_images(ranking.measures[0]) or use is not ranking.best:
+            return ""
+        return f"{first} ranks it first of {n}, without reading the images."
+    k, agreeing = len(counted), recommendation.agreeing
+    rank = rank_of(ranking, use, counted[0]) or 1
+    place = "first" if rank == 1 else ordinal(rank)
+    if k == 1:
+        other = "no other measure of the images orders the checkpoints"
+        return f"{printable(counted[0])} ranks it {place} of {n}; {other}."
+    if len(agreeing) == k:
+        return f"{'Both' if k == 2 else f'All {k}'} measures rank it first of {n}."
+    if not agreeing:
+        return (
+            f"None of {k} measures ranks it first of {n}; {printable(counted[0])} "
+            f"ranks it {place}."
+        )
+    verb = "ranks" if len(agreeing) == 1 else "rank"
+    only = "Only " if 2 * len(agreeing) < k else ""
+    others = [measure for measure in counted if measure not in agreeing]
     return (
-        f"No computed measure ranks these checkpoints. {fix}. The warning of "
-        f"{printable(first)} states the reason."
+        f"{only}{len(agreeing)} of {k} measures {verb} it first of {n}; "
+        f"{_favorites(ranking, others)}."
     )
 
 
-def _robust_measures() -> list[str]:
-    """Return measures that also rank with few images, by their published evidence."""
-    known = [
-        (evidence.num_pairs, not measure.can_saturate, evidence.kendall, name)
-        for name in measures.names()
-        if (measure := measures.get(name)).reads_images
-        and not measure.needs_logits
-        and not measure.needs_more_images_than_dimensions
-        and measure.combine is None
-        and (evidence := measure.evidence) is not None
-        and evidence.kendall > 0
-    ]
-    return [name for *_, name in sorted(known, reverse=True)]
+def _favorites(ranking: Ranking, others: Sequence[str]) -> str:
+    """Return the phrase on the checkpoints that other measures rank first."""
+    names = []
+    for measure in others:
+        scores = {row.checkpoint: row.score(measure) for row in ranking.rows}
+        known = {name: score for name, score in scores.items() if score is not None}
+        names.append(printable(max(known, key=known.__getitem__)))
+    if len(others) == 1:
+        return f"{printable(others[0])} ranks {names[0]} first"
+    names = list(dict.fromkeys(names))
+    more = " or another" if len(names) > 2 else ""
+    return f"the others rank {' or '.join(names[:2])}{more} first"
 
 
-def _orders(ranking: Ranking, measure: str) -> bool:
-    """Return whether a measure that reads the images gives scores that differ."""
-    rows = [row for row in ranking.rows if row.score(measure) is not None]
-    return (
-        _reads_images(measure)
-        and len({row.score(measure) for row in rows}) > 1
-        and any(measure not in row.saturated for row in rows)
-    )
-
-
-def _reads_images(measure: str) -> bool:
-    """Return whether scores depend on the task, as those of other programs do."""
-    return measure not in measures.names() or measures.get(measure).reads_images
-
-
-def _facts(ranking: Ranking, agreement: Agreement) -> tuple[tuple[str, str, str], ...]:
-    """Return the main numbers as (name, value, note)."""
-    measure = ranking.measures[0]
-    summary = agreement.measures[measure]
-    num_ranked, num_failed = len(ranking.scored_rows), len(ranking.failed)
-    num_unscored = len(ranking.rows) - num_ranked - num_failed
-    notes = [f"{num_failed} failed"] if num_failed else []
-    notes += [f"{num_unscored} without a score"] if num_unscored else []
-    result = [("Checkpoints ranked", str(num_ranked), ", ".join(notes))]
-    tau, rel = summary.scores["kendall"], summary.scores["rel@1"]
-    if summary.n > 1 and not math.isnan(tau):
-        is_significant = evaluation.is_significant(tau, summary.n)
-        note = "significant" if is_significant else f"not significant for {summary.n}"
-        result.append(("Kendall's tau", format_decimal(tau), note))
-    if summary.n > 1 and not math.isnan(rel) and not ranking.ranks_nothing:
-        note = "by fine-tuning only the first"
-        result.append(("Best accuracy kept", format_percent(rel), note))
-    if summary.n > 1 and ranking.num_test and not ranking.ranks_nothing:
-        value = format_probability(summary.probability_best)
-        result.append(("First is best", value, "probability, given all noise"))
-    seconds = [row.ranking_seconds(measure) for row in ranking.scored_rows]
-    known = [second for second in seconds if second is not None]
-    if known:
-        note = f"with {printable(measure)}"
-        result.append(("Time to rank", format_seconds(sum(known)), note))
-    return tuple(result)
-
-
-def _command(ranking: Ranking, agreement: Agreement) -> str:
-    """Return the command that verifies a ranking, or an empty text."""
-    if agreement.measures[ranking.measures[0]].n:
+def _lead(ranking: Ranking, recommendation: Recommendation) -> str:
+    """Return the sentence on whether the lead is larger than the noise."""
+    lead, measure = recommendation.lead, ranking.measures[0]
+    if lead is None or not measures.reads_images(measure):
         return ""
-    return verification.command(ranking.provenance.get("config"))
+    first, second = (printable(row.checkpoint) for row in (lead.first, lead.second))
+    is_used = lead.first is recommendation.use
+    it = "it" if is_used else first
+    subject = f"{'Its' if is_used else 'The'} lead"
+    subject += f" over {second}" if is_used else f" of {first} over {second}"
+    if lead.noise is None:
+        if recommendation.is_measured:
+            return ""
+        return (
+            f"{subject} cannot be judged, because the noise of {printable(measure)} is "
+            "unknown; set `num_bootstrap=20`."
+        )
+    if lead.ratio is None:
+        return f"{subject} is larger than the noise of the score, which is zero."
+    size = f"{lead.text} times the noise of the score"
+    if not lead.close:
+        return f"{subject} is {size}."
+    names = [printable(row.checkpoint) for row in lead.close]
+    others = names[0]
+    if len(names) > 1:
+        start = ranking.scored_rows.index(lead.second)
+        is_next = lead.close == ranking.scored_rows[start : start + len(names)]
+        which = f"the next {len(names)}" if is_next else f"{len(names)} others"
+        others = f"{which} ({some(names, most=4)})"
+    if lead.second in lead.close:
+        return f"{subject} is only {size}, so {it} cannot be told apart from {others}."
+    return f"{subject} is {size}, but {it} cannot be told apart from {others}."
 
 
-def _agreement(ranking: Ranking, agreement: Agreement) -> str:
-    """Return the sentence on Kendall's tau of the first measure."""
+def _verification(ranking: Ranking, agreement: Agreement, command: str) -> str:
+    """Return the sentence on whether fine-tuning verified the ranking."""
+    total = len(ranking.scored_rows)
+    if total < 2:
+        return ""
     name = printable(ranking.measures[0])
     n = agreement.measures[ranking.measures[0]].n
     if n == 0:
-        advice = "give the accuracies of at least five checkpoints."
-        if _command(ranking, agreement):
-            advice = "run:"
+        advice = "" if command else "; give the accuracies of at least five"
         return (
-            "This ranking has not been verified: no ranked checkpoint was fine-tuned. "
-            f"To verify it, {advice}"
+            f"Not verified: no ranked checkpoint was fine-tuned on this task{advice}."
         )
     if n == 1:
-        return (
-            "This ranking has not been verified: only one ranked checkpoint was "
-            "fine-tuned. Fine-tune at least five."
-        )
+        return f"Not verified: only 1 of {total} ranked checkpoints was fine-tuned."
     tau = ranking.evaluation[ranking.measures[0]]["kendall"]
     if math.isnan(tau):
         return (
-            f"Kendall's tau of {name} is undefined: the scores or the accuracies of "
-            f"these {n} checkpoints are all equal."
+            f"Not verified: the scores or the accuracies of {n} fine-tuned checkpoints "
+            "are all equal."
         )
-    if n < 5:
+    share = f"{n} of {total}" if n < total else "both" if n == 2 else f"all {n}"
+    if n < MIN_SIGNIFICANT:
         return (
-            f"Kendall's tau of {name} is {tau:.2f}, but {n} checkpoints are too few "
-            "for a significant result. Fine-tune at least five."
+            f"Verified in part: {share} checkpoints were fine-tuned (Kendall's tau "
+            f"{tau:.2f}), but fewer than five are never significant."
         )
     evidence = (
-        f"Kendall's tau {tau:.2f} over {n} checkpoints (random orders: mean 0, "
-        f"standard deviation {agreement.random_deviation:.2f})"
+        f"Kendall's tau {tau:.2f} over {share} checkpoints; random orders have 0 ± "
+        f"{agreement.random_deviation:.2f}"
     )
     if not evaluation.is_significant(tau, n):
         return (
-            f"The agreement of {name} with fine-tuning is not significant: {evidence}."
+            f"Not verified: the agreement of {name} with fine-tuning is not "
+            f"significant ({evidence})."
         )
-    verb = "agrees with" if tau > 0 else "contradicts"
-    return f"{name} {verb} fine-tuning: {evidence}."
+    if tau > 0:
+        return f"Verified: {name} agrees with fine-tuning ({evidence})."
+    return f"Refuted: {name} contradicts fine-tuning ({evidence})."
 
 
 def _ties(ranking: Ranking) -> str:
@@ -277,15 +296,10 @@ def _ties(ranking: Ranking) -> str:
     ties = {rank: names for rank, names in by_rank.items() if len(names) > 1}
     if not ties:
         return ""
-    measure = printable(ranking.measures[0])
-    if len(by_rank) == 1:
-        n = len(ranking.scored_rows)
-        order = "the order is by name"
-        return f"{measure} gives equal scores to all {n} checkpoints; {order}."
     groups = "; ".join(
         f"{some(names, most=4)} (all {ordinal(rank)})" for rank, names in ties.items()
     )
-    return f"{measure} gives equal scores to: {groups}."
+    return f"{printable(ranking.measures[0])} gives equal scores to: {groups}."
 
 
 def _interval(ranking: Ranking, agreement: Agreement) -> str:
@@ -297,40 +311,6 @@ def _interval(ranking: Ranking, agreement: Agreement) -> str:
     return (
         f"Kendall's tau {summary.scores['kendall']:.2f}, 95 % confidence interval "
         f"[{low:.2f}, {high:.2f}] (bootstrap over checkpoints)."
-    )
-
-
-def _better_measure(ranking: Ranking, agreement: Agreement) -> str:
-    """Return a sentence on the measure that agrees best, if it is not the first."""
-    taus = {m: ranking.evaluation[m]["kendall"] for m in ranking.measures}
-    better = {m: tau for m, tau in taus.items() if tau > taus[ranking.measures[0]]}
-    if not better:
-        return ""
-    measure = max(better, key=better.__getitem__)
-    summary = agreement.measures[measure]
-    p = summary.p_value_versus_first
-    sentence = f"{printable(measure)} agrees better (tau {better[measure]:.2f})"
-    if p is not None and p <= _SIGNIFICANCE_LEVEL:
-        return f"{sentence}, p-value {format_p_value(p)} (paired permutation test)."
-    is_known = p is not None and not math.isnan(p)
-    test = f" (p-value {format_p_value(p)})" if is_known else ""
-    return (
-        f"{sentence}, but over {summary.n} checkpoints the difference is not "
-        f"significant{test}."
-    )
-
-
-def _better_baseline(ranking: Ranking, agreement: Agreement) -> str:
-    """Return a sentence on the best baseline, if it does as well as the measure."""
-    tau = ranking.evaluation[ranking.measures[0]]["kendall"]
-    known = [b for b in agreement.baselines if b.n >= 5 and b.scores["kendall"] >= tau]
-    if not known:
-        return ""
-    best = max(known, key=lambda baseline: baseline.scores["kendall"])
-    well = "better" if best.scores["kendall"] > tau else "equally well"
-    return (
-        f"A trivial baseline does {well}: sorting by {best.name} gives tau "
-        f"{best.scores['kendall']:.2f}."
     )
 
 
@@ -346,17 +326,36 @@ def _probability_best(ranking: Ranking, agreement: Agreement) -> str:
     )
 
 
-def _narrow_lead(ranking: Ranking) -> str:
-    """Return a warning if the noise of the scores could swap the first two."""
-    measure = ranking.measures[0]
-    first, second = ranking.scored_rows[:2]
-    lead = first.scores[measure] - second.scores[measure]
-    # The scores vary independently, so the variances of their difference add up.
-    noise = math.hypot(first.spread(measure) or 0, second.spread(measure) or 0)
-    if lead == 0 or lead > 2 * noise:
-        return ""
-    return (
-        f"The lead of {printable(first.checkpoint)} over "
-        f"{printable(second.checkpoint)} ({lead:.2g}) is less than two standard "
-        f"deviations of its noise ({2 * noise:.2g}), so another run could swap them."
-    )
+def _other_measure(ranking: Ranking) -> str:
+    """Return the sentence on the measures to use if the first one ranks nothing."""
+    first, *others = ranking.measures
+    ranks = [name for name in others if orders(ranking, name)]
+    # A measure that needs no care is better.
+    warned = {name for row in ranking.rows for name in row.warnings}
+    ranks = [name for name in ranks if name not in warned] or ranks
+    reason = f" The warning of {printable(first)} states the reason."
+    reason = reason if first in warned else ""
+    if ranks:
+        verb, one = ("ranks", "it") if len(ranks) == 1 else ("rank", "one of them")
+        return (
+            f"{some(map(printable, ranks))} still {verb} these checkpoints: put {one} "
+            f"first in `config.measures`.{reason}"
+        )
+    known = [name for name in _robust_measures() if name not in ranking.measures]
+    fix = f"Rank by {known[0]} instead" if known else "Add images"
+    return f"No computed measure ranks these checkpoints. {fix}.{reason}"
+
+
+def _robust_measures() -> list[str]:
+    """Return measures that also rank with few images, by their published evidence."""
+    known = [
+        (evidence.num_pairs, not measure.can_saturate, evidence.kendall, name)
+        for name in measures.names()
+        if (measure := measures.get(name)).reads_images
+        and not measure.needs_logits
+        and not measure.needs_more_images_than_dimensions
+        and measure.combine is None
+        and (evidence := measure.evidence) is not None
+        and evidence.kendall > 0
+    ]
+    return [name for *_, name in sorted(known, reverse=True)]

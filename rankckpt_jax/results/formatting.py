@@ -81,11 +81,16 @@ def format_percent(accuracy: float) -> str:
     return f"{100 * accuracy:.1f}%"
 
 
-def format_points(difference: float) -> str:
-    """Return a difference of accuracies in [0, 1] in percentage points."""
+def format_points(difference: float, short: bool = False) -> str:
+    """Return a difference of accuracies in [0, 1] in percentage points.
+
+    Example:
+      >>> format_points(0.034), format_points(0.0004, short=True)
+      ('3.4 percentage points', '0.04 points')
+    """
     points = 100 * difference
     number = f"{points:.1f}" if points >= 1 else f"{points:.2g}"
-    return f"{number} percentage points"
+    return f"{number} {'' if short else 'percentage '}points"
 
 
 def format_decimal(value: float | None) -> str:

@@ -8,23 +8,8 @@ from collections.abc import Mapping
 from rankckpt_jax.results.agreement import Agreement, measure_agreement
 from rankckpt_jax.results.conclusions import Conclusion, conclude
 from rankckpt_jax.results.costs import Costs, compare_costs
-from rankckpt_jax.results.formatting import printable
+from rankckpt_jax.results.grouped_warnings import GroupedWarning, group_warnings
 from rankckpt_jax.results.ranking import Ranking
-
-
-@dataclasses.dataclass(frozen=True)
-class GroupedWarning:
-    """One warning and all checkpoints that have it.
-
-    Attributes:
-      topic: The measure or topic of the warning.
-      text: The warning.
-      checkpoints: Names, in the order of the ranking.
-    """
-
-    topic: str
-    text: str
-    checkpoints: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +23,7 @@ class Summary:
       ranks: For each measure, and first for the accuracy as `"fine-tuned"`, the rank of
         each of `ranking.scored_rows`; None where there is no value.
       costs: The costs of ranking and of fine-tuning; None if no time is known.
-      warnings: The warnings of all rows; each text occurs once.
+      warnings: The warnings of all rows; each kind occurs once.
     """
 
     ranking: Ranking
@@ -56,14 +41,15 @@ class Summary:
 
 def summarize(ranking: Ranking) -> Summary:
     """Compute everything that a report prints about a ranking."""
-    agreement = measure_agreement(ranking)
+    agreement, costs = measure_agreement(ranking), compare_costs(ranking)
+    warnings = group_warnings(ranking.rows)
     return Summary(
         ranking,
-        conclude(ranking, agreement),
+        conclude(ranking, agreement, costs, warnings),
         agreement,
         _ranks(ranking),
-        compare_costs(ranking),
-        _group_warnings(ranking),
+        costs,
+        warnings,
     )
 
 
@@ -81,13 +67,3 @@ def _ranks(ranking: Ranking) -> dict[str, tuple[int | None, ...]]:
             for value in values
         )
     return result
-
-
-def _group_warnings(ranking: Ranking) -> tuple[GroupedWarning, ...]:
-    """Collect the warnings of all rows, in the order in which they first occur."""
-    names: dict[tuple[str, str], list[str]] = {}
-    for row in ranking.rows:
-        for topic, text in row.warnings.items():
-            key = printable(topic), printable(text)
-            names.setdefault(key, []).append(printable(row.checkpoint))
-    return tuple(GroupedWarning(*key, tuple(value)) for key, value in names.items())

@@ -38,7 +38,7 @@ def test_to_text_omits_empty_columns():
     for heading in "architecture", "fine-tuned", "seconds", "recall@1":
         assert f" {heading}" not in text.split("\n\n")[1]
     assert len(text.split("\n\n")) == 3
-    assert "This ranking has not been verified" in text
+    assert "Rank by logme instead" in text
 
 
 def test_to_text_escapes_control_characters():

@@ -97,7 +97,7 @@ def test_run_has_no_accuracy_if_fine_tuning_diverges(image_folder, pool, tmp_pat
         assert row.accuracy is None and row.finite_accuracy() is None
         assert "fine-tuning diverged at step" in row.warnings["accuracy"]
     assert not ranking.evaluated_rows("logme")
-    assert "This ranking has not been verified" in str(ranking)
+    assert "Not verified: no ranked checkpoint was fine-tuned" in str(ranking)
     page = (tmp_path / "images" / "report.html").read_text()
     assert "fine-tuning diverged at step" in page
 

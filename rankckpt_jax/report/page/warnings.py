@@ -11,7 +11,8 @@ _TEMPLATE = """
 <ul class="warnings">
 {% for warning in warnings %}
 <li>{{ warning.text }}
-<small>{{ warning.topic }}: {{ warning.checkpoints | join(", ") }}</small></li>
+<small>{{ warning.topics | join(", ") }}:
+{{ warning.checkpoints | join(", ") }}</small></li>
 {% endfor %}
 </ul>
 """
