@@ -112,8 +112,16 @@ def get_config() -> ml_collections.ConfigDict:
     # Images per step and process in extraction. At most the number of images is used,
     # or 64.
     config.batch_size = 64
-    # Memory in GB per process for decoded images that checkpoints share.
-    config.image_cache_gigabytes = 4.0
+    # Directory of decoded images, which all checkpoints, stages and runs share: a local
+    # one, by default RANKCKPT_IMAGES or ~/.cache/rankckpt_jax/images. An image takes
+    # 12 bytes per pixel (0.6 MB at 224 pixels), and the log states the size before
+    # anything is written. `off` decodes the images in each pass, as a full or
+    # read-only disk does.
+    config.image_cache = ""
+    # Largest size of that directory in GB. The least recently used files are deleted to
+    # stay below it. By default three quarters of the memory, because a larger file
+    # would be read from the disk in each pass, which takes longer than decoding.
+    config.image_cache_gigabytes = placeholder(float)
 
     # Measures separated by commas, or all. The first one orders the ranking.
     config.measures = "nleep,leep,h_score"

@@ -21,6 +21,11 @@ if not {"PYTEST_XDIST_WORKER", "JAX_COMPILATION_CACHE_DIR"} & set(os.environ):
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+# The same for decoded images, which do not belong into the user's directory.
+if not {"PYTEST_XDIST_WORKER", "RANKCKPT_IMAGES"} & set(os.environ):
+    _IMAGES = tempfile.TemporaryDirectory(prefix="rankckpt_jax_images_")
+    os.environ["RANKCKPT_IMAGES"] = _IMAGES.name
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compile fast tests without optimization, which halves their time."""

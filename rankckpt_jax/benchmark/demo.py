@@ -20,8 +20,8 @@ from etils import epath
 from rankckpt_jax import checkpoints as checkpoints_lib
 from rankckpt_jax import finetune, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.tasks import Task
 from rankckpt_jax.devices import processes, signals
 from rankckpt_jax.finetune import saves
@@ -50,7 +50,7 @@ def pretrain(
     stages: tuple[int, ...],
     recipe: finetune.Recipe,
     preprocess: str,
-    cache: pipeline.ImageCache,
+    cache: ImageCache,
 ) -> None:
     """Pre-train a network and save one checkpoint per stage, if they are not cached.
 

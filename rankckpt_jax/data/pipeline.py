@@ -1,8 +1,9 @@
 """Batches of images for one process: decoded, resized, padded and masked.
 
-Decoding runs ahead of the consumer in the threads of tf.data, so that it overlaps with
-the device's work. Every batch has the same shape: the last one is padded, and its mask
-marks the real rows. Every process takes the same number of steps.
+Images come from an `ImageCache`. If it cannot keep them, the threads of tf.data decode
+ahead of the consumer, so that decoding overlaps with the device's work. Every batch has
+the same shape: the last one is padded, and its mask marks the real rows. Every process
+takes the same number of steps.
 """
 
 from __future__ import annotations
@@ -16,12 +17,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rankckpt_jax.data import corrupt_images, decode, image_headers
-from rankckpt_jax.data import preprocess as preprocess_lib
-from rankckpt_jax.data.lazy_tensorflow import tensorflow
+from rankckpt_jax.data import stream
+from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import mapping, processes
-from rankckpt_jax.errors import UnreadableImage
 
 # Rows of a batch below which compiling another program takes longer than padding.
 _SMALL_BATCH = 64
@@ -42,54 +41,6 @@ class Batch:
     labels: np.ndarray
     index: np.ndarray
     mask: np.ndarray
-
-
-class ImageCache:
-    """Decoded images of the most recently used splits, within a memory budget.
-
-    The checkpoints of a pool often share an image size. Decoding JPEG files once for
-    all of them, and once for all epochs of fine-tuning, saves most of the host's work.
-    Images are kept in float32, because rounding them would change the features.
-    """
-
-    def __init__(self, gigabytes: float):
-        """Initialize an empty cache of at most `gigabytes` (1e9 bytes each)."""
-        self._budget = gigabytes * 1e9
-        self._held: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
-
-    def get(
-        self,
-        split: Split,
-        size: int,
-        preprocess: str,
-        process: int = 0,
-        count: int = 1,
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the decoded images of a split, or None if they exceed the budget.
-
-        Args:
-          split: The split.
-          size: Side of the square images in pixels.
-          preprocess: See `preprocess.resize`.
-          process: First example to return.
-          count: Every `count`-th example from `process` on is returned.
-
-        Returns:
-          (images float32 [N, S, S, 3] in [0, 255], labels int32 [N]).
-        """
-        key = (split.fingerprint, size, preprocess, process, count)
-        if key not in self._held:
-            needed = _num_bytes(split, size) // count
-            if needed > self._budget:
-                return None
-            while self._held and needed + self._used() > self._budget:
-                self._held.pop(next(iter(self._held)))
-            self._held[key] = _decode(split, size, preprocess, process, count)
-        self._held[key] = self._held.pop(key)  # Most recently used last.
-        return self._held[key]
-
-    def _used(self) -> int:
-        return sum(images.nbytes for images, _ in self._held.values())
 
 
 def fit_batch(batch_size: int, num_examples: int) -> int:
@@ -115,33 +66,48 @@ def num_steps(num_examples: int, batch_size: int) -> int:
 def batches(
     split: Split, *, size: int, preprocess: str, batch_size: int, cache: ImageCache
 ) -> Iterator[Batch]:
-    """Yield this process's share of a split once, in order, padded and masked.
+    """Return this process's share of a split once, in order, padded and masked.
 
     Args:
       split: The split to read.
       size: Side of the square images in pixels.
       preprocess: See `preprocess.resize`.
       batch_size: Rows per batch, B, of this process.
-      cache: Keeps decoded images between passes.
+      cache: Keeps decoded images. The first call for a size decodes all of them.
     """
     process, count = processes.process_index(), processes.process_count()
-    steps = num_steps(split.num_examples, batch_size)
+    # Now, because decoding takes long, and not when the first batch is taken.
     held = cache.get(split, size, preprocess, process, count)
-    if held is not None:
-        images, labels = held
-        share = np.arange(split.num_examples)[process::count]
-        for step in range(steps):
-            part = slice(step * batch_size, (step + 1) * batch_size)
-            yield _padded(images[part], labels[part], share[part], batch_size)
-        return
-    stream = _resized(split, size, preprocess, None, process, count, 0)
-    iterator = _numpy(split, stream.batch(batch_size))
-    for _ in range(steps):
+    if held is None:
+        return _streamed(split, size, preprocess, batch_size)
+    share = np.arange(split.num_examples)[process::count]
+    return _held(*held, share, num_steps(split.num_examples, batch_size), batch_size)
+
+
+def _held(
+    images: np.ndarray,
+    labels: np.ndarray,
+    share: np.ndarray,
+    steps: int,
+    batch_size: int,
+) -> Iterator[Batch]:
+    for step in range(steps):
+        part = slice(step * batch_size, (step + 1) * batch_size)
+        yield _padded(images[part], labels[part], share[part], batch_size)
+
+
+def _streamed(
+    split: Split, size: int, preprocess: str, batch_size: int
+) -> Iterator[Batch]:
+    process, count = processes.process_index(), processes.process_count()
+    images = stream.resized(split, size, preprocess, process=process, count=count)
+    iterator = stream.to_numpy(split, images.batch(batch_size))
+    for _ in range(num_steps(split.num_examples, batch_size)):
         batch = next(iterator, None)
         if batch is None:
             empty = np.zeros(0, np.int64)
-            images = np.zeros((0, size, size, 3), np.float32)
-            yield _padded(images, empty, empty, batch_size)
+            none = np.zeros((0, size, size, 3), np.float32)
+            yield _padded(none, empty, empty, batch_size)
         else:
             yield _padded(batch["image"], batch["label"], batch["index"], batch_size)
 
@@ -157,7 +123,9 @@ def training_batches(
     last_step: int,
     cache: ImageCache,
 ) -> Iterator[Batch]:
-    """Yield this process's part of the training batches of steps [first, last).
+    """Return this process's part of the training batches of steps [first, last).
+
+    All processes call this together.
 
     The order depends on (seed, step) alone: row r of step t is the example number
     `t * global_batch + r` in an endless sequence of epochs, and each epoch has an order
@@ -172,28 +140,62 @@ def training_batches(
       seed: Seed of the order.
       first_step: First step, from 0.
       last_step: Step after the last one.
-      cache: Keeps decoded images.
+      cache: Keeps decoded images, as in `batches`.
     """
+    held = processes.sync_errors(lambda: cache.get(split, size, preprocess))
+    # The two ways divide a batch among processes differently.
+    if all(processes.all_gather(held is not None)) and held is not None:
+        positions = np.arange(first_step * batch_size, last_step * batch_size)
+        return _shuffled(*held, positions, batch_size, seed)
+    return _shuffled_stream(
+        split, size, preprocess, batch_size, seed, first_step, last_step
+    )
+
+
+def _shuffled(
+    images: np.ndarray,
+    labels: np.ndarray,
+    positions: np.ndarray,
+    batch_size: int,
+    seed: int,
+) -> Iterator[Batch]:
     process, count = processes.process_index(), processes.process_count()
-    held = cache.get(split, size, preprocess)
-    positions = np.arange(first_step * batch_size, last_step * batch_size)
-    if held is not None:
-        images, labels = held
-        rows = _shuffled_rows(split.num_examples, positions * count + process, seed)
-        for start in range(0, len(rows), batch_size):
-            chosen = rows[start : start + batch_size]
-            yield _padded(images[chosen], labels[chosen], chosen, batch_size)
-        return
-    share = len(range(process, split.num_examples, count))
-    epoch, skip = divmod(first_step * batch_size, share)
-    stream = _resized(split, size, preprocess, _seed(seed, epoch), process, count, skip)
-    last_epoch = (last_step * batch_size - 1) // share
-    for later in range(epoch + 1, last_epoch + 1):
-        stream = stream.concatenate(
-            _resized(split, size, preprocess, _seed(seed, later), process, count, 0)
+    rows = _shuffled_rows(len(labels), positions * count + process, seed)
+    for start in range(0, len(rows), batch_size):
+        chosen = rows[start : start + batch_size]
+        yield _padded(images[chosen], labels[chosen], chosen, batch_size)
+
+
+def _shuffled_stream(
+    split: Split,
+    size: int,
+    preprocess: str,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+) -> Iterator[Batch]:
+    process, count = processes.process_index(), processes.process_count()
+
+    def epoch(number: int, skip: int = 0) -> Any:
+        return stream.resized(
+            split,
+            size,
+            preprocess,
+            seed=_seed(seed, number),
+            process=process,
+            count=count,
+            skip=skip,
         )
-    stream = stream.batch(batch_size, drop_remainder=True)
-    for batch in _numpy(split, stream.take(last_step - first_step)):
+
+    share = len(range(process, split.num_examples, count))
+    first, skip = divmod(first_step * batch_size, share)
+    last = (last_step * batch_size - 1) // share
+    images = epoch(first, skip)
+    for number in range(first + 1, last + 1):
+        images = images.concatenate(epoch(number))
+    images = images.batch(batch_size, drop_remainder=True)
+    for batch in stream.to_numpy(split, images.take(last_step - first_step)):
         yield _padded(batch["image"], batch["label"], batch["index"], batch_size)
 
 
@@ -256,58 +258,6 @@ def _shuffled_rows(num_examples: int, positions: np.ndarray, seed: int) -> np.nd
 
 def _seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-
-
-def _num_bytes(split: Split, size: int) -> int:
-    return split.num_examples * size * size * 3 * np.dtype(np.float32).itemsize
-
-
-def _resized(
-    split: Split,
-    size: int,
-    preprocess: str,
-    seed: int | None,
-    process: int,
-    count: int,
-    skip: int,
-) -> Any:
-    tf = tensorflow()
-
-    def resize(example: Any) -> Any:
-        image = preprocess_lib.resize(example["image"], size, preprocess)
-        return {**example, "image": image}
-
-    return split.examples(seed, process, count, skip).map(
-        resize, num_parallel_calls=tf.data.AUTOTUNE
-    )
-
-
-def _numpy(split: Split, dataset: Any) -> Iterator[Any]:
-    tf = tensorflow()
-    try:
-        yield from dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-    except tf.errors.InvalidArgumentError as error:
-        raise UnreadableImage(
-            "An image cannot be decoded",
-            where=f"split {split.name!r}",
-            expected=f"{image_headers.READABLE} files of at most "
-            f"{decode.MAX_MEGAPIXELS} megapixels",
-            found=corrupt_images.reason(error),
-        ) from error
-
-
-def _decode(
-    split: Split, size: int, preprocess: str, process: int, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    share = len(range(process, split.num_examples, count))
-    images = np.empty((share, size, size, 3), np.float32)
-    labels = np.empty(share, np.int32)
-    stream = _resized(split, size, preprocess, None, process, count, 0).batch(64)
-    for batch in _numpy(split, stream):
-        rows = batch["index"] // count
-        images[rows] = batch["image"]
-        labels[rows] = batch["label"]
-    return images, labels
 
 
 def _padded(

@@ -22,6 +22,7 @@ from etils import epath
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import mapping, processes, progress, signals, target
 from rankckpt_jax.errors import InputError, Interrupted, unknown_name
@@ -91,7 +92,7 @@ def load_or_extract(
     preprocess: str,
     dtype: str = "float32",
     batch_size: int,
-    cache: pipeline.ImageCache,
+    cache: ImageCache,
     description: str = "features",
     compute: bool = True,
 ) -> tuple[FeatureSet | None, bool]:
@@ -148,7 +149,7 @@ def extract(
     preprocess: str,
     dtype: str = "float32",
     batch_size: int,
-    cache: pipeline.ImageCache,
+    cache: ImageCache,
     description: str = "features",
 ) -> dict[str, np.ndarray]:
     """Apply a backbone to every image of a split.
@@ -170,14 +171,16 @@ def extract(
     forward = _forward(dataclasses.replace(backbone.apply, dtype=dtype))
     classify = _classify()
 
+    batches = pipeline.batches(
+        split,
+        size=backbone.image_size,
+        preprocess=preprocess,
+        batch_size=batch_size,
+        cache=cache,
+    )
+
     def outputs() -> Iterator[tuple[pipeline.Batch, Any]]:
-        for batch in pipeline.batches(
-            split,
-            size=backbone.image_size,
-            preprocess=preprocess,
-            batch_size=batch_size,
-            cache=cache,
-        ):
+        for batch in batches:
             features = forward(variables, scaling, mapping.shard(batch.images))
             logits = None if head is None else classify(head, features)
             yield batch, (features, logits)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rankckpt_jax.data import pipeline
+from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.measures.statistics import pca
 
@@ -132,7 +133,7 @@ def samples(
         size=size,
         preprocess=preprocess,
         batch_size=count,
-        cache=pipeline.ImageCache(0),
+        cache=ImageCache(None),
     ):
         return tuple(
             Sample(str(class_names[label]), size, _jpeg(image))

@@ -13,6 +13,7 @@ import numpy as np
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import mapping, processes, progress
 from rankckpt_jax.errors import Interrupted
@@ -68,7 +69,7 @@ def train_trials(
     trials: Sequence[Recipe],
     *,
     preprocess: str,
-    cache: pipeline.ImageCache,
+    cache: ImageCache,
     first_step: int = 0,
     last_step: int | None = None,
     pauses: Collection[int] = (),
@@ -168,7 +169,7 @@ def evaluate(
     recipe: Recipe,
     *,
     preprocess: str,
-    cache: pipeline.ImageCache,
+    cache: ImageCache,
     trials: int = 1,
 ) -> np.ndarray:
     """Return each trial's accuracy on a split, float [T] in [0, 1].

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.data import pipeline
+from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import InputError
@@ -38,13 +38,13 @@ class IdentityBackbone:
         return (output, variables["batch_stats"]) if train else output
 
 
-class FeatureCache(pipeline.ImageCache):
+class FeatureCache(ImageCache):
     """A cache of features, to be used instead of a cache of images."""
 
     def __init__(
         self,
         backbone: backbone_lib.Backbone,
-        cache: pipeline.ImageCache,
+        cache: ImageCache,
         *,
         dtype: str,
         batch_size: int,
@@ -59,7 +59,7 @@ class FeatureCache(pipeline.ImageCache):
           batch_size: Images per step and process.
           description: Label of the progress bar.
         """
-        super().__init__(0.0)
+        super().__init__(None)
         self._options: dict[str, Any] = {
             "cache": cache,
             "dtype": dtype,

@@ -33,6 +33,7 @@ from rankckpt_jax import models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import mapping, processes
 from rankckpt_jax.models import layers
@@ -69,7 +70,7 @@ def restore(
     split: Split,
     *,
     preprocess: str,
-    cache: pipeline.ImageCache,
+    cache: ImageCache,
 ) -> backbone_lib.Backbone:
     """Return the same network with the moments of its activations on `split`."""
     count = processes.process_count()

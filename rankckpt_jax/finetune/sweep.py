@@ -17,8 +17,9 @@ from typing import Any
 from etils import epath
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.data import tasks
+from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split, Task
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.finetune import metrics, probe, restore_batch_norm
@@ -113,7 +114,7 @@ def load_or_run(
     sweep: Sweep | Recipe,
     *,
     preprocess: str,
-    cache: pipeline.ImageCache,
+    cache: ImageCache,
     description: str = "fine-tuning",
     compute: bool = True,
     should_stop: Callable[[int], bool] = lambda step: False,

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.data import pipeline
+from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.finetune import loop, metrics, recipes, results, saves
 from rankckpt_jax.finetune import step as step_lib
@@ -42,7 +42,7 @@ class Context:
     test: Split
     key: dict[str, Any]
     preprocess: str
-    cache: pipeline.ImageCache
+    cache: ImageCache
     should_stop: Callable[[int], bool]
 
 

@@ -13,7 +13,8 @@ from etils import epath
 
 from rankckpt_jax import finetune
 from rankckpt_jax.benchmark import demo, published
-from rankckpt_jax.data import corrupt_images, pipeline, splits, tasks
+from rankckpt_jax.data import corrupt_images, splits, tasks
+from rankckpt_jax.data.image_cache import ImageCache, open_cache
 from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.features import extract
 from rankckpt_jax.run import pool, scoring, validation
@@ -64,7 +65,7 @@ class RunContext:
     preprocess: str
     dtype: str
     batch_size: int
-    cache: pipeline.ImageCache
+    cache: ImageCache
     accuracies: Mapping[str, float]
     accuracy_source: str
     unmatched: str
@@ -139,6 +140,7 @@ def load(config: Any) -> Iterator[RunContext]:
     scoring.check_settings(settings)
     shard = shard_lib.parse(config.shard)
     validation.check(config, stages, settings.measures)
+    cache = open_cache(config.image_cache, config.image_cache_gigabytes)
     pool.check(config)
     recipe = config.finetune.to_dict()
     finetune_top = recipe.pop("top", 0)
@@ -159,7 +161,6 @@ def load(config: Any) -> Iterator[RunContext]:
         unmatched = published.describe_unmatched(accuracies, names)
     if unmatched:
         _log.warning("%s: %s", source, unmatched)
-    cache = pipeline.ImageCache(config.image_cache_gigabytes)
     workdir = files.to_path(config.workdir)
     context = RunContext(
         stages=stages,
@@ -199,7 +200,7 @@ def _load_task(config: Any) -> tasks.Task:
         raise
 
 
-def _demo(config: Any, cache: pipeline.ImageCache) -> Callable[[], None]:
+def _demo(config: Any, cache: ImageCache) -> Callable[[], None]:
     settings = config.pretrain
     return functools.partial(
         demo.pretrain,

@@ -136,7 +136,7 @@ def check(config: Any, stages: Collection[str], measures: Sequence[str]) -> None
     sources.check_image_size(config.image_size, "config.image_size")
     for field, minimum in (("batch_size", 1), ("image_cache_gigabytes", 0)):
         # Not `<`, which is false for NaN.
-        if not config[field] >= minimum:
+        if config[field] is not None and not config[field] >= minimum:
             raise InputError(
                 f"{field} must be at least {minimum}",
                 where=f"config.{field}",

@@ -20,7 +20,7 @@ import numpy as np
 from rankckpt_jax import checkpoints, measures, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.sources import slim
-from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.data import image_cache, tasks
 from rankckpt_jax.features import extract
 from tests import slim_golden
 
@@ -67,7 +67,7 @@ def compare_features(name, batch):
 def compare_scores(pool, images):
     """Print NLEEP of each checkpoint of a pool in both dtypes."""
     split = tasks.from_folder(images).splits["train"]
-    cache = pipeline.ImageCache(4.0)
+    cache = image_cache.open_cache()
     print(
         f"{'checkpoint':28} {'centered':>9} {'float32':>9} {'bfloat16':>9} {'':>7}",
         end="",

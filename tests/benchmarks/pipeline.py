@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from rankckpt_jax.benchmark import demo
-from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.data import image_cache, pipeline, tasks
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.features import extract
 
@@ -53,11 +53,11 @@ def main():
         print(f"{'extract':>8} {'waiting':>8}")
         for name in args.names:
             backbone = demo.from_scratch(name, args.size, seed=0)
-            network = rate(backbone, split, args.batch, pipeline.ImageCache(64.0))
+            network = rate(backbone, split, args.batch, image_cache.open_cache())
             for threads in args.threads:
                 limited = Limited(split, threads)
                 alone = split.num_examples / input_seconds(limited, args)
-                both = rate(backbone, limited, args.batch, pipeline.ImageCache(0))
+                both = rate(backbone, limited, args.batch, image_cache.ImageCache(None))
                 waiting = max(0.0, 1 - both / network)
                 print(
                     f"{name:14} {threads:7} {alone:8.1f} {network:8.1f} {both:8.1f} "
@@ -108,7 +108,7 @@ def input_seconds(split, args):
         size=args.size,
         preprocess=PREPROCESS,
         batch_size=args.batch,
-        cache=pipeline.ImageCache(0),
+        cache=image_cache.ImageCache(None),
     ):
         pass
     return time.perf_counter() - begun

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rankckpt_jax.data import corrupt_images, decode, pipeline, preprocess, tasks
+from rankckpt_jax.data import corrupt_images, decode, image_cache, preprocess, tasks
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract
 
@@ -140,7 +140,7 @@ def test_drop_corrupt_names_every_corrupt_image(image_folder, tmp_path):
     assert message in task.warnings["images"]
     # The other images have not changed.
     assert split.fingerprint == before.fingerprint and split.num_examples == 24
-    images, labels = pipeline.ImageCache(1.0).get(split, 16, "vtab")
+    images, labels = image_cache.open_cache().get(split, 16, "vtab")
     assert images.shape == (24, 16, 16, 3)
     assert list(labels) == [0] * 8 + [1] * 8 + [2] * 8
 

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 
-from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.data import image_cache, pipeline, tasks
 from rankckpt_jax.devices import processes
-from rankckpt_jax.errors import InputError
 
-CACHED, STREAMED = pytest.param(1.0, id="cached"), pytest.param(0.0, id="streamed")
+CACHED, STREAMED = pytest.param("", id="cached"), pytest.param("off", id="streamed")
 
 
 @pytest.fixture
@@ -20,15 +19,15 @@ def share(monkeypatch, process, count):
     monkeypatch.setattr(processes, "process_count", lambda: count)
 
 
-@pytest.mark.parametrize("gigabytes", [CACHED, STREAMED])
+@pytest.mark.parametrize("directory", [CACHED, STREAMED])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_batches_yields_every_example_in_equally_many_steps(
-    split, gigabytes, count, monkeypatch
+    split, directory, count, monkeypatch
 ):
     seen, steps = [], []
     for process in range(count):
         share(monkeypatch, process, count)
-        cache = pipeline.ImageCache(gigabytes)
+        cache = image_cache.open_cache(directory)
         batches = list(
             pipeline.batches(
                 split, size=16, preprocess="vtab", batch_size=6, cache=cache
@@ -47,10 +46,10 @@ def test_batches_yields_every_example_in_equally_many_steps(
     assert set(steps) == {pipeline.num_steps(23, 6)}
 
 
-@pytest.mark.parametrize("gigabytes", [CACHED, STREAMED])
-def test_training_batches_resumes_at_any_step(split, gigabytes):
+@pytest.mark.parametrize("directory", [CACHED, STREAMED])
+def test_training_batches_resumes_at_any_step(split, directory):
     def indices(first, last):
-        cache = pipeline.ImageCache(gigabytes)
+        cache = image_cache.open_cache(directory)
         return [
             batch.index.tolist()
             for batch in pipeline.training_batches(
@@ -74,9 +73,9 @@ def test_training_batches_resumes_at_any_step(split, gigabytes):
     assert flat[:23].tolist() != flat[23:46].tolist()
 
 
-@pytest.mark.parametrize("gigabytes", [CACHED, STREAMED])
+@pytest.mark.parametrize("directory", [CACHED, STREAMED])
 def test_training_batches_divides_the_global_batch_among_processes(
-    split, gigabytes, monkeypatch
+    split, directory, monkeypatch
 ):
     def global_batches(count):
         parts = []
@@ -93,7 +92,7 @@ def test_training_batches_divides_the_global_batch_among_processes(
                         seed=3,
                         first_step=0,
                         last_step=3,
-                        cache=pipeline.ImageCache(gigabytes),
+                        cache=image_cache.open_cache(directory),
                     )
                 ]
             )
@@ -103,8 +102,8 @@ def test_training_batches_divides_the_global_batch_among_processes(
 
 
 def test_batches_are_equal_when_cached_or_streamed(split):
-    def images(gigabytes):
-        cache = pipeline.ImageCache(gigabytes)
+    def images(directory):
+        cache = image_cache.open_cache(directory)
         return np.concatenate(
             [
                 batch.images
@@ -114,23 +113,25 @@ def test_batches_are_equal_when_cached_or_streamed(split):
             ]
         )
 
-    np.testing.assert_array_equal(images(1.0), images(0.0))
+    np.testing.assert_array_equal(images(""), images("off"))
 
 
-def test_image_cache_keeps_its_budget(split):
-    one = 23 * 16 * 16 * 3 * 4 / 1e9
-    cache = pipeline.ImageCache(2.5 * one)
-    assert cache.get(split, 32, "vtab") is None
-    first = cache.get(split, 16, "vtab")
-    assert cache.get(split, 16, "vtab")[0] is first[0]
-    cache.get(split, 15, "vtab")
-    cache.get(split, 16, "vtab")
-    cache.get(split, 14, "vtab")  # Evicts size 15, the least recently used.
-    assert cache.get(split, 16, "vtab")[0] is first[0]
+def test_training_batches_stream_if_one_process_cannot_keep_the_images(
+    split, monkeypatch
+):
+    def batches(directory):
+        return pipeline.training_batches(
+            split,
+            size=8,
+            preprocess="vtab",
+            batch_size=4,
+            seed=3,
+            first_step=0,
+            last_step=12,
+            cache=image_cache.open_cache(directory),
+        )
 
-
-def test_image_cache_raises_input_error_for_a_corrupt_image(image_folder):
-    (image_folder / "train" / "red" / "0.jpg").write_bytes(b"\xff\xd8\xff not a JPEG")
-    split = tasks.from_folder(str(image_folder)).splits["train"]
-    with pytest.raises(InputError, match="cannot be decoded"):
-        pipeline.ImageCache(1.0).get(split, 16, "vtab")
+    share(monkeypatch, 1, 2)
+    monkeypatch.setattr(processes, "all_gather", lambda value: [False, value])
+    for cached, streamed in zip(batches(""), batches("off"), strict=True):
+        np.testing.assert_array_equal(cached.index, streamed.index)

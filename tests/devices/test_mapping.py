@@ -9,7 +9,7 @@ import pytest
 
 from rankckpt_jax import finetune
 from rankckpt_jax.benchmark import demo
-from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.data import image_cache, tasks
 from rankckpt_jax.devices import mapping, target, topologies
 
 
@@ -84,7 +84,7 @@ def train():
         split,
         recipe,
         preprocess="vtab",
-        cache=pipeline.ImageCache(1.0),
+        cache=image_cache.open_cache(),
         on_losses=lambda step, values, rate: losses.extend(values[0]),
     )
     stats = [np.asarray(x).ravel() for x in jax.tree.leaves(state.batch_stats)]

@@ -9,7 +9,7 @@ from etils import epath
 
 from rankckpt_jax import checkpoints
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.data import pipeline, preprocess, tasks
+from rankckpt_jax.data import image_cache, pipeline, preprocess, tasks
 from rankckpt_jax.devices import target
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract
@@ -51,12 +51,12 @@ def linear(first):
 
 
 def run(backbone, split, **changes):
-    settings = {**SETTINGS, "cache": pipeline.ImageCache(1.0), **changes}
+    settings = {**SETTINGS, "cache": image_cache.open_cache(), **changes}
     return extract.extract(backbone, split, **settings)
 
 
 def load(directory, backbone, split, **changes):
-    settings = {**SETTINGS, "cache": pipeline.ImageCache(1.0), **changes}
+    settings = {**SETTINGS, "cache": image_cache.open_cache(), **changes}
     return extract.load_or_extract(epath.Path(directory), backbone, split, **settings)
 
 

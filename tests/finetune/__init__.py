@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from rankckpt_jax import finetune
-from rankckpt_jax.data import pipeline
+from rankckpt_jax.data import image_cache
 from rankckpt_jax.models import layers
 
 RECIPE = finetune.Recipe(
@@ -51,7 +51,7 @@ class SmallNetwork:
 
 def settings():
     """Return the preprocessing, and an empty cache."""
-    return {"preprocess": "vtab", "cache": pipeline.ImageCache(1.0)}
+    return {"preprocess": "vtab", "cache": image_cache.open_cache()}
 
 
 def run(directory, backbone, task, sweep, **options):

@@ -286,9 +286,14 @@ CONFIGS = [
     ),
     Refused("a negative seed", ("seed", "at least 0", "-1"), lambda s: s.run(seed=-1)),
     Refused(
-        "negative memory",
+        "a negative size of the image cache",
         ("config.image_cache_gigabytes", "-1"),
         lambda s: s.run(image_cache_gigabytes=-1.0),
+    ),
+    Refused(
+        "decoded images in a bucket",
+        ("config.image_cache", "local", "gs://bucket/images"),
+        lambda s: s.run(image_cache="gs://bucket/images"),
     ),
     Refused(
         "an unknown recipe",

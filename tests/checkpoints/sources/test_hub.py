@@ -8,7 +8,7 @@ import pytest
 
 from rankckpt_jax import checkpoints, finetune
 from rankckpt_jax.checkpoints.graphs import recognize
-from rankckpt_jax.data import pipeline, tasks
+from rankckpt_jax.data import image_cache, tasks
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract
 from tests.checkpoints import modules
@@ -194,7 +194,7 @@ def test_extract_and_finetune_accept_a_graph(small, tmp_path):
 
     splits = {"train": split("train", 32), "test": split("test", 21)}
     task = tasks.Task("halves", ("top", "bottom"), splits, "made up")
-    settings = {"preprocess": "vtab", "cache": pipeline.ImageCache(1.0)}
+    settings = {"preprocess": "vtab", "cache": image_cache.open_cache()}
     found = extract.extract(small.backbone, splits["test"], batch_size=8, **settings)
     assert found["features"].shape == (21, 12)
     assert found["logits"].shape == (21, 5)

@@ -1,0 +1,416 @@
+"""Decoded and resized images on disk, in memory-mapped files.
+
+    DIRECTORY/SIZEpx-KEY.images    the images of one split at one size
+    DIRECTORY/.SIZEpx-KEY.partial  a file that is being written
+    DIRECTORY/.lock                locked by the process that writes
+
+The name and the header of a file hold its *key*: the contents of the images, the
+preprocessing, the decoder's version and the size. A file therefore serves all
+checkpoints of that size, all stages and runs, and all processes of a host. Pages of a
+mapped file are not memory of the process; the system drops and reads them as needed.
+
+Images are kept in float32, as `preprocess.resize` returns them, because rounding would
+change the features. The decoded pixels would take less space where images are small,
+but resizing them takes as long as decoding a small JPEG file. The default limit is a
+share of the memory: reading a larger file from the disk in each pass takes longer than
+decoding (`python -m tests.benchmarks.image_cache` measures both).
+
+A file is written under a temporary name, and renamed when it is complete. A header of
+4096 bytes is followed by the images, float32 [N, S, S, 3], and the labels, int32 [N],
+both little-endian. A checksum is verified when a process opens the file. If a file
+cannot be kept, images are decoded in each pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import pathlib
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+import filelock
+import numpy as np
+
+from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.data import stream
+from rankckpt_jax.data.splits import Split
+from rankckpt_jax.devices import processes, progress, signals
+from rankckpt_jax.errors import InputError, Interrupted
+from rankckpt_jax.storage import files
+
+OFF = "off"
+"""The value of `config.image_cache` for no cache."""
+
+# Raise it with every change of the file format.
+_FORMAT = 1
+# A multiple of the page size, so that the images are aligned.
+_HEADER_BYTES = 4096
+_IMAGE, _LABEL = np.dtype("<f4"), np.dtype("<i4")
+_SUFFIX, _PARTIAL = ".images", ".partial"
+# Images decoded at a time.
+_BATCH_SIZE = 64
+# Bytes of a file that are read at a time.
+_CHUNK = 1 << 23
+# Share of the memory that files may take by default.
+_MEMORY_SHARE = 0.75
+# Memory limits of control groups, versions 2 and 1.
+_CONTAINER_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+# Bytes that stay free on the disk.
+_RESERVE = 10**9
+# Seconds between two looks at the lock, and until a process decodes for itself.
+_POLL, _PATIENCE = 1.0, 1800.0
+
+_log = logging.getLogger(__name__)
+
+Images = tuple[np.ndarray, np.ndarray]
+"""(images float32 [N, S, S, 3] in [0, 255], labels int32 [N])."""
+
+
+class _Unusable(Exception):
+    """A file cannot be kept, for the reason in the message."""
+
+
+class ImageCache:
+    """The decoded images of splits, kept in the files of a directory."""
+
+    def __init__(self, directory: pathlib.Path | None, limit: float = math.inf):
+        """Initialize the cache; the directory is created on first use.
+
+        Args:
+          directory: A local directory; None to keep nothing.
+          limit: Largest size of all files together in bytes. The least recently used
+            files are deleted to stay below it.
+        """
+        self._directory = directory
+        self._limit = limit
+        self._held: dict[str, Images] = {}
+        self._refused: set[str] = set()
+
+    def get(
+        self,
+        split: Split,
+        size: int,
+        preprocess: str,
+        process: int = 0,
+        count: int = 1,
+    ) -> Images | None:
+        """Return the decoded images of a split, or None if they cannot be kept.
+
+        The first call decodes the images, or waits while another process does.
+
+        Args:
+          split: The split.
+          size: Side of the square images in pixels, S.
+          preprocess: See `preprocess.resize`.
+          process: First example to return.
+          count: Every `count`-th example from `process` on is returned.
+
+        Returns:
+          Read-only views of a mapped file; see `Images`.
+
+        Raises:
+          UnreadableImage: An image cannot be decoded.
+          Interrupted: The run was asked to stop.
+        """
+        rows = len(range(process, split.num_examples, count))
+        if self._directory is None or not rows:
+            return None
+        if count > 1:
+            complete = self._find(_make_key(split, size, preprocess, 0, 1))
+            if complete is not None:
+                images, labels = complete
+                return images[process::count], labels[process::count]
+        key = _make_key(split, size, preprocess, process, count)
+        name = _file_name(key)
+        if name in self._refused:
+            return None
+        try:
+            return self._find(key) or self._create(key, split)
+        except (OSError, NotImplementedError, _Unusable) as error:
+            # A file system without locks raises NotImplementedError.
+            self._refused.add(name)
+            _log.warning(
+                "Image cache %s: %s. %s images of %d px are decoded in each pass. To "
+                "keep them, set config.image_cache to a local directory with %s free.",
+                *(self._directory, getattr(error, "strerror", None) or error),
+                *(f"{rows:,}", size, _describe_bytes(_file_bytes(key))),
+            )
+            return None
+
+    def _find(self, key: Mapping[str, Any]) -> Images | None:
+        """Return the images of a file that is complete and intact."""
+        assert self._directory is not None
+        name = _file_name(key)
+        if name not in self._held:
+            path = self._directory / name
+            found = _read(path, key)
+            if found is None:
+                return None
+            self._held[name] = found
+            with contextlib.suppress(OSError):
+                os.utime(path)  # The time of the last use.
+        return self._held[name]
+
+    def _create(self, key: Mapping[str, Any], split: Split) -> Images:
+        assert self._directory is not None
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with _exclusive(self._directory / ".lock"):
+            # Another process may have written it in the meantime.
+            found = self._find(key)
+            if found is not None:
+                return found
+            # Only the holder of the lock writes, so these are of killed processes.
+            for stale in self._directory.glob(f".*{_PARTIAL}"):
+                stale.unlink()
+            self._make_room(_file_bytes(key))
+            name = _file_name(key)
+            self._held[name] = _write(self._directory / name, key, split)
+            return self._held[name]
+
+    def _make_room(self, needed: int) -> None:
+        """Delete the least recently used files if a new one would not fit."""
+        assert self._directory is not None
+        sizes = {}
+        for path in self._directory.glob(f"*{_SUFFIX}"):
+            size, changed = files.size_and_time(path)
+            sizes[path] = changed, size
+        free = shutil.disk_usage(self._directory).free
+        used = sum(size for _, size in sizes.values())
+        excess = max(used + needed - self._limit, needed + _RESERVE - free)
+        unused = {path for path in sizes if path.name not in self._held}
+        removable = sum(sizes[path][1] for path in unused)
+        if excess > removable:
+            raise _Unusable(
+                f"{_describe_bytes(needed)} are needed, {_describe_bytes(free)} are "
+                f"free, and files in use take {_describe_bytes(used - removable)} of "
+                f"{_describe_bytes(self._limit)} (config.image_cache_gigabytes)"
+            )
+        for path in sorted(unused, key=lambda path: sizes[path]):
+            if excess <= 0:
+                break
+            path.unlink(missing_ok=True)
+            excess -= sizes[path][1]
+            _log.info("Image cache: deleted %s, the least recently used file", path)
+
+
+def open_cache(directory: str = "", gigabytes: float | None = None) -> ImageCache:
+    """Return the cache that a config describes.
+
+    Args:
+      directory: A local directory, or "off" to keep nothing. By default the variable
+        RANKCKPT_IMAGES, or ~/.cache/rankckpt_jax/images.
+      gigabytes: Largest size of all files together, in 1e9 bytes. By default three
+        quarters of the memory.
+
+    Raises:
+      InputError: The directory is not local, or there is no home directory.
+    """
+    directory = directory or os.environ.get("RANKCKPT_IMAGES", "")
+    if directory == OFF:
+        return ImageCache(None)
+    if "://" in directory:
+        raise InputError(
+            "Decoded images need a local directory",
+            where="config.image_cache",
+            expected=f"a local path, or {OFF!r}",
+            found=directory,
+            fix="leave it empty to use ~/.cache/rankckpt_jax/images",
+        )
+    try:
+        place = files.to_path(directory or "~/.cache/rankckpt_jax/images")
+    except InputError:
+        if directory:
+            raise
+        _log.warning(
+            "Image cache: there is no home directory, so images are decoded in each "
+            "pass. Set config.image_cache to a local directory."
+        )
+        return ImageCache(None)
+    limit = _MEMORY_SHARE * _memory_bytes() if gigabytes is None else gigabytes * 1e9
+    return ImageCache(pathlib.Path(place), limit)
+
+
+def _memory_bytes() -> int:
+    """Return the memory of this machine, or of its container if that has less."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for place in _CONTAINER_LIMITS:
+        # Absent outside a container, and "max" without a limit.
+        with contextlib.suppress(OSError, ValueError):
+            sizes.append(int(pathlib.Path(place).read_text()))
+    return min(sizes)
+
+
+def _make_key(
+    split: Split, size: int, preprocess: str, process: int, count: int
+) -> dict[str, Any]:
+    """Return everything that determines the bytes of a file."""
+    return {
+        "format": _FORMAT,
+        "images": split.fingerprint,
+        "orientation": split.orientation,
+        "first_row": process,
+        "row_step": count,
+        "num_rows": len(range(process, split.num_examples, count)),
+        "size": size,
+        **preprocess_lib.key(preprocess),
+    }
+
+
+def _file_name(key: Mapping[str, Any]) -> str:
+    digest = files.digest(json.dumps(key, sort_keys=True))
+    return f"{key['size']}px-{digest[:32]}{_SUFFIX}"
+
+
+def _image_bytes(key: Mapping[str, Any]) -> int:
+    return key["num_rows"] * key["size"] ** 2 * 3 * _IMAGE.itemsize
+
+
+def _file_bytes(key: Mapping[str, Any]) -> int:
+    return _HEADER_BYTES + _image_bytes(key) + key["num_rows"] * _LABEL.itemsize
+
+
+def _describe_bytes(count: float) -> str:
+    if not math.isfinite(count):
+        return "any number of bytes"
+    if count >= 1e9:
+        return f"{count / 1e9:,.1f} GB"
+    return f"{max(count, 0) / 1e6:.{0 if count >= 1e7 else 1}f} MB"
+
+
+def _read(path: pathlib.Path, key: Mapping[str, Any]) -> Images | None:
+    """Map a file; log and return None if it does not exist or is damaged."""
+    try:
+        with path.open("rb") as file:
+            header = _read_header(file)
+            expected = {"key": dict(key), "checksum": _checksum(file)}
+            size = os.fstat(file.fileno()).st_size
+            if header == expected and size == _file_bytes(key):
+                return _map(file, key)
+    except FileNotFoundError:
+        return None
+    _log.warning("%s: damaged; decoding the images again", path)
+    return None
+
+
+def _read_header(file: BinaryIO) -> Any:
+    try:
+        return json.loads(file.read(_HEADER_BYTES))
+    except ValueError:
+        return None
+
+
+def _checksum(file: BinaryIO) -> int:
+    """Return the CRC-32 of the rest of a file.
+
+    It is read, not mapped, because an error of the disk would end the process.
+    """
+    checksum = 0
+    while chunk := file.read(_CHUNK):
+        checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def _map(file: BinaryIO, key: Mapping[str, Any]) -> Images:
+    rows, size = key["num_rows"], key["size"]
+    images = np.memmap(file, _IMAGE, "r", _HEADER_BYTES, (rows, size, size, 3))
+    labels = np.memmap(file, _LABEL, "r", _HEADER_BYTES + _image_bytes(key), (rows,))
+    return np.asarray(images), np.asarray(labels)
+
+
+def _write(path: pathlib.Path, key: Mapping[str, Any], split: Split) -> Images:
+    """Decode images into a file, which gets its name when it is complete.
+
+    It is not flushed to the disk, which would take longer than decoding. The checksum
+    detects what a crash of the machine loses.
+    """
+    partial = path.with_name(f".{path.stem}{_PARTIAL}")
+    start, rows = time.monotonic(), key["num_rows"]
+    described = f"{rows:,} images to {key['size']} px"
+    _log.info("decoding %s (%s)", described, _describe_bytes(_file_bytes(key)))
+    try:
+        with partial.open("w+b") as file:
+            file.write(bytes(_HEADER_BYTES))
+            file.flush()
+            # Some file systems cannot be mapped; this finds out before the work.
+            np.memmap(file, np.uint8, "r", 0, (_HEADER_BYTES,))
+            checksum = 0
+            for data in _decode(split, key):
+                file.write(data)
+                checksum = zlib.crc32(data, checksum)
+            file.seek(0)
+            header = json.dumps({"key": key, "checksum": checksum})
+            file.write(header.encode().ljust(_HEADER_BYTES))
+            file.flush()
+            images = _map(file, key)
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    _log.info("decoded %s (%.1f s)", described, time.monotonic() - start)
+    return images
+
+
+def _decode(split: Split, key: Mapping[str, Any]) -> Iterator[memoryview]:
+    """Yield the contents of a file: images in batches, then all labels."""
+    process, count, size = key["first_row"], key["row_step"], key["size"]
+    examples = stream.resized(
+        split, size, key["preprocess"], process=process, count=count
+    )
+    labels: list[int] = []
+    with progress.bar("decoding images", key["num_rows"], "image") as bar:
+        for batch in stream.to_numpy(split, examples.batch(_BATCH_SIZE)):
+            first = len(labels)
+            labels.extend(batch["label"])
+            rows = range(first, len(labels))
+            if any(batch["index"] != [process + count * row for row in rows]):
+                raise _Unusable(f"the images of {split.name} are not in a fixed order")
+            yield np.ascontiguousarray(batch["image"], _IMAGE).data
+            bar.update(len(rows))
+            _check_stop()
+    if len(labels) != key["num_rows"]:
+        raise _Unusable(
+            f"{split.name} has {len(labels)} images instead of {key['num_rows']}"
+        )
+    yield np.asarray(labels, _LABEL).data
+
+
+@contextlib.contextmanager
+def _exclusive(path: pathlib.Path) -> Iterator[None]:
+    """Hold the lock of a directory; wait for a process that holds it."""
+    lock = filelock.FileLock(path)
+    start = time.monotonic()
+    is_announced = False
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=_POLL)
+        except filelock.Timeout:
+            if not is_announced:
+                _log.info("waiting for another process, which is decoding images")
+                is_announced = True
+            if time.monotonic() - start > _PATIENCE:
+                raise _Unusable(
+                    f"another process has held {path} for {_PATIENCE / 60:.0f} minutes"
+                ) from None
+            _check_stop()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_stop() -> None:
+    # Several processes must agree on the step at which they stop. They decode
+    # different numbers of images.
+    if processes.process_count() == 1 and signals.should_stop():
+        raise Interrupted("decoding images: stopped on request")
