@@ -1,7 +1,7 @@
 """All fields of a configuration with their defaults; other configs change a few.
 
 Set a field on the command line with `--config.FIELD=VALUE`, for example
-`python -m rankckpt_jax.main --config=configs/folder.py --config.task.path=DIR`.
+`rankckpt IMAGES CHECKPOINTS --config.task.limit=1000`.
 """
 
 import ml_collections

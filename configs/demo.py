@@ -1,6 +1,6 @@
 """The demo, and the default config: no download, about four minutes on two CPU cores.
 
-    python -m rankckpt_jax.main
+    rankckpt demo
 
 The task is to classify handwritten digits 0 to 4 (scikit-learn's, drawn on larger
 images). The pool is Group II of NeuCRaB in miniature: MobileNet v1 0.25, pre-trained by

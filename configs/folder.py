@@ -1,14 +1,18 @@
 r"""Ranks your checkpoints on your images.
 
+    rankckpt IMAGES CHECKPOINTS
+
+This is short for
+
     python -m rankckpt_jax.main --config=configs/folder.py \
-        --config.task.path=DIR --config.checkpoints=DIR_OR_GLOB
+        --config.task.path=IMAGES --config.checkpoints=CHECKPOINTS
 
-DIR holds train/CLASS/*.jpg, and optionally val/CLASS/ and test/CLASS/. Every checkpoint
-below the second directory is ranked; the architecture of TF-Slim checkpoints is
+IMAGES holds train/CLASS/*.jpg, and optionally val/CLASS/ and test/CLASS/. Every
+checkpoint below CHECKPOINTS is ranked; the architecture of TF-Slim checkpoints is
 recognized from their variables. The cost is one pass of the training images per
-checkpoint. To verify the ranking by fine-tuning, add
+checkpoint. To verify the ranking by fine-tuning the best two, add
 
-        --config.stages=extract,score,finetune,report
+        --finetune=2
 """
 
 import ml_collections

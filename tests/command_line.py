@@ -1,6 +1,7 @@
 """The command line, called in a test's own process."""
 
 import pathlib
+import warnings
 from typing import Any
 
 from absl import flags
@@ -13,7 +14,10 @@ from rankckpt_jax.run import run as run_lib
 def parse(*arguments: str | pathlib.Path, **options: Any) -> command_line.Command:
     """Parse arguments with flags of their own, because absl's are global."""
     argv = ["rankckpt", *map(str, arguments)]
-    return command_line.parse(argv, values=flags.FlagValues(), **options)
+    with warnings.catch_warnings():
+        # ml_collections raises it when it loads a config.
+        warnings.filterwarnings("ignore", "the load_module")
+        return command_line.parse(argv, values=flags.FlagValues(), **options)
 
 
 def call(arguments: list[str]) -> str:

@@ -8,6 +8,8 @@ import rankckpt_jax
 from rankckpt_jax import rank, rank_features
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import registry
+from rankckpt_jax.run import run as run_lib
+from tests.command_line import parse
 
 
 @pytest.fixture
@@ -36,6 +38,19 @@ def test_rank_ranks_a_folder_of_images(image_folder, pool, tmp_path):
     assert (tmp_path / "images" / "report.html").exists()
     with pytest.raises(InputError, match="fields"):
         rank(image_folder, pool, fields={"no.such": 1})
+
+
+def test_rank_translates_its_arguments_as_the_command_does(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_lib, "run", lambda config: config.to_dict())
+    expected = parse("caltech101:3.*.*", "a", "b*", "--finetune=2", "--image-size=96")
+    given = rank("caltech101:3.*.*", ["a", "b*"], finetune=2, image_size=96)
+    assert given == expected.config.to_dict()
+    every = rank("photos", "nets", finetune=True, fields={"stages": "finetune"})
+    assert (every["finetune"]["top"], every["stages"]) == (0, "finetune")
+    with pytest.raises(InputError, match="fields"):
+        rank("photos", "nets", image_size="96")
 
 
 def test_rank_features_ranks_and_evaluates(nets, tmp_path):

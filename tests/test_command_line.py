@@ -8,9 +8,6 @@ from rankckpt_jax.configs import demo
 from rankckpt_jax.errors import InputError
 from tests.command_line import call, parse
 
-# ml_collections raises it when it loads a config.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
-
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):

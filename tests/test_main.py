@@ -110,8 +110,6 @@ def test_main_returns_exit_code(monkeypatch, capsys, result, code, message):
 
 
 @pytest.mark.usefixtures("own_process")
-# ml_collections raises it when it loads a config.
-@pytest.mark.filterwarnings("ignore:the load_module")
 def test_main_ranks_a_folder_by_the_short_form(
     image_folder, pool, tmp_path, capsys, monkeypatch
 ):

@@ -58,7 +58,7 @@ def find(
             expected="NAME.index and NAME.data-* (TF-Slim), directories with "
             "saved_model.pb, or .keras and .h5 files",
             found="none of these",
-            fix="--config.checkpoints=DIR_OR_GLOB",
+            fix="check the path, or name a directory above the checkpoints",
         )
     counts: collections.Counter[str] = collections.Counter()
     result = []

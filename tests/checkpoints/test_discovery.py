@@ -149,3 +149,12 @@ def test_find_and_load_name_the_schemes_that_work(scheme):
     for read in (checkpoints.find, checkpoints.load, checkpoints.identify):
         with pytest.raises(InputError, match=r"gs://BUCKET/PATH.*https://HOST"):
             read(f"{scheme}:///nets/model.ckpt")
+
+
+@pytest.mark.parametrize("missing", ["absent", "absent*", "absent#output=pooled"])
+def test_find_raises_for_one_of_several_that_does_not_exist(pool, missing):
+    with pytest.raises(InputError, match="No checkpoints found") as raised:
+        checkpoints.find(f"{pool}/half,{pool}/{missing}")
+    assert f"where: {pool}/{missing}\n" in str(raised.value)
+    # Other files, as of a shell's pattern, are no checkpoints.
+    assert len(checkpoints.find(f"{pool}/half,{pool}/run/checkpoint")) == 1

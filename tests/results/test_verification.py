@@ -8,9 +8,6 @@ from rankckpt_jax.errors import redact
 from rankckpt_jax.results import verification
 from tests.command_line import parse
 
-# ml_collections raises it when it loads a config.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
-
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):

@@ -7,9 +7,6 @@ from hypothesis import strategies as st
 from rankckpt_jax.run import run as run_lib
 from tests import command_line
 
-# ml_collections raises it when it is imported.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module")
-
 # Fields that use the network, other processes or other directories.
 EXCLUDED = ("workdir", "task.tfds", "distributed", "neucrab", "download.directory")
 
