@@ -24,6 +24,9 @@ def get_config() -> ml_collections.ConfigDict:
     # all rows that are stored; `--config.stages=report` without a shard does so at the
     # end.
     config.shard = ""
+    # Trackers that record the ranking at the end of the stage `report`, separated by
+    # commas: tensorboard, wandb, mlflow. See docs/tracking.md.
+    config.track = ""
     # Several processes that run as one, with all their devices. Cloud TPU, GKE, Slurm
     # and a single host need no settings. Elsewhere set the first three on each process.
     config.distributed = distributed = ml_collections.ConfigDict()

@@ -3,11 +3,13 @@
 import dataclasses
 import pathlib
 import re
+import tomllib
 
 import pytest
 
 from rankckpt_jax import finetune, measures
 from rankckpt_jax.data import preprocess
+from rankckpt_jax.report import tracking
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -59,3 +61,12 @@ def test_tasks_page_lists_every_preprocessing():
         cells[0].partition("`")[2].partition("`")[0] for cells in rows("tasks.md")
     }
     assert set(preprocess.names()) <= listed
+
+
+def test_tracking_page_lists_every_tracker_and_its_extra():
+    listed = {cells[0].strip("`"): cells[1] for cells in rows("tracking.md")}
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    for name in tracking.names():
+        assert f"[{name}]" in listed[name]
+        assert name in project["optional-dependencies"]
+    assert len(listed) == len(tracking.names())

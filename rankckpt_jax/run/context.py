@@ -32,6 +32,7 @@ class RunContext:
 
     Attributes:
       stages: Names of the stages to run, some of STAGES.
+      trackers: Names of the trackers that record the ranking.
       settings: What to score. The first measure orders the ranking.
       full_task: The task with all its images.
       task: The task without images that are known to be corrupt.
@@ -53,6 +54,7 @@ class RunContext:
     """
 
     stages: tuple[str, ...]
+    trackers: tuple[str, ...]
     settings: scoring.Settings
     full_task: tasks.Task
     task: tasks.Task
@@ -138,6 +140,7 @@ def load(config: Any) -> Iterator[RunContext]:
         config.num_bootstrap,
     )
     scoring.check_settings(settings)
+    trackers = validation.check_trackers(config.track, stages)
     shard = shard_lib.parse(config.shard)
     validation.check(config, stages, settings.measures)
     cache = open_cache(config.image_cache, config.image_cache_gigabytes)
@@ -164,6 +167,7 @@ def load(config: Any) -> Iterator[RunContext]:
     workdir = files.to_path(config.workdir)
     context = RunContext(
         stages=stages,
+        trackers=trackers,
         settings=settings,
         full_task=task,
         task=task,

@@ -27,6 +27,7 @@ from rankckpt_jax.data import decode
 from rankckpt_jax.devices import processes, signals
 from rankckpt_jax.errors import Interrupted, UnreadableImage
 from rankckpt_jax.features import views
+from rankckpt_jax.report import tracking
 from rankckpt_jax.results import comparison
 from rankckpt_jax.results.ranking import Ranking, rank
 from rankckpt_jax.results.row import Row
@@ -71,7 +72,9 @@ def run(config: Any) -> Ranking:
         ablations = ablation.run(context, ranking.rows)
         ranking = dataclasses.replace(ranking, ablations=ablations)
         if "report" in context.stages and processes.is_main_process():
-            report.write(summarize(_illustrate(ranking, context)), context.directory)
+            summary = summarize(_illustrate(ranking, context))
+            report.write(summary, context.directory)
+            tracking.track(context.trackers, summary, context.directory)
     return ranking
 
 

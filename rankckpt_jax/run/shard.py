@@ -22,7 +22,7 @@ from rankckpt_jax.storage import store
 # Fields of a config that do not change a row.
 _IRRELEVANT = (
     *("accuracies", "batch_size", "distributed", "download", "image_cache"),
-    *("image_cache_gigabytes", "shard", "stages", "task", "workdir"),
+    *("image_cache_gigabytes", "shard", "stages", "task", "track", "workdir"),
 )
 
 

@@ -15,6 +15,8 @@ from rankckpt_jax.data.splits import Task
 from rankckpt_jax.devices import processes
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features import extract
+from rankckpt_jax.report import tracking
+from rankckpt_jax.run import scoring
 
 # Sections that other modules validate.
 _VALIDATED_ELSEWHERE = ("finetune", "measure_options", "pretrain")
@@ -174,6 +176,27 @@ def _check_top(top: Any, shard: str, measures: Sequence[str]) -> None:
             found=", ".join(measures),
             fix="name another measure first in config.measures, such as nleep",
         )
+
+
+def check_trackers(given: str, stages: Collection[str]) -> tuple[str, ...]:
+    """Return the trackers of `config.track`, whose packages are then imported.
+
+    Raises:
+      InputError: A name is unknown, its package is missing, or nothing is reported.
+    """
+    if not given.strip():
+        return ()
+    trackers = scoring.parse_list(given, tracking.names(), "config.track")
+    if "report" not in stages:
+        raise InputError(
+            "Trackers record what the stage `report` writes",
+            where="config.track",
+            expected="the stage `report` in config.stages",
+            found=", ".join(stages),
+            fix="add `report` to config.stages, or leave config.track empty",
+        )
+    tracking.check(trackers)
+    return trackers
 
 
 def _check_names(given: Any, known: Any, where: str) -> None:

@@ -20,7 +20,10 @@ from rankckpt_jax.errors import InputError, StorageError
 # Bytes; leaves room for the affixes of temporary files.
 _MAX_NAME_BYTES = 120
 # Names of files and directories that stand beside those of tasks and checkpoints.
-_RESERVED = ("ranking.csv", "ranking.json", "report.html", "converted")
+_RESERVED = (
+    *("ranking.csv", "ranking.json", "report.html"),
+    *("converted", "tensorboard"),
+)
 
 # Bytes of a file that are read at a time.
 _CHUNK = 1 << 20

@@ -2,6 +2,7 @@ import csv
 import json
 import pathlib
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -152,6 +153,19 @@ def test_run_raises_if_another_run_holds_the_lock(features_run, tmp_path):
     ):
         run_lib.run(features_run)
     assert run_lib.run(features_run).best.checkpoint == "net"
+
+
+def test_run_tracks_from_the_main_process_only(features_run, tmp_path, monkeypatch):
+    features_run.measures = "h_score"
+    features_run.track = "tensorboard"
+    events = tmp_path / "runs" / "task" / "tensorboard" / "net"
+    with monkeypatch.context() as patch:
+        other = {**vars(run_lib.processes), "is_main_process": lambda: False}
+        patch.setattr(run_lib, "processes", types.SimpleNamespace(**other))
+        run_lib.run(features_run)
+    assert not events.exists()
+    run_lib.run(features_run)
+    assert [path.name for path in events.iterdir()] == ["events.out.tfevents.ranking"]
 
 
 def test_readme_contains_the_command_that_ci_runs():
