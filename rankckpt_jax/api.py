@@ -17,6 +17,7 @@ from typing import Any
 
 from rankckpt_jax import short_form
 from rankckpt_jax.benchmark import published
+from rankckpt_jax.devices import progress as progress_lib
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features.feature_set import from_arrays, to_accuracy
 from rankckpt_jax.results import comparison
@@ -41,6 +42,7 @@ def rank(
     workdir: str | pathlib.Path = "runs",
     seed: int = 0,
     fields: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
 ) -> Ranking:
     """Rank checkpoints by how well they should transfer to a task's images.
 
@@ -66,6 +68,9 @@ def rank(
       seed: Seed of random starts and of the order of images.
       fields: Other fields of configs/default.py by dotted name:
         `{"finetune.num_steps": 100}`.
+      progress: Whether to show log lines and progress bars, on standard error or below
+        the cell of a notebook. False is quiet except for warnings. By default they are
+        shown unless the application has set up logging, which then decides.
 
     Returns:
       The ranking; `print` shows it as a table. The row of a checkpoint that failed
@@ -99,7 +104,8 @@ def rank(
             found=str(error).strip("'\"").replace("\\n", " "),
             fix="configs/default.py documents every field",
         ) from error
-    return run(config)
+    with progress_lib.shown(progress):
+        return run(config)
 
 
 def rank_features(
@@ -111,6 +117,7 @@ def rank_features(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     num_bootstrap: int = 0,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> Ranking:
     """Rank checkpoints by features that were extracted elsewhere, in any framework.
 
@@ -140,6 +147,7 @@ def rank_features(
       num_bootstrap: Bootstrap resamples of the images for each score's standard
         deviation; 0 for none.
       seed: Seed of random starts.
+      progress: Whether to show what is computed; as for `rank`.
 
     Returns:
       The ranking. Nothing is written; see `Ranking.to_csv` and `Ranking.to_html`. The
@@ -172,7 +180,8 @@ def rank_features(
             )
             # Checked once here instead of by every measure.
             scoring.check(feature_set, where)
-            rows.append(scoring.score_row(row, feature_set, settings))
+            with progress_lib.shown(progress):
+                rows.append(scoring.score_row(row, feature_set, settings))
         except InputError as error:
             rows.append(dataclasses.replace(row, failure=str(error)))
     rows = comparison.compare_rows(rows, settings.measures)

@@ -19,6 +19,7 @@ from absl import logging as absl_logging  # noqa: E402
 import rankckpt_jax  # noqa: E402
 from rankckpt_jax import command_line  # noqa: E402
 from rankckpt_jax.command_line import Command  # noqa: E402
+from rankckpt_jax.devices import progress  # noqa: E402
 from rankckpt_jax.errors import InputError, Interrupted, redact  # noqa: E402
 
 _log = logging.getLogger("rankckpt_jax")
@@ -29,7 +30,7 @@ def main(command: Command) -> int:
     if command.text:
         _print(command.text)
         return 0
-    # Imports inside the function, because those of JAX and TensorFlow take seconds.
+    # Imports inside the function, because those of JAX take a second.
     if command.names:
         from rankckpt_jax.run import lists
 
@@ -37,7 +38,7 @@ def main(command: Command) -> int:
         return 0
     assert command.config is not None
     _configure_logging()
-    _log.info("rankckpt_jax %s: loading JAX and TensorFlow", rankckpt_jax.__version__)
+    _log.info("rankckpt_jax %s: loading JAX", rankckpt_jax.__version__)
     from rankckpt_jax.devices import mapping, processes, signals
     from rankckpt_jax.run.run import run
 
@@ -111,14 +112,6 @@ def _print(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _Redacted(logging.Formatter):
-    """Log lines, also those of other packages, without passwords and keys."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Format a record and its traceback."""
-        return redact(super().format(record))
-
-
 def _print_redacted(*error: Any) -> None:
     """Print a traceback without passwords and keys."""
     print(redact("".join(traceback.format_exception(*error))), file=sys.stderr)
@@ -127,13 +120,11 @@ def _print_redacted(*error: Any) -> None:
 def _configure_logging() -> None:
     """Log our lines with times, and only the warnings of other packages.
 
-    A plain handler replaces absl's, because progress bars can write around it.
+    Our handler replaces absl's, because it can write above progress bars.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
     _log.setLevel(logging.INFO)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Redacted("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.getLogger().handlers = [handler]
+    logging.getLogger().handlers = [progress.Handler()]
 
 
 if __name__ == "__main__":

@@ -108,8 +108,10 @@ class Victim:
         assert {path: now.get(path) for path in self._times} == self._times
         self._times = now
         # No result was computed twice.
-        events = re.findall(r"\d\d:\d\d:\d\d (.*: computed \S+) \(", log)
-        self._computed.update(events + re.findall(r"saved step \d+", log))
+        for title, results in re.findall(r"\d\d:\d\d (.*): computed (.*)", log):
+            works = re.findall(r"(\S+) \(", results)
+            self._computed.update(f"{title}: {work}" for work in works)
+        self._computed.update(re.findall(r"saved step \d+", log))
         assert max(self._computed.values(), default=0) <= 1, self._computed
         return code != 0
 

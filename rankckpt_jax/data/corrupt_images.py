@@ -22,7 +22,7 @@ from etils import epath
 from rankckpt_jax.data import decode, preprocess
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import MAX_UNREADABLE, Split, Task, check_unreadable
-from rankckpt_jax.devices import processes
+from rankckpt_jax.devices import processes, progress
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import store
 
@@ -74,15 +74,10 @@ def drop_corrupt(
         corrupt = None if again and search else _load(place, key)
         if corrupt is None and search:
             start = time.monotonic()
-            _log.info("%s: decoding all %d images ...", name, split.num_examples)
-            corrupt = find(split)
-            _log.info(
-                "%s: decoded all %d images, %d are corrupt (%.1f s)",
-                name,
-                split.num_examples,
-                len(corrupt),
-                time.monotonic() - start,
-            )
+            with progress.step(name, f"decoding {split.num_examples:,} images"):
+                corrupt = find(split)
+            seconds = time.monotonic() - start
+            _log.info("%s: found %d corrupt (%.1f s)", name, len(corrupt), seconds)
             reasons = {str(position): why for position, why in corrupt.items()}
             store.save_result(place, key, {"unreadable": reasons})
         if corrupt:
@@ -127,18 +122,20 @@ def _find(split: Split) -> Mapping[int, str]:
     iterator = iter(indices.prefetch(tf.data.AUTOTUNE))
     corrupt = {}
     # A corrupt image raises at its position, and the iterator then continues.
-    for position in range(process, split.num_examples, count):
-        try:
-            next(iterator)
-        except tf.errors.InvalidArgumentError as error:
-            corrupt[position] = reason(error)
-        except (tf.errors.OpError, StopIteration) as error:
-            raise InputError(
-                "Images cannot be read",
-                where=f"split {split.name!r}, image {position}",
-                found=reason(error),
-                fix="copy or prepare the data set again",
-            ) from error
+    with progress.bar(f"{split.name}: decoding", split.num_examples, "image") as bar:
+        for position in range(process, split.num_examples, count):
+            try:
+                next(iterator)
+            except tf.errors.InvalidArgumentError as error:
+                corrupt[position] = reason(error)
+            except (tf.errors.OpError, StopIteration) as error:
+                raise InputError(
+                    "Images cannot be read",
+                    where=f"split {split.name!r}, image {position}",
+                    found=reason(error),
+                    fix="copy or prepare the data set again",
+                ) from error
+            bar.update(min(count, split.num_examples - position))
     return corrupt
 
 

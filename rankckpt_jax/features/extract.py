@@ -20,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.checkpoints.description import Description
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.image_cache import ImageCache
@@ -65,15 +66,18 @@ def compute_dtype(setting: str) -> str:
 
 
 def make_key(
-    backbone: backbone_lib.Backbone, split: Split, preprocess: str, dtype: str
+    checkpoint: Description | backbone_lib.Backbone,
+    split: Split,
+    preprocess: str,
+    dtype: str,
 ) -> dict[str, Any]:
     """Return everything that determines the features, as stored in their manifest."""
     return {
-        "checkpoint": backbone.fingerprint,
-        "architecture": backbone.architecture,
-        "image_size": backbone.image_size,
-        "input_range": list(backbone.input_range),
-        "input_mean": list(backbone.input_mean),
+        "checkpoint": checkpoint.fingerprint,
+        "architecture": checkpoint.architecture,
+        "image_size": checkpoint.image_size,
+        "input_range": list(checkpoint.input_range),
+        "input_mean": list(checkpoint.input_mean),
         "split": split.name,
         "images": split.fingerprint,
         "count": split.num_examples,
@@ -84,7 +88,29 @@ def make_key(
     }
 
 
-def load_or_extract(
+def load(
+    directory: epath.Path,
+    checkpoint: Description | backbone_lib.Backbone,
+    split: Split,
+    *,
+    preprocess: str,
+    dtype: str = "float32",
+) -> FeatureSet | None:
+    """Load the features from the store; None if they must be extracted.
+
+    Args:
+      directory: The checkpoint's `features` directory.
+      checkpoint: The network, with or without its weights.
+      split: Its images.
+      preprocess: The preprocessing; see `preprocess.resize`.
+      dtype: The dtype that the network computes in; see `compute_dtype`.
+    """
+    key = make_key(checkpoint, split, preprocess, dtype)
+    stored = store.load(epath.Path(directory) / split.name, key)
+    return None if stored is None else from_store(key, stored)
+
+
+def extract_and_store(
     directory: epath.Path,
     backbone: backbone_lib.Backbone,
     split: Split,
@@ -93,10 +119,9 @@ def load_or_extract(
     dtype: str = "float32",
     batch_size: int,
     cache: ImageCache,
-    description: str = "features",
-    compute: bool = True,
-) -> tuple[FeatureSet | None, bool]:
-    """Load the features from the store, or extract and store them.
+    description: str = "extracting",
+) -> FeatureSet:
+    """Extract the features of a split and store them.
 
     Args:
       directory: The checkpoint's `features` directory.
@@ -107,21 +132,12 @@ def load_or_extract(
       batch_size: Images per step in this process; see `pipeline.fit_batch`.
       cache: Decoded images, shared by checkpoints.
       description: Label of the progress bar.
-      compute: Whether to extract features that are not stored.
-
-    Returns:
-      (the features, whether they were extracted now); (None, False) if they are not
-      stored and `compute` is False.
 
     Raises:
       InputError: The features are not finite, or equal for all images.
       Interrupted: The run was asked to stop.
     """
-    place = epath.Path(directory) / split.name
     key = make_key(backbone, split, preprocess, dtype)
-    stored = store.load(place, key)
-    if stored is not None or not compute:
-        return (None if stored is None else from_store(key, stored)), False
     start = time.monotonic()
     arrays = processes.sync_errors(
         lambda: extract(
@@ -139,7 +155,8 @@ def load_or_extract(
         "seconds": time.monotonic() - start,
         "images_left_out": dict(split.unreadable),
     }
-    return from_store(key, store.save(place, key, result, arrays)), True
+    place = epath.Path(directory) / split.name
+    return from_store(key, store.save(place, key, result, arrays))
 
 
 def extract(
@@ -150,11 +167,11 @@ def extract(
     dtype: str = "float32",
     batch_size: int,
     cache: ImageCache,
-    description: str = "features",
+    description: str = "extracting",
 ) -> dict[str, np.ndarray]:
     """Apply a backbone to every image of a split.
 
-    Args: as for `load_or_extract`.
+    Args: as for `extract_and_store`.
 
     Returns:
       This process's N rows, in the split's order: "features" float32 [N, D], "labels"
@@ -186,15 +203,15 @@ def extract(
             yield batch, (features, logits)
 
     parts = []
-    num_steps = pipeline.num_steps(split.num_examples, batch_size)
-    with progress.bar(description, num_steps * batch_size, "image") as bar:
+    with progress.bar(description, split.num_examples, "image") as bar:
         for batch, output in _delayed(outputs()):
             features, logits = mapping.unshard(output)
             part = {"index": batch.index, "labels": batch.labels, "features": features}
             if logits is not None:
                 part["logits"] = logits
             parts.append({name: array[batch.mask] for name, array in part.items()})
-            bar.update(batch_size)
+            # Other processes are at the same step.
+            bar.update(int(batch.mask.sum()) * processes.process_count())
             if signals.should_stop():
                 raise Interrupted(f"{description}: stopped on request")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -20,7 +20,7 @@ from rankckpt_jax.finetune.recipes import (
 )
 from rankckpt_jax.finetune.results import SweepResult, TrialResult
 from rankckpt_jax.finetune.step import TRAINING_VERSION, State, initial_state
-from rankckpt_jax.finetune.sweep import check, load_or_run, splits_used
+from rankckpt_jax.finetune.sweep import check, load, run, splits_used
 
 __all__ = [
     "SWEEPS",
@@ -34,8 +34,9 @@ __all__ = [
     "check",
     "evaluate",
     "initial_state",
-    "load_or_run",
+    "load",
     "make_sweep",
+    "run",
     "schedule",
     "splits_used",
     "train",

@@ -28,9 +28,6 @@ _log = logging.getLogger(__name__)
 # enough that a diverged trial ends soon.
 _STEPS_BETWEEN_READS = 20
 
-# Seconds between log lines about progress, for logs without a progress bar.
-_SECONDS_BETWEEN_LINES = 60.0
-
 OnLosses = Callable[[int, np.ndarray, float], None]
 """Called as `on_losses(step, losses [trials, steps since the last call], images/s)`."""
 
@@ -123,7 +120,7 @@ def train_trials(
         last_step=last_step,
         cache=cache,
     )
-    clock = _Clock(description, first_step, last_step, recipe.batch_size)
+    clock = _Clock(first_step, recipe.batch_size)
     unread: list[Any] = []
     loss = np.full(len(trials), math.nan)
     diverged_at = np.full(len(trials), -1)
@@ -153,7 +150,6 @@ def train_trials(
                 if (diverged_at >= 0).all():
                     break
                 bar.set_postfix(loss=f"{np.nanmin(loss):.3f}", refresh=False)
-                clock.log_progress(step, float(np.nanmin(loss)))
             if pausing:
                 on_pause(step, state)
                 clock.resume(step)
@@ -208,32 +204,19 @@ def _scaling(backbone: backbone_lib.Backbone) -> Any:
 
 
 class _Clock:
-    """Measures images per second, and logs progress every minute."""
+    """Measures images per second."""
 
-    def __init__(self, description: str, first: int, last: int, batch_size: int):
-        self._description = description
-        self._last, self._batch_size = last, batch_size
-        self._step, self._time = first, time.monotonic()
-        self._logged_at, self._rate = self._time, math.nan
+    def __init__(self, first_step: int, batch_size: int):
+        self._batch_size = batch_size
+        self._step, self._time = first_step, time.monotonic()
 
     def images_per_second(self, step: int) -> float:
         """Return the rate since the last call."""
         now = time.monotonic()
         images = (step - self._step) * self._batch_size
-        self._rate = images / max(now - self._time, 1e-9)
+        rate = images / max(now - self._time, 1e-9)
         self._step, self._time = step, now
-        return self._rate
-
-    def log_progress(self, step: int, loss: float) -> None:
-        """Log step, loss, rate and remaining time, at most once per minute."""
-        if self._time - self._logged_at < _SECONDS_BETWEEN_LINES:
-            return
-        self._logged_at = self._time
-        seconds = (self._last - step) * self._batch_size / self._rate
-        _log.info(
-            "%s: step %d of %d, loss %.3f, %.1f images/s, %.0f s left",
-            *(self._description, step, self._last, loss, self._rate, seconds),
-        )
+        return rate
 
     def resume(self, step: int) -> None:
         """Exclude the time of a pause from the rate."""

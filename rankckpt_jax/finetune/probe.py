@@ -64,7 +64,7 @@ class FeatureCache(ImageCache):
             "cache": cache,
             "dtype": dtype,
             "batch_size": batch_size,
-            "description": f"{description}: features",
+            "description": f"{description}: extracting",
         }
         self._backbone = backbone
         self._features: dict[str, tuple[np.ndarray, np.ndarray]] = {}

@@ -44,27 +44,6 @@ _NUM_IMAGES = 512
 _BATCH_SIZE = 64
 
 
-def has_folded_batch_norm(backbone: backbone_lib.Backbone) -> bool:
-    """Return whether all moving averages have their initial values.
-
-    A network that was never trained does not count. It has offsets of zero.
-    """
-    if not isinstance(backbone.apply, backbone_lib.Apply):
-        return False
-    stats = flax.traverse_util.flatten_dict(backbone.variables["batch_stats"])
-    params = flax.traverse_util.flatten_dict(backbone.variables["params"])
-    means = [value for path, value in stats.items() if path[-1] == "mean"]
-    variances = [value for path, value in stats.items() if path[-1] == "var"]
-    norms = {path[:-1] for path in stats}
-    if not norms or any((*norm, "scale") not in params for norm in norms):
-        return False
-    return (
-        not any(np.any(mean) for mean in means)
-        and all(np.ptp(variance) == 0 for variance in variances)
-        and any(np.any(params[*norm, "bias"]) for norm in norms)
-    )
-
-
 def restore(
     backbone: backbone_lib.Backbone,
     split: Split,

@@ -17,10 +17,12 @@ from typing import Any
 from etils import epath
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.checkpoints.description import Description, describe
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data import tasks
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split, Task
+from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.finetune import metrics, probe, restore_batch_norm
 from rankckpt_jax.finetune import results as results_lib
@@ -31,6 +33,9 @@ from rankckpt_jax.finetune.results import SweepResult, TrialResult
 from rankckpt_jax.storage import store
 
 _log = logging.getLogger(__name__)
+
+# Name of the file of a sweep's result.
+_RESULT = "result.json"
 
 # End of the name of the trial on all images.
 _FINAL = "_final"
@@ -107,7 +112,39 @@ def check(task: Task, sweep: Sweep) -> None:
     step_lib.check_batch(recipe.batch_size, recipe.accumulate)
 
 
-def load_or_run(
+def load(
+    directory: epath.Path,
+    checkpoint: Description,
+    task: Task,
+    sweep: Sweep | Recipe,
+    *,
+    preprocess: str,
+) -> SweepResult | None:
+    """Load the result of a sweep from the store; None if the sweep must run.
+
+    Args:
+      directory: The checkpoint's `finetune` directory.
+      checkpoint: The description of the checkpoint.
+      task: The images.
+      sweep: The trials; or the recipe of a single one.
+      preprocess: The preprocessing; see `preprocess.resize`.
+    """
+    directory = epath.Path(directory)
+    splits = choose_splits(task, _to_sweep(sweep))
+    sweep = _fit_batch(_to_sweep(sweep), splits.train)
+    key = {
+        **_shared_key(checkpoint, splits.test, preprocess, sweep),
+        **_sweep_key(sweep, splits),
+    }
+    stored = store.load_result(directory / _RESULT, key)
+    if stored is None:
+        return None
+    result = results_lib.sweep_from_store(stored.result)
+    _restore_metrics(directory, result, len(sweep.trials))
+    return result
+
+
+def run(
     directory: epath.Path,
     backbone: backbone_lib.Backbone,
     task: Task,
@@ -116,10 +153,9 @@ def load_or_run(
     preprocess: str,
     cache: ImageCache,
     description: str = "fine-tuning",
-    compute: bool = True,
     should_stop: Callable[[int], bool] = lambda step: False,
-) -> tuple[SweepResult | None, bool]:
-    """Load the result of a sweep from the store, or run the sweep and store it.
+) -> SweepResult:
+    """Run a sweep and store its result.
 
     Stored trials are not repeated, even if the grid has changed since. A trial that was
     killed resumes from its last saved step.
@@ -132,45 +168,32 @@ def load_or_run(
       preprocess: The preprocessing; see `preprocess.resize`.
       cache: Cache of decoded images.
       description: Label of the progress bar.
-      compute: Whether to run a sweep whose result is not stored.
       should_stop: See `loop.train_trials`.
-
-    Returns:
-      (the result, whether the sweep ran now); (None, False) if the result is not stored
-      and `compute` is False.
 
     Raises:
       InputError: The sweep does not suit the task or the devices; see `check`.
       Interrupted: `should_stop` returned True; the state is saved.
     """
-    if isinstance(sweep, Recipe):
-        sweep = Sweep("custom", sweep, (sweep.learning_rate,), (sweep.num_steps,))
     directory = epath.Path(directory)
+    sweep = _to_sweep(sweep)
     splits = choose_splits(task, sweep)
     asked = sweep.recipe.batch_size
     sweep = _fit_batch(sweep, splits.train)
     frozen = sweep.recipe.frozen
-    folded = not frozen and restore_batch_norm.has_folded_batch_norm(backbone)
-    shared_key = _shared_key(backbone, splits.test, preprocess, folded)
+    checkpoint = describe(backbone)
+    shared_key = _shared_key(checkpoint, splits.test, preprocess, sweep)
     key = {**shared_key, **_sweep_key(sweep, splits)}
-    stored = store.load_result(directory / "result.json", key)
-    if stored is not None:
-        result = results_lib.sweep_from_store(stored.result)
-        _restore_metrics(directory, result, len(sweep.trials))
-        return result, False
-    if not compute:
-        return None, False
     if sweep.recipe.batch_size != asked:
         _log.info(
             "%s: batches of %d images, not %d, because %s has %d",
             *(description, sweep.recipe.batch_size, asked),
             *(splits.train.name, splits.train.num_examples),
         )
-    if folded:
-        _log.info("%s: restoring the moments of folded batch norm", description)
-        backbone = restore_batch_norm.restore(
-            backbone, splits.train, preprocess=preprocess, cache=cache
-        )
+    if _restores_batch_norm(checkpoint, sweep):
+        with progress.step(description, "restoring the moments of folded batch norm"):
+            backbone = restore_batch_norm.restore(
+                backbone, splits.train, preprocess=preprocess, cache=cache
+            )
     if frozen:
         cache = probe.FeatureCache(
             backbone,
@@ -221,9 +244,20 @@ def load_or_run(
         images=sum(trial.images for trial in trials),
         trials=tuple(trials),
     )
-    store.save_result(directory / "result.json", key, dataclasses.asdict(result))
+    store.save_result(directory / _RESULT, key, dataclasses.asdict(result))
     _restore_metrics(directory, result, len(sweep.trials))
-    return result, True
+    return result
+
+
+def _to_sweep(sweep: Sweep | Recipe) -> Sweep:
+    """Return the sweep of a single trial for a recipe."""
+    if isinstance(sweep, Sweep):
+        return sweep
+    return Sweep("custom", sweep, (sweep.learning_rate,), (sweep.num_steps,))
+
+
+def _restores_batch_norm(checkpoint: Description, sweep: Sweep) -> bool:
+    return checkpoint.has_folded_batch_norm and not sweep.recipe.frozen
 
 
 def _fit_batch(sweep: Sweep, train: Split) -> Sweep:
@@ -245,22 +279,24 @@ def _fit_batch(sweep: Sweep, train: Split) -> Sweep:
 
 
 def _shared_key(
-    backbone: backbone_lib.Backbone, test: Split, preprocess: str, folded: bool
+    checkpoint: Description, test: Split, preprocess: str, sweep: Sweep
 ) -> dict[str, Any]:
     """Return the inputs that determine the results of all trials."""
     key = {
-        "checkpoint": backbone.fingerprint,
-        "architecture": backbone.architecture,
-        "image_size": backbone.image_size,
-        "input_range": list(backbone.input_range),
-        "input_mean": list(backbone.input_mean),
+        "checkpoint": checkpoint.fingerprint,
+        "architecture": checkpoint.architecture,
+        "image_size": checkpoint.image_size,
+        "input_range": list(checkpoint.input_range),
+        "input_mean": list(checkpoint.input_mean),
         "test": test.fingerprint,
         "orientation": test.orientation,
         **preprocess_lib.key(preprocess),
         "forward_version": backbone_lib.FORWARD_VERSION,
         "training_version": step_lib.TRAINING_VERSION,
     }
-    return {**key, "batch_norm": "unfolded"} if folded else key
+    if _restores_batch_norm(checkpoint, sweep):
+        key["batch_norm"] = "unfolded"
+    return key
 
 
 def _sweep_key(sweep: Sweep, splits: Splits) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _RESULTS, _METRICS, _STATE = "runs", "metrics", "state"
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """Values that all trials of a sweep share; see `sweep.load_or_run`.
+    """Values that all trials of a sweep share; see `sweep.run`.
 
     Attributes:
       num_classes: Number of classes of the task.

@@ -53,20 +53,28 @@ def run(context: RunContext, rows: Iterable[Row]) -> tuple[Ablation, ...]:
         loaded = checkpoint.load_features(context, name)
         if loaded is None:
             continue
+        events = checkpoint.Events(f"{name}, ablation")
         for option, value in ((o, v) for o, values in GRID.items() for v in values):
+            add = functools.partial(_add_point, events, f"{option} {value:g}")
             scored = scoring.score_row(
                 Row(name),
                 loaded,
                 _settings(context.settings, option, value),
                 directory=directory / f"{option}_{value:g}",
                 compute=compute,
-                on_computed=functools.partial(
-                    checkpoint.log_event, f"{name}, {option} {value:g}"
-                ),
+                title=f"{events.title}, {option} {value:g}",
+                on_result=add,
             )
             if (score := scored.score(MEASURE)) is not None:
                 points.setdefault((option, value), {})[name] = score
+        events.log()
     return evaluate(points, rows, context.settings)
+
+
+def _add_point(
+    events: checkpoint.Events, point: str, measure: str, seconds: float | None
+) -> None:
+    events.add(point, seconds)
 
 
 def _settings(base: scoring.Settings, option: str, value: float) -> scoring.Settings:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable
 
-from rankckpt_jax import finetune, models
-from rankckpt_jax.checkpoints.backbone import Backbone
-from rankckpt_jax.devices import processes, signals
+from rankckpt_jax import finetune
+from rankckpt_jax.devices import processes, progress, signals
 from rankckpt_jax.errors import (
     InputError,
     Interrupted,
@@ -22,12 +20,25 @@ from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import scoring
 from rankckpt_jax.run.context import RunContext
+from rankckpt_jax.run.network import Network, open_network
 from rankckpt_jax.run.pool import Member
+
+OnComputed = Callable[[str, float], None]
+"""Called with the name and the seconds of a computed result."""
 
 _log = logging.getLogger(__name__)
 
 
-def evaluate(context: RunContext, member: Member, title: str) -> Row:
+def ignore(work: str, seconds: float) -> None:
+    """Ignore a computed result."""
+
+
+def evaluate(
+    context: RunContext,
+    member: Member,
+    title: str,
+    on_computed: OnComputed = ignore,
+) -> Row:
     """Evaluate one checkpoint; what it raises becomes the row's failure.
 
     The traceback of an error that is not an `InputError` is logged. With several
@@ -37,26 +48,35 @@ def evaluate(context: RunContext, member: Member, title: str) -> Row:
       context: Everything that the stages need.
       member: The checkpoint.
       title: Prefix of log lines, such as "[2/5] resnet_v1_50".
+      on_computed: Called with the name and the seconds of each computed result; see
+        `remaining.Remaining`.
 
     Raises:
       StorageError: Results cannot be written, which would fail for every checkpoint.
       UnreadableImage: An image cannot be decoded, which concerns every checkpoint.
       Interrupted: The run was asked to stop.
     """
+    events = Events(title, on_computed)
 
     def evaluate_member() -> Row:
         if member.features is not None:
-            row = _evaluate_features(context, member, title)
+            row = _evaluate_features(context, member, events)
         else:
-            row = _evaluate_backbone(context, member, title)
+            row = _evaluate_backbone(context, member, events)
         if member.warning:
             row = _with_warning(row, "checkpoint", member.warning)
         return row
 
-    return _with_failures(member, title, evaluate_member)
+    return _with_failures(member, events, evaluate_member)
 
 
-def finetune_later(context: RunContext, member: Member, row: Row, title: str) -> Row:
+def finetune_later(
+    context: RunContext,
+    member: Member,
+    row: Row,
+    title: str,
+    on_computed: OnComputed = ignore,
+) -> Row:
     """Fine-tune a checkpoint that `evaluate` only scored.
 
     Args:
@@ -64,6 +84,7 @@ def finetune_later(context: RunContext, member: Member, row: Row, title: str) ->
       member: The checkpoint.
       row: The result of `evaluate`.
       title: Prefix of log lines.
+      on_computed: As for `evaluate`.
 
     Returns:
       The row with its accuracy; what fine-tuning raises becomes its failure.
@@ -71,26 +92,30 @@ def finetune_later(context: RunContext, member: Member, row: Row, title: str) ->
     Raises:
       StorageError, UnreadableImage, Interrupted: See `evaluate`.
     """
-    return _with_failures(
-        member,
-        title,
-        lambda: _finetune(context, member.load(), row, title, compute=True),
-    )
+    events = Events(title, on_computed)
+
+    def finetune_member() -> Row:
+        network = open_network(context, member, title, on_computed)
+        return _finetune(context, network, row, events, compute=True)
+
+    return _with_failures(member, events, finetune_member)
 
 
-def _with_failures(member: Member, title: str, make_row: Callable[[], Row]) -> Row:
+def _with_failures(member: Member, events: Events, make_row: Callable[[], Row]) -> Row:
     try:
         return make_row()
     except (StorageError, UnreadableImage, Interrupted):
         raise
     except InputError as error:
-        _log.error("%s: failed: %s", title, error)
+        _log.error("%s: failed: %s", events.title, error)
         return Row(member.name, group=member.group, failure=str(error))
     except Exception as error:
         if processes.process_count() > 1:
             raise
-        _log.exception("%s: failed", title)
+        _log.exception("%s: failed", events.title)
         return Row(member.name, group=member.group, failure=describe_unexpected(error))
+    finally:
+        events.log()
 
 
 def load_features(context: RunContext, name: str) -> FeatureSet | None:
@@ -104,42 +129,67 @@ def load_features(context: RunContext, name: str) -> FeatureSet | None:
         return None
 
 
-def log_event(title: str, what: str, seconds: float | None) -> None:
-    """Log that a result was computed in so many seconds, or loaded."""
-    if seconds is None:
-        _log.info("%s: loaded cached %s", title, what)
-    else:
-        _log.info("%s: computed %s (%.1f s)", title, what, seconds)
+class Events:
+    """What was computed and what was cached for one checkpoint, for the log."""
+
+    def __init__(self, title: str, on_computed: OnComputed = ignore):
+        """Collect no events yet.
+
+        Args:
+          title: Prefix of log lines.
+          on_computed: Called with the name and the seconds of each computed result.
+        """
+        self.title = title
+        self.on_computed = on_computed
+        self._computed: dict[str, float] = {}
+        self._cached: list[str] = []
+
+    def add(self, work: str, seconds: float | None) -> None:
+        """Add a result that took so many seconds, or None if it was cached."""
+        if seconds is None:
+            self._cached.append(work)
+        else:
+            self._computed[work] = seconds
+            self.on_computed(work, seconds)
+
+    def log(self) -> None:
+        """Log all results in at most two lines."""
+        if self._cached:
+            _log.info("%s: loaded cached %s", self.title, ", ".join(self._cached))
+        if self._computed:
+            parts = [f"{work} ({s:.1f} s)" for work, s in self._computed.items()]
+            _log.info("%s: computed %s", self.title, ", ".join(parts))
 
 
-def _evaluate_backbone(context: RunContext, member: Member, title: str) -> Row:
-    backbone = member.load()
-    low, high = backbone.input_range
+def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> Row:
+    network = open_network(context, member, events.title, events.on_computed)
+    checkpoint = network.description
+    low, high = checkpoint.input_range
     preprocessing = f"{context.preprocess}, values {low:g} to {high:g}"
-    if any(backbone.input_mean):
-        mean = ", ".join(f"{value:g}" for value in backbone.input_mean)
+    if any(checkpoint.input_mean):
+        mean = ", ".join(f"{value:g}" for value in checkpoint.input_mean)
         preprocessing += f" less {mean}"
     row = Row(
         member.name,
-        architecture=backbone.architecture,
+        architecture=checkpoint.architecture,
         group=member.group,
-        num_parameters=backbone.num_parameters,
-        multiply_adds=_multiply_adds(backbone.architecture, backbone.image_size),
-        feature_dim=backbone.feature_dim,
-        image_size=backbone.image_size,
-        own_image_size=backbone.own_image_size,
-        warnings=backbone.warnings,
-        feature_tensor=backbone.feature_tensor,
+        num_parameters=checkpoint.num_parameters,
+        multiply_adds=checkpoint.multiply_adds,
+        feature_dim=checkpoint.feature_dim,
+        image_size=checkpoint.image_size,
+        own_image_size=checkpoint.own_image_size,
+        warnings=checkpoint.warnings,
+        feature_tensor=checkpoint.feature_tensor,
         preprocessing=preprocessing,
         source_accuracy=member.facts.get("source_accuracy"),
     )
-    row = _extract_and_score(context, member, backbone, row, title)
+    row = _extract_and_score(context, member, network, row, events)
     # The best checkpoints are known, and fine-tuned, only after all are scored.
     compute = "finetune" in context.stages and not context.finetune_top
-    return _finetune(context, backbone, row, title, compute=compute)
+    return _finetune(context, network, row, events, compute=compute)
 
 
-def _evaluate_features(context: RunContext, member: Member, title: str) -> Row:
+def _evaluate_features(context: RunContext, member: Member, events: Events) -> Row:
     assert member.features is not None
     loaded = precomputed.load_features(member.features)
     scoring.check(loaded, str(member.features))
@@ -156,40 +206,38 @@ def _evaluate_features(context: RunContext, member: Member, title: str) -> Row:
         feature_dim=loaded.features.shape[-1],
         image_size=loaded.image_size,
     )
-    return _score(context, member, loaded, row, title)
-
-
-@functools.cache
-def _multiply_adds(architecture: str, image_size: int) -> int | None:
-    """Return the cost of one image, or None for a converted graph."""
-    if architecture not in models.names():
-        return None
-    return models.multiply_adds(architecture, image_size)
+    return _score(context, member, loaded, row, events)
 
 
 def _extract_and_score(
-    context: RunContext, member: Member, backbone: Backbone, row: Row, title: str
+    context: RunContext, member: Member, network: Network, row: Row, events: Events
 ) -> Row:
     split = context.task.splits["train"]
-    extracted, computed = extract.load_or_extract(
-        context.directory / member.name / "features",
-        backbone,
-        split,
-        preprocess=context.preprocess,
-        dtype=context.dtype,
-        batch_size=context.batch_size,
-        cache=context.cache,
-        description=f"{title}: features",
-        compute="extract" in context.stages,
-    )
-    if extracted is None:
+    directory = context.directory / member.name / "features"
+    settings = {"preprocess": context.preprocess, "dtype": context.dtype}
+    extracted = extract.load(directory, network.description, split, **settings)
+    if extracted is not None:
+        events.add("features", None)
+    elif "extract" in context.stages:
+        backbone = network.load()
+        with progress.step(events.title, f"extracting {split.num_examples:,} images"):
+            extracted = extract.extract_and_store(
+                directory,
+                backbone,
+                split,
+                **settings,
+                batch_size=context.batch_size,
+                cache=context.cache,
+                description=f"{events.title}: extracting",
+            )
+        events.add("features", extracted.seconds)
+    else:
         failure = "no features yet: run the stage `extract`"
         return dataclasses.replace(row, failure=failure)
-    log_event(title, "features", extracted.seconds if computed else None)
     row = dataclasses.replace(
         row, extract_seconds=extracted.seconds, extract_images=split.num_examples
     )
-    return _score(context, member, extracted, row, title)
+    return _score(context, member, extracted, row, events)
 
 
 def _score(
@@ -197,7 +245,7 @@ def _score(
     member: Member,
     extracted: FeatureSet,
     row: Row,
-    title: str,
+    events: Events,
 ) -> Row:
     return scoring.score_row(
         row,
@@ -206,27 +254,42 @@ def _score(
         facts=member.facts,
         directory=context.directory / member.name / "scores",
         compute="score" in context.stages,
-        on_computed=functools.partial(log_event, title),
+        title=events.title,
+        on_result=events.add,
     )
 
 
 def _finetune(
-    context: RunContext, backbone: Backbone, row: Row, title: str, *, compute: bool
+    context: RunContext, network: Network, row: Row, events: Events, *, compute: bool
 ) -> Row:
-    result, computed = finetune.load_or_run(
-        context.directory / row.checkpoint / "finetune",
-        backbone,
+    directory = context.directory / row.checkpoint / "finetune"
+    result = finetune.load(
+        directory,
+        network.description,
         context.task,
         context.sweep,
         preprocess=context.preprocess,
-        cache=context.cache,
-        description=f"{title}: fine-tuning",
-        compute=compute,
-        should_stop=lambda step: signals.should_stop(),
     )
-    if result is None:
+    if result is not None:
+        events.add("fine-tuning", None)
+    elif compute:
+        backbone = network.load()
+        count = len(context.sweep.trials)
+        trials = "1 trial" if count == 1 else f"{count} trials"
+        with progress.step(events.title, f"fine-tuning, {trials}"):
+            result = finetune.run(
+                directory,
+                backbone,
+                context.task,
+                context.sweep,
+                preprocess=context.preprocess,
+                cache=context.cache,
+                description=f"{events.title}: fine-tuning",
+                should_stop=lambda step: signals.should_stop(),
+            )
+        events.add("fine-tuning", result.seconds)
+    else:
         return row
-    log_event(title, "fine-tuning", result.seconds if computed else None)
     if result.warning:
         row = _with_warning(row, "accuracy", result.warning)
     if "early_stopping" in context.settings.measures and not row.failure:

@@ -15,6 +15,7 @@ from rankckpt_jax import finetune
 from rankckpt_jax.benchmark import demo, published
 from rankckpt_jax.data import corrupt_images, splits, tasks
 from rankckpt_jax.data.image_cache import ImageCache, open_cache
+from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.features import extract
 from rankckpt_jax.run import pool, scoring, validation
@@ -156,7 +157,8 @@ def load(config: Any) -> Iterator[RunContext]:
     if "finetune" in stages:
         finetune.check(task, sweep)
     accuracies, source = published.load_accuracies(config.accuracies, task.name)
-    members = pool.members(config, stages)
+    with progress.step("pool", "finding the checkpoints", announce=False):
+        members = pool.members(config, stages)
     unmatched = ""
     # The published accuracies are of a larger pool.
     if source != published.SOURCE:
@@ -188,7 +190,8 @@ def load(config: Any) -> Iterator[RunContext]:
         config=redact(config.to_dict()),
     )
     store.check(context.directory)
-    validation.check_same_images(task)
+    with progress.step(task.name, "reading the images", announce=False):
+        validation.check_same_images(task)
     with contextlib.ExitStack() as held:
         if set(stages) != {"report"}:
             name = f"{shard.index}-of-{shard.count}" if shard else ""
@@ -197,8 +200,10 @@ def load(config: Any) -> Iterator[RunContext]:
 
 
 def _load_task(config: Any) -> tasks.Task:
+    source = config.task.path or config.task.tfds or "digits"
     try:
-        return tasks.load(config.task)
+        with progress.step(redact(source), "reading the images"):
+            return tasks.load(config.task)
     except InputError:
         validation.check_not_swapped(config.task.path, config.checkpoints)
         raise

@@ -40,6 +40,7 @@ class Member:
       group: Groups of NeuCRaB that it belongs to, separated by commas.
       facts: Published facts about it, for measures that need no features.
       warning: Sentence for the report; may be empty.
+      identity: Digest of what `load` returns, for a checkpoint without a spec.
     """
 
     name: str
@@ -49,12 +50,16 @@ class Member:
     group: str = ""
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warning: str = ""
+    identity: str = ""
 
     def identify(self) -> str:
-        """Return a digest that changes with its files; see `checkpoints.identify`."""
+        """Return a digest that changes with its files; see `checkpoints.identify`.
+
+        It is empty if they are missing.
+        """
         if self.features is not None:
             return precomputed.identify(self.features)
-        return checkpoints.identify(self.spec) if self.spec else ""
+        return checkpoints.identify(self.spec) if self.spec else self.identity
 
 
 def check(config: Any) -> None:
@@ -120,6 +125,7 @@ def members(config: Any, stages: Collection[str] = ()) -> tuple[Member, ...]:
         Member(
             f"{name}_from_scratch",
             functools.partial(demo.from_scratch, name, config.image_size, config.seed),
+            identity=files.digest("random", name, str(config.seed)),
         )
         for name in _names(config.from_scratch)
     ]

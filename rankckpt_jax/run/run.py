@@ -24,9 +24,8 @@ import rankckpt_jax
 from rankckpt_jax import report
 from rankckpt_jax.benchmark import neucrab, published
 from rankckpt_jax.data import decode
-from rankckpt_jax.devices import processes, signals
+from rankckpt_jax.devices import processes, progress, signals
 from rankckpt_jax.errors import Interrupted, UnreadableImage
-from rankckpt_jax.features import views
 from rankckpt_jax.report import tracking
 from rankckpt_jax.results import comparison
 from rankckpt_jax.results.ranking import Ranking, rank
@@ -34,7 +33,10 @@ from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
 from rankckpt_jax.run import ablation, checkpoint, scoring, shard
 from rankckpt_jax.run.context import RunContext, load
+from rankckpt_jax.run.illustrations import illustrate
 from rankckpt_jax.run.pool import Member
+from rankckpt_jax.run.remaining import Remaining, find_pending
+from rankckpt_jax.storage import files
 
 _log = logging.getLogger(__name__)
 
@@ -72,9 +74,7 @@ def run(config: Any) -> Ranking:
         ablations = ablation.run(context, ranking.rows)
         ranking = dataclasses.replace(ranking, ablations=ablations)
         if "report" in context.stages and processes.is_main_process():
-            summary = summarize(_illustrate(ranking, context))
-            report.write(summary, context.directory)
-            tracking.track(context.trackers, summary, context.directory)
+            _write_report(ranking, context)
     return ranking
 
 
@@ -108,13 +108,16 @@ def _evaluate_members(context: RunContext) -> list[Row]:
     for topic, text in context.task.warnings.items():
         _log.warning("%s: %s", topic, text)
     rows = []
+    remaining = Remaining(find_pending(context, _own_members(context)))
     for position, member in enumerate(context.members):
         key = {} if context.shard is None else _row_key(context, member)
         if context.shard is None or context.shard.contains(position):
             if signals.should_stop():
                 raise Interrupted(f"stopped before {member.name}")
             title = f"[{position + 1}/{len(context.members)}] {member.name}"
-            row = checkpoint.evaluate(context, member, title)
+            row = checkpoint.evaluate(context, member, title, remaining.add)
+            if estimate := remaining.finish(member.name):
+                _log.info("%s: %s", context.task.name, estimate)
             if context.shard is not None:
                 shard.save_row(context.directory, row, key)
         else:
@@ -130,6 +133,16 @@ def _evaluate_members(context: RunContext) -> list[Row]:
     return rows
 
 
+def _own_members(context: RunContext) -> list[Member]:
+    """Return the checkpoints that this run evaluates."""
+    shard = context.shard
+    return [
+        member
+        for position, member in enumerate(context.members)
+        if shard is None or shard.contains(position)
+    ]
+
+
 def _finetune_best(context: RunContext, rows: Sequence[Row]) -> list[Row]:
     """Fine-tune the best-ranked checkpoints, `context.finetune_top` of them."""
     measures = context.settings.measures
@@ -138,19 +151,34 @@ def _finetune_best(context: RunContext, rows: Sequence[Row]) -> list[Row]:
     names = [row.checkpoint for row in best[: context.finetune_top]]
     # Scores may differ between processes by rounding, and all must train the same.
     names = processes.broadcast_from_main(names)
-    _log.info("fine-tuning the best %d of %d by %s", len(names), len(rows), measures[0])
+    _log.info(
+        "%s: fine-tuning the best %d of %d by %s",
+        *(context.task.name, len(names), len(rows), measures[0]),
+    )
     evaluated = {row.checkpoint: row for row in rows}
     members = {member.name: member for member in context.members}
-    for number, name in enumerate(names, start=1):
-        # A stored result has been loaded already.
-        if evaluated[name].finetune_seconds is None:
-            if signals.should_stop():
-                raise Interrupted(f"stopped before fine-tuning {name}")
-            title = f"[{number}/{len(names)}] {name}"
-            evaluated[name] = checkpoint.finetune_later(
-                context, members[name], evaluated[name], title
-            )
+    # A stored result has been loaded already.
+    missing = [name for name in names if evaluated[name].finetune_seconds is None]
+    remaining = Remaining({name: ("loading", "fine-tuning") for name in missing})
+    for number, name in enumerate(missing, start=1):
+        if signals.should_stop():
+            raise Interrupted(f"stopped before fine-tuning {name}")
+        title = f"[{number}/{len(missing)}] {name}"
+        evaluated[name] = checkpoint.finetune_later(
+            context, members[name], evaluated[name], title, remaining.add
+        )
+        if estimate := remaining.finish(name):
+            _log.info("%s: %s", context.task.name, estimate)
     return list(evaluated.values())
+
+
+def _write_report(ranking: Ranking, context: RunContext) -> None:
+    with progress.step(ranking.task, "writing the report"):
+        summary = summarize(illustrate(ranking, context))
+        path = report.write(summary, context.directory)
+    with progress.step(ranking.task, "recording the ranking", announce=False):
+        tracking.track(context.trackers, summary, context.directory)
+    _log.info("Report: %s", files.display(path))
 
 
 def _row_key(context: RunContext, member: Member) -> dict[str, Any]:
@@ -160,34 +188,6 @@ def _row_key(context: RunContext, member: Member) -> dict[str, Any]:
         for measure in settings.measures
     }
     return shard.row_key(context.config, context.images, input_files, member.identify())
-
-
-def _illustrate(ranking: Ranking, context: RunContext) -> Ranking:
-    """Add sample images, and the features of the two best and the two worst."""
-    names = [row.checkpoint for row in ranking.scored_rows]
-    summaries = []
-    for name in dict.fromkeys(names[:2] + names[2:][-2:]):
-        loaded = checkpoint.load_features(context, name)
-        if loaded is not None:
-            classes = context.task.class_names
-            summaries.append(
-                views.summarize(name, loaded.features, loaded.labels, classes)
-            )
-    samples: tuple[views.Sample, ...] = ()
-    splits = context.task.splits
-    if ranking.best is not None and ranking.best.image_size and splits:
-        samples = views.samples(
-            splits["train"],
-            context.task.class_names,
-            size=ranking.best.image_size,
-            preprocess=context.preprocess,
-        )
-    return dataclasses.replace(
-        ranking,
-        views=tuple(summaries),
-        samples=samples,
-        num_test=splits["test"].num_examples if "test" in splits else None,
-    )
 
 
 def _provenance(context: RunContext, seconds: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from etils import epath
 
 import rankckpt_jax
 from rankckpt_jax import measures
+from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.results.row import Row, finite
@@ -146,7 +147,8 @@ def score_row(
     facts: Mapping[str, Any] | None = None,
     directory: epath.Path | None = None,
     compute: bool = True,
-    on_computed: Callable[[str, float], None] = lambda measure, seconds: None,
+    title: str = "",
+    on_result: Callable[[str, float | None], None] = lambda measure, seconds: None,
 ) -> Row:
     """Fill in the scores of a checkpoint.
 
@@ -157,7 +159,9 @@ def score_row(
       facts: Published facts about the checkpoint, for measures that need no features.
       directory: The checkpoint's `scores` directory; None to store nothing.
       compute: Whether to compute scores that are not stored.
-      on_computed: Called as `on_computed(measure, seconds)` after each computation.
+      title: Prefix of log lines; by default the name of the checkpoint.
+      on_result: Called as `on_result(measure, seconds)` after each measure, with None
+        for a stored score.
 
     Returns:
       The row with scores, standard deviations, warnings, seconds and terms. A measure
@@ -192,11 +196,13 @@ def score_row(
         stored = None if path is None else store.load_result(path, key)
         if stored is not None:
             result = dict(stored.result)
+            on_result(measure, None)
         elif compute:
-            result, is_final = _compute(measure, prepared, settings, options)
+            with progress.step(title or row.checkpoint, f"scoring {measure}"):
+                result, is_final = _compute(measure, prepared, settings, options)
             if path is not None and is_final:
                 store.save_result(path, key, result)
-            on_computed(measure, result["seconds"])
+            on_result(measure, result["seconds"])
         else:
             continue
         seconds[measure] = result["seconds"]

@@ -8,6 +8,7 @@ import fnmatch
 import hashlib
 import logging
 import os
+import pathlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -87,6 +88,16 @@ def size_and_time(path: epath.Path) -> tuple[int, float]:
         return facts.length, facts.mtime
     status = os.stat(path)
     return status.st_size, status.st_mtime
+
+
+def display(path: epath.Path) -> str:
+    """Return a path for people: relative to the current directory if it is below it."""
+    if not is_on_bucket(path):
+        # The current directory can have been removed.
+        with contextlib.suppress(OSError, ValueError):
+            absolute = pathlib.Path(os.path.abspath(path))
+            return os.fspath(absolute.relative_to(os.getcwd()))
+    return os.fspath(path)
 
 
 class _LiteralPath(gpath.PosixGPath):

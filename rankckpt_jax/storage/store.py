@@ -228,8 +228,7 @@ def _interleave(parts: list[np.ndarray]) -> np.ndarray:
     """Return the array whose rows p, p + n, ... are those of part p of n."""
     if len(parts) == 1:
         return parts[0]
-    rows = sum(len(part) for part in parts)
-    array = np.empty((rows, *parts[0].shape[1:]), parts[0].dtype)
+    array = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
     for i, part in enumerate(parts):
         array[i :: len(parts)] = part
     return array
@@ -395,6 +394,12 @@ def load_result(path: epath.Path, key: Mapping[str, Any]) -> Entry | None:
     return None if manifest is None else Entry({}, manifest["result"])
 
 
+def read_result(path: epath.Path, key: Mapping[str, Any]) -> Entry | None:
+    """Return what `load_result` returns, in this process only: not a collective."""
+    manifest = _read_matching(epath.Path(path), key)
+    return None if manifest is None else Entry({}, manifest["result"])
+
+
 def _load_json(path: epath.Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the manifest that process 0 reads, on every process."""
     manifest = _read_matching(path, key) if processes.is_main_process() else None
@@ -440,7 +445,6 @@ def _read_matching(path: epath.Path, key: Mapping[str, Any]) -> dict[str, Any] |
     )
     if changes:
         place = path.parent if path.name == MANIFEST else path
-        text = "%s: Cached result does not match (%s); recomputing"
-        _log.info(text, place, changes)
+        _log.info("%s: Cached result does not match (%s); recomputing", place, changes)
         return None
     return manifest

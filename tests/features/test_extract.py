@@ -57,7 +57,11 @@ def run(backbone, split, **changes):
 
 def load(directory, backbone, split, **changes):
     settings = {**SETTINGS, "cache": image_cache.open_cache(), **changes}
-    return extract.load_or_extract(epath.Path(directory), backbone, split, **settings)
+    directory, compute = epath.Path(directory), settings.pop("compute", True)
+    stored = extract.load(directory, backbone, split, preprocess=settings["preprocess"])
+    if stored is not None or not compute:
+        return stored, False
+    return extract.extract_and_store(directory, backbone, split, **settings), True
 
 
 def test_extract_matches_network_in_split_order(pool, first, split):
@@ -96,7 +100,7 @@ def test_extract_computes_in_dtype(linear, split):
     np.testing.assert_allclose(rounded, exact, atol=0.02 * np.abs(exact).max())
 
 
-def test_load_or_extract_stores_features(linear, split, tmp_path, monkeypatch):
+def test_extract_and_store_stores_features(linear, split, tmp_path, monkeypatch):
     assert load(tmp_path, linear, split, compute=False) == (None, False)
     first, computed = load(tmp_path, linear, split)
     assert computed and first.seconds > 0
@@ -127,7 +131,7 @@ def test_make_key_differs_between_backbones(first, split, change):
 
 
 @pytest.mark.parametrize("name", ["decode", "vtab", "to_input_range", "forward"])
-def test_load_or_extract_repeats_for_another_version(
+def test_load_misses_for_another_version(
     linear, split, tmp_path, monkeypatch, caplog, name
 ):
     load(tmp_path, linear, split)
@@ -158,7 +162,7 @@ def test_compute_dtype_depends_on_platform(monkeypatch):
     ("weight", "message"),
     [(0.0, "the same features for every image"), (np.nan, "not finite")],
 )
-def test_load_or_extract_rejects_useless_features(
+def test_extract_and_store_rejects_useless_features(
     linear, split, tmp_path, weight, message
 ):
     weights = jax.tree.map(lambda x: np.full_like(x, weight), linear.variables)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from rankckpt_jax import finetune
+from rankckpt_jax.checkpoints.description import describe
 from rankckpt_jax.data import image_cache
 from rankckpt_jax.models import layers
 
@@ -55,9 +56,14 @@ def settings():
 
 
 def run(directory, backbone, task, sweep, **options):
-    """Return (result, whether it was computed) of `finetune.load_or_run`."""
+    """Return (result, whether it was computed): `finetune.load`, else `run`."""
     options = {**settings(), **options}
-    return finetune.load_or_run(epath.Path(directory), backbone, task, sweep, **options)
+    directory, compute = epath.Path(directory), options.pop("compute", True)
+    known = describe(backbone), task, sweep
+    stored = finetune.load(directory, *known, preprocess=options["preprocess"])
+    if stored is not None or not compute:
+        return stored, False
+    return finetune.run(directory, backbone, task, sweep, **options), True
 
 
 def without_times(trial):

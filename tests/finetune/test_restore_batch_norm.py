@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rankckpt_jax import checkpoints
+from rankckpt_jax.checkpoints.description import has_folded_batch_norm
 from rankckpt_jax.finetune import restore_batch_norm
 from tests import slim_golden
 from tests.finetune import settings
@@ -29,7 +30,7 @@ def folded(pool):
 
 
 def test_has_folded_batch_norm_is_false_for_untrained_and_intact_networks(folded):
-    assert restore_batch_norm.has_folded_batch_norm(folded)
+    assert has_folded_batch_norm(folded)
     flat = flax.traverse_util.flatten_dict(folded.variables)
     mean = next(path for path in flat if path[-1] == "mean")
     untrained = {path: 0 * x if path[-1] == "bias" else x for path, x in flat.items()}
@@ -37,13 +38,13 @@ def test_has_folded_batch_norm_is_false_for_untrained_and_intact_networks(folded
     for changed in (untrained, intact):
         variables = flax.traverse_util.unflatten_dict(changed)
         other = dataclasses.replace(folded, variables=variables)
-        assert not restore_batch_norm.has_folded_batch_norm(other)
+        assert not has_folded_batch_norm(other)
 
 
 def test_restore_keeps_function_and_repairs_training_mode(folded, task):
     split = task.splits["train"]
     restored = restore_batch_norm.restore(folded, split, **settings())
-    assert not restore_batch_norm.has_folded_batch_norm(restored)
+    assert not has_folded_batch_norm(restored)
     images, _ = settings()["cache"].get(split, 32, "vtab")
     images = images / 127.5 - 1
     apply = jax.jit(folded.apply, static_argnames="train")

@@ -14,7 +14,7 @@ from tests.finetune import RECIPE, run, settings, without_times
 PROBE = dataclasses.replace(RECIPE, frozen=True)
 
 
-def test_load_or_run_learns_and_counts_each_test_image_once(backbone, task, tmp_path):
+def test_run_learns_and_counts_each_test_image_once(backbone, task, tmp_path):
     recipe = dataclasses.replace(RECIPE, num_steps=60)
     result, _ = run(tmp_path, backbone, task, recipe)
     assert result.accuracy > 0.85
@@ -23,7 +23,7 @@ def test_load_or_run_learns_and_counts_each_test_image_once(backbone, task, tmp_
     assert result.accuracy * 21 == pytest.approx(round(result.accuracy * 21))
 
 
-def test_load_or_run_reports_divergence(backbone, task, tmp_path):
+def test_run_reports_divergence(backbone, task, tmp_path):
     recipe = dataclasses.replace(RECIPE, learning_rate=3e38, num_steps=20)
     result, _ = run(tmp_path, backbone, task, recipe)
     # The head starts at zero, so the loss of step 1 is log(2). Step 1 gives the head
@@ -39,7 +39,7 @@ AUGMENTED = dataclasses.replace(
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, AUGMENTED, PROBE])
-def test_load_or_run_resumes_killed_trial(backbone, task, tmp_path, recipe):
+def test_run_resumes_killed_trial(backbone, task, tmp_path, recipe):
     expected, _ = run(tmp_path / "expected", backbone, task, recipe)
 
     class Killed(Exception):
@@ -73,7 +73,7 @@ def test_load_or_run_resumes_killed_trial(backbone, task, tmp_path, recipe):
     assert run(directory, backbone, task, recipe) == (resumed, False)
 
 
-def test_load_or_run_saves_and_resumes_after_stop(backbone, task, tmp_path):
+def test_run_saves_and_resumes_after_stop(backbone, task, tmp_path):
     recipe = dataclasses.replace(RECIPE, save_every=100)
     expected, _ = run(tmp_path / "expected", backbone, task, recipe)
     directory = tmp_path / "stopped"
@@ -86,7 +86,7 @@ def test_load_or_run_saves_and_resumes_after_stop(backbone, task, tmp_path):
     assert trial == other
 
 
-def test_load_or_run_recomputes_for_changed_recipe(backbone, task, tmp_path):
+def test_run_recomputes_for_changed_recipe(backbone, task, tmp_path):
     first, _ = run(tmp_path, backbone, task, PROBE)
     changed = dataclasses.replace(PROBE, num_steps=2)
     assert run(tmp_path, backbone, task, changed, compute=False) == (None, False)
@@ -96,7 +96,7 @@ def test_load_or_run_recomputes_for_changed_recipe(backbone, task, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_load_or_run_repeats_after_images_change(backbone, task, tmp_path, split):
+def test_run_repeats_after_images_change(backbone, task, tmp_path, split):
     first, _ = run(tmp_path, backbone, task, PROBE)
     given = task.splits[split]
     examples = list(given.examples(None, 0, 1, 0).as_numpy_iterator())
@@ -111,7 +111,7 @@ def test_load_or_run_repeats_after_images_change(backbone, task, tmp_path, split
 @pytest.mark.parametrize(
     ("module", "name"), [(step, "TRAINING_VERSION"), (backbone_lib, "FORWARD_VERSION")]
 )
-def test_load_or_run_repeats_for_another_version(
+def test_run_repeats_for_another_version(
     backbone, task, tmp_path, monkeypatch, module, name
 ):
     run(tmp_path, backbone, task, PROBE)
@@ -124,7 +124,7 @@ def make_sweep(**options):
     return finetune.Sweep("probes", PROBE, (0.1, 1e-4), (20, 40), **options)
 
 
-def test_load_or_run_chooses_on_val_and_trains_again_on_all(backbone, task, tmp_path):
+def test_run_chooses_on_val_and_trains_again_on_all(backbone, task, tmp_path):
     sweep = make_sweep(select_by="val")
     result, _ = run(tmp_path, backbone, task, sweep)
     *grid, final = result.trials
@@ -161,9 +161,7 @@ def test_load_or_run_chooses_on_val_and_trains_again_on_all(backbone, task, tmp_
     assert path.read_text() == text
 
 
-def test_load_or_run_reuses_trials_when_grid_changes(
-    backbone, task, tmp_path, monkeypatch
-):
+def test_run_reuses_trials_when_grid_changes(backbone, task, tmp_path, monkeypatch):
     first, _ = run(tmp_path, backbone, task, make_sweep())
     trained = []
     original = loop.train_trials
@@ -266,7 +264,7 @@ def test_choose_prefers_accuracy_then_late_divergence(
 
 
 @pytest.mark.parametrize(("batch_size", "used"), [(8, 8), (32, 32), (8192, 32)])
-def test_load_or_run_takes_no_batch_larger_than_the_training_split(
+def test_run_takes_no_batch_larger_than_the_training_split(
     backbone, task, tmp_path, batch_size, used, caplog
 ):
     recipe = dataclasses.replace(RECIPE, batch_size=batch_size, num_steps=2)
@@ -279,7 +277,7 @@ def test_load_or_run_takes_no_batch_larger_than_the_training_split(
     assert run(tmp_path, backbone, task, same) == (result, False)
 
 
-def test_load_or_run_lowers_the_batch_to_a_power_of_two(backbone, task, tmp_path):
+def test_run_lowers_the_batch_to_a_power_of_two(backbone, task, tmp_path):
     """So the result does not depend on the number of devices."""
     train = task.splits["train"].subset("part", np.arange(27))
     part = dataclasses.replace(task, splits={**task.splits, "train": train})

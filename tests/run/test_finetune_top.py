@@ -41,9 +41,11 @@ def test_run_fine_tunes_the_best_ranked_checkpoints_only(
     assert [name for name, a in first_run.items() if a is not None] == ["second"]
     # The pool is scored before any training.
     lines = [record.getMessage() for record in caplog.records]
-    [start] = [i for i, line in enumerate(lines) if "best 1 of 3 by static" in line]
-    assert any("third: computed static" in line for line in lines[:start])
-    assert not any("computed static" in line for line in lines[start:])
+    [start] = [
+        i for i, line in enumerate(lines) if "fine-tuning the best 1 of 3" in line
+    ]
+    assert any("third: scoring static" in line for line in lines[:start])
+    assert not any("scoring static" in line for line in lines[start:])
 
     # A stored accuracy of a checkpoint that is no longer chosen is still shown.
     (tmp_path / "scores.csv").write_text("first,1\nsecond,0\nthird,2\n")
@@ -63,7 +65,7 @@ def test_run_fine_tunes_tied_checkpoints_in_the_order_of_the_ranking(
     config.finetune.top = 2
     tuned = []
 
-    def finetune(context, member, row, title):
+    def finetune(context, member, row, title, on_computed):
         tuned.append((title, row.scores))
         return dataclasses.replace(row, accuracy=0.5)
 

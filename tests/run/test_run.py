@@ -11,8 +11,9 @@ import pytest
 from rankckpt_jax import checkpoints, measures
 from rankckpt_jax.configs import default
 from rankckpt_jax.configs import features as features_config
+from rankckpt_jax.data import corrupt_images, pipeline
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.features import extract
+from rankckpt_jax.features import extract, views
 from rankckpt_jax.finetune import loop
 from rankckpt_jax.run import run as run_lib
 from rankckpt_jax.storage import lock
@@ -73,7 +74,14 @@ def test_run_writes_everything_and_computes_nothing_twice(
     monkeypatch.setattr(extract, "extract", fail)
     monkeypatch.setattr(loop, "train_trials", fail)
     monkeypatch.setattr(measures, "compute_prepared", fail)
+    # No weights are read, and no image is decoded.
+    monkeypatch.setattr(checkpoints, "load", fail)
+    monkeypatch.setattr(pipeline, "batches", fail)
+    monkeypatch.setattr(corrupt_images, "find", fail)
+    monkeypatch.setattr(views, "summarize", fail)
     again = run_lib.run(config)
+    page = (directory / "report.html").read_text()
+    assert page.count('src="data:image/jpeg;base64,') == 8
     assert [r.scores for r in again.rows] == [r.scores for r in ranking.rows]
     # The stage `report` alone reads stored results.
     (directory / "report.html").unlink()

@@ -201,7 +201,7 @@ def test_extract_and_finetune_accept_a_graph(small, tmp_path):
     recipe = finetune.Recipe(
         learning_rate=0.05, num_steps=30, batch_size=8, batch_norm_decay=0.8
     )
-    result, _ = finetune.load_or_run(
+    result = finetune.run(
         tmp_path / "finetune", small.backbone, task, recipe, **settings
     )
     assert result.accuracy > 0.9
