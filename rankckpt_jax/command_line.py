@@ -242,26 +242,17 @@ def _check_demo(words: list[str], has_config: bool) -> None:
 
 def _check_exist(images: str, checkpoints: list[str]) -> None:
     """Raise for a plain path that does not exist, before anything slow is imported."""
-    if _is_missing(images) and not checkpoints:
-        raise InputError(
-            f"No command or folder is named {images!r}",
-            expected="rankckpt IMAGES CHECKPOINTS, rankckpt demo, or rankckpt list",
-            found=f"rankckpt {images}",
-            fix="check the spelling; rankckpt --help describes the usage",
-        )
     if _is_missing(images):
         raise InputError(
-            "The folder of images does not exist",
-            where=images,
-            expected="a folder, or a TFDS data set with its version, such as "
-            "caltech101:3.*.*",
+            f"No folder of images is named {images!r}",
+            expected="a folder, a TFDS data set with its version (caltech101:3.*.*), "
+            "or one of the commands demo and list",
             found="no such folder",
-            fix="check the path; images come first, then checkpoints",
+            fix="check the spelling; rankckpt --help describes the usage",
         )
     for name in filter(_is_missing, checkpoints):
         raise InputError(
-            "A checkpoint does not exist",
-            where=name,
+            f"No checkpoint is named {name!r}",
             expected="a directory, file, glob or handle",
             found="no such file or directory",
             fix="check the path",
@@ -276,7 +267,7 @@ def _is_missing(name: str) -> bool:
     """
     is_plain = not re.search(r"[*?\[#,:]|!/|^tfhub\.dev/|^~", name)
     # The prefix of a TF-Slim checkpoint is not a file itself.
-    return is_plain and not _exists(name) and not _exists(f"{name}.index")
+    return is_plain and not os.path.exists(name) and not os.path.exists(f"{name}.index")
 
 
 @contextlib.contextmanager
@@ -363,13 +354,10 @@ def _find_config(value: str) -> str:
     path, colon, argument = value.partition(":")
     own = _CONFIGS / pathlib.Path(path).name
     is_relative = os.path.normpath(path).startswith(f"configs{os.sep}")
-    if _exists(value) or _exists(path) or not (is_relative and own.is_file()):
+    if (
+        os.path.exists(value)
+        or os.path.exists(path)
+        or not (is_relative and own.is_file())
+    ):
         return value
     return f"{own}{colon}{argument}"
-
-
-def _exists(path: str) -> bool:
-    try:
-        return pathlib.Path(path).exists()
-    except (OSError, ValueError):  # No file can have this name.
-        return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numbers
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,7 +101,7 @@ def to_fields(
 
 def _is_tfds(name: str) -> bool:
     """Return whether a name is a TFDS data set with its version, not a path."""
-    return ":" in name and "://" not in name and not pathlib.Path(name).exists()
+    return ":" in name and "://" not in name and not os.path.exists(name)
 
 
 def _join(names: Path | Sequence[Path]) -> str:

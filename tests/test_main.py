@@ -162,6 +162,7 @@ def test_main_accepts_the_usual_forms_of_flags(given, tmp_path):
 @pytest.mark.parametrize(
     ("given", "options", "environment", "message"),
     [
+        (["configs"], [], {}, "No checkpoints are given"),
         (["--config=absent.py"], ["-O"], {}, "The config cannot be read"),
         (["--config", "absent.py"], [], {}, "where: --config=absent.py"),
         (["--flagfile=absent"], [], {}, "absent"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -54,8 +55,7 @@ def _short(given: Mapping[str, Any]) -> str:
     """Return `rankckpt IMAGES CHECKPOINTS ...`, or "" if it cannot express a config."""
     base = folder.get_config()
     images = given["task.path"] or given["task.tfds"]
-    # More than one checkpoint may stand in one word, separated by commas.
-    words = [word for word in (images, given["checkpoints"]) if word]
+    words = [images, *_split_existing(given["checkpoints"])]
     same = short_form.to_fields(images, given["checkpoints"])
     if (
         not images
@@ -67,9 +67,16 @@ def _short(given: Mapping[str, Any]) -> str:
     ):
         return ""
     base.update_from_flattened_dict({**same, "finetune.top": given["finetune.top"]})
-    return _join(
-        *words, *_fields(given, base, short_form.OPTIONS), f"--finetune={_TOP}"
-    )
+    flags = _fields(given, base, short_form.OPTIONS)
+    return _join(*words, *flags, f"--finetune={_TOP}")
+
+
+def _split_existing(checkpoints: str) -> list[str]:
+    """Split a list at its commas if each part exists, for words that are short."""
+    parts = checkpoints.split(",")
+    if all(part and os.path.exists(part) for part in parts):
+        return parts
+    return [checkpoints] if checkpoints else []
 
 
 def _has_fields(base: Any, given: Mapping[str, Any]) -> bool:
@@ -85,10 +92,12 @@ def _fields(
     given: Mapping[str, Any], base: Any, options: Mapping[str, str] | None = None
 ) -> Iterator[str]:
     """Yield a flag for each field that differs from those of another config."""
+    options = options or {}
     known = dict(_flatten(base.to_dict()))
-    for field, value in given.items():
-        if value != known[field]:
-            yield f"{(options or {}).get(field, f'--config.{field}')}={value}"
+    # Short options come first.
+    for field in [*options, *(field for field in given if field not in options)]:
+        if given[field] != known[field]:
+            yield f"{options.get(field, f'--config.{field}')}={given[field]}"
 
 
 def _join(*arguments: str) -> str:

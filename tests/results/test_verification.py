@@ -34,8 +34,8 @@ SHORT = [
             seed=3,
             **{"task.limit": 100, "finetune.top": 5},
         ),
-        "rankckpt photos pool --image-size=96 --measures=logme,leep --seed=3 "
-        "--config.task.limit=100 --workdir=gs://bucket/runs --finetune=2",
+        "rankckpt photos pool --measures=logme,leep --image-size=96 "
+        "--workdir=gs://bucket/runs --seed=3 --config.task.limit=100 --finetune=2",
     ),
     (
         config(default),
@@ -43,7 +43,11 @@ SHORT = [
     ),
     (
         config(images="my photos", checkpoints="pool,other"),
-        "rankckpt 'my photos' pool,other --finetune=2",
+        "rankckpt 'my photos' pool other --finetune=2",
+    ),
+    (
+        config(checkpoints="pool,nets/*"),
+        "rankckpt photos 'pool,nets/*' --finetune=2",
     ),
     (
         config(images="", **{"task.tfds": "caltech101:3.*.*"}),
