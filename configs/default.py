@@ -141,9 +141,9 @@ def get_config() -> ml_collections.ConfigDict:
     # paper, or the definition of other published code: stable_transfer, sfda, pactran,
     # spherical; see rankckpt_jax/measures/nleep.py.
     options.nleep.variant = "paper"
-    # Independent random starts. The score is their mean; the report shows their
-    # standard deviation.
-    options.nleep.num_restarts = 1
+    # Independent random starts; one in the paper. The score is their mean, and the
+    # report shows its standard deviation, which needs at least two.
+    options.nleep.num_restarts = 3
 
     # Fine-tuning; see rankckpt_jax/finetune/recipes.py.
     config.finetune = finetune = ml_collections.ConfigDict()

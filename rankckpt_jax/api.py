@@ -17,6 +17,7 @@ from typing import Any
 
 from rankckpt_jax import short_form
 from rankckpt_jax.benchmark import published
+from rankckpt_jax.configs import default
 from rankckpt_jax.devices import progress as progress_lib
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features.feature_set import from_arrays, to_accuracy
@@ -143,7 +144,8 @@ def rank_features(
       measures: Names of measures, or "all". The first one orders the ranking.
       accuracies: Known accuracies after fine-tuning by checkpoint, in [0, 1].
       task: Name of the task.
-      options: Options by measure: `{"nleep": {"energy": 0.9}}`.
+      options: Options by measure: `{"nleep": {"energy": 0.9}}`. The others have the
+        defaults of configs/default.py, as in `rank`.
       num_bootstrap: Bootstrap resamples of the images for each score's standard
         deviation; 0 for none.
       seed: Seed of random starts.
@@ -156,9 +158,13 @@ def rank_features(
     Raises:
       InputError: A measure or an option is unknown.
     """
-    settings = scoring.Settings(
-        scoring.parse_measures(measures), options or {}, seed, num_bootstrap
-    )
+    names = scoring.parse_measures(measures)
+    defaults = default.get_config().measure_options.to_dict()
+    options = {
+        name: {**defaults.get(name, {}), **(options or {}).get(name, {})}
+        for name in dict.fromkeys((*names, *(options or {})))
+    }
+    settings = scoring.Settings(names, options, seed, num_bootstrap)
     scoring.check_settings(settings)
     accuracies = accuracies or {}
     unmatched = published.describe_unmatched(accuracies, features)
@@ -185,7 +191,7 @@ def rank_features(
         except InputError as error:
             rows.append(dataclasses.replace(row, failure=str(error)))
     rows = comparison.compare_rows(rows, settings.measures)
-    provenance = {"measures": settings.measures, "options": options or {}, "seed": seed}
+    provenance = {"measures": settings.measures, "options": options, "seed": seed}
     if unmatched:
         provenance["accuracies"] = unmatched
     return ranking_lib.rank(

@@ -6,6 +6,7 @@ import scipy.sparse
 
 import rankckpt_jax
 from rankckpt_jax import rank, rank_features
+from rankckpt_jax.configs import default
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import registry
 from rankckpt_jax.run import run as run_lib
@@ -81,6 +82,17 @@ class _Tensor:
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.values, dtype)
+
+
+def test_rank_features_uses_the_default_options_of_rank(nets):
+    options = {"nleep": {"components_per_class": 2}}
+    ranking = rank_features(nets, measures="nleep", options=options)
+    assert ranking.provenance["options"]["nleep"] == {
+        **default.get_config().measure_options.nleep,
+        "components_per_class": 2,
+    }
+    # Several starts, so that the noise of the score is known.
+    assert all(row.spread("nleep") is not None for row in ranking.scored_rows)
 
 
 def test_rank_features_accepts_tensors_and_mappings(nets):

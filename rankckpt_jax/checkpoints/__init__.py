@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from etils import epath
@@ -94,9 +95,21 @@ def identify(path: epath.Path | str) -> str:
         if files.is_on_bucket(place):
             return uris.bucket_version(place)
         parts = [place] if place.exists() else uris.prefix_files(place)
-        return files.digest(*(sources.fingerprint(part, Options()) for part in parts))
+        return files.digest(*map(_fingerprint, parts))
     except (OSError, InputError):
         return ""
+
+
+def _fingerprint(path: epath.Path) -> str:
+    if path.is_dir():
+        return sources.fingerprint(path, Options())
+    return _fingerprint_file(path, *files.size_and_time(path))
+
+
+@functools.lru_cache(maxsize=64)
+def _fingerprint_file(path: epath.Path, size: int, changed: float) -> str:
+    """Return the digest of a file, read once for all checkpoints of an archive."""
+    return sources.fingerprint(path, Options())
 
 
 def load_slim(

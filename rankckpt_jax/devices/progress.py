@@ -12,6 +12,7 @@ import logging
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -83,8 +84,11 @@ def bar(description: str, total: int, unit: str) -> Iterator[Bar]:
         with _WATCH.watching(counter.describe):
             yield counter
         return
-    # Imported here for start-up time. In a notebook it shows a widget.
-    from tqdm import auto
+    with warnings.catch_warnings():
+        # Without ipywidgets a notebook shows the bar as text, which needs no warning.
+        warnings.simplefilter("ignore")
+        # Imported here for start-up time. In a notebook it shows a widget.
+        from tqdm import auto
 
     with (
         auto.tqdm(

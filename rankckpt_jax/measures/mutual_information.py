@@ -69,7 +69,7 @@ def mutual_information(
 
     Returns:
       The estimate. Its details hold the `scores` of the restarts and, for two or more,
-      their standard deviation `spread`.
+      the standard deviation of their mean as `spread`.
 
     Raises:
       InputError: No class has four images.
@@ -118,7 +118,7 @@ def mutual_information(
     scores = compute_scores(statistics.weights)
     details: dict[str, Any] = {"scores": scores.tolist(), "num_images": len(rows)}
     if num_restarts > 1:
-        details["spread"] = float(np.std(scores, ddof=1))
+        details["spread"] = sampling.standard_error(scores)
     return Result(
         float(scores.mean()),
         details,

@@ -54,7 +54,7 @@ from rankckpt_jax.measures.registry import (
     Result,
     register,
 )
-from rankckpt_jax.measures.statistics import pca, scaling
+from rankckpt_jax.measures.statistics import pca, sampling, scaling
 
 VARIANTS = ("paper", "stable_transfer", "sfda", "pactran", "spherical")
 
@@ -135,7 +135,8 @@ def nleep(
       and lists over the restarts: `scores`, the number of EM iterations, whether EM
       converged, its last lower bound, and the mean entropy of the posteriors in nats.
       `scale` is the number that the projections were divided by; 1 at ordinary scales.
-      With several restarts, `spread` is the standard deviation of the scores.
+      With several restarts, `spread` is the standard deviation of their mean, which is
+      the score.
 
     Raises:
       InputError: There are fewer images than components.
@@ -187,7 +188,7 @@ def nleep(
         "posterior_entropy": [predicted.entropy for _, predicted in runs],
     }
     if num_restarts > 1:
-        details["spread"] = float(np.std(scores, ddof=1))
+        details["spread"] = sampling.standard_error(scores)
     warnings = (
         _warn_of_scale(scale, reg_covar),
         _warn_of_few_images(covariance_type, num_components, *projected.shape),

@@ -18,7 +18,8 @@ class Row:
         separated by commas.
       scores: Score by measure; higher means better transfer. A measure that is missing
         or not finite has no score.
-      spreads: Standard deviation of the score over repetitions, by measure.
+      spreads: Standard deviation of the score, by measure. For a mean over random
+        starts it is that of a single start, divided by the root of their number.
       warnings: One warning by measure or topic.
       saturated: For measures whose score means nothing here, the regime's name; see
         `measures.Regime`.
@@ -86,7 +87,7 @@ class Row:
         return None if self.failure else finite(self.scores.get(measure))
 
     def spread(self, measure: str) -> float | None:
-        """Return the spread of the score by `measure`, or None."""
+        """Return the standard deviation of the score by `measure`, or None."""
         return None if self.failure else finite(self.spreads.get(measure))
 
     def finite_accuracy(self) -> float | None:

@@ -144,6 +144,7 @@ def load(config: Any) -> Iterator[RunContext]:
     trackers = validation.check_trackers(config.track, stages)
     shard = shard_lib.parse(config.shard)
     validation.check(config, stages, settings.measures)
+    workdir = files.to_path(config.workdir)
     cache = open_cache(config.image_cache, config.image_cache_gigabytes)
     pool.check(config)
     recipe = config.finetune.to_dict()
@@ -166,7 +167,6 @@ def load(config: Any) -> Iterator[RunContext]:
         unmatched = published.describe_unmatched(accuracies, names)
     if unmatched:
         _log.warning("%s: %s", source, unmatched)
-    workdir = files.to_path(config.workdir)
     context = RunContext(
         stages=stages,
         trackers=trackers,

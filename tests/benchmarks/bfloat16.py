@@ -95,7 +95,7 @@ def compare_scores(pool, images):
         exact, rounded = (each["features"].astype(float) for each in extracted.values())
         cosine = _cosine(exact - exact.mean(0), rounded - rounded.mean(0))
         one, other = (result.score for result in results.values())
-        spread = results["float32"].details["spread"]
+        spread = np.std(results["float32"].details["scores"], ddof=1)
         print(
             f"{name:28} {cosine:9.6f} {one:9.4f} {other:9.4f} {other - one:+7.4f} "
             f"{spread:7.4f}",

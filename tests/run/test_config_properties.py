@@ -73,8 +73,8 @@ def call(image_folder, pool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "here"))
     monkeypatch.setattr(run_lib, "_evaluate_members", lambda context: [])
-    monkeypatch.setattr(run_lib, "_illustrate", lambda ranking, context: ranking)
-    monkeypatch.setattr(run_lib.report, "write", lambda *_: None)
+    monkeypatch.setattr(run_lib, "illustrate", lambda ranking, context: ranking)
+    monkeypatch.setattr(run_lib.report, "write", lambda _, directory: directory)
     given = [
         "--config=configs/folder.py",
         f"--config.task.path={image_folder}",

@@ -7,7 +7,15 @@ first image, and images of a class by their numbers.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
+
+
+def standard_error(scores: Sequence[float] | np.ndarray) -> float:
+    """Return the standard deviation of the mean of independent scores, two or more."""
+    return float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
 
 
 def shuffled_classes(labels: np.ndarray, seed: int) -> list[np.ndarray]:
