@@ -354,10 +354,7 @@ def _find_config(value: str) -> str:
     path, colon, argument = value.partition(":")
     own = _CONFIGS / pathlib.Path(path).name
     is_relative = os.path.normpath(path).startswith(f"configs{os.sep}")
-    if (
-        os.path.exists(value)
-        or os.path.exists(path)
-        or not (is_relative and own.is_file())
-    ):
+    exists = os.path.exists(value) or os.path.exists(path)
+    if exists or not (is_relative and own.is_file()):
         return value
     return f"{own}{colon}{argument}"
