@@ -60,10 +60,17 @@ def test_rank_features_ranks_and_evaluates(nets, tmp_path):
     assert [row.checkpoint for row in ranking.rows] == ["net2", "net1", "net0"]
     assert ranking.evaluation["h_score"]["kendall"] == pytest.approx(1)
     assert "classifier" in ranking.rows[0].warnings["etran"]
-    text = ranking.to_csv(tmp_path / "r.csv")
-    assert (tmp_path / "r.csv").read_text() == text and text.startswith("rank,")
-    assert ranking.to_html(tmp_path / "r.html").startswith("<!doctype html>")
-    assert (tmp_path / "r.html").exists()
+    for write, name, start in (
+        (ranking.to_csv, "r.csv", "rank,"),
+        (ranking.to_json, "r.json", "{"),
+        (ranking.to_html, "r.html", "<!doctype html>"),
+    ):
+        assert write(tmp_path / name) is None
+        text = write()
+        assert (tmp_path / name).read_text() == text and text.startswith(start)
+    assert repr(ranking).startswith("features: 3 checkpoints\n")
+    assert repr(ranking.rows[0]).startswith("Row('net2', h_score=")
+    assert "\n" not in repr(ranking.rows[0])
 
 
 class _Tensor:

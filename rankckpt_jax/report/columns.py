@@ -15,6 +15,7 @@ from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row, finite
 
 Value = str | float | None
+Format = Callable[[Sequence[float | None]], list[str]]
 
 MARK = "*"
 """Follows a value that has a warning."""
@@ -29,7 +30,7 @@ class Column:
       heading: Heading for people.
       help: One sentence on its meaning.
       value: Returns the value of a row; None or "" if unknown.
-      format: Returns the texts of finite numbers, or None for values that are text.
+      format: Returns the texts of finite numbers; None if the values are texts.
       shown_in: Which of `"terminal"`, `"notebook"` and `"page"` show it.
       optional: Whether they omit it if no row has a value.
       spread: Returns the standard deviation of a row's value.
@@ -41,7 +42,7 @@ class Column:
     heading: str
     help: str
     value: Callable[[Row], Value]
-    format: Callable[[Sequence[float | None]], list[str]] | None = None
+    format: Format | None = None
     shown_in: tuple[str, ...] = ()
     optional: bool = True
     spread: Callable[[Row], float | None] = lambda row: None
@@ -70,6 +71,14 @@ class Cell:
     warning: str = ""
 
 
+def _each(format: Callable[[float], str]) -> Format:
+    return lambda values: ["" if value is None else format(value) for value in values]
+
+
+WHOLE = _each("{:.0f}".format)
+"""The format of whole numbers."""
+
+
 def columns(ranking: Ranking) -> list[Column]:
     """Return the columns of a ranking. To add a column, add an entry here."""
     first = ranking.measures[0]
@@ -81,7 +90,7 @@ def columns(ranking: Ranking) -> list[Column]:
             "#",
             f"Rank by {printable(first)}; equal scores share a rank.",
             lambda row: ranks[id(row)],
-            _whole,
+            WHOLE,
             everywhere,
             optional=False,
         ),
@@ -117,6 +126,12 @@ def columns(ranking: Ranking) -> list[Column]:
             bounds=(0.0, 1.0),
         ),
         Column(
+            "accuracy_source",
+            "source of the accuracy",
+            "Source of an accuracy that was not measured in this run.",
+            lambda row: row.accuracy_source,
+        ),
+        Column(
             "ranking_seconds",
             "seconds",
             f"Seconds to extract features and to score them by {printable(first)}.",
@@ -143,14 +158,14 @@ def columns(ranking: Ranking) -> list[Column]:
             "parameters",
             "Parameters of the network without its classification head.",
             lambda row: row.num_parameters,
-            _whole,
+            WHOLE,
         ),
         Column(
             "feature_dim",
             "features",
             "Dimension of a feature vector.",
             lambda row: row.feature_dim,
-            _whole,
+            WHOLE,
         ),
         Column(
             "feature_tensor",
@@ -163,7 +178,21 @@ def columns(ranking: Ranking) -> list[Column]:
             "image size",
             "Side of the square input, in pixels.",
             lambda row: row.image_size,
-            _whole,
+            WHOLE,
+        ),
+        Column(
+            "own_image_size",
+            "own image size",
+            "Side of the images that the checkpoint was made for, in pixels.",
+            lambda row: row.own_image_size,
+            WHOLE,
+        ),
+        Column(
+            "source_accuracy",
+            "source accuracy (%)",
+            "Published top-1 accuracy on the source data set, in percent.",
+            lambda row: row.source_accuracy,
+            _each("{:.1f}".format),
         ),
         Column(
             "warnings",
@@ -245,7 +274,7 @@ def _of_measure(measure: str) -> tuple[Column, ...]:
             f"{measure}_saturated",
             f"{name} saturated",
             f"The reason why the score by {name} means nothing here, or empty.",
-            lambda row: row.saturated.get(measure),
+            lambda row: row.saturated.get(measure, ""),
         ),
         Column(
             f"{measure}_spread",
@@ -270,10 +299,3 @@ def _clean(column: Column, row: Row) -> Value:
     if column.format is None:
         return value or None
     return None if isinstance(value, str) else finite(value)
-
-
-def _each(format: Callable[[float], str]) -> Callable[..., list[str]]:
-    return lambda values: ["" if value is None else format(value) for value in values]
-
-
-_whole = _each("{:.0f}".format)

@@ -1,37 +1,74 @@
-"""The ranking as JSON."""
+"""The ranking as JSON; docs/reading-a-ranking.md describes every key."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from typing import Any
 
 from rankckpt_jax.report.columns import Value, columns
+from rankckpt_jax.results.agreement import Agreement
+from rankckpt_jax.results.conclusions import Conclusion
 from rankckpt_jax.results.row import finite
 from rankckpt_jax.results.summary import Summary
 
+SCHEMA = 1
+"""Raised when a key is removed or changes its meaning; new keys do not raise it."""
+
 
 def to_json(summary: Summary) -> str:
-    """Return the task, the conclusions, the evaluation and all columns of each row.
+    """Return the conclusion, the evaluation, the warnings and all columns of each row.
 
     Numbers that are unknown or not finite are null.
     """
     ranking = summary.ranking
-    rows = [
-        {column.name: _clean(column.value(row)) for column in columns(ranking)}
-        for row in ranking.rows
-    ]
-    evaluation = {
-        measure: {name: finite(value) for name, value in scores.items()}
-        for measure, scores in ranking.evaluation.items()
-    }
     content = {
+        "schema": SCHEMA,
         "task": ranking.task,
         "description": ranking.task_description,
         "measures": ranking.measures,
-        "conclusions": summary.sentences,
-        "evaluation": evaluation,
-        "rows": rows,
+        "conclusion": _conclusion(summary.conclusion),
+        "evaluation": _evaluation(summary.agreement),
+        "baselines": [
+            {"name": baseline.name, "n": baseline.n, **_numbers(baseline.scores)}
+            for baseline in summary.agreement.baselines
+        ],
+        "warnings": [dataclasses.asdict(warning) for warning in summary.warnings],
+        "rows": [
+            {column.name: _clean(column.value(row)) for column in columns(ranking)}
+            for row in ranking.rows
+        ],
     }
     return json.dumps(content, indent=2) + "\n"
+
+
+def _conclusion(conclusion: Conclusion) -> dict[str, Any]:
+    return {
+        "checkpoint": conclusion.answer[1] or None,
+        **dataclasses.asdict(conclusion),
+        "answer": "".join(conclusion.answer),
+        "figures": [
+            {"name": name, "value": value, "note": note}
+            for name, value, note in conclusion.figures
+        ],
+    }
+
+
+def _evaluation(agreement: Agreement) -> dict[str, Any]:
+    return {
+        measure: {
+            "n": summary.n,
+            **_numbers(summary.scores),
+            "kendall_low": finite(summary.interval.low),
+            "kendall_high": finite(summary.interval.high),
+            "p_value": finite(summary.p_value),
+        }
+        for measure, summary in agreement.measures.items()
+    }
+
+
+def _numbers(scores: Any) -> dict[str, float | None]:
+    return {name: finite(value) for name, value in scores.items()}
 
 
 def _clean(value: Value) -> Value:

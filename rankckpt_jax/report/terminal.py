@@ -1,78 +1,150 @@
-"""The ranking as plain text for a terminal."""
+"""The ranking as plain text that fits the width of a terminal."""
 
 import itertools
-import math
+import shutil
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from rankckpt_jax.report import columns
-from rankckpt_jax.results import verification
+from rankckpt_jax.report import columns, evaluation
 from rankckpt_jax.results.formatting import count, one_line, printable
+from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.summary import Summary
 
-_METRICS = ("recall@1", "rel@1", "recall@3", "rel@3", "pearson", "kendall")
+_DEFAULT_WIDTH = 100
+"""The width where nothing tells it, such as in a file."""
 
-_REASON_WIDTH = 120
-"""Longer reasons of failures are cut; the page shows all of them."""
+_MIN_WIDTH, _MAX_TEXT_WIDTH = 40, 88
+"""A narrower table is of no use, and longer lines of text are hard to read."""
+
+_NAME_SHARE, _MIN_NAME_WIDTH = 0.4, 12
+"""Longer names than this share of the width are shortened, but not below this width."""
+
+_SHORT_ROWS = 10
+
+_GAP = "  "
 
 
-def to_text(summary: Summary) -> str:
-    """Return the ranking, its evaluation and its conclusions as plain text.
+def to_text(summary: Summary, width: int | None = None) -> str:
+    """Return the conclusion, the ranking and its evaluation as plain text.
 
-    Empty columns are omitted. Names and reasons come from files, so characters that
-    could control a terminal are escaped.
+    Columns that are empty or do not fit are omitted. Names and reasons come from files,
+    so characters that could control a terminal are escaped.
+
+    Args:
+      summary: The summary of the ranking.
+      width: Largest length of a line, except that of a command. By default the width
+        of the terminal or the environment's COLUMNS, and 100 where there is neither.
 
     Returns:
       Several lines without a final newline; `results.ranking.rank` has an example.
     """
+    width = _get_width(width)
     ranking = summary.ranking
-    failed = len(ranking.failed)
-    title = f"{printable(ranking.task)}: {count(len(ranking.rows), 'checkpoint')}"
-    title += f", {failed} failed" if failed else ""
-    description = printable(ranking.task_description)
-    blocks = [f"{title}\n{description}" if description else title]
+    blocks = [_title(ranking, width), _conclusion_lines(summary, width)]
     if ranking.rows:
-        blocks.append(_ranking_lines(summary))
+        blocks.append(_ranking_lines(ranking, width))
     if summary.agreement.is_known:
-        blocks.append(_evaluation_lines(summary))
+        blocks.append(_evaluation_lines(summary, width))
+    notes = [*summary.conclusion.details, *_warnings(summary)]
+    if notes:
+        blocks.append("\n".join(_wrap(note, width) for note in notes))
+    return "\n\n".join(blocks)
+
+
+def to_short_text(ranking: Ranking, width: int | None = None) -> str:
+    """Return the first rows of the ranking as plain text.
+
+    The arguments are those of `to_text`.
+    """
+    width = _get_width(width)
+    lines = [_title(ranking, width)]
+    if ranking.rows:
+        lines.append(_ranking_lines(ranking, width, _SHORT_ROWS))
+    return "\n".join(lines)
+
+
+def _get_width(width: int | None) -> int:
+    found = width or shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns
+    return max(found, _MIN_WIDTH)
+
+
+def _title(ranking: Ranking, width: int) -> str:
+    title = f"{printable(ranking.task)}: {count(len(ranking.rows), 'checkpoint')}"
+    if ranking.failed:
+        title += f", {len(ranking.failed)} failed"
+    lines = [title, printable(ranking.task_description)]
+    return "\n".join(_wrap(line, width) for line in lines if line)
+
+
+def _conclusion_lines(summary: Summary, width: int) -> str:
+    """Return the answer and the evidence for and against it."""
     conclusion = summary.conclusion
     lines = ["".join(conclusion.answer), *conclusion.support, conclusion.verification]
+    lines = [_wrap(line, width) for line in lines if line]
     if conclusion.command:
-        lines += ["To fine-tune the best two, run:", conclusion.command]
+        # In a line of its own, to be copied.
+        lines += ["To fine-tune the best two, run:", f"  {conclusion.command}"]
     quoted = {warning.text for warning in summary.warnings}
-    lines += [text for text in conclusion.against if text not in quoted]
-    lines += conclusion.details
-    lines = [line for line in lines if line]
-    marked = set(map(printable, ranking.measures))
+    lines += [
+        _wrap(f"Against it: {sentence}", width)
+        for sentence in conclusion.against
+        # The warning follows, with its checkpoints.
+        if sentence not in quoted
+    ]
+    return "\n".join(lines)
+
+
+def _warnings(summary: Summary) -> list[str]:
+    marked = set(map(printable, summary.ranking.measures))
+    result = []
     for warning in summary.warnings:
         n = len(warning.checkpoints)
         names = warning.checkpoints[0] if n == 1 else count(n, "checkpoint")
         topics = ", ".join(warning.topics)
         mark = f"{columns.MARK} " if marked & set(warning.topics) else ""
-        lines.append(f"{mark}Warning, {topics} of {names}: {warning.text}")
-    blocks.append("\n".join(map(_wrap, lines)))
-    return "\n\n".join(blocks)
+        result.append(f"{mark}Warning, {topics} of {names}: {warning.text}")
+    return result
 
 
-def _ranking_lines(summary: Summary) -> str:
-    """Return the table of checkpoints."""
-    rows = summary.ranking.rows
-    table = columns.shown(summary.ranking, "terminal")
-    texts = [
-        _texts(columns.cells(column, rows, "-" if column.format else ""))
+def _ranking_lines(ranking: Ranking, width: int, most: int | None = None) -> str:
+    """Return the table of checkpoints and what its signs mean.
+
+    Args:
+      ranking: A ranking with at least one row.
+      width: Largest length of a line.
+      most: Number of rows to show, without a legend; all if None.
+    """
+    rows = ranking.rows
+    table = columns.shown(ranking, "terminal")
+    cells = {
+        column.name: columns.cells(column, rows, "-" if column.format else "")
         for column in table
-    ]
-    lines: list[Sequence[str]] = [[column.heading for column in table]]
+    }
+    texts = {
+        column.name: [column.heading, *_texts(cells[column.name])] for column in table
+    }
+    table = _fit(ranking, table, texts, width)
+    lines: list[Sequence[str]] = list(
+        zip(*(texts[column.name] for column in table), strict=True)
+    )
     # The rank and the texts come first; of a failed row only these are shown.
     num_texts = 1 + sum(column.format is None for column in table)
     tails = {}
-    for row, cells in zip(rows, zip(*texts, strict=True), strict=True):
+    for i, row in enumerate(rows, start=1):
         if row.failure:
-            tails[len(lines)] = f"failed: {_shorten(one_line(row.failure))}"
-            cells = cells[:num_texts]
-        lines.append(cells)
-    return align(lines, left=range(1, num_texts), tails=tails)
+            tails[i] = f"failed: {one_line(row.failure)}"
+            lines[i] = lines[i][:num_texts]
+    shown = lines if most is None else lines[: most + 1]
+    result = [align(shown, left=range(1, num_texts), tails=tails, width=width)]
+    if len(shown) < len(lines):
+        result.append(f"... and {len(lines) - len(shown)} more")
+    hidden = [m for m in ranking.measures if m not in {column.name for column in table}]
+    if hidden:
+        result.append(_name_hidden(hidden, width))
+    if most is None:
+        result.append(_wrap(_legend(ranking, table, cells), width))
+    return "\n".join(result)
 
 
 def _texts(cells: Sequence[columns.Cell]) -> list[str]:
@@ -85,27 +157,93 @@ def _texts(cells: Sequence[columns.Cell]) -> list[str]:
     ]
 
 
-def _evaluation_lines(summary: Summary) -> str:
+def _fit(
+    ranking: Ranking,
+    table: Sequence[columns.Column],
+    texts: dict[str, list[str]],
+    width: int,
+) -> list[columns.Column]:
+    """Return the columns that fit; if not all do, shorten long names in `texts`.
+
+    The rank, the name, the first measure and the accuracy always stay. The other
+    measures follow in their order, then the other columns.
+    """
+    first, *others = ranking.measures
+    essential = ["rank", "checkpoint", first, "accuracy"]
+    order = [*others, "ranking_seconds", "architecture"]
+    widths = {name: max(map(_width, column)) for name, column in texts.items()}
+
+    def total(names: Iterable[str]) -> int:
+        known = [widths[name] for name in names if name in widths]
+        return sum(known) + len(_GAP) * (len(known) - 1)
+
+    if total(widths) <= width:
+        return list(table)
+    room = width - (total(essential) - widths["checkpoint"])
+    limit = max(min(int(_NAME_SHARE * width), room), _MIN_NAME_WIDTH)
+    heading, *names = texts["checkpoint"]
+    texts["checkpoint"] = [heading, *_shorten_names(names, limit)]
+    widths["checkpoint"] = max(map(_width, texts["checkpoint"]))
+    kept = essential
+    for name in order:
+        if name not in widths:
+            continue
+        if total([*kept, name]) > width:
+            break
+        kept = [*kept, name]
+    return [column for column in table if column.name in kept]
+
+
+def _name_hidden(measures: Sequence[str], width: int) -> str:
+    """Return a line on the measures that do not fit, with as many names as possible."""
+    names = [printable(measure) for measure in measures]
+    for n in range(len(names), 0, -1):
+        more = f" and {len(names) - n} more" if n < len(names) else ""
+        line = f"Not shown: {', '.join(names[:n])}{more}; see ranking.csv or to_csv()."
+        if _width(line) <= width:
+            return line
+    return _wrap(f"{count(len(names), 'measure')} not shown; see ranking.csv.", width)
+
+
+def _legend(
+    ranking: Ranking,
+    table: Sequence[columns.Column],
+    cells: Mapping[str, Sequence[columns.Cell]],
+) -> str:
+    """Return what the signs and the units of the shown columns mean."""
+    shown = {column.name for column in table}
+    of_table = [cell for name in shown for cell in cells[name]]
+    parts = ["Higher scores are better"]
+    if any(cell.spread for cell in of_table):
+        parts.append("± is the standard deviation of a score")
+    if any(cell.warning for cell in of_table):
+        parts.append(f"{columns.MARK} marks a score with a warning")
+    if "accuracy" in shown:
+        parts.append("fine-tuned is the test accuracy after fine-tuning")
+    if "ranking_seconds" in shown:
+        first = printable(ranking.measures[0])
+        parts.append(f"seconds are those of extraction and scoring by {first}")
+    return f"{'; '.join(parts)}."
+
+
+def _evaluation_lines(summary: Summary, width: int) -> str:
     """Return the table of measures, baselines and a random order."""
-
-    def line(name: str, n: int, scores: Mapping[str, float]) -> list[str]:
-        values = [scores[key] for key in _METRICS]
-        cells = ["-" if math.isnan(value) else f"{value:.2f}" for value in values]
-        return [name, str(n), *cells]
-
-    agreement = summary.agreement
-    lines = [["measure", "n", *_METRICS]]
-    for measure, of_measure in agreement.measures.items():
-        lines.append(line(printable(measure), of_measure.n, of_measure.scores))
-    for baseline in *agreement.baselines, agreement.random_order:
-        lines.append(line(f"({baseline.name})", baseline.n, baseline.scores))
-    return align(lines, left=[0])
+    header, *lines = evaluation.lines(summary)
+    names = _shorten_names([line[0] for line in lines], int(_NAME_SHARE * width))
+    lines = [[name, *line[1:]] for name, line in zip(names, lines, strict=True)]
+    # The metrics are in the order of their importance; the last ones are dropped.
+    n = len(header)
+    while n > 3 and _table_width([line[:n] for line in (header, *lines)]) > width:
+        n -= 1
+    table = align([line[:n] for line in (header, *lines)], left=[0])
+    return f"{table}\n{_wrap(evaluation.LEGEND, width)}"
 
 
 def align(
     lines: Sequence[Sequence[str]],
     left: Iterable[int],
     tails: Mapping[int, str] | None = None,
+    width: int | None = None,
 ) -> str:
     """Align cells in columns and draw a rule below the first line.
 
@@ -114,11 +252,12 @@ def align(
         fewer cells than the header.
       left: Indices of the columns that are aligned to the left, as text is.
       tails: Text after the cells of a line, by index of the line.
+      width: Tails are cut at this length of a line; not at all if None.
 
     Returns:
       The lines, without trailing blanks.
     """
-    widths = [max(map(_width, c)) for c in itertools.zip_longest(*lines, fillvalue="")]
+    widths = _column_widths(lines)
     left, tails = set(left), tails or {}
     aligned = []
     for i, line in enumerate(lines):
@@ -126,9 +265,22 @@ def align(
         for j, cell in enumerate(line):
             blanks = " " * (widths[j] - _width(cell))
             cells.append(cell + blanks if j in left else blanks + cell)
-        aligned.append("  ".join([*cells, tails.get(i, "")]).rstrip())
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        start = _GAP.join([*cells, ""]) if i in tails else _GAP.join(cells)
+        tail = tails.get(i, "")
+        if width is not None:
+            tail = _cut(tail, width - _width(start))
+        aligned.append(f"{start}{tail}".rstrip())
+    rule = "-" * _table_width(lines)
     return "\n".join([aligned[0], rule, *aligned[1:]])
+
+
+def _column_widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(_width, c)) for c in itertools.zip_longest(*lines, fillvalue="")]
+
+
+def _table_width(lines: Sequence[Sequence[str]]) -> int:
+    widths = _column_widths(lines)
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
 def _width(text: str) -> int:
@@ -139,13 +291,43 @@ def _width(text: str) -> int:
     )
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= _REASON_WIDTH else text[: _REASON_WIDTH - 1] + "…"
+def _cut(text: str, width: int) -> str:
+    """Return the start of a text, with an ellipsis if it is longer than `width`."""
+    return text if _width(text) <= width else f"{_start(text, width - 1)}…"
 
 
-def _wrap(sentence: str) -> str:
-    if sentence.startswith(verification.PROGRAM):
-        return sentence  # To be copied.
-    return textwrap.fill(
-        sentence, width=80, break_long_words=False, break_on_hyphens=False
-    )
+def _start(text: str, width: int) -> str:
+    """Return the longest start of a text of at most this width."""
+    n = 0
+    while n < len(text) and _width(text[: n + 1]) <= width:
+        n += 1
+    return text[:n]
+
+
+def _shorten_names(names: Sequence[str], width: int) -> list[str]:
+    """Return names without the middle of long ones; different names stay different.
+
+    Args:
+      names: The names.
+      width: Largest width of a name, unless different names would become equal.
+    """
+    longest = max(map(_width, names), default=0)
+    for limit in range(width, longest):
+        short = [_shorten(name, limit) for name in names]
+        if len(set(short)) == len(set(names)):
+            return short
+    return list(names)
+
+
+def _shorten(name: str, width: int) -> str:
+    """Return a name without its middle if it is longer than `width`."""
+    if _width(name) <= width:
+        return name
+    start = _start(name, (width - 1) // 2)
+    end = _start(name[::-1], width - 1 - _width(start))[::-1]
+    return f"{start}…{end}"
+
+
+def _wrap(text: str, width: int) -> str:
+    width = min(width, _MAX_TEXT_WIDTH)
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)

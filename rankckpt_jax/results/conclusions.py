@@ -151,7 +151,7 @@ def _accuracy(ranking: Ranking, recommendation: Recommendation) -> str:
         return f"{sentence}."
     n = len(recommendation.measured)
     is_all = n == len(ranking.rows) - len(ranking.failed)
-    sentence += f", the highest of {n}{'' if is_all else ' that were fine-tuned'}"
+    sentence += f", the highest of {n}{'' if is_all else ' fine-tuned'}"
     loss, measure = recommendation.loss, printable(ranking.measures[0])
     if loss is None or picked is None:
         return f"{sentence}."

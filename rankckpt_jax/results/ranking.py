@@ -12,8 +12,12 @@ from rankckpt_jax.results.row import Row
 from rankckpt_jax.storage import files
 
 if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
     from rankckpt_jax.features import views as views_lib
     from rankckpt_jax.results.ablation import Ablation
+    from rankckpt_jax.results.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,50 +140,96 @@ class Ranking:
             group_titles={**other.group_titles, **self.group_titles},
         )
 
-    def to_csv(self, path: epath.PathLike | None = None) -> str:
-        """Return the ranking as comma-separated values; see `report.csv`.
+    def to_csv(self, path: epath.PathLike | None = None) -> str | None:
+        """Write all columns as comma-separated values; see `report.csv`.
 
         Args:
-          path: A file to write as well.
+          path: The file to write; None to return the text.
         """
         # Imported here: a convenience method; the report imports this module.
         from rankckpt_jax.report import csv
 
-        return _write(csv.to_csv(self), path)
+        return _deliver(csv.to_csv(self), path)
 
-    def to_html(self, path: epath.PathLike | None = None) -> str:
-        """Return the ranking as one self-contained page; see `report.page`.
+    def to_json(self, path: epath.PathLike | None = None) -> str | None:
+        """Write the ranking and its conclusion as JSON.
+
+        docs/reading-a-ranking.md describes every key.
 
         Args:
-          path: A file to write as well.
+          path: The file to write; None to return the text.
+        """
+        # Imported here: a convenience method; the report imports this module.
+        from rankckpt_jax.report import json
+
+        return _deliver(json.to_json(self.summarize()), path)
+
+    def to_html(self, path: epath.PathLike | None = None) -> str | None:
+        """Write the ranking as one self-contained page; see `report.page`.
+
+        Args:
+          path: The file to write; None to return the text.
         """
         # Imported here: a convenience method; the report imports this module.
         from rankckpt_jax.report import page
 
+        return _deliver(page.to_html(self.summarize()), path)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return all columns as a DataFrame, with one row for each checkpoint.
+
+        Raises:
+          InputError: pandas is not installed.
+        """
+        # Imported here: a convenience method; the report imports this module.
+        from rankckpt_jax.report import dataframe
+
+        return dataframe.to_pandas(self)
+
+    def plot(self, measure: str = "") -> "Figure":
+        """Draw accuracies against scores, or the scores if there are no accuracies.
+
+        Args:
+          measure: One of the measures; the first one by default.
+
+        Returns:
+          A Matplotlib figure, for `savefig`; a notebook shows it.
+
+        Raises:
+          InputError: The ranking has no such measure.
+        """
+        # Imported here: a convenience method; the report imports this module.
+        from rankckpt_jax.report import figure
+
+        return figure.plot(self, measure or self.measures[0])
+
+    def summarize(self) -> "Summary":
+        """Compute the conclusion and the evaluation that reports print."""
         # Imported here: a convenience method; the summary imports this module.
         from rankckpt_jax.results.summary import summarize
 
-        return _write(page.to_html(summarize(self)), path)
+        return summarize(self)
 
     def _repr_html_(self) -> str:
         """Return the table that a notebook shows."""
         # Imported here: a convenience method; the report imports this module.
         from rankckpt_jax.report import notebook
 
-        # Imported here: a convenience method; the summary imports this module.
-        from rankckpt_jax.results.summary import summarize
+        return notebook.to_html(self.summarize())
 
-        return notebook.to_html(summarize(self))
+    def __repr__(self) -> str:
+        """Return the first rows as a table."""
+        # Imported here: a convenience method; the report imports this module.
+        from rankckpt_jax.report import terminal
+
+        return terminal.to_short_text(self)
 
     def __str__(self) -> str:
         """Return the ranking as a table for a terminal; see `report.terminal`."""
         # Imported here: a convenience method; the report imports this module.
         from rankckpt_jax.report import terminal
 
-        # Imported here: a convenience method; the summary imports this module.
-        from rankckpt_jax.results.summary import summarize
-
-        return terminal.to_text(summarize(self))
+        return terminal.to_text(self.summarize())
 
 
 def rank(
@@ -203,26 +253,24 @@ def rank(
       ...     Row("b", scores={"nleep": -0.4}, accuracy=0.84),
       ...     Row("c", failure="no such file"),
       ... ]
-      >>> print(rank("pets", ["nleep"], rows))
+      >>> print(rank("pets", ["nleep"], rows))  # doctest: +ELLIPSIS
       pets: 3 checkpoints, 1 failed
       <BLANKLINE>
+      Use b.
+      Fine-tuned, it reaches 84.0%, the highest of 2; following nleep loses nothing.
+      ...
       #  checkpoint    nleep  fine-tuned
       ----------------------------------
       1  b           -0.4000       84.0%
       2  a           -0.9000       71.0%
       -  c           failed: no such file
+      Higher scores are better; fine-tuned is the test accuracy after fine-tuning.
       <BLANKLINE>
-      measure         n  recall@1  rel@1  recall@3  rel@3  pearson  kendall
+      measure         n  kendall  recall@1  rel@1  pearson  recall@3  rel@3
       ---------------------------------------------------------------------
-      nleep           2      1.00   1.00      1.00   1.00     1.00     1.00
-      (random order)  2      0.50   0.92      1.00   1.00     0.00     0.00
-      <BLANKLINE>
-      Use b.
-      Fine-tuned, it reaches 84.0%, the highest of 2; following nleep loses nothing.
-      nleep ranks it first of 2; no other measure of the images orders the
-      checkpoints.
-      Verified in part: both checkpoints were fine-tuned (Kendall's tau 1.00), but
-      fewer than five are never significant.
+      nleep           2     1.00      1.00   1.00     1.00      1.00   1.00
+      (random order)  2     0.00      0.50   0.92     0.00      1.00   1.00
+      ...
 
     Args:
       task: The task's short name.
@@ -272,11 +320,12 @@ def rank(
     )
 
 
-def _write(text: str, path: epath.PathLike | None) -> str:
-    """Write `text` to `path`, if given, and return it."""
-    if path is not None:
-        files.write_text_atomically(files.to_path(path), text)
-    return text
+def _deliver(text: str, path: epath.PathLike | None) -> str | None:
+    """Write `text` to `path`, or return it if there is none."""
+    if path is None:
+        return text
+    files.write_text_atomically(files.to_path(path), text)
+    return None
 
 
 def _evaluated_rows(rows: Iterable[Row], measure: str) -> tuple[Row, ...]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Mapping
+
+from rankckpt_jax.results.formatting import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +79,17 @@ class Row:
     feature_tensor: str = ""
     preprocessing: str = ""
     failure: str = ""
+
+    def __repr__(self) -> str:
+        """Return its name with its scores and accuracy, or its failure, on one line."""
+        parts = [repr(self.checkpoint)]
+        if self.failure:
+            parts.append(f"failure={textwrap.shorten(printable(self.failure), 60)!r}")
+        else:
+            parts += [f"{printable(m)}={score:.4g}" for m, score in self.scores.items()]
+        if self.accuracy is not None:
+            parts.append(f"accuracy={self.accuracy:.4g}")
+        return f"Row({', '.join(parts)})"
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ def test_write_creates_three_files_and_replaces_them(tmp_path, summary):
 def test_write_json_has_every_column(tmp_path, summary):
     report.write(summary, tmp_path)
     content = json.loads((tmp_path / "ranking.json").read_text())
-    assert content["conclusions"] == list(summary.sentences)
+    assert content["conclusion"]["answer"] == summary.sentences[0]
     b, a = content["rows"]
     assert (b["rank"], b["checkpoint"], b["nleep"], b["accuracy"]) == (1, "b", -1, 0.5)
     assert (a["rank"], a["nleep"], a["warnings"]) == (None, None, "leep: no logits")

@@ -79,7 +79,7 @@ def test_conclude_answers_which_checkpoint_to_use(rows, expected, checkpoint):
             "lose 20.0 percentage points (ckpt0, 70.0%).",
         ),
         ([2, 1], [0.8, 0.8004], "would lose 0.04 percentage points (ckpt0, 80.0%)."),
-        ([3, 2, 1], [0.7, 0.9, None], "the highest of 2 that were fine-tuned; follow"),
+        ([3, 2, 1], [0.7, 0.9, None], "the highest of 2 fine-tuned; following nleep"),
         ([2, 2], [0.7, 0.9], "Fine-tuned, it reaches 90.0%, the highest of 2."),
     ],
 )
@@ -218,7 +218,7 @@ def test_conclude_prints_the_command_that_verifies_a_ranking():
     provenance = {"config": config.to_dict()}
     summary = _summarize(_rows([1, 2], [None, None]), provenance=provenance)
     command = summary.conclusion.command
-    assert command in terminal.to_text(summary).splitlines()
+    assert f"  {command}" in terminal.to_text(summary).splitlines()
     assert command not in summary.sentences
     assert command == (
         "rankckpt 'my photos' nets --config.measure_options.nleep.energy=0.7 "

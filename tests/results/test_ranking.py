@@ -133,11 +133,12 @@ def test_reports_mark_saturated_scores():
     rows = _noisy(saturated={"h_score": "interpolation"}, warnings={"h_score": text})
     ranking = rank("task", ["h_score"], [*rows, Row("low", scores={"h_score": 4.0})])
     lines = str(ranking).splitlines()
-    assert lines[4:6] == [
+    start = lines.index("1  net0         5.000*       50.0%")
+    assert lines[start : start + 2] == [
         "1  net0         5.000*       50.0%",
         "1  net1         5.000*       90.0%",
     ]
-    assert lines[8] == "5  low          4.000            -"
+    assert lines[start + 4] == "5  low          4.000            -"
     assert f"* Warning, h_score of 4 checkpoints: {text}" in lines
     table = csv.to_csv(ranking).splitlines()
     assert ",h_score_saturated," in table[0] and ",interpolation," in table[1]
@@ -152,6 +153,14 @@ def test_reports_mark_saturated_scores():
     assert page.count(f'<span class="mark" title="{text}">*</span>') == 4
     assert '* marks a score with a <a href="#warnings">warning</a>' in page
     assert '<section id="warnings">' in page
+
+
+def test_repr_of_a_row_is_one_line():
+    row = Row("a", scores={"nleep": -0.25, "knn": 1 / 3}, accuracy=0.873)
+    assert repr(row) == "Row('a', nleep=-0.25, knn=0.3333, accuracy=0.873)"
+    row = Row("a\nb", failure=f"cannot be read\n  where: {'long ' * 50}")
+    assert repr(row).startswith("Row('a\\nb', failure='cannot be read where: long")
+    assert len(repr(row)) < 100 and "\n" not in repr(row)
 
 
 def test_page_of_a_ranking_that_ranks_nothing_shows_no_winner():
