@@ -1,6 +1,7 @@
 """Tables of the documentation that must list what the package has."""
 
 import dataclasses
+import math
 import pathlib
 import re
 import tomllib
@@ -10,6 +11,7 @@ import pytest
 from rankckpt_jax import finetune, measures
 from rankckpt_jax.data import preprocess
 from rankckpt_jax.report import tracking
+from tests.benchmarks import published_agreement
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -35,6 +37,56 @@ def test_measures_page_lists_every_measure_with_its_needs():
         measure = measures.get(name)
         assert ("logits" in needs[name]) == measure.needs_logits, name
         assert ("pool" in needs[name]) == (measure.combine is not None), name
+
+
+def test_choosing_page_has_the_traits_of_every_measure():
+    lines = [cells for cells in rows("choosing-a-measure.md") if len(cells) == 7]
+    table = {cells[0].strip("`"): cells for cells in lines}
+    assert table.keys() == set(measures.names())
+    for name, cells in table.items():
+        measure = measures.get(name)
+        needs = measure.needs_logits, measure.needs_more_images_than_dimensions
+        assert cells[1:3] == ["yes" if need else "no" for need in needs], name
+        assert cells[3] == ", ".join(measure.targets)
+        assert cells[4] == measure.cost
+        has_cost = measure.reads_images and name != "early_stopping"
+        assert (cells[5] != "-") == has_cost, name
+        evidence = measure.evidence
+        assert cells[6] == (f"{evidence.kendall:.2f}" if evidence else "-"), name
+
+
+def test_choosing_page_has_the_published_agreement():
+    known = published_agreement.read()
+    text = (DOCS / "choosing-a-measure.md").read_text()
+    pools = ("keras", "timm", "torchvision")
+    listed = {published_agreement.ELSEWHERE, *measures.names()}
+    for measure in {row.measure for row in known} & listed:
+        means = [published_agreement.mean(known, measure, pool)[0] for pool in pools]
+        cells = ["-" if math.isnan(tau) else f"{tau:.2f}" for tau in means]
+        tau, count = published_agreement.mean(known, measure)
+        line = " | ".join([*cells, f"{tau:.2f} ({count})"])
+        assert f"| {line} |" in text, measure
+    for other, words in (
+        ("logme", "LogME by 0.05 (p-value 0.41"),
+        ("gbc", "GBC by 0.11"),
+        ("leep", "LEEP by 0.21 (0.006)"),
+        ("source_accuracy", "ImageNet accuracy by 0.11 (0.09)"),
+        (published_agreement.ELSEWHERE, "other tasks by 0.20 (0.001)"),
+    ):
+        difference, _, p_value = published_agreement.compare(known, "nleep", other)
+        assert words in " ".join(text.split())
+        assert f"{abs(difference):.2f}" in words
+        numbers = [float(x) for x in re.findall(r"0\.\d+", words)[1:]]
+        assert numbers in ([], [round(p_value, 2)], [round(p_value, 3)])
+    best = {"keras": 9, "timm": 0}
+    given = ("nleep", "logme", "gbc", "leep", "nce", "parc", "ncti", "pactran")
+    for pool, count in best.items():
+        taus = {}
+        for row in known:
+            if row.pool == pool and row.measure in given:
+                taus.setdefault(row.task, {})[row.measure] = row.kendall
+        firsts = [max(by, key=by.get) for by in taus.values()]
+        assert firsts.count("nleep") == count
 
 
 def test_fine_tuning_page_lists_every_recipe():

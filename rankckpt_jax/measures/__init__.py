@@ -16,6 +16,7 @@ from rankckpt_jax.measures.computation import (
 from rankckpt_jax.measures.inputs import Inputs, prepare
 from rankckpt_jax.measures.mixture import gmm, kmeans
 from rankckpt_jax.measures.registry import (
+    TARGETS,
     Evidence,
     Measure,
     Regime,
@@ -33,6 +34,7 @@ from rankckpt_jax.measures.statistics import pca
 import_all(__path__, __name__)
 
 __all__ = [
+    "TARGETS",
     "Evidence",
     "Inputs",
     "Measure",

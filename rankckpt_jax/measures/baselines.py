@@ -81,7 +81,6 @@ def source_accuracy(inputs: Inputs) -> Result:
     "static",
     cost="none",
     reads_images=False,
-    evidence=Evidence(0.68, 28),
     tolerance=EXACT,
     files=("csv_file",),
 )

@@ -1,4 +1,4 @@
-"""Mutual information of features and labels, by MINE (Belghazi et al. 2018, ICML).
+"""Mutual information (Belghazi et al. 2018, ICML): MINE's lower bound.
 
 N images, C classes with frequencies pi_c. For any critic T(x, y), the Donsker-Varadhan
 bound (their theorem 1, and definition 3.1 with sample means) is

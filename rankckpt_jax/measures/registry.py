@@ -151,6 +151,13 @@ class Evidence:
     num_pairs: int
 
 
+TARGETS: Mapping[str, str] = {
+    "classes": "one class",
+    "multi_label": "several labels",
+    "regression": "one number",
+}
+"""What an image has in each kind of target."""
+
 Compute = Callable[Concatenate[Inputs, ...], Result]
 Combine = Callable[[Sequence[Mapping[str, float]]], list[float]]
 Bounds = tuple[float, float]
@@ -166,7 +173,7 @@ class Measure:
       compute: Maps inputs and options to a result.
       about: One line about the measure.
       needs_logits: Whether it reads the logits of the checkpoint's own classifier.
-      targets: The kinds of targets for which it is implemented.
+      targets: The kinds of TARGETS for which it is implemented.
       reads_images: Whether its score depends on the images of the task. Other scores
         are those of a baseline, the same for all tasks.
       cost: Order of its FLOP for one checkpoint, apart from extraction: N images, D
@@ -218,6 +225,11 @@ class Measure:
     def options(self) -> tuple[str, ...]:
         """Names of the options, which are the keyword arguments of `compute`."""
         return tuple(inspect.signature(self.compute).parameters)[1:]
+
+    @property
+    def definition(self) -> str:
+        """What it computes in a few words: `about` without name and source."""
+        return self.about.partition(": ")[2] or self.about
 
     @property
     def needs_more_images_than_dimensions(self) -> bool:

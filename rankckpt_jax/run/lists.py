@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 
 from rankckpt_jax import measures as registry
 from rankckpt_jax.benchmark import neucrab
@@ -32,14 +33,56 @@ def checkpoints() -> str:
     return "\n\n".join(blocks)
 
 
+_WIDTH = 100
+"""Columns of the list of measures; longer definitions take several lines."""
+
+_HEADINGS = ("measure", "logits", "N > D", "targets", "cost", "tau")
+
+_LEGEND = """\
+logits   needs the checkpoint's own classifier
+N > D    needs more images (N) than feature dimensions (D)
+targets  {targets}
+cost     order of FLOP; C classes, V classes of the checkpoint's classifier
+tau      mean Kendall's tau of published scores with fine-tuning; - if there are none
+docs/choosing-a-measure.md has the sources, and a recommendation for each situation."""
+
+
 def measures() -> str:
-    """Return every measure with a one-line description."""
-    lines = [["measure", "needs logits", "description"]]
-    lines += [
-        [measure.name, "yes" if measure.needs_logits else "no", measure.about]
-        for measure in map(registry.get, registry.names())
+    """Return every measure with its needs, its cost and its evidence."""
+    known = [registry.get(name) for name in registry.names()]
+    cells = [
+        [
+            measure.name,
+            "yes" if measure.needs_logits else "no",
+            "yes" if measure.needs_more_images_than_dimensions else "no",
+            ", ".join(measure.targets),
+            measure.cost,
+            f"{measure.evidence.kendall:.2f}" if measure.evidence else "-",
+        ]
+        for measure in known
     ]
-    return terminal.align(lines, left=[0, 1, 2])
+    widths = [max(map(len, column)) for column in zip(_HEADINGS, *cells, strict=True)]
+    width = _WIDTH - sum(widths) - 2 * len(widths)
+    lines = [[*_HEADINGS, "definition"]]
+    for measure, line in zip(known, cells, strict=True):
+        first, *rest = textwrap.wrap(measure.definition.removesuffix("."), width) or [
+            ""
+        ]
+        lines.append([*line, first])
+        lines += [[""] * len(line) + [text] for text in rest]
+    table = terminal.align(lines, left=[0, 1, 2, 3, 4, 6])
+    return f"{table}\n\n{_LEGEND.format(targets=_describe_targets(known))}"
+
+
+def _describe_targets(known: Iterable[registry.Measure]) -> str:
+    """Return the meaning of each kind of target, and which kinds no measure takes."""
+    taken = {target for measure in known for target in measure.targets}
+    kinds = registry.TARGETS.items()
+    used = ", ".join(
+        f"{name}: {text} per image" for name, text in kinds if name in taken
+    )
+    missing = " or ".join(text for name, text in kinds if name not in taken)
+    return f"{used}; no measure takes {missing} per image" if missing else used
 
 
 def networks() -> str:
