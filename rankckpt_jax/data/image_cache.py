@@ -153,7 +153,8 @@ class ImageCache:
         name = _file_name(key)
         if name not in self._held:
             path = self._directory / name
-            found = _read(path, key)
+            with progress.step("image cache", f"verifying {path}", announce=False):
+                found = _read(path, key)
             if found is None:
                 return None
             self._held[name] = found
@@ -336,7 +337,8 @@ def _write(path: pathlib.Path, key: Mapping[str, Any], split: Split) -> Images:
     partial = path.with_name(f".{path.stem}{_PARTIAL}")
     start, rows = time.monotonic(), key["num_rows"]
     described = f"{rows:,} images to {key['size']} px"
-    _log.info("decoding %s (%s)", described, _describe_bytes(_file_bytes(key)))
+    size = _describe_bytes(_file_bytes(key))
+    _log.info("%s: decoding %s (%s)", split.name, described, size)
     try:
         with partial.open("w+b") as file:
             file.write(bytes(_HEADER_BYTES))
@@ -357,7 +359,8 @@ def _write(path: pathlib.Path, key: Mapping[str, Any], split: Split) -> Images:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
-    _log.info("decoded %s (%.1f s)", described, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    _log.info("%s: decoded %s (%.1f s)", split.name, described, seconds)
     return images
 
 
@@ -368,7 +371,7 @@ def _decode(split: Split, key: Mapping[str, Any]) -> Iterator[memoryview]:
         split, size, key["preprocess"], process=process, count=count
     )
     labels: list[int] = []
-    with progress.bar("decoding images", key["num_rows"], "image") as bar:
+    with progress.bar(f"{split.name}: decoding", key["num_rows"], "image") as bar:
         for batch in stream.to_numpy(split, examples.batch(_BATCH_SIZE)):
             first = len(labels)
             labels.extend(batch["label"])
@@ -389,24 +392,28 @@ def _decode(split: Split, key: Mapping[str, Any]) -> Iterator[memoryview]:
 def _exclusive(path: pathlib.Path) -> Iterator[None]:
     """Hold the lock of a directory; wait for a process that holds it."""
     lock = filelock.FileLock(path)
-    start = time.monotonic()
-    is_announced = False
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=_POLL)
-        except filelock.Timeout:
-            if not is_announced:
-                _log.info("waiting for another process, which is decoding images")
-                is_announced = True
-            if time.monotonic() - start > _PATIENCE:
-                raise _Unusable(
-                    f"another process has held {path} for {_PATIENCE / 60:.0f} minutes"
-                ) from None
-            _check_stop()
+    try:
+        lock.acquire(timeout=_POLL)
+    except filelock.Timeout:
+        event = "waiting for another process, which decodes images"
+        with progress.step("image cache", event):
+            _wait(lock)
     try:
         yield
     finally:
         lock.release()
+
+
+def _wait(lock: filelock.BaseFileLock) -> None:
+    start = time.monotonic()
+    while not lock.is_locked:
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(timeout=_POLL)
+            return
+        if time.monotonic() - start > _PATIENCE:
+            minutes = _PATIENCE / 60
+            raise _Unusable(f"another process has locked it for {minutes:.0f} minutes")
+        _check_stop()
 
 
 def _check_stop() -> None:

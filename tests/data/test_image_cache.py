@@ -92,7 +92,7 @@ def test_get_decodes_once_for_all_passes_stages_and_processes(split, tmp_path, d
 def test_get_states_the_size_before_it_decodes(split, tmp_path, caplog):
     with caplog.at_level("INFO"):
         image_cache.ImageCache(tmp_path).get(split, 128, "vtab")
-    assert caplog.messages[0] == "decoding 23 images to 128 px (4.5 MB)"
+    assert caplog.messages[0] == "train: decoding 23 images to 128 px (4.5 MB)"
     [path] = tmp_path.glob("*.images")
     assert path.stat().st_size == file_bytes(128)
 
@@ -139,19 +139,6 @@ def test_get_returns_the_share_of_a_process(split, tmp_path, decoded, count):
     share = image_cache.ImageCache(tmp_path).get(split, 16, "vtab", 1, 5)
     np.testing.assert_array_equal(share[0], images[1::5])
     assert not decoded
-
-
-def test_get_reads_a_stream_of_tfds(tmp_path):
-    """A split without random access, in a fixed order, as TFDS gives it."""
-    inner = make_split()
-    streamed = tasks.Split(
-        inner.name, inner.num_examples, inner.identify, inner.examples
-    )
-    kept = read_all(streamed, image_cache.ImageCache(tmp_path))
-    for array, reference in zip(
-        kept, read_all(streamed, image_cache.ImageCache(None)), strict=True
-    ):
-        np.testing.assert_array_equal(array, reference)
 
 
 def damage_header(path):

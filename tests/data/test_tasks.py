@@ -8,7 +8,7 @@ import pytest
 
 from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.configs import neucrab_task
-from rankckpt_jax.data import tasks
+from rankckpt_jax.data import image_cache, stream, tasks
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import files, network
 
@@ -224,6 +224,19 @@ def test_from_tfds_reads_the_named_splits(tfds_folder):
     # The examples of a stream cannot be selected.
     with pytest.raises(InputError, match="config.task.val"):
         tasks.hold_out(task.splits["train"])
+
+
+@pytest.mark.filterwarnings("default")  # Warnings of TFDS's writer.
+def test_from_tfds_images_are_equal_from_the_image_cache(tfds_folder, tmp_path):
+    splits = {"train": "train", "test": "test"}
+    task = tasks.from_tfds("tiny_images", splits, data_dir=str(tfds_folder))
+    for split in task.splits.values():
+        cache = image_cache.ImageCache(tmp_path / "cache")
+        images, labels = cache.get(split, 9, "vtab")
+        for example in stream.resized(split, 9, "vtab").as_numpy_iterator():
+            np.testing.assert_array_equal(images[example["index"]], example["image"])
+            assert labels[example["index"]] == example["label"]
+    assert len(list((tmp_path / "cache").glob("*.images"))) == 2
 
 
 @pytest.mark.filterwarnings("default")  # Warnings of TFDS's writer.
