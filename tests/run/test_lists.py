@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from rankckpt_jax import measures
+from rankckpt_jax import measures, usage
 from rankckpt_jax.benchmark import neucrab
 from rankckpt_jax.run import lists
 
@@ -38,3 +38,7 @@ def test_describe_targets_names_no_missing_kind_if_all_are_taken():
     every = measures.Measure("all", measures.get("knn").compute)
     every = dataclasses.replace(every, targets=tuple(measures.TARGETS))
     assert lists._describe_targets([every]).endswith("regression: one number per image")
+
+
+def test_lists_are_those_that_the_command_names():
+    assert set(lists.LISTS) == set(usage.LISTS)
