@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 
@@ -67,7 +68,12 @@ def is_significant(tau: float, n: int) -> bool:
 
 
 def p_values(
-    scores: Values, accuracies: Values, num_samples: int = 2000, seed: int = 0
+    scores: Values,
+    accuracies: Values,
+    *,
+    metrics: Collection[str] = batch.METRICS,
+    num_samples: int = 2000,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Return the p-value of each metric, from one-sided permutation tests.
 
@@ -78,17 +84,18 @@ def p_values(
     Args:
       scores: [n], as for `score_ranking`.
       accuracies: [n], as for `score_ranking`.
+      metrics: Names of the metrics, some of `batch.METRICS`.
       num_samples: Number of permutations, B.
       seed: Seed of the permutations.
 
     Returns:
-      For each of `batch.METRICS` a value in (0, 1], or NaN if the metric is undefined.
+      For each metric a value in (0, 1], or NaN if the metric is undefined.
     """
     s, a = align(scores, accuracies)
-    observed = batch.evaluate(s[None], a[None])
+    observed = batch.evaluate(s[None], a[None], metrics)
     random = np.random.default_rng(seed)
     shuffled = random.permuted(np.tile(s, (num_samples, 1)), axis=1)
-    drawn = batch.evaluate(shuffled, np.broadcast_to(a, shuffled.shape))
+    drawn = batch.evaluate(shuffled, np.broadcast_to(a, shuffled.shape), metrics)
     result = {}
     for name, values in drawn.items():
         value = observed[name][0]

@@ -7,6 +7,7 @@ checkpoints. Both are resampled (Efron's percentile bootstrap, 1979).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ def intervals(
     accuracies: Values,
     spreads: Values | None = None,
     *,
+    metrics: Collection[str] = batch.METRICS,
     level: float = 0.95,
     num_samples: int = 1000,
     seed: int = 0,
@@ -42,12 +44,13 @@ def intervals(
       scores: [n], as for `score_ranking`.
       accuracies: [n], as for `score_ranking`.
       spreads: [n], standard deviations of the scores; 0 if None.
+      metrics: Names of the metrics, some of `batch.METRICS`.
       level: Confidence level in (0, 1).
       num_samples: Number of resamples, B.
       seed: Seed of the resamples.
 
     Returns:
-      An interval for each of `batch.METRICS`.
+      An interval for each metric.
 
     Raises:
       InputError: As for `score_ranking`.
@@ -61,7 +64,7 @@ def intervals(
     s, a = np.take_along_axis(noisy, rows, axis=1), a[rows]
     tail = (1 - level) / 2
     result = {}
-    for name, values in batch.evaluate(s, a).items():
+    for name, values in batch.evaluate(s, a, metrics).items():
         defined = values[~np.isnan(values)]
         ends = np.quantile(defined, [tail, 1 - tail]) if len(defined) else [np.nan] * 2
         result[name] = Interval(float(ends[0]), float(ends[1]))

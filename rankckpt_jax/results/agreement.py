@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from rankckpt_jax import evaluation, measures
 from rankckpt_jax.results.ranking import Ranking
@@ -142,8 +143,9 @@ def _summarize(ranking: Ranking, measure: str) -> MeasureSummary:
     scores = [row.scores[measure] for row in rows]
     accuracies = _accuracies(rows)
     spreads = [row.spread(measure) or 0.0 for row in rows]
-    intervals = evaluation.intervals(scores, accuracies, spreads, num_samples=_SAMPLES)
-    p_values = evaluation.p_values(scores, accuracies, num_samples=_SAMPLES)
+    options: dict[str, Any] = {"metrics": ["kendall"], "num_samples": _SAMPLES}
+    intervals = evaluation.intervals(scores, accuracies, spreads, **options)
+    p_values = evaluation.p_values(scores, accuracies, **options)
     return MeasureSummary(
         n,
         evaluated,
