@@ -155,7 +155,7 @@ def _tensorboard(summary: Summary, directory: epath.Path) -> None:
 
     ranking = summary.ranking
     texts = {
-        "ranking": _as_code(terminal.to_text(summary)),
+        "ranking": _as_code(terminal.to_text(summary, width=100)),
         "config": _as_code(json.dumps(_config(ranking), indent=2, default=str)),
         "page": f"`{HTML_NAME}` lies in the directory above these events.",
     }
