@@ -65,7 +65,7 @@ def step(title: str, event: str, *, announce: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def bar(description: str, total: int, unit: str) -> Iterator[Bar]:
+def bar(description: str, total: int, unit: str, *, initial: int = 0) -> Iterator[Bar]:
     """Show the description, the share done and the remaining time.
 
     Bars appear only where this package writes its own log lines (see `Handler`), in a
@@ -75,12 +75,13 @@ def bar(description: str, total: int, unit: str) -> Iterator[Bar]:
       description: What is being done, "[2/5] resnet_v1_50: extracting".
       total: Number of units; 0 if unknown.
       unit: Name of a unit in the singular ("image", "step"), or "B" for bytes.
+      initial: Number of units that an earlier run has done.
 
     Yields:
       A bar; call its `update(n)`.
     """
     if not _shows_bars():
-        counter = _Counter(description, total, unit)
+        counter = _Counter(description, total, unit, initial)
         with _WATCH.watching(counter.describe):
             yield counter
         return
@@ -94,6 +95,7 @@ def bar(description: str, total: int, unit: str) -> Iterator[Bar]:
         auto.tqdm(
             desc=description,
             total=total or None,
+            initial=initial,
             unit=f" {unit}",
             unit_scale=unit == "B",
             dynamic_ncols=True,
@@ -107,6 +109,18 @@ def bar(description: str, total: int, unit: str) -> Iterator[Bar]:
             yield drawn
         finally:
             _BARS.remove(drawn)
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a rough duration.
+
+    Example:
+      >>> [describe_seconds(s) for s in (35.2, 200, 9000)]
+      ['35 s', '3 min', '2.5 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Handler(logging.StreamHandler):
@@ -162,11 +176,11 @@ class _Redacted(logging.Formatter):
 class _Counter:
     """The progress of a bar that is not shown, for log lines."""
 
-    def __init__(self, description: str, total: int, unit: str):
+    def __init__(self, description: str, total: int, unit: str, initial: int):
         self._description, self._total, self._unit = description, total, unit
-        self._done, self._values = 0, ""
-        # The count and time of the first update, because what comes before it, such as
-        # compilation or the steps of a resumed training, is not part of the rate.
+        self._done, self._values, self._start = initial, "", time.monotonic()
+        # The count and time of the first update. The time before it is not part of the
+        # rate, because it includes compilation.
         self._first: tuple[int, float] | None = None
 
     def update(self, n: int) -> None:
@@ -186,12 +200,15 @@ class _Counter:
         if self._total:
             text += f" of {self._total / scale:,.0f}"
         text = f"{self._description}: {text} {unit}{self._values}"
-        count, start = self._first or (0, 0.0)
+        now = time.monotonic()
+        if self._first is None:
+            return f"{text} after {describe_seconds(now - self._start)}"
+        count, start = self._first
         if not self._total or self._done <= count:
             return text
-        seconds = (time.monotonic() - start) / (self._done - count)
-        left = seconds * max(self._total - self._done, 0)
-        return f"{text}, {left:.0f} s left"
+        seconds = (now - start) / (self._done - count)
+        left = describe_seconds(seconds * max(self._total - self._done, 0))
+        return f"{text}, {left} left"
 
 
 class _Watch:

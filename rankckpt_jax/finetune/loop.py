@@ -124,8 +124,8 @@ def train_trials(
     unread: list[Any] = []
     loss = np.full(len(trials), math.nan)
     diverged_at = np.full(len(trials), -1)
-    with progress.bar(description, last_step * recipe.batch_size, "image") as bar:
-        bar.update(first_step * recipe.batch_size)
+    total, initial = (n * recipe.batch_size for n in (last_step, first_step))
+    with progress.bar(description, total, "image", initial=initial) as bar:
         for step, batch in enumerate(pipeline.ahead(batches), start=first_step + 1):
             rate = rates[:, step - 1] if len(trials) > 1 else rates[0, step - 1]
             hyper = step_lib.hyperparameters(recipe, rate, step - 1)

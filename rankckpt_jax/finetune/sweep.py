@@ -325,9 +325,9 @@ def _run_grid(
         for start in range(0, len(group), sweep.trials_at_once):
             trials = group[start : start + sweep.trials_at_once]
             rates = ", ".join(f"{trial.learning_rate:g}" for trial in trials)
-            text = f"{description} at {rates} for {num_steps}"
+            text = f"{description}, rate {rates}, {num_steps} steps"
             if total > 1:
-                text += f" [{done + 1}/{total}]"
+                text += f", trial {done + 1} of {total}"
             yield from trials_lib.load_or_train(
                 context, trials, splits.train, splits.validation, description=text
             )

@@ -6,6 +6,7 @@ import collections
 import statistics
 from collections.abc import Collection, Iterable, Mapping
 
+from rankckpt_jax.devices import progress
 from rankckpt_jax.results import formatting
 from rankckpt_jax.run.context import RunContext
 from rankckpt_jax.run.pool import Member
@@ -50,7 +51,8 @@ class Remaining:
         if sum(left) < SHORTEST:
             return ""
         count = formatting.count(len(left), "checkpoint")
-        return f"about {_round(sum(left))} left for {count}"
+        rest = progress.describe_seconds(10 * round(sum(left) / 10))
+        return f"about {rest} left for {count}"
 
 
 def find_pending(
@@ -86,13 +88,3 @@ def _find_pending(context: RunContext, member: Member) -> Iterable[str]:
         for measure in context.settings.measures:
             if not (directory / "scores" / f"{measure}.json").exists():
                 yield measure
-
-
-def _round(seconds: float) -> str:
-    """Return a duration of at least 10 s with one or two significant digits."""
-    if seconds < 55:
-        return f"{10 * max(round(seconds / 10), 1)} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    return f"{seconds / 3600:.1f} h"

@@ -109,9 +109,11 @@ def test_bar_logs_at_most_one_line_in_every_silence(caplog, monkeypatch):
     ("total", "unit", "updates", "text"),
     [
         (3060, "image", (0, 1240), "x: 1,240 of 3,060 images, loss 0.5, 15 s left"),
-        # Steps of an earlier run do not count for the rate.
+        # The time until the first update does not count for the rate.
         (3060, "image", (1240, 910), "x: 2,150 of 3,060 images, loss 0.5, 10 s left"),
+        (9090, "image", (60, 30), "x: 90 of 9,090 images, loss 0.5, 50 min left"),
         (3060, "image", (64,), "x: 64 of 3,060 images, loss 0.5"),
+        (3060, "image", (), "x: 0 of 3,060 images, loss 0.5 after 10 s"),
         (0, "file", (1, 2), "x: 3 files, loss 0.5"),
         (5_000_000, "B", (0, 2_500_000), "x: 2 of 5 MB, loss 0.5, 10 s left"),
     ],
@@ -121,7 +123,7 @@ def test_counter_describes_progress_and_remaining_time(
 ):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    counter = progress._Counter("x", total, unit)
+    counter = progress._Counter("x", total, unit, initial=0)
     for n in updates:
         counter.update(n)
     counter.set_postfix(loss="0.5")

@@ -19,7 +19,7 @@ def test_finish_estimates_from_the_work_that_is_left():
     left.add("features", 20)
     left.add("nleep", 30)
     # Means of both measurements.
-    assert left.finish("b") == "about 1 min left for 1 checkpoint"
+    assert left.finish("b") == "about 60 s left for 1 checkpoint"
     assert left.finish("c") == ""
 
 

@@ -290,10 +290,9 @@ def _resume(url: str, partial: pathlib.Path, title: str) -> bool:
         state = {"url": redact(url), "validator": validator, "total": total}
         _write_json(state_file, state)
         with (
-            progress.bar(f"downloading {title}", total or 0, "B") as bar,
+            progress.bar(f"downloading {title}", total or 0, "B", initial=size) as bar,
             partial.open("ab" if resumed else "wb") as out,
         ):
-            bar.update(size)
             for chunk in response.iter_content(_CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
