@@ -1,5 +1,8 @@
-"""The plots of the page, as inline SVG with the page's fonts and colors."""
+"""The plots of the page."""
 
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,34 +13,37 @@ from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from rankckpt_jax.features.views import FeatureSummary
 
 _LABEL_LENGTH = 26
-_MOST_NAMED = 15
-"""With more points than this, labels are ranks, because names would overlap."""
+MOST_NAMED = 15
+"""With more points than this, only the most important ones have labels."""
 
-# Possible places of a label: its offset from the point in dots, and its alignment.
+_NUM_FIRST = 5
+"""That many checkpoints ranked first have labels among many points."""
+
+# Possible places of a label: the offset of its box from the point, and its alignment.
 _PLACES = (
-    (8, 0, "left", "center"),
-    (-8, 0, "right", "center"),
-    (0, 7, "center", "bottom"),
-    (0, -7, "center", "top"),
-    (6, 6, "left", "bottom"),
-    (-6, 6, "right", "bottom"),
-    (6, -6, "left", "top"),
-    (-6, -6, "right", "top"),
+    (8, 0, "start"),
+    (-8, 0, "end"),
+    (0, -11, "middle"),
+    (0, 11, "middle"),
+    (6, -9, "start"),
+    (-6, -9, "end"),
+    (6, 9, "start"),
+    (-6, 9, "end"),
 )
+_HALF_LINE = 6.5
+_RADIUS = 5.5
 
 
 def scatter(ranking: Ranking, measure: str) -> str:
     """Draw accuracies against the scores of one measure.
 
-    Hovering over a point shows its checkpoint, score and accuracy. Its label is the
-    name or, where that does not fit, the rank. Horizontal bars are the spreads of the
-    scores. The point with the highest accuracy is filled.
+    Hovering over a point shows its checkpoint, score and accuracy. Horizontal bars are
+    the spreads of the scores. The point with the highest accuracy is filled. Its label
+    is the name or, where that does not fit, the rank. Among many points only the first
+    five, the best and the worst have labels.
 
     Args:
       ranking: The ranking.
@@ -46,48 +52,40 @@ def scatter(ranking: Ranking, measure: str) -> str:
     rows = ranking.evaluated_rows(measure)
     scores = [row.scores[measure] for row in rows]
     accuracies = [row.finite_accuracy() or 0.0 for row in rows]
-
-    def paint(figure: "Figure", axes: "Axes") -> None:
-        svg.name_axes(axes, f"{printable(measure)} score", "accuracy after fine-tuning")
-        _format_scores_axis(axes, scores)
-        spreads = [row.spread(measure) or 0.0 for row in rows]
-        if any(spreads):
-            axes.errorbar(
-                scores, accuracies, xerr=spreads, fmt="none", color=svg.MUTED, zorder=1
-            )
-        for i in range(len(rows)):
-            filled = accuracies[i] == max(accuracies)
-            axes.plot(
-                scores[i],
-                accuracies[i],
-                "o",
-                gid=f"point{i}",
-                markersize=7,
-                markeredgecolor=svg.ACCENT,
-                markerfacecolor=svg.ACCENT if filled else svg.PAGE,
-                markeredgewidth=1.5,
-                clip_on=False,
-            )
-        svg.percent(axes)
-        _label(
-            figure,
-            axes,
-            list(zip(scores, accuracies, strict=True)),
-            _names(ranking, rows),
-            spreads,
-        )
-
+    spreads = [row.spread(measure) or 0.0 for row in rows]
+    plot = svg.Plot(
+        svg.axis(
+            [s + d for s, p in zip(scores, spreads, strict=True) for d in (-p, p)],
+            f"score by {printable(measure)}",
+        ),
+        svg.percent_axis(accuracies, "accuracy after fine-tuning"),
+    )
+    points = [plot.place(s, a) for s, a in zip(scores, accuracies, strict=True)]
+    bars = [
+        (plot.place(s - spread, a), plot.place(s + spread, a))
+        for s, a, spread in zip(scores, accuracies, spreads, strict=True)
+        if spread
+    ]
     texts = format_scores(scores)
-    hints = {
-        f"point{i}": f"{printable(row.checkpoint)}\n"
-        f"{printable(measure)} {texts[i]}, fine-tuned {format_percent(accuracies[i])}"
+    dots = [
+        svg.dot(
+            points[i],
+            f"{printable(row.checkpoint)}\n{printable(measure)} {texts[i]}, "
+            f"fine-tuned {format_percent(accuracies[i])}",
+            "best" if accuracies[i] == max(accuracies) else "",
+        )
         for i, row in enumerate(rows)
-    }
+    ]
+    marks = [
+        *(svg.line(bar, "whisker") for bar in bars),
+        *dots,
+        *_labels(plot, points, bars, _names(ranking, rows, accuracies)),
+    ]
     label = (
         f"Accuracy after fine-tuning against {printable(measure)} score "
         f"of {len(rows)} checkpoints"
     )
-    return svg.draw(paint, f"plot{ranking.measures.index(measure)}", label, hints)
+    return svg.draw(plot, marks, label)
 
 
 def curves(ranking: Ranking) -> str:
@@ -101,34 +99,29 @@ def curves(ranking: Ranking) -> str:
     rows = [row for row in ranking.rows if len(row.curve) > 1]
     ends = [row.curve[-1][1] for row in rows]
     best = rows[max(range(len(rows)), key=ends.__getitem__)]
+    plot = _wide_plot(
+        svg.axis([s for row in rows for s, _ in row.curve], "training steps"),
+        svg.percent_axis([a for row in rows for _, a in row.curve], "accuracy"),
+    )
 
-    def paint(figure: "Figure", axes: "Axes") -> None:
-        svg.name_axes(axes, "training steps", "accuracy")
-        for i, row in enumerate(rows):
-            steps, accuracies = zip(*row.curve, strict=True)
-            is_first = row is ranking.best and not ranking.ranks_nothing
-            heavy = row is best or is_first
-            axes.plot(
-                steps,
-                accuracies,
-                marker="o" if len(steps) < 12 else "",
-                gid=f"line{i}",
-                color=svg.ACCENT if heavy else svg.MUTED,
-                alpha=1 if heavy else 0.6,
-                linewidth=2.4 if heavy else 1.2,
-                linestyle="--" if heavy and row is not best else "-",
-                markersize=3.5,
-                zorder=3 if heavy else 2,
-            )
-        svg.percent(axes)
+    def classes(row: Row) -> str:
+        if row is best:
+            return "line heavy"
+        is_first = row is ranking.best and not ranking.ranks_nothing
+        return "line heavy dash1" if is_first else "line faint"
 
-    hints = {
-        f"line{i}": f"{printable(row.checkpoint)}\n"
-        f"{format_percent(row.curve[-1][1])} after {row.curve[-1][0]} steps"
-        for i, row in enumerate(rows)
-    }
+    lines = [
+        svg.line(
+            [plot.place(*point) for point in row.curve],
+            classes(row),
+            f"{printable(row.checkpoint)}\n"
+            f"{format_percent(row.curve[-1][1])} after {row.curve[-1][0]} steps",
+        )
+        # Thick lines are drawn last, so that no other line covers them.
+        for row in sorted(rows, key=lambda row: "heavy" in classes(row))
+    ]
     label = f"Accuracy over the steps of fine-tuning of {len(rows)} checkpoints"
-    return svg.draw(paint, "curves", label, hints, (7.2, 3.8))
+    return svg.draw(plot, lines, label)
 
 
 def spectrum(ranking: Ranking) -> str:
@@ -137,136 +130,118 @@ def spectrum(ranking: Ranking) -> str:
     Args:
       ranking: A ranking with at least one view.
     """
-
-    def paint(figure: "Figure", axes: "Axes") -> None:
-        svg.name_axes(axes, "principal components", "share of the variance")
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        axes.axhline(0.8, color=svg.MUTED, linewidth=1, linestyle=":")
-        for i, view in enumerate(ranking.views):
-            axes.plot(
-                range(1, len(view.cumulative) + 1),
-                view.cumulative,
-                gid=f"spectrum{i}",
-                color=svg.CLASSES[i % len(svg.CLASSES)],
-                linestyle=("-", "--", "-.", ":")[i % 4],
-                linewidth=2,
-                label=_cut(printable(view.checkpoint)),
-            )
-        axes.set_ylim(0, 1)
-        svg.percent(axes)
-        axes.legend(frameon=False, fontsize=9.5, labelcolor=svg.INK, loc="lower right")
-
-    hints = {
-        f"spectrum{i}": f"{printable(view.checkpoint)}\n"
-        f"80% of the variance in {view.dimensions} of {len(view.cumulative)} components"
+    most = max(2, *(len(view.cumulative) for view in ranking.views))
+    ticks = [v for p in range(9) for v in (10**p, 3 * 10**p) if v <= most]
+    x = svg.Axis(
+        1,
+        most,
+        tuple((float(v), f"{v:,}") for v in ticks),
+        "principal components",
+        is_logarithmic=True,
+    )
+    plot = _wide_plot(x, svg.percent_axis((0.0, 1.0), "share of the variance"))
+    limit = svg.line([plot.place(1, 0.8), plot.place(most, 0.8)], "limit")
+    lines = [
+        svg.line(
+            [plot.place(j, share) for j, share in enumerate(view.cumulative, 1)],
+            f"line class{i % svg.CLASSES} dash{i % 4}",
+            f"{printable(view.checkpoint)}\n80% of the variance in {view.dimensions} "
+            f"of {len(view.cumulative)} components",
+        )
         for i, view in enumerate(ranking.views)
-    }
+    ]
     label = "Share of the variance in the first principal components"
-    return svg.draw(paint, "spectrum", label, hints, (7.2, 3.8))
+    return svg.draw(plot, [limit, *lines], label)
 
 
-def separation(view: "FeatureSummary", number: int) -> str:
+def separation(view: FeatureSummary) -> str:
     """Draw images of some classes in the plane in which the class means differ most.
 
     Args:
       view: The features of one checkpoint.
-      number: A number that is unique on the page.
     """
-    markers = "osD^vP"
-
-    def paint(figure: "Figure", axes: "Axes") -> None:
-        axes.tick_params(labelbottom=False, labelleft=False)
-        for i in range(len(view.classes)):
-            points = [
-                p for p, c in zip(view.points, view.labels, strict=True) if c == i
-            ]
-            x, y = zip(*points, strict=True)
-            axes.plot(
-                x,
-                y,
-                markers[i % len(markers)],
-                gid=f"class{i}",
-                color=svg.CLASSES[i % len(svg.CLASSES)],
-                markersize=5,
-                alpha=0.75,
-                markeredgewidth=0,
-                linestyle="none",
-            )
-
-    hints = {f"class{i}": printable(name) for i, name in enumerate(view.classes)}
+    xs, ys = zip(*view.points, strict=True)
+    x, y = (dataclasses.replace(svg.axis(values), ticks=()) for values in (xs, ys))
+    plot = svg.Plot(x, y)
+    marks = [
+        class_marker(
+            [
+                plot.place(*point)
+                for point, label in zip(view.points, view.labels, strict=True)
+                if label == i
+            ],
+            i,
+            printable(name),
+        )
+        for i, name in enumerate(view.classes)
+    ]
     label = (
         f"Features of {printable(view.checkpoint)}, "
         f"images of {len(view.classes)} classes"
     )
-    return svg.draw(paint, f"separation{number}", label, hints, (3.6, 3.0))
+    return svg.draw(plot, marks, label)
+
+
+def class_marker(points: Sequence[svg.Point], number: int, hint: str = "") -> str:
+    """Return marks at points with the color and shape of a class."""
+    return svg.markers(points, number, f"marks class{number % svg.CLASSES}", hint)
+
+
+ABLATION_METRICS = (("kendall", "Kendall's tau"), ("pearson", "Pearson correlation"))
+"""Key and name of the metrics that `ablation` draws, in the order of their colors."""
 
 
 def ablation(ablation: Ablation) -> str:
     """Draw the agreement of NLEEP for several values of one option."""
-    metrics = {
-        "kendall": ("Kendall", svg.ACCENT, "-o"),
-        "pearson": ("Pearson", svg.MUTED, "--s"),
+    values = ablation.values
+    series = {
+        name: [point[key] for point in ablation.evaluations]
+        for key, name in ABLATION_METRICS
     }
-
-    def paint(figure: "Figure", axes: "Axes") -> None:
-        svg.name_axes(axes, printable(ablation.title), "correlation")
-        for name, (legend, color, style) in metrics.items():
-            axes.plot(
-                ablation.values,
-                [point[name] for point in ablation.evaluations],
-                style,
-                gid=name,
-                color=color,
-                markersize=5,
-                linewidth=2,
-                label=legend,
-            )
-        axes.axvline(ablation.default, color=svg.LINE, linewidth=6, alpha=0.6, zorder=0)
-        axes.set_xticks(ablation.values)
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(-1.02, min(low, high - 0.1)), min(1.02, high))
-        axes.legend(frameon=False, fontsize=9.5, labelcolor=svg.INK)
-
-    hints = {
-        name: "\n".join(
-            f"{value:g}: {legend} {point[name]:.2f}"
-            for value, point in zip(ablation.values, ablation.evaluations, strict=True)
+    y = svg.axis([v for line in series.values() for v in line], "correlation")
+    x = svg.axis([*values, ablation.default], printable(ablation.title))
+    plot = svg.Plot(
+        dataclasses.replace(x, ticks=tuple((v, f"{v:g}") for v in values)), y
+    )
+    current = [plot.place(ablation.default, end) for end in (y.low, y.high)]
+    lines = [
+        svg.line(
+            [plot.place(v, c) for v, c in zip(values, line, strict=True)],
+            f"line class{i} dash{i}",
+            "\n".join(
+                f"{v:g}: {name} {c:.2f}" for v, c in zip(values, line, strict=True)
+            ),
         )
-        for name, (legend, _, _) in metrics.items()
-    }
+        for i, (name, line) in enumerate(series.items())
+    ]
     label = f"Agreement of NLEEP by {printable(ablation.title)}"
-    return svg.draw(paint, f"ablation-{ablation.option}", label, hints)
+    return svg.draw(plot, [svg.line(current, "band"), *lines], label)
 
 
-def _format_scores_axis(axes: "Axes", scores: Sequence[float]) -> None:
-    from matplotlib import ticker
-
-    if max(map(abs, scores)) >= 1e4:
-        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-    else:
-        plain = ticker.ScalarFormatter(useOffset=False, useMathText=False)
-        plain.set_scientific(False)
-        axes.xaxis.set_major_formatter(plain)
+def _wide_plot(x: svg.Axis, y: svg.Axis) -> svg.Plot:
+    return svg.Plot(x, y, width=440, height=280)
 
 
-def _names(ranking: Ranking, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return two candidates for the label of each row: a short name and the rank."""
+def _names(
+    ranking: Ranking, rows: Sequence[Row], accuracies: Sequence[float]
+) -> list[tuple[int, tuple[str, ...]]]:
+    """Return the rows to label and the candidates for each label, the best row first.
+
+    Candidates are a short name and the rank.
+    """
     heads = [row.checkpoint.strip("/").split("/")[0] for row in rows]
     # The folder's name is enough if every checkpoint has its own folder.
     unique = len(set(heads)) == len(heads)
     ranks = dict(zip(map(id, ranking.rows), ranking.ranks, strict=True))
-    names = []
-    for row, head in zip(rows, heads, strict=True):
-        name = _cut(printable(head if unique else row.checkpoint))
-        rank = ranks[id(row)]
-        names.append(
-            (
-                name if len(rows) <= _MOST_NAMED else "",
-                "" if rank is None else f"#{rank}",
-            )
-        )
+    order = sorted(range(len(rows)), key=lambda i: -accuracies[i])
+    if len(rows) > MOST_NAMED:
+        first = [i for i in order if (ranks[id(rows[i])] or len(rows)) <= _NUM_FIRST]
+        order = list(dict.fromkeys((order[0], order[-1], *first)))
+    names: list[tuple[int, tuple[str, ...]]] = []
+    for i in order:
+        name = _cut(printable(heads[i] if unique else rows[i].checkpoint))
+        rank = ranks[id(rows[i])]
+        names.append((i, (name,) if rank is None else (name, f"#{rank}")))
     return names
 
 
@@ -278,51 +253,38 @@ def _cut(name: str) -> str:
     return f"{name[:half]}…{name[-half:]}"
 
 
-def _label(
-    figure: "Figure",
-    axes: "Axes",
-    points: Sequence[tuple[float, float]],
-    names: Sequence[tuple[str, str]],
-    spreads: Sequence[float],
-) -> None:
-    """Label points, the best first, without covering points, bars or other labels.
+def _labels(
+    plot: svg.Plot,
+    points: Sequence[svg.Point],
+    bars: Sequence[tuple[svg.Point, svg.Point]],
+    names: Sequence[tuple[int, tuple[str, ...]]],
+) -> list[str]:
+    """Return labels that cover no point, bar or other label.
 
     A label takes the first free place of `_PLACES`. If the name fits nowhere, the rank
     is tried. Otherwise the point has no label.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.transforms import Bbox
-
-    # Positions in dots are valid only after the layout is final.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    dots = axes.transData.transform(points)
-    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
-    for (x, y), spread in zip(points, spreads, strict=True):
-        if spread:
-            ends = axes.transData.transform([(x - spread, y), (x + spread, y)])
-            taken.append(Bbox([ends[0] - (0, 1), ends[1] + (0, 1)]))
-    room = axes.get_window_extent(renderer)
-    right = figure.bbox.x1
-    for i in sorted(range(len(points)), key=lambda i: -points[i][1]):
-        tries = [(name, place) for name in names[i] if name for place in _PLACES]
-        for name, (dx, dy, ha, va) in tries:
-            text = axes.annotate(
-                name,
-                points[i],
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha=ha,
-                va=va,
-                color=svg.INK,
-                fontsize=10,
-                parse_math=False,
-            )
-            box = text.get_window_extent(renderer)
-            inside = room.x0 <= box.x0 and room.y0 <= box.y0 and box.x1 <= right
-            others = taken[:i] + taken[i + 1 :]
-            if inside and not any(box.overlaps(other) for other in others):
+    left, _, _, bottom = plot.area
+    taken: list[svg.Box] = [
+        (x - _RADIUS, y - _RADIUS, x + _RADIUS, y + _RADIUS) for x, y in points
+    ]
+    taken += [(a[0], a[1] - 1, b[0], b[1] + 1) for a, b in bars]
+    result = []
+    for i, candidates in names:
+        x, y = points[i]
+        for name, (dx, dy, anchor) in (
+            (name, place) for name in candidates for place in _PLACES
+        ):
+            width = svg.text_width(name)
+            start = x + dx - {"start": 0, "middle": width / 2, "end": width}[anchor]
+            box = start, y + dy - _HALF_LINE, start + width, y + dy + _HALF_LINE
+            inside = box[0] >= left and box[1] >= 0 and box[2] <= plot.width
+            if inside and box[3] <= bottom and not any(_overlap(box, o) for o in taken):
                 taken.append(box)
+                result.append(svg.text(name, x + dx, y + dy + 4, "label", anchor))
                 break
-            text.remove()
+    return result
+
+
+def _overlap(a: svg.Box, b: svg.Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

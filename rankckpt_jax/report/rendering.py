@@ -3,20 +3,25 @@
 A page is one file: its style sheet and its script are inside. Its content security
 policy names both by their SHA-256. A browser therefore ignores any other style or
 script and requests nothing. `style=` attributes are forbidden too, so lengths are
-classes, `share0` to `share100`.
+classes, `share0` to `share100`. Absolute paths are shortened in every text.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import importlib.resources
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import rankckpt_jax
+from rankckpt_jax.report import paths
 from rankckpt_jax.results.summary import Summary
+
+_STYLES = ("base.css", "tables.css", "plots.css", "print.css")
 
 _POLICY = (
     "default-src 'none'; style-src '{style}'; script-src {script}; img-src data:; "
@@ -63,7 +68,7 @@ def render(name: str, script: str = "", **values: Any) -> str:
     from markupsafe import Markup
 
     shares = "".join(f".share{i}{{--share:{i}%}}" for i in range(101))
-    css = f"{_read('report.css')}\n{shares}"
+    css = "".join(map(_read, _STYLES)) + shares
     code = _read(script) if script else ""
     policy = _POLICY.format(
         style=_hash(css), script=f"'{_hash(code)}'" if code else "'none'"
@@ -81,14 +86,31 @@ def render(name: str, script: str = "", **values: Any) -> str:
     )
 
 
+@functools.cache
 def _environment():
     # Imported here for start-up time: a ranking is useful without the template engine.
     import jinja2
     import markupsafe
 
+    def finalize(value: Any) -> Any:
+        if isinstance(value, str) and not isinstance(value, markupsafe.Markup):
+            return paths.hide_directories(value)
+        return value
+
+    def mark_code(text: str) -> markupsafe.Markup:
+        """Return escaped text in which `words` between backticks are code."""
+        escaped = str(markupsafe.escape(paths.hide_directories(text)))
+        return markupsafe.Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escaped))
+
+    def add_breaks(name: str) -> markupsafe.Markup:
+        """Return an escaped name that may break after each of its parts."""
+        escaped = str(markupsafe.escape(paths.hide_directories(name)))
+        return markupsafe.Markup(re.sub("(?<=[_/.])(?=[^_/.])", "<wbr>", escaped))
+
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read),
         autoescape=True,
+        finalize=finalize,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -96,6 +118,8 @@ def _environment():
     )
     # Only our own plots and sections are markup.
     environment.filters["markup"] = markupsafe.Markup
+    environment.filters["code"] = mark_code
+    environment.filters["breaks"] = add_breaks
     return environment
 
 

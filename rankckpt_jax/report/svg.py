@@ -1,158 +1,304 @@
-"""Matplotlib figures as inline SVG with the fonts and colors of the page.
+"""Drawings as inline SVG with the fonts and colors of the page.
 
-Matplotlib draws with placeholder colors, which are then replaced by the page's CSS
-variables. So one drawing fits the light, dark and print styles.
+Colors and fonts are classes of the style sheet, so one drawing fits the light, dark and
+print styles. Positions are attributes, because the page's policy forbids `style`.
 """
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
-from xml.etree import ElementTree
+import dataclasses
+import html
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from rankckpt_jax.results.formatting import format_large
 
-INK, MUTED, LINE = "#010101", "#020202", "#030303"
-ACCENT, PAGE = "#040404", "#050505"
-CLASSES = ("#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b")
-"""Colors of classes in plots of features."""
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 
-_VARIABLES = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    LINE: "var(--line)",
-    ACCENT: "var(--accent)",
-    PAGE: "var(--page)",
-} | {color: f"var(--class{i})" for i, color in enumerate(CLASSES)}
+CLASSES = 6
+"""Number of colors for classes and lines: `class0` to `class5` of the style sheet."""
 
-_SVG = "http://www.w3.org/2000/svg"
-_XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
+_LARGEST = 1e300
+"""Larger values are drawn here, so that no difference overflows."""
 
-SIZE = (4.6, 3.6)
-"""Width and height in inches. The page scales the drawing to its column."""
+_FONT = 11.0
+"""Size of the text in a plot, in units of the drawing; as in the style sheet."""
 
 
-def draw(
-    paint: Callable[[Figure, Axes], None],
-    prefix: str,
-    label: str,
-    hints: Mapping[str, str],
-    size: tuple[float, float] = SIZE,
-) -> str:
-    """Return a drawing as an `<svg>` element.
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """A range of values along one direction.
+
+    Attributes:
+      low: The value at the left or lower end.
+      high: The value at the right or upper end.
+      ticks: Value and text of each tick.
+      name: The name beside the axis, or empty.
+      is_logarithmic: Whether equal factors have equal lengths. Needs `low` > 0.
+    """
+
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...] = ()
+    name: str = ""
+    is_logarithmic: bool = False
+
+    def share(self, value: float) -> float:
+        """Return the position of a value as a share of the axis, in [0, 1]."""
+        low, high = self.low, self.high
+        if self.is_logarithmic:
+            value, low, high = math.log(value), math.log(low), math.log(high)
+        return min(max((value - low) / (high - low), 0.0), 1.0)
+
+
+def axis(values: Iterable[float], name: str = "", num_ticks: int = 5) -> Axis:
+    """Return an axis for finite values, with a margin and about that many ticks."""
+    low, high = _range(values)
+    step = _step(low, high, num_ticks)
+    ticks = _multiples(low, high, step)
+    return Axis(low, high, tuple(zip(ticks, _texts(ticks, step), strict=True)), name)
+
+
+def percent_axis(values: Iterable[float], name: str = "", num_ticks: int = 5) -> Axis:
+    """Return an axis for shares in [0, 1], with ticks in percent."""
+    low, high = _range(values)
+    # The margin would include impossible shares.
+    low, high = max(low, 0.0), min(high, 1.0)
+    ticks = _multiples(low, high, _step(low, high, num_ticks))
+    return Axis(low, high, tuple((t, f"{round(100 * t, 6):g}%") for t in ticks), name)
+
+
+def _range(values: Iterable[float]) -> tuple[float, float]:
+    clipped = [min(max(value, -_LARGEST), _LARGEST) for value in values]
+    low, high = min(clipped), max(clipped)
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - margin, high + margin
+
+
+def _step(low: float, high: float, num_ticks: int) -> float:
+    """Return the distance of the ticks: 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / num_ticks
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next((f * power for f in (1, 2, 5) if f * power >= rough), 10 * power)
+
+
+def _multiples(low: float, high: float, step: float) -> list[float]:
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [i * step for i in range(first, last + 1)]
+
+
+def _texts(ticks: Sequence[float], step: float) -> list[str]:
+    largest = max(map(abs, ticks), default=0.0)
+    if largest >= 1e15 or step < 1e-6:
+        return [f"{tick:.4g}" for tick in ticks]
+    if largest >= 1e4:
+        texts = [("-" if t < 0 else "") + format_large(abs(t)) for t in ticks]
+        if len(set(texts)) == len(texts):
+            return texts
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    # Adding 0 turns a negative zero into a positive one.
+    return [f"{round(tick, digits) + 0.0:,.{digits}f}" for tick in ticks]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """The place of a plot's axes.
+
+    Attributes:
+      x: The horizontal axis.
+      y: The vertical axis.
+      width: Width of the drawing. The page scales it to its column.
+      height: Height of the drawing.
+    """
+
+    x: Axis
+    y: Axis
+    width: float = 340
+    height: float = 264
+
+    @property
+    def area(self) -> Box:
+        """The area inside the axes."""
+        texts = [text_width(text) for _, text in self.y.ticks]
+        left = max(texts, default=0) + 8 + (18 if self.y.name else 0)
+        bottom = (18 if self.x.ticks else 0) + (20 if self.x.name else 0) + 2
+        return left, 8, self.width - 10, self.height - bottom
+
+    def place(self, x: float, y: float) -> Point:
+        """Return the position of a pair of values."""
+        left, top, right, bottom = self.area
+        return (
+            left + self.x.share(x) * (right - left),
+            bottom - self.y.share(y) * (bottom - top),
+        )
+
+
+def draw(plot: Plot, marks: Iterable[str], label: str) -> str:
+    """Return a plot as an `<svg>` element.
 
     Args:
-      paint: Draws on the given axes.
-      prefix: Prefix of every id, so that ids are unique on the page.
+      plot: The axes.
+      marks: Elements in the order in which they are drawn.
       label: Description for screen readers.
-      hints: Text to show on hover, by `gid` of an artist.
-      size: Width and height in inches.
-
-    Returns:
-      The element for use inside HTML, without XML declaration or namespaces. Its colors
-      are CSS variables such as `--ink`.
     """
-    # Imported here for start-up time: Matplotlib takes a second.
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    # With a fixed salt, the same ranking gives the same bytes.
-    text_as_text = matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "rankckpt_jax"}
+    left, top, right, bottom = plot.area
+    columns = [(plot.place(v, plot.y.low)[0], text) for v, text in plot.x.ticks]
+    rows = [(plot.place(plot.x.low, v)[1], text) for v, text in plot.y.ticks]
+    grid = "".join(f"M{_n(x)} {_n(top)}V{_n(bottom)}" for x, _ in columns) + "".join(
+        f"M{_n(left)} {_n(y)}H{_n(right)}" for y, _ in rows
     )
-    with text_as_text, warnings.catch_warnings():
-        # Matplotlib's font may lack letters of a name; the browser's fonts have them.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure = Figure(figsize=size, dpi=72, layout="constrained")
-        axes = figure.add_subplot()
-        simplify_axes(axes)
-        paint(figure, axes)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True)
-    return _inline(file.getvalue(), prefix, label, hints)
+    middle = (top + bottom) / 2
+    frame = f"M{_n(left)} {_n(top)}V{_n(bottom)}H{_n(right)}"
+    parts = [
+        f'<path class="grid" d="{grid}"/>' if grid else "",
+        f'<path class="frame" d="{frame}"/>',
+        *(text(t, x, bottom + 14, "tick", "middle") for x, t in columns),
+        *(text(t, left - 6, y + 4, "tick", "end") for y, t in rows),
+        text(plot.x.name, (left + right) / 2, plot.height - 4, "tick", "middle"),
+        text(plot.y.name, 11, middle, "tick", "middle", turned=True),
+        *marks,
+    ]
+    return (
+        f'<svg viewBox="0 0 {_n(plot.width)} {_n(plot.height)}" role="img" '
+        f'aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
+    )
 
 
-def simplify_axes(axes: Axes) -> None:
-    """Reduce the axes to two spines, a faint grid and few ticks."""
-    from matplotlib import ticker
+def text(
+    content: str,
+    x: float,
+    y: float,
+    classes: str,
+    anchor: str = "start",
+    *,
+    turned: bool = False,
+) -> str:
+    """Return a line of text, or nothing if it is empty.
 
-    axes.margins(0.1)
-    axes.grid(color=LINE, linewidth=0.7, alpha=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(length=0, labelcolor=MUTED, labelsize=10, pad=6)
-    for label in axes.xaxis.label, axes.yaxis.label:
-        label.set(color=MUTED, fontsize=10.5)
-    axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
-
-
-def name_axes(axes: Axes, x: str, y: str) -> None:
-    """Write the labels of the axes."""
-    axes.set_xlabel(x, labelpad=7, parse_math=False)
-    axes.set_ylabel(y, labelpad=7)
-
-
-def percent(axes: Axes) -> None:
-    """Format the vertical axis as percentages from 0 to 100."""
-    axes.yaxis.set_major_formatter(lambda y, _: f"{round(100 * y, 6):g}%")
-    # The margins would include impossible accuracies.
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0.0), min(high, 1.0))
-
-
-def _inline(svg: str, prefix: str, label: str, hints: Mapping[str, str]) -> str:
-    """Return the content of Matplotlib's SVG file as an element for the page.
-
-    The arguments are those of `draw`.
+    Args:
+      content: The text.
+      x: Position of its start, middle or end.
+      y: Position of its baseline.
+      classes: Classes of the style sheet.
+      anchor: "start", "middle" or "end".
+      turned: Whether it runs upward.
     """
-    root = ElementTree.fromstring(svg)
-    for parent in root.iter():
-        for child in list(parent):
-            # A style sheet would apply to the whole page.
-            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.removeprefix(f"{{{_SVG}}}")
-        if _XLINK_HREF in element.attrib:
-            element.set("href", element.attrib.pop(_XLINK_HREF))
-        # The page's policy forbids `style` attributes.
-        declared = _declarations(element.attrib.pop("style", ""))
-        for key, value in {**element.attrib, **declared}.items():
-            element.set(key, _rewrite(key, value, prefix))
-        hint = hints.get(element.get("id", "").removeprefix(f"{prefix}-"))
-        if hint:
-            title = ElementTree.Element("title")
-            title.text = hint
-            element.insert(0, title)
-    for name in "width", "height", "version":
-        root.attrib.pop(name, None)
-    root.set("role", "img")
-    root.set("aria-label", label)
-    return ElementTree.tostring(root, encoding="unicode")
+    if not content:
+        return ""
+    turn = f' transform="rotate(-90 {_n(x)} {_n(y)})"' if turned else ""
+    return (
+        f'<text class="{classes}" x="{_n(x)}" y="{_n(y)}" '
+        f'text-anchor="{anchor}"{turn}>{html.escape(content)}</text>'
+    )
 
 
-def _rewrite(key: str, value: str, prefix: str) -> str:
-    """Return the value of an attribute with prefixed ids and the page's colors."""
-    if key == "id":
-        return f"{prefix}-{value}"
-    if key == "href":
-        return value.replace("#", f"#{prefix}-")
-    value = value.replace("url(#", f"url(#{prefix}-")
-    return _VARIABLES.get(value, value)
+def dot(at: Point, hint: str, classes: str = "") -> str:
+    """Return a circle that shows a hint on hover."""
+    return (
+        f'<circle class="{f"dot {classes}".strip()}" cx="{_n(at[0])}" cy="{_n(at[1])}" '
+        f'r="4.5">{_title(hint)}</circle>'
+    )
 
 
-def _declarations(style: str) -> dict[str, str]:
-    """Return the attributes for a `style`, without its font family."""
-    pairs = (part.split(":", 1) for part in style.split(";") if ":" in part)
-    declared = {key.strip(): value.strip() for key, value in pairs}
-    declared.pop("font-family", None)
-    if size := re.match(r"[\d.]+px", declared.pop("font", "")):
-        declared["font-size"] = size[0]
-    return declared
+def line(points: Sequence[Point], classes: str, hint: str = "") -> str:
+    """Return a line through points, which shows a hint on hover if it has one."""
+    place = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
+    return f'<polyline class="{classes}" points="{place}">{_title(hint)}</polyline>'
+
+
+def markers(points: Iterable[Point], shape: int, classes: str, hint: str) -> str:
+    """Return small marks of one of six shapes, as one element with a hint."""
+    outline = _SHAPES[shape % len(_SHAPES)]
+    path = "".join(f"M{_n(x)} {_n(y)}{outline}" for x, y in points)
+    return f'<path class="{classes}" d="{path}">{_title(hint)}</path>'
+
+
+_SHAPES = (
+    "m-2.5 0a2.5 2.5 0 1 0 5 0a2.5 2.5 0 1 0-5 0z",
+    "m-2.3-2.3h4.6v4.6h-4.6z",
+    "m0-3.2l3.2 3.2l-3.2 3.2l-3.2-3.2z",
+    "m0-3l3 5.2h-6z",
+    "m0 3l-3-5.2h6z",
+    "m-1-3h2v2h2v2h-2v2h-2v-2h-2v-2h2z",
+)
+"""Circle, square, diamond, triangles and cross, relative to the center."""
+
+
+def ruler(scale: Axis, name: str) -> str:
+    """Return the ticks of an axis that many strips share, for the head of a column.
+
+    Args:
+      scale: The axis.
+      name: A name that is unique on the page; `strip` refers to it.
+    """
+    places = [
+        (_percent(scale.share(value)), html.escape(text)) for value, text in scale.ticks
+    ]
+    lines = "".join(f'<line x1="{x}" x2="{x}" y1="0" y2="26"/>' for x, _ in places)
+    texts = "".join(
+        f'<text class="tick" x="{x}" y="11" text-anchor="middle">{t}</text>'
+        for x, t in places
+    )
+    return (
+        '<svg class="strip" height="16" aria-hidden="true">'
+        f'<defs><g id="ticks-{name}">{lines}</g></defs>{texts}</svg>'
+    )
+
+
+def strip(
+    scale: Axis, name: str, value: float, spread: float = 0.0, *, measured: bool = False
+) -> str:
+    """Return one value on a shared axis, for a row of a table.
+
+    Args:
+      scale: The axis.
+      name: The name given to `ruler`.
+      value: A finite value.
+      spread: Half the length of the interval around it.
+      measured: Whether it is drawn as a diamond instead of a circle.
+    """
+    x = _percent(scale.share(value))
+    parts = [f'<use class="grid" href="#ticks-{name}"/>']
+    if spread:
+        ends = [_percent(scale.share(value + side * spread)) for side in (-1, 1)]
+        parts.append(
+            f'<line class="interval" x1="{ends[0]}" x2="{ends[1]}" y1="13" y2="13"/>'
+        )
+    if measured:
+        # A nested drawing moves a path by a share of the width.
+        diamond = '<path class="measured" d="M0-6.5L6.5 0L0 6.5L-6.5 0z"/>'
+        parts.append(f'<svg x="{x}" y="13" overflow="visible">{diamond}</svg>')
+    else:
+        parts.append(f'<circle class="score" cx="{x}" cy="13" r="5"/>')
+    return f'<svg class="strip" height="26" aria-hidden="true">{"".join(parts)}</svg>'
+
+
+def text_width(content: str, size: float = _FONT) -> float:
+    """Return a width that no usual sans-serif font exceeds by much, for a layout."""
+    return size * sum(map(_letter_width, content))
+
+
+def _letter_width(letter: str) -> float:
+    if unicodedata.east_asian_width(letter) in "WF":
+        return 1.05
+    if letter in "ijltfrI.,:;'|!()[]/ ":
+        return 0.42
+    if letter in "mwMW@%—…" or letter.isupper():
+        return 0.92
+    return 0.66
+
+
+def _title(hint: str) -> str:
+    return f"<title>{html.escape(hint, quote=False)}</title>" if hint else ""
+
+
+def _percent(share: float) -> str:
+    return f"{_n(100 * share)}%"
+
+
+def _n(value: float) -> str:
+    """Return a number of the drawing with at most two decimals."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -57,6 +57,16 @@ class Costs:
             for _, column in self.seconds
         )
 
+    @property
+    def stage_seconds(self) -> tuple[tuple[str, tuple[float | None, ...]], ...]:
+        """`seconds` with the sum of all measures in place of each measure."""
+        features, *measures, finetuning = self.seconds
+        sums = tuple(
+            sum(known) if (known := [s for s in line if s is not None]) else None
+            for line in zip(*(column for _, column in measures), strict=True)
+        )
+        return features, ("all measures", sums), finetuning
+
 
 def compare_costs(ranking: Ranking) -> Costs | None:
     """Return the costs of a ranking, or None if no time is known."""

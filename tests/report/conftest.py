@@ -1,6 +1,7 @@
 """A realistic ranking, and hostile and degenerate ones, with their pages."""
 
 import dataclasses
+import shlex
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from rankckpt_jax.features import views
 from rankckpt_jax.report import page
 from rankckpt_jax.results.ablation import Ablation
+from rankckpt_jax.results.formatting import printable
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
@@ -87,7 +89,7 @@ def hostile():
     provenance = {HOSTILE: {"inner": [HOSTILE]}}
     ranking = rank(
         HOSTILE,
-        [HOSTILE, "=measure"],
+        [HOSTILE, "=measure", *(f"measure{i}" for i in range(6))],
         rows,
         task_description=HOSTILE,
         provenance=provenance,
@@ -118,7 +120,17 @@ def hostile():
 
 @pytest.fixture(scope="session")
 def hostile_page(hostile):
-    return page.to_html(summarize(hostile))
+    summary = summarize(hostile)
+    text = printable(HOSTILE)
+    conclusion = dataclasses.replace(
+        summary.conclusion,
+        support=(text,),
+        verification=text,
+        command=shlex.join(["rank", text]),
+        against=(text,),
+        details=(text,),
+    )
+    return page.to_html(dataclasses.replace(summary, conclusion=conclusion))
 
 
 @pytest.fixture(

@@ -1,6 +1,8 @@
 """The page in a browser: sorting, filters, hints, print, and no requests."""
 
+import dataclasses
 import http.server
+import pathlib
 import shutil
 import threading
 
@@ -62,7 +64,7 @@ def test_page_sorts_filters_and_shows_hints_without_requests(browser, big):
         return [cell.get_attribute("data-value") for cell in cells]
 
     assert len(names()) == 41
-    heading = tab.locator("table.ranking thead button", has_text="Fine-tuned")
+    heading = tab.locator("table.ranking thead button", has_text="Accuracy")
     heading.click()
     assert names()[0] == "net40"
     # A key press sorts in the other direction.
@@ -191,22 +193,209 @@ def test_policy_blocks_injected_markup(browser, hostile_page, outside, tmp_path)
     context.close()
 
 
-def test_bars_shades_and_plots_are_visible(browser, big):
+def test_drawings_and_shades_are_visible(browser, big):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     tab = context.new_page()
     tab.goto(big.as_uri())
-    widths = tab.evaluate(
-        "[...document.querySelectorAll('.bar i')].map(i => i.offsetWidth)"
+    places = tab.evaluate(
+        "[...document.querySelectorAll('.strip .score, .strip .measured')].map("
+        "mark => mark.getBoundingClientRect().left)"
     )
-    assert len({*widths}) > 10
+    assert len({*places}) > 40
     shades = tab.evaluate(
         "[...document.querySelectorAll('.ranks td')].map("
         "td => getComputedStyle(td).backgroundColor)"
     )
     assert len({*shades}) > 10
-    fills = tab.evaluate(
-        "[...document.querySelectorAll('figure svg use')].map("
-        "use => getComputedStyle(use).stroke)"
+    strokes = tab.evaluate(
+        "[...document.querySelectorAll('figure :is(.dot, .line), .strip .grid')].map("
+        "mark => getComputedStyle(mark).stroke)"
     )
-    assert fills and all(fill.startswith(("rgb", "color")) for fill in fills)
+    assert strokes and all(stroke.startswith(("rgb", "color")) for stroke in strokes)
     context.close()
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory):
+    """The path of a page with 40 checkpoints with long names and 23 measures."""
+    measures = [f"some_measure_{i}" for i in range(23)]
+    rows = [
+        Row(
+            f"vit_base_patch16_224.augreg2_in21k_ft_in1k_{i:02}".ljust(60, "x"),
+            architecture="vision_transformer",
+            scores={
+                m: -1.0 + ((i * (j + 3)) % 41) / 50 for j, m in enumerate(measures)
+            },
+            spreads={m: 0.0123 for m in measures},
+            warnings={measures[3]: "Too few images."},
+            accuracy=0.5 + i / 100,
+            num_parameters=86_000_000 + i,
+            feature_dim=768,
+            image_size=224,
+            extract_seconds=3.0,
+            finetune_seconds=300.0,
+            score_seconds={m: 1.0 for m in measures},
+        )
+        for i in range(40)
+    ]
+    provenance = {"config": {"field": "value" * 40}}
+    ranking = rank("simulated", measures, rows, provenance=provenance)
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page.to_html(summarize(ranking)))
+    return path
+
+
+_OUTSIDE = """() => {
+  // The cells that are cut off: not inside the page, nor in a scroller inside it.
+  const width = document.documentElement.clientWidth;
+  const inside = (box) => box.left >= -1 && box.right <= width + 1;
+  const cut = [];
+  for (const cell of document.querySelectorAll("th, td")) {
+    if (!cell.checkVisibility()) continue;
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    const boxes = [cell.getBoundingClientRect(), ...range.getClientRects()];
+    const scroller = cell.closest(".scroll");
+    const scrolls = scroller && getComputedStyle(scroller).overflowX === "auto";
+    if (scrolls ? !inside(scroller.getBoundingClientRect()) : !boxes.every(inside))
+      cut.push(cell.textContent.trim());
+  }
+  return cut;
+}"""
+
+
+def test_phone_shows_every_cell_and_the_numbers_beside_the_names(browser, huge):
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    tab = context.new_page()
+    tab.goto(huge.as_uri())
+    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert tab.evaluate(_OUTSIDE) == []
+    places = tab.evaluate(
+        """() => [...document.querySelectorAll(".ranking tbody tr")].map(row => {
+          const box = (s) => row.querySelector(s).getBoundingClientRect();
+          const [name, number] = [box(".name"), box(".figure")];
+          return [name.right - number.left, number.right, number.top - name.top];
+        })"""
+    )
+    assert len(places) == 40
+    for overlap, right, lower in places:
+        assert overlap <= 0 and right <= 390 and abs(lower) < 10
+    # A sentence above each table that scrolls says so.
+    scrollers = tab.locator(".scroll.wide")
+    assert scrollers.count() >= 2
+    assert tab.locator(".more:not([hidden])").count() == scrollers.count()
+    context.close()
+
+
+def test_paper_shows_every_cell(browser, huge):
+    # The width of A4 without margins of 12 mm, at 96 pixels an inch.
+    context = browser.new_context(viewport={"width": 703, "height": 1000})
+    tab = context.new_page()
+    tab.goto(huge.as_uri())
+    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    tab.emulate_media(media="print")
+    assert tab.evaluate(_OUTSIDE) == []
+    # Nothing hides a part of a text.
+    clipped = """[...document.querySelectorAll("main *, header *")].filter(
+      e => getComputedStyle(e).overflowX !== "visible" && e.scrollWidth > e.clientWidth
+    ).map(e => e.className)"""
+    assert tab.evaluate(clipped) == []
+    visible = (
+        "[...document.querySelectorAll('.scores')].filter(e => e.checkVisibility())"
+    )
+    shown = tab.evaluate(f"{visible}.map(e => e.tHead.textContent).join(' ')")
+    assert all(f"some_measure_{i}" in shown for i in range(23))
+    context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_labels_of_plots_cover_no_point(browser, huge, width):
+    context = browser.new_context(viewport={"width": width, "height": 844})
+    tab = context.new_page()
+    tab.goto(huge.as_uri())
+    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    covered, num_labels = tab.evaluate(
+        """() => {
+          const covered = [];
+          let count = 0;
+          for (const plot of document.querySelectorAll("figure svg")) {
+            const boxes = (s) =>
+              [...plot.querySelectorAll(s)].map(e => [e, e.getBoundingClientRect()]);
+            const [dots, labels] = [boxes(".dot"), boxes(".label")];
+            count += labels.length;
+            for (const [label, a] of labels) {
+              const others = labels.filter(([other]) => other !== label);
+              for (const [other, b] of [...dots, ...others]) {
+                // The boxes of texts include an empty line gap of some 2 pixels.
+                const apart = a.right <= b.left || b.right <= a.left
+                  || a.bottom - 2 <= b.top || b.bottom <= a.top + 2;
+                if (!apart) covered.push(label.textContent);
+              }
+            }
+          }
+          return [covered, count];
+        }"""
+    )
+    # At least two labels in each of the 23 plots.
+    assert covered == [] and num_labels >= 46
+    context.close()
+
+
+def test_columns_can_be_chosen(browser, huge):
+    tab = browser.new_page()
+    tab.goto(huge.as_uri())
+    tab.locator(".chooser summary").click()
+    heads = tab.locator("table.scores[data-sortable] thead th")
+    visible = "heads => heads.filter(h => h.checkVisibility()).length"
+    assert heads.evaluate_all(visible) == 24
+    tab.locator("[data-check=none]").click()
+    assert heads.evaluate_all(visible) == 1
+    tab.get_by_label("some_measure_20", exact=True).check()
+    assert heads.evaluate_all(visible) == 2
+    cells = tab.locator("table.scores[data-sortable] tbody tr").first.locator("td")
+    assert cells.evaluate_all(visible) == 1
+    tab.close()
+
+
+def test_csv_can_be_downloaded_without_javascript(browser, huge):
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto(huge.as_uri())
+    with tab.expect_download() as started:
+        tab.get_by_text("Download CSV").click()
+    assert started.value.suggested_filename == "simulated-ranking.csv"
+    lines = pathlib.Path(started.value.path()).read_text().splitlines()
+    assert len(lines) == 41 and lines[0].startswith("rank,checkpoint,")
+    context.close()
+
+
+def test_command_can_be_copied(browser, tmp_path):
+    summary = summarize(rank("t", ["nleep"], [Row("a", scores={"nleep": 1.0})]))
+    command = "rankckpt photos 'my pool' --finetune=2"
+    conclusion = dataclasses.replace(summary.conclusion, command=command)
+    path = tmp_path / "report.html"
+    path.write_text(page.to_html(dataclasses.replace(summary, conclusion=conclusion)))
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    tab = context.new_page()
+    tab.goto(path.as_uri())
+    tab.get_by_role("button", name="Copy").click()
+    assert tab.get_by_role("button", name="Copied").is_visible()
+    assert tab.evaluate("navigator.clipboard.readText()") == command
+    context.close()
+
+
+def test_headings_explain_themselves_to_the_keyboard(browser, huge):
+    tab = browser.new_page()
+    tab.goto(huge.as_uri())
+    heading = tab.locator(".evaluation thead button", has_text="Kendall").first
+    tab.locator(".evaluation thead button").first.focus()
+    hint = tab.locator("#hint")
+    for _ in range(20):
+        tab.keyboard.press("Tab")
+        if heading.evaluate("e => e === document.activeElement"):
+            break
+    assert "share of pairs in the right order" in hint.inner_text()
+    tab.keyboard.press("Tab")
+    assert "share of pairs" not in hint.inner_text()
+    tab.close()

@@ -7,6 +7,7 @@ import hashlib
 import html.parser
 import io
 import re
+import urllib.parse
 
 import pytest
 
@@ -16,7 +17,7 @@ from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
 
-_VOID = {"meta", "link", "br", "img", "input", "hr"}
+_VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
 
 
 class _Reader(html.parser.HTMLParser):
@@ -30,6 +31,9 @@ class _Reader(html.parser.HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
+        if tag == "wbr":
+            # A place where a name may break is no space.
+            self.texts.append("\0")
         self.elements.append((tag, dict(attrs)))
         if tag not in _VOID:
             self.open.append(tag)
@@ -46,7 +50,7 @@ class _Reader(html.parser.HTMLParser):
 
     @property
     def text(self):
-        return " ".join(" ".join(self.texts).split())
+        return " ".join(" ".join(self.texts).replace(" \0 ", "").split())
 
     def named(self, tag):
         return [attrs for name, attrs in self.elements if name == tag]
@@ -65,8 +69,9 @@ def test_to_html_shows_every_result(realistic_page):
         "is not significant (Kendall's tau 0.80 over all 5 checkpoints",
         "-0.412",
         "±0.01",
-        "89.1%",
-        "3.2 M parameters",
+        "◆ 89.1%",
+        "1,024 features · 3.2 M parameters · 224 px",
+        "not ranked: two variables",
         "1 checkpoint failed",
         "two variables found: 263 < 265",
         "no logits leep: random_initialization",
@@ -77,8 +82,20 @@ def test_to_html_shows_every_result(realistic_page):
         "devices[1].kind cpu",
     ):
         assert expected in reader.text
-    assert len(reader.named("svg")) == 3
-    assert len(reader.named("table")) == 5
+    # A plot for each measure.
+    assert len([svg for svg in reader.named("svg") if svg.get("role") == "img"]) == 3
+    headings = re.findall("<h2>(.*?)</h2>", realistic_page)
+    assert headings == [
+        "Ranking",
+        "Scores against accuracy after fine-tuning",
+        "How well each measure predicts accuracy",
+        "Scores by measure",
+        "Cost",
+        "Networks",
+        "Checkpoints that failed",
+        "Warnings",
+        "How this was made",
+    ]
 
 
 def test_to_html_requests_nothing(realistic_page):
@@ -92,7 +109,7 @@ def test_to_html_requests_nothing(realistic_page):
         assert "src" not in attributes
         assert not any(name.startswith("on") for name in attributes)
         if tag in ("link", "a", "use"):
-            assert attributes["href"].startswith(("data:,", "#"))
+            assert attributes["href"].startswith(("data:,", "data:text/csv", "#"))
 
 
 def test_to_html_policy_allows_only_its_script_and_style(realistic_page):
@@ -132,6 +149,17 @@ def test_to_html_escapes_hostile_text_in_every_section(hostile_page):
     assert "\u202e" not in hostile_page
 
 
+def test_to_html_escapes_hostile_measures_beside_the_names(hostile):
+    few = rank("t", hostile.measures[:2], hostile.rows)
+    text = page.to_html(summarize(few))
+    reader = _Reader(text)
+    text.encode("utf-8")
+    chips = [s for s in reader.named("span") if "chip" in s.get("class", "")]
+    assert len(chips) == 2 * len(few.rows)
+    assert "<script>alert" in chips[0]["data-label"]
+    assert len(reader.named("script")) == 1
+
+
 def test_notebook_and_benchmark_escape_hostile_text(hostile):
     lines = benchmark.tabulate([hostile, dataclasses.replace(hostile, task="=other")])
     for text in notebook.to_html(summarize(hostile)), benchmark.to_html(lines):
@@ -159,9 +187,68 @@ def test_to_html_renders_degenerate_rankings(degenerate):
 def test_to_html_omits_sections_without_content():
     rows = [Row("a", scores={"nleep": -1.0}), Row("b", scores={"nleep": -2.0})]
     text = _to_html(["nleep"], rows)
-    headings = re.findall("<h2>(.*?)</h2>", text)
-    assert headings == ["Ranking", "Scores against fine-tuning"]
-    assert "There is nothing to compare" in text
+    assert re.findall("<h2>(.*?)</h2>", text) == ["Ranking"]
+
+
+def test_to_html_shows_no_absolute_path():
+    rows = [
+        Row(
+            "a", scores={"nleep": -1.0}, warnings={"nleep": "See /home/ann/a b/x.txt."}
+        ),
+        Row("b", failure="No such file\n  where: /home/ann/pool/b.h5"),
+    ]
+    provenance = {"config": {"workdir": "/home/ann/runs", "bucket": "gs://runs/a"}}
+    text = page.to_html(summarize(rank("t", ["nleep"], rows, provenance=provenance)))
+    assert "/home" not in text and "%2Fhome" not in text
+    assert "where: …/b.h5" in text
+    assert "<td>…/runs</td>" in text
+    assert "<td>gs://runs/a</td>" in text
+
+
+def test_to_html_folds_fields_without_a_value():
+    provenance = {"config": {"task": None, "seed": 0, "dtype": "", "options": {}}}
+    rows = [Row("a", scores={"nleep": -1.0})]
+    text = page.to_html(summarize(rank("t", ["nleep"], rows, provenance=provenance)))
+    folded = text.partition("<summary>Fields without a value</summary>")[2]
+    assert "config.task, config.dtype, config.options</p>" in folded
+    assert re.findall("<tr><th scope=.row.>(.*?)</th>", text) == ["config.seed"]
+
+
+def test_to_html_offers_the_table_as_csv(realistic, realistic_page):
+    (link,) = [a for a in _Reader(realistic_page).named("a") if "download" in a]
+    assert link["download"] == "caltech101-ranking.csv"
+    kind, _, data = link["href"].partition(",")
+    assert kind == "data:text/csv;charset=utf-8"
+    assert urllib.parse.unquote(data) == realistic.to_csv()
+
+
+def test_to_html_draws_the_interval_of_a_score_on_the_common_axis():
+    rows = [
+        Row("a", scores={"nleep": 3.0}, spreads={"nleep": 0.5}),
+        Row("b", scores={"nleep": 1.0}),
+        Row("c", scores={"nleep": 0.0}),
+    ]
+    text = _to_html(["nleep"], rows)
+    a, b, c = (
+        float(x) for x in re.findall('<circle class="score" cx="([0-9.]+)%"', text)
+    )
+    # Distances on the axis are proportional to those of the scores.
+    assert a - b == pytest.approx(2 * (b - c), abs=0.1)
+    ends = re.findall('<line class="interval" x1="([0-9.]+)%" x2="([0-9.]+)%"', text)
+    # The only known spread: two standard deviations to each side.
+    ((low, high),) = ends
+    assert float(high) - a == pytest.approx(b - c, abs=0.1)
+    assert a - float(low) == pytest.approx(b - c, abs=0.1)
+
+
+def test_to_html_splits_many_measures_into_tables_for_paper():
+    measures = [f"measure{i}" for i in range(14)]
+    rows = [Row(n, scores={m: float(i) for i, m in enumerate(measures)}) for n in "ab"]
+    reader = _Reader(_to_html(measures, rows))
+    tables = [t for t in reader.named("table") if "print-only" in t.get("class", "")]
+    assert len(tables) == 3
+    text = _to_html(measures[:6], rows)
+    assert "print-only" not in text.partition("</style>")[2]
 
 
 def test_to_html_includes_a_section_that_is_one_new_file(tmp_path, monkeypatch):
@@ -178,10 +265,11 @@ def test_to_html_includes_a_section_that_is_one_new_file(tmp_path, monkeypatch):
 
 def test_sortable_tables_have_a_button_and_a_value_for_each_column(realistic_page):
     tables = re.findall(r"<table data-sortable.*?</table>", realistic_page, re.DOTALL)
-    assert len(tables) == 3
+    assert len(tables) == 4
     for table in tables:
         head, body = table.split("</thead>")
-        columns = head.count("<th ")
+        # The ranks by each measure cannot be sorted.
+        columns = head.count("<th ") - head.count('class="chips"')
         assert head.count("<button") == columns
         for row in re.findall(r"<tr.*?</tr>", body.split("</tbody>")[0], re.DOTALL):
             assert row.count("data-value=") == columns

@@ -1,6 +1,7 @@
 """The plots: well formed, self-contained, with the colors of the page."""
 
 import re
+from importlib.resources import files
 from xml.etree import ElementTree
 
 import numpy as np
@@ -32,29 +33,16 @@ def test_scatter_points_have_names_and_hints(svgs):
     assert "5 checkpoints" in root.get("aria-label")
 
 
-def test_scatter_uses_only_variables_of_the_page(svgs):
+def test_scatter_has_no_style_of_its_own(svgs):
     svg = svgs["nleep"]
     assert "http" not in svg
-    assert "xlink" not in svg
-    assert "font-family" not in svg
-    assert "<style" not in svg
-    assert "style=" not in svg
-    assert set(re.findall(r'(?:fill|stroke)="([^"]+)"', svg)) == {
-        "none",
-        "var(--ink)",
-        "var(--muted)",
-        "var(--line)",
-        "var(--accent)",
-        "var(--page)",
-    }
-
-
-def test_ids_are_unique_on_the_page_and_references_exist(svgs):
-    ids = [i for svg in svgs.values() for i in re.findall(r'\bid="([^"]+)"', svg)]
-    assert len(ids) == len(set(ids))
-    for svg in svgs.values():
-        for reference in re.findall(r"(?:href=\"|url\()#([^\")]+)", svg):
-            assert f'id="{reference}"' in svg
+    for name in "xlink", "font-family", "<style", "style=", "fill=", "stroke=":
+        assert name not in svg
+    css = (files("rankckpt_jax.report.page") / "plots.css").read_text()
+    root = ElementTree.fromstring(svg)
+    for name in {c for e in root.iter() for c in (e.get("class") or "").split()}:
+        # Labels have the style of all texts.
+        assert f".{name}" in css or name == "label"
 
 
 def test_scatter_is_deterministic(realistic, svgs):
@@ -67,15 +55,33 @@ def test_scatter_escapes_hostile_names(hostile):
     assert ElementTree.fromstring(svg).find(".//script") is None
 
 
-def test_scatter_labels_many_points_with_ranks():
+def _many(n=40):
     rng = np.random.default_rng(0)
     rows = [
-        Row(f"checkpoint_{i}", scores={"nleep": q + 0.1 * rng.normal()}, accuracy=q)
-        for i, q in enumerate(rng.uniform(0.3, 0.9, 41))
+        Row(f"net_{i:02}", scores={"nleep": q + 0.1 * rng.normal()}, accuracy=q)
+        for i, q in enumerate(rng.uniform(0.3, 0.9, n))
     ]
-    texts = _texts(plots.scatter(rank("t", ["nleep"], rows), "nleep"))
-    assert not any("checkpoint_" in text for text in texts)
-    assert sum(text.startswith("#") for text in texts) > 20
+    return rank("t", ["nleep"], rows)
+
+
+def test_scatter_labels_only_the_most_important_of_many_points():
+    ranking = _many()
+    texts = _texts(plots.scatter(ranking, "nleep"))
+    labels = {text for text in texts if text.startswith(("net_", "#"))}
+    rows = sorted(ranking.rows, key=lambda row: row.accuracy)
+    important = [*ranking.rows[:5], rows[0], rows[-1]]
+    ranks = dict(zip((r.checkpoint for r in ranking.rows), ranking.ranks, strict=True))
+    allowed = {r.checkpoint for r in important}
+    allowed |= {f"#{ranks[r.checkpoint]}" for r in important}
+    assert len(labels) >= 4
+    assert labels <= allowed
+    # The best is labeled first, so its name always fits.
+    assert rows[-1].checkpoint in labels
+
+
+def test_scatter_names_every_point_if_they_are_few():
+    texts = _texts(plots.scatter(_many(4), "nleep"))
+    assert {f"net_{i:02}" for i in range(4)} <= set(texts)
 
 
 def test_scatter_labels_do_not_cover_the_bars_of_spreads():
@@ -83,23 +89,19 @@ def test_scatter_labels_do_not_cover_the_bars_of_spreads():
         Row(f"net{i}", scores={"nleep": i}, spreads={"nleep": 0.8}, accuracy=0.5)
         for i in range(3)
     ]
-    svg = plots.scatter(rank("t", ["nleep"], rows), "nleep")
-    root = ElementTree.fromstring(svg)
-    heights = {
-        group.get("id").partition("-")[2]: float(use.get("y"))
-        for group in root.iter("g")
-        if "point" in (group.get("id") or "")
-        for use in group.iter("use")
-    }
-    assert heights, svg
-    for text in root.iter("text"):
-        if "".join(text.itertext()).startswith("net"):
-            place = text.get("transform") or f"({text.get('x')} {text.get('y')})"
-            y = float(re.findall(r"[\d.]+", place)[1])
-            assert abs(y - next(iter(heights.values()))) > 4
+    root = ElementTree.fromstring(plots.scatter(rank("t", ["nleep"], rows), "nleep"))
+    bars = [e for e in root.iter("polyline") if e.get("class") == "whisker"]
+    assert len(bars) == 3
+    (height,) = {float(p.split(",")[1]) for b in bars for p in b.get("points").split()}
+    labels = [e for e in root.iter("text") if e.get("class") == "label"]
+    assert labels
+    for label in labels:
+        baseline = float(label.get("y"))
+        # Text of 11 units reaches from about 9 above to 3 below its baseline.
+        assert baseline + 3 < height or baseline - 9 > height
 
 
-def test_scatter_does_not_warn_of_missing_glyphs():
+def test_scatter_labels_names_in_any_script():
     rows = [Row(f"名前{i}", scores={"nleep": i}, accuracy=0.1 * i) for i in range(3)]
     assert "名前2" in plots.scatter(rank("t", ["nleep"], rows), "nleep")
 

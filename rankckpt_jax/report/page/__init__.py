@@ -2,8 +2,8 @@
 
 Each module of this directory is one section of the page and defines `SECTION`. They are
 found by scanning the directory, so a new section is one new file. `report.html.j2` is
-the frame around them, `report.css` the style, `report.js` sorts and filters the tables
-and shows the names of points in plots.
+the frame around them with the answer, the `.css` files are the style. `report.js` sorts
+and filters the tables, copies commands and shows hints.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from rankckpt_jax.report import paths
 from rankckpt_jax.report.rendering import Section, render
 from rankckpt_jax.results.formatting import printable
 from rankckpt_jax.results.summary import Summary
+
+_LONG_NAME = 30
+"""Names with more characters are smaller in the answer."""
 
 
 def sections() -> list[Section]:
@@ -30,13 +34,15 @@ def to_html(summary: Summary) -> str:
     security policy forbids everything else. All text is escaped. Sections without
     content are omitted.
     """
-    ranking = summary.ranking
+    ranking, conclusion = summary.ranking, summary.conclusion
     rendered = [(section, section.render(summary)) for section in sections()]
     return render(
         "report.html.j2",
         "report.js",
         task=printable(ranking.task),
         description=printable(ranking.task_description),
-        conclusion=summary.conclusion,
+        conclusion=conclusion,
+        is_long=len(conclusion.answer[1]) > _LONG_NAME,
+        command=paths.relative_command(conclusion.command),
         sections=[(section, html) for section, html in rendered if html is not None],
     )

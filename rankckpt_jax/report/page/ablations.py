@@ -10,7 +10,8 @@ from rankckpt_jax.results.formatting import printable
 from rankckpt_jax.results.summary import Summary
 
 _TEMPLATE = """
-{% from "macros.html.j2" import figure %}
+{% from "macros.html.j2" import figure, legend %}
+{{ legend(names) -}}
 <div class="plots">
 {% for svg, title, caption in plots %}
 {{ figure(svg, title, caption) -}}
@@ -31,7 +32,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
         )
         caption = f"agreement with {reference}; the band marks the current value"
         drawn.append((plots.ablation(ablation), printable(ablation.title), caption))
-    return {"plots": drawn}
+    return {"plots": drawn, "names": [name for _, name in plots.ABLATION_METRICS]}
 
 
 SECTION = Section(80, "Options of NLEEP", _TEMPLATE, _values)

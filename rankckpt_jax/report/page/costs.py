@@ -37,9 +37,19 @@ _TEMPLATE = """
 </dl>
 {% endfor %}
 <details>
-<summary>Time for each checkpoint</summary>
-<div class="scroll" tabindex="0" role="region" aria-label="Time for each checkpoint">
-<table data-sortable>
+<summary>Time for each step and checkpoint</summary>
+<table class="costs">
+<thead><tr><th scope="col" class="name">Step</th>
+<th scope="col" class="number">Time for all checkpoints</th></tr></thead>
+<tbody>
+{% for name, text in totals %}
+<tr><th scope="row" class="name">{{ name | breaks }}</th>
+<td class="number">{{ text }}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+<p class="note">Features are extracted once and shared by all measures.</p>
+<table data-sortable class="costs">
 <thead><tr>
 {{ name_heading("Checkpoint") -}}
 {% for heading in headings %}
@@ -48,23 +58,14 @@ _TEMPLATE = """
 </tr></thead>
 <tbody>
 {% for name, cells in rows %}
-<tr><th scope="row" class="name" data-value="{{ name }}">{{ name }}</th>
+<tr><th scope="row" class="name" data-value="{{ name }}">{{ name | breaks }}</th>
 {% for value, text in cells %}
 <td class="number" data-value="{{ '' if value is none else value }}">{{ text }}</td>
 {% endfor %}
 </tr>
 {% endfor %}
 </tbody>
-<tfoot>
-<tr><th scope="row" class="name">sum</th>
-{% for text in totals %}
-<td class="number">{{ text }}</td>
-{% endfor %}
-</tr>
-</tfoot>
 </table>
-</div>
-<p class="note">Features are extracted once and shared by all measures.</p>
 </details>
 """
 
@@ -74,15 +75,26 @@ def _values(summary: Summary) -> dict[str, Any] | None:
     if costs is None:
         return None
     measure = printable(summary.ranking.measures[0])
-    columns = [column for _, column in costs.seconds]
+    # A step without any time has no column.
+    stages = [
+        (name, column)
+        for name, column in costs.stage_seconds
+        if any(second is not None for second in column)
+    ]
+    lines = zip(*(column for _, column in stages), strict=True)
+    totals = zip(costs.seconds, costs.total_seconds, strict=True)
     return {
         "comparisons": [_comparison(cost, measure) for cost in costs.comparisons],
-        "headings": [printable(name) for name, _ in costs.seconds],
+        "headings": [name for name, _ in stages],
         "rows": [
             (printable(row.checkpoint), [(s, format_seconds(s)) for s in line])
-            for row, line in zip(costs.rows, zip(*columns, strict=True), strict=True)
+            for row, line in zip(costs.rows, lines, strict=True)
         ],
-        "totals": [format_seconds(total) for total in costs.total_seconds],
+        "totals": [
+            (printable(name), format_seconds(total))
+            for (name, column), total in totals
+            if any(second is not None for second in column)
+        ],
     }
 
 

@@ -19,21 +19,41 @@ from rankckpt_jax.results.row import finite
 from rankckpt_jax.results.summary import Summary
 
 METRICS = (
-    ("Recall@1", "recall@1", "1 if the best checkpoint is ranked first, else 0."),
-    ("Rel@1", "rel@1", "Accuracy of the first, as a share of the best accuracy."),
-    ("Recall@3", "recall@3", "1 if the best checkpoint is among the first three."),
-    ("Rel@3", "rel@3", "Best accuracy of the first three, as a share of the best."),
-    ("Pearson", "pearson", "Linear correlation of scores and accuracies, -1 to 1."),
+    ("Finds the best", "recall@1", "1 if the best checkpoint is ranked first, else 0."),
     (
-        "Kendall",
+        "Accuracy of the first",
+        "rel@1",
+        "Accuracy of the checkpoint ranked first, as a share of the best accuracy.",
+    ),
+    (
+        "Best among three",
+        "recall@3",
+        "1 if the best checkpoint is among the first three, else 0.",
+    ),
+    (
+        "Accuracy of three",
+        "rel@3",
+        "Best accuracy of the first three, as a share of the best accuracy.",
+    ),
+    (
+        "Pearson",
+        "pearson",
+        "Linear correlation of scores and accuracies, -1 to 1.",
+    ),
+    (
+        "Kendall's tau",
         "kendall",
         "Kendall's tau-b, -1 to 1: the share of pairs in the right order minus the "
         "share in the wrong order. Below it, its 95 % confidence interval (bootstrap "
         "over checkpoints and the noise of the scores).",
     ),
-    ("Spearman", "spearman", "Linear correlation of the two rankings, -1 to 1."),
     (
-        "Weighted",
+        "Spearman",
+        "spearman",
+        "Linear correlation of the two rankings, -1 to 1.",
+    ),
+    (
+        "Weighted tau",
         "weighted_kendall",
         "Kendall's tau in which mistakes near the top weigh more, -1 to 1.",
     ),
@@ -44,7 +64,7 @@ _Format = Callable[[MeasureSummary], tuple[float | None, str]]
 
 SIGNIFICANCE_COLUMNS: tuple[tuple[str, str, _Format], ...] = (
     (
-        "p-value",
+        "P\N{NON-BREAKING HYPHEN}value of tau",
         "Share of random orders with at least this Kendall's tau (permutation test).",
         lambda summary: (summary.p_value, format_p_value(summary.p_value)),
     ),
@@ -58,7 +78,7 @@ SIGNIFICANCE_COLUMNS: tuple[tuple[str, str, _Format], ...] = (
         ),
     ),
     (
-        "Tied",
+        "Tied scores",
         "Number of checkpoints that share their score with another, so that their "
         "order is undefined.",
         lambda summary: (
@@ -67,7 +87,7 @@ SIGNIFICANCE_COLUMNS: tuple[tuple[str, str, _Format], ...] = (
         ),
     ),
     (
-        "p vs first",
+        "P\N{NON-BREAKING HYPHEN}value against first",
         "P-value of the difference in Kendall's tau from the measure that orders the "
         "ranking (paired permutation test).",
         lambda summary: (
@@ -78,7 +98,7 @@ SIGNIFICANCE_COLUMNS: tuple[tuple[str, str, _Format], ...] = (
 )
 """Heading, meaning, and value and text of each further column."""
 
-_N = ("n", "Number of checkpoints with both a score and an accuracy.")
+_N = ("Number", "Number of checkpoints with both a score and an accuracy.")
 
 _TEMPLATE = """
 {% from "macros.html.j2" import name_heading, number_heading %}
@@ -98,7 +118,7 @@ _TEMPLATE = """
 <tbody>
 {% for name, n, kind, cells in rows %}
 <tr{% if kind %} class="{{ kind }}"{% endif %}>
-<th scope="row" class="name" data-value="{{ name }}">{{ name }}</th>
+<th scope="row" class="name" data-value="{{ name }}">{{ name | breaks }}</th>
 <td class="number" data-value="{{ n }}">{{ n }}</td>
 {% for cell in cells %}
 {{ number(cell) -}}
@@ -133,17 +153,16 @@ checkpoints.</p>
 <details>
 <summary>{{ title }}</summary>
 <div class="scroll" tabindex="0" role="region" aria-label="{{ title }}">
-<table data-sortable>
+<table data-sortable class="evaluation">
 <thead><tr>
 {{ name_heading("Measure") -}}
-{{ number_heading("n") -}}
-{% for heading in group_headings %}
-{{ number_heading(heading) -}}
+{% for heading, help in group_headings %}
+{{ number_heading(heading, help) -}}
 {% endfor %}
 </tr></thead>
 <tbody>
 {% for name, n, cells in rows %}
-<tr><th scope="row" class="name" data-value="{{ name }}">{{ name }}</th>
+<tr><th scope="row" class="name" data-value="{{ name }}">{{ name | breaks }}</th>
 <td class="number" data-value="{{ n }}">{{ n }}</td>
 {% for cell in cells %}
 {{ number(cell) -}}
@@ -205,7 +224,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
             *([""] * len(SIGNIFICANCE_COLUMNS)),
         ],
         "deviation": format_decimal(agreement.random_deviation),
-        "group_headings": [heading for heading, _, _ in of_paper],
+        "group_headings": [_N, *((heading, help) for heading, _, help in of_paper)],
         "groups": [
             (
                 printable(group.title),
@@ -256,4 +275,4 @@ def _cell(
     }
 
 
-SECTION = Section(30, "How good is each measure", _TEMPLATE, _values)
+SECTION = Section(30, "How well each measure predicts accuracy", _TEMPLATE, _values)

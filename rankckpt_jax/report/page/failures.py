@@ -10,7 +10,7 @@ from rankckpt_jax.results.summary import Summary
 
 _TEMPLATE = """
 {% for name, reason in failures %}
-<div class="failure"><h3>{{ name }}</h3><pre>{{ reason }}</pre></div>
+<div class="failure"><h3>{{ name }}</h3><pre>{{ reason | code }}</pre></div>
 {% endfor %}
 """
 
@@ -23,4 +23,4 @@ def _values(summary: Summary) -> dict[str, Any] | None:
     return {"failures": failures} if failures else None
 
 
-SECTION = Section(100, "Failed", _TEMPLATE, _values, anchor="failed")
+SECTION = Section(100, "Checkpoints that failed", _TEMPLATE, _values, anchor="failed")

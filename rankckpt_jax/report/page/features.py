@@ -10,8 +10,9 @@ from rankckpt_jax.results.formatting import printable
 from rankckpt_jax.results.summary import Summary
 
 _TEMPLATE = """
-{% from "macros.html.j2" import figure %}
+{% from "macros.html.j2" import figure, legend %}
 <figure class="wide">{{ spectrum | markup }}</figure>
+{{ legend(names) -}}
 <p class="note">Share of the variance in the first principal components. NLEEP keeps the
 components up to 80% of the variance, the dotted line.</p>
 <div class="plots small">
@@ -21,7 +22,8 @@ components up to 80% of the variance, the dotted line.</p>
 </div>
 <ul class="legend">
 {% for name in classes %}
-<li><i class="class{{ loop.index0 }}"></i>{{ name }}</li>
+<li><svg class="key" width="10" height="10" viewBox="-5 -5 10 10" aria-hidden="true">
+{{- keys[loop.index0] | markup }}</svg>{{ name }}</li>
 {% endfor %}
 </ul>
 <p class="note">Training images of some classes, projected to the plane in which the
@@ -37,19 +39,22 @@ def _values(summary: Summary) -> dict[str, Any] | None:
     names = (row.checkpoint for row in ranking.rows)
     ranks = dict(zip(names, ranking.ranks, strict=True))
     pictures = []
-    for i, view in enumerate(ranking.views):
+    for view in ranking.views:
         rank = ranks.get(view.checkpoint)
         caption = (
             (f"rank {rank}, " if rank else "")
             + f"{100 * view.between:.0f}% of the variance is between classes, "
             + f"80% is in {view.dimensions} components"
         )
-        svg = plots.separation(view, i)
+        svg = plots.separation(view)
         pictures.append((svg, printable(view.checkpoint), caption))
+    classes = ranking.views[0].classes
     return {
         "spectrum": plots.spectrum(ranking),
         "pictures": pictures,
-        "classes": [printable(name) for name in ranking.views[0].classes],
+        "names": [printable(view.checkpoint) for view in ranking.views],
+        "classes": [printable(name) for name in classes],
+        "keys": [plots.class_marker([(0, 0)], i) for i in range(len(classes))],
     }
 
 

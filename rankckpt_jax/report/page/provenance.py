@@ -12,6 +12,7 @@ from rankckpt_jax.results.summary import Summary
 _TEMPLATE = """
 <details>
 <summary>Configuration, versions and devices</summary>
+{% if fields %}
 <table class="provenance">
 <tbody>
 {% for path, text in fields %}
@@ -19,17 +20,32 @@ _TEMPLATE = """
 {% endfor %}
 </tbody>
 </table>
+{% endif %}
+{% if unset %}
+<details>
+<summary>Fields without a value</summary>
+<p class="note">{{ unset | join(", ") }}</p>
+</details>
+{% endif %}
 </details>
 """
 
 
 def _values(summary: Summary) -> dict[str, Any] | None:
     fields = list(_flatten(summary.ranking.provenance))
-    return {"fields": fields} if fields else None
+    if not fields:
+        return None
+    return {
+        "fields": [(path, text) for path, text in fields if text],
+        "unset": [path for path, text in fields if not text],
+    }
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted path and the text of each leaf of nested plain data."""
+    """Yield the dotted path and the text of each leaf of nested plain data.
+
+    The text of None is empty.
+    """
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _flatten(inner, f"{path}.{key}" if path else str(key))
@@ -39,7 +55,8 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         yield printable(path), ", ".join(map(printable, value))
     elif path:
-        yield printable(path), printable(value)
+        is_empty = value is None or isinstance(value, Mapping)
+        yield printable(path), "" if is_empty else printable(value)
 
 
-SECTION = Section(120, "Provenance", _TEMPLATE, _values)
+SECTION = Section(120, "How this was made", _TEMPLATE, _values, anchor="provenance")

@@ -7,9 +7,15 @@ from typing import Any
 
 from rankckpt_jax.report.rendering import Section
 from rankckpt_jax.results.formatting import NONE, printable
+from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.summary import Summary
 
+_MOST_BESIDE_NAMES = 6
+"""The ranks by so few measures fit into the ranking."""
+
 _TEMPLATE = """
+<p class="note">The rank of each checkpoint by every measure. Rank 1 is the best; equal
+scores share a rank. Columns with similar colors agree.</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Ranks by measure">
 <table class="ranks">
 <thead>
@@ -22,25 +28,21 @@ _TEMPLATE = """
 <tbody>
 {% for name, groups, cells in rows %}
 <tr data-name="{{ name }}" data-groups="{{ groups }}">
-<th scope="row" class="name">{{ name }}</th>
+<th scope="row" class="name">{{ name | breaks }}</th>
 {% for text, shade in cells %}
-<td class="share{{ shade }}"
- title="{{ name }}: {{ text }} by {{ headings[loop.index0] }}">{{ text }}</td>
+<td class="share{{ shade }}">{{ text }}</td>
 {% endfor %}
 </tr>
 {% endfor %}
 </tbody>
 </table>
 </div>
-<p class="note">The rank of each checkpoint by every measure. Rank 1 is the best; equal
-scores share a rank. Columns with similar colors agree.</p>
 """
 
 
 def _values(summary: Summary) -> dict[str, Any] | None:
     rows = summary.ranking.scored_rows
-    # A single column would repeat the ranking.
-    if len(summary.ranks) < 2 or len(rows) < 2:
+    if fits_beside_names(summary.ranking) or len(summary.ranks) < 2 or len(rows) < 2:
         return None
     cells = zip(*map(shade_ranks, summary.ranks.values()), strict=True)
     return {
@@ -50,6 +52,11 @@ def _values(summary: Summary) -> dict[str, Any] | None:
             for row, line in zip(rows, cells, strict=True)
         ],
     }
+
+
+def fits_beside_names(ranking: Ranking) -> bool:
+    """Return whether the ranking itself shows the ranks by all measures."""
+    return 1 < len(ranking.measures) <= _MOST_BESIDE_NAMES
 
 
 def shade_ranks(ranks: Sequence[int | None]) -> list[tuple[str, int]]:

@@ -7,6 +7,7 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
   const body = table.tBodies[0];
   heads.forEach((head, column) => {
     const button = head.querySelector("button");
+    if (!button) return;
     button.addEventListener("click", () => {
       const opposite = { ascending: "descending", descending: "ascending" };
       const order = opposite[head.getAttribute("aria-sort")] || button.dataset.first;
@@ -25,8 +26,8 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
   });
 }
 
-// Show only the checkpoints of the selected group whose name or architecture contains all
-// typed words, in the ranking and in the map of ranks.
+// Show only the checkpoints of the selected group whose name or network contains all
+// typed words, in every table of checkpoints.
 const search = document.querySelector("[data-filter]");
 if (search) {
   const group = document.querySelector("[data-filter-group]");
@@ -50,12 +51,62 @@ if (search) {
   };
   search.addEventListener("input", apply);
   if (group) group.addEventListener("change", apply);
-  // The field is hidden in the markup because it needs this script.
-  search.closest(".filter").hidden = false;
+  // The fields are hidden in the markup because they need this script.
+  for (const label of document.querySelectorAll(".tools label")) label.hidden = false;
 }
 
-// Show the name of the point under the pointer, and highlight its checkpoint in every
-// plot. Without this script the browser shows the <title> elements.
+// Show the columns that are checked.
+for (const chooser of document.querySelectorAll(".chooser")) {
+  const table = chooser.parentNode.querySelector("table[data-sortable]");
+  const boxes = Array.from(chooser.querySelectorAll("[data-column]"));
+  const apply = () => {
+    for (const row of table.rows) {
+      for (const box of boxes) row.cells[box.dataset.column].hidden = !box.checked;
+    }
+    measure();
+  };
+  chooser.addEventListener("change", apply);
+  for (const button of chooser.querySelectorAll("[data-check]")) {
+    button.addEventListener("click", () => {
+      for (const box of boxes) box.checked = button.dataset.check === "all";
+      apply();
+    });
+  }
+  chooser.hidden = false;
+}
+
+// Say above each table that is wider than the page that it scrolls.
+const scrollers = Array.from(document.querySelectorAll(".scroll"));
+for (const scroller of scrollers) {
+  const text = document.createElement("p");
+  text.className = "note more";
+  text.textContent = "Scroll sideways to see all columns →";
+  scroller.before(text);
+}
+const measure = () => {
+  for (const scroller of scrollers) {
+    const isWide = scroller.scrollWidth > scroller.clientWidth;
+    scroller.classList.toggle("wide", isWide);
+    scroller.previousElementSibling.hidden = !isWide;
+  }
+};
+const observer = new ResizeObserver(measure);
+for (const scroller of scrollers) observer.observe(scroller);
+measure();
+
+// Copy the command beside a button. The command stays selected, so that it can be copied
+// by hand where a browser does not allow it.
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    getSelection().selectAllChildren(button.previousElementSibling);
+    button.textContent = document.execCommand("copy") ? "Copied" : "Press Ctrl+C";
+    setTimeout(() => (button.textContent = "Copy"), 2000);
+  });
+}
+
+// Show the hint of the element under the pointer or with the focus. A point of a plot is
+// highlighted in every plot. Without this script the browser shows titles.
 const hint = document.getElementById("hint");
 const marksByName = new Map();
 for (const title of document.querySelectorAll("svg title")) {
@@ -67,10 +118,15 @@ for (const title of document.querySelectorAll("svg title")) {
   if (!marksByName.has(name)) marksByName.set(name, []);
   marksByName.get(name).push(mark);
 }
+for (const element of document.querySelectorAll("[title]")) {
+  element.dataset.hint = element.title;
+  element.setAttribute("aria-description", element.title);
+  element.removeAttribute("title");
+}
 let selected = null;
 const select = (mark) => {
   if (mark === selected) return;
-  const same = (one) => (one ? marksByName.get(one.dataset.hint.split("\n")[0]) : []);
+  const same = (one) => (one && marksByName.get(one.dataset.hint.split("\n")[0])) || [];
   for (const other of same(selected)) other.classList.remove("selected");
   for (const other of same(mark)) other.classList.add("selected");
   selected = mark;
@@ -82,11 +138,23 @@ const place = (x, y) => {
   hint.style.left = `${Math.max(8, Math.min(x + 14, edge + scrollX))}px`;
   hint.style.top = `${y + 16}px`;
 };
+const placeBelow = (mark) => {
+  const box = mark.getBoundingClientRect();
+  place(box.left + scrollX, box.bottom + scrollY - 8);
+};
+const hinted = (event) => event.target.closest && event.target.closest("[data-hint]");
 document.addEventListener("pointermove", (event) => {
-  const mark = event.target.closest ? event.target.closest("[data-hint]") : null;
+  const mark = hinted(event);
   select(mark);
   if (mark) place(event.pageX, event.pageY);
 });
+document.addEventListener("focusin", (event) => {
+  const mark = hinted(event);
+  if (!mark || !event.target.matches(":focus-visible")) return;
+  select(mark);
+  placeBelow(mark);
+});
+document.addEventListener("focusout", () => select(null));
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") select(null);
 });
@@ -105,10 +173,8 @@ for (const plot of document.querySelectorAll("figure svg")) {
     marks.sort((a, b) => left(a) - left(b));
     const start = marks.includes(selected) ? marks.indexOf(selected) : step > 0 ? -1 : 0;
     select(marks[(start + step + marks.length) % marks.length]);
-    const box = selected.getBoundingClientRect();
-    place(box.right + scrollX, box.bottom + scrollY);
+    placeBelow(selected);
   });
-  plot.addEventListener("blur", () => select(null));
 }
 
 // Unfold everything for printing.

@@ -12,7 +12,8 @@ from rankckpt_jax.results.summary import Summary
 _TEMPLATE = """
 <ul class="samples">
 {% for source, name in images %}
-<li><img src="{{ source }}" width="112" height="112" alt="An image of class {{ name }}">
+<li><img src="{{ source | markup }}" width="112" height="112"
+ alt="An image of class {{ name }}">
 <small>{{ name }}</small></li>
 {% endfor %}
 </ul>

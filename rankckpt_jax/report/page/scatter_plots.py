@@ -15,7 +15,14 @@ _NUM_SHOWN = 6
 
 _TEMPLATE = """
 {% from "macros.html.j2" import figure %}
-{% if plots %}
+<p class="note">The points of a good measure rise from lower left to upper right. The
+filled point is the checkpoint with the highest accuracy. Horizontal bars are the
+standard deviation of a score. #3 marks the checkpoint ranked third where its name does
+not fit.
+{% if is_crowded %}
+Only the first five, the best and the worst checkpoint have labels.
+{% endif %}
+Hover over a point, or use the arrow keys, to see its name.</p>
 <div class="plots">
 {% for svg, name, caption in plots[:num_shown] %}
 {{ figure(svg, name, caption) -}}
@@ -33,21 +40,11 @@ else "%d more measures" % (folded | length) }}</summary>
 </div>
 </details>
 {% endif %}
-<p class="note">The points of a good measure rise from lower left to upper right. The
-filled point is the checkpoint with the highest accuracy. Horizontal bars are the
-standard deviation of a score. #k marks the checkpoint ranked k-th where its name does
-not fit. Hover over a point, or use the arrow keys, to see its name.</p>
-{% else %}
-<p>There is nothing to compare: at least two checkpoints need both a score and an
-accuracy after fine-tuning.</p>
-{% endif %}
 """
 
 
 def _values(summary: Summary) -> dict[str, Any] | None:
     ranking = summary.ranking
-    if len(ranking.failed) == len(ranking.rows):
-        return None
     drawn = []
     for measure, agreement in summary.agreement.measures.items():
         if agreement.n > 1:
@@ -56,7 +53,14 @@ def _values(summary: Summary) -> dict[str, Any] | None:
             caption = f"Kendall's tau {text} over {agreement.n} checkpoints"
             svg = plots.scatter(ranking, measure)
             drawn.append((svg, printable(measure), caption))
-    return {"plots": drawn, "num_shown": _NUM_SHOWN}
+    if not drawn:
+        return None
+    most = max(agreement.n for agreement in summary.agreement.measures.values())
+    return {
+        "plots": drawn,
+        "num_shown": _NUM_SHOWN,
+        "is_crowded": most > plots.MOST_NAMED,
+    }
 
 
-SECTION = Section(20, "Scores against fine-tuning", _TEMPLATE, _values)
+SECTION = Section(20, "Scores against accuracy after fine-tuning", _TEMPLATE, _values)
