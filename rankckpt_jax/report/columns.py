@@ -35,7 +35,6 @@ class Column:
       optional: Whether they omit it if no row has a value.
       spread: Returns the standard deviation of a row's value.
       warning: Returns the warning about a row's value, or "".
-      bounds: Range of the bars on the page; the range of the values if None.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Column:
     optional: bool = True
     spread: Callable[[Row], float | None] = lambda row: None
     warning: Callable[[Row], str] = lambda row: ""
-    bounds: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +56,6 @@ class Cell:
       value: A finite number, a text or None.
       text: The formatted value.
       spread: The formatted standard deviation, or empty.
-      bar: Length of the bar from 0 to 100, or None.
       is_best: Whether no value of the column is higher, and some are lower.
       warning: The warning about the value, or empty. Such a value is marked by `MARK`.
     """
@@ -66,7 +63,6 @@ class Cell:
     value: Value
     text: str
     spread: str = ""
-    bar: int | None = None
     is_best: bool = False
     warning: str = ""
 
@@ -123,7 +119,6 @@ def columns(ranking: Ranking) -> list[Column]:
             lambda row: row.accuracy,
             _each(format_percent),
             everywhere,
-            bounds=(0.0, 1.0),
         ),
         Column(
             "accuracy_source",
@@ -234,7 +229,6 @@ def cells(column: Column, rows: Sequence[Row], missing: str) -> list[Cell]:
         texts = [missing if v is None else printable(v) for v in values]
         return [Cell(v, t) for v, t in zip(values, texts, strict=True)]
     numbers = [v for v in values if isinstance(v, float)]
-    low, high = column.bounds or (min(numbers, default=0), max(numbers, default=0))
     texts = column.format([v if isinstance(v, float) else None for v in values])
     result = []
     for row, value, text in zip(rows, values, texts, strict=True):
@@ -247,7 +241,6 @@ def cells(column: Column, rows: Sequence[Row], missing: str) -> list[Cell]:
                 value,
                 text,
                 "" if spread is None else f"{spread:.2g}",
-                round(100 * (value - low) / (high - low)) if high > low else None,
                 # If all values are equal, none is emphasized.
                 len(set(numbers)) > 1 and value == max(numbers),
                 printable(column.warning(row)),

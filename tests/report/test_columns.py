@@ -30,13 +30,12 @@ def test_shown_omits_empty_optional_columns(ranking):
 def test_cells_format_finite_values(ranking):
     by_name = {column.name: column for column in columns.columns(ranking)}
     a, b, c = columns.cells(by_name["m"], ranking.rows, "-")
-    assert a == columns.Cell(3.0, "3.000", "0.12", 100, True)
-    assert b == columns.Cell(1.0, "1.000", "", 0, False)
+    assert a == columns.Cell(3.0, "3.000", "0.12", True)
+    assert b == columns.Cell(1.0, "1.000")
     assert c == columns.Cell(None, "-")
     a, b, c = columns.cells(by_name["accuracy"], ranking.rows, "-")
-    # Bars of accuracies range from 0 to 1.
-    assert (a.text, a.bar, a.is_best) == ("50.0%", 50, True)
-    assert (b.text, c.bar) == ("-", 25)
+    assert (a.text, a.is_best) == ("50.0%", True)
+    assert (b.text, c.text, c.is_best) == ("-", "25.0%", False)
 
 
 def test_every_column_has_a_help(ranking):
