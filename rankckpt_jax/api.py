@@ -18,6 +18,7 @@ from typing import Any
 from rankckpt_jax import short_form
 from rankckpt_jax.benchmark import published
 from rankckpt_jax.configs import default
+from rankckpt_jax.devices import compilation
 from rankckpt_jax.devices import progress as progress_lib
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features.feature_set import from_arrays, to_accuracy
@@ -171,25 +172,26 @@ def rank_features(
     if unmatched:
         _log.warning("%s", unmatched)
     rows = []
-    for name, given in features.items():
-        row = Row(name)
-        try:
-            where = f"features of {name!r}"
-            accuracy = to_accuracy(accuracies.get(name), f"accuracies[{name!r}]")
-            row = dataclasses.replace(row, accuracy=accuracy)
-            feature_set = from_arrays(*_parts(name, given), where=where)
-            x, y = feature_set.features, feature_set.labels
-            row = dataclasses.replace(
-                row,
-                feature_dim=x.shape[-1] if x.ndim else None,
-                extract_images=len(y),
-            )
-            # Checked once here instead of by every measure.
-            scoring.check(feature_set, where)
-            with progress_lib.shown(progress):
-                rows.append(scoring.score_row(row, feature_set, settings))
-        except InputError as error:
-            rows.append(dataclasses.replace(row, failure=str(error)))
+    with compilation.persistent_cache():
+        for name, given in features.items():
+            row = Row(name)
+            try:
+                where = f"features of {name!r}"
+                accuracy = to_accuracy(accuracies.get(name), f"accuracies[{name!r}]")
+                row = dataclasses.replace(row, accuracy=accuracy)
+                feature_set = from_arrays(*_parts(name, given), where=where)
+                x, y = feature_set.features, feature_set.labels
+                row = dataclasses.replace(
+                    row,
+                    feature_dim=x.shape[-1] if x.ndim else None,
+                    extract_images=len(y),
+                )
+                # Checked once here instead of by every measure.
+                scoring.check(feature_set, where)
+                with progress_lib.shown(progress):
+                    rows.append(scoring.score_row(row, feature_set, settings))
+            except InputError as error:
+                rows.append(dataclasses.replace(row, failure=str(error)))
     rows = comparison.compare_rows(rows, settings.measures)
     provenance = {"measures": settings.measures, "options": options, "seed": seed}
     if unmatched:

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
+from rankckpt_jax.devices import compilation
+
 _ABSENT: contextvars.ContextVar[tuple[jax.Device, ...]] = contextvars.ContextVar(
     "absent devices", default=()
 )
@@ -45,15 +47,17 @@ def compile_for(devices: Sequence[jax.Device]) -> Iterator[None]:
 
     They can be lowered and compiled (`mapping.lower`), and not called. JAX keeps traces
     of functions without knowing what `platform` returned. All of them are therefore
-    dropped at the start and at the end, and running programs are compiled again.
+    dropped at the start and at the end, and running programs are compiled again. The
+    persistent compilation cache is off.
 
     Args:
       devices: At least one device, all of the same kind.
     """
-    jax.clear_caches()
-    token = _ABSENT.set(tuple(devices))
-    try:
-        yield
-    finally:
-        _ABSENT.reset(token)
+    with compilation.disabled():
         jax.clear_caches()
+        token = _ABSENT.set(tuple(devices))
+        try:
+            yield
+        finally:
+            _ABSENT.reset(token)
+            jax.clear_caches()

@@ -47,6 +47,8 @@ class RunContext:
       dtype: Dtype of the networks in extraction.
       batch_size: Images per step and process in extraction.
       cache: Decoded images that checkpoints share.
+      compilation_cache: Directory of compiled programs; see
+        `compilation.persistent_cache`.
       accuracies: Accuracies by checkpoint that were not measured here.
       accuracy_source: The source of `accuracies`.
       unmatched: A sentence about accuracies that match no checkpoint, or empty.
@@ -69,6 +71,7 @@ class RunContext:
     dtype: str
     batch_size: int
     cache: ImageCache
+    compilation_cache: str
     accuracies: Mapping[str, float]
     accuracy_source: str
     unmatched: str
@@ -183,6 +186,7 @@ def load(config: Any) -> Iterator[RunContext]:
         dtype=extract.compute_dtype(config.dtype),
         batch_size=config.batch_size,
         cache=cache,
+        compilation_cache=config.get("compilation_cache", ""),
         accuracies=accuracies,
         accuracy_source=source,
         unmatched=unmatched,

@@ -24,7 +24,7 @@ import rankckpt_jax
 from rankckpt_jax import report
 from rankckpt_jax.benchmark import neucrab, published
 from rankckpt_jax.data import decode
-from rankckpt_jax.devices import processes, progress, signals
+from rankckpt_jax.devices import compilation, processes, progress, signals
 from rankckpt_jax.errors import Interrupted, UnreadableImage
 from rankckpt_jax.report import tracking
 from rankckpt_jax.results import comparison
@@ -58,7 +58,11 @@ def run(config: Any) -> Ranking:
       Interrupted: The run was asked to stop (SIGTERM, Ctrl-C). Its results are kept.
     """
     start = time.monotonic()
-    with signals.handle_signals(), load(config) as context:
+    with (
+        signals.handle_signals(),
+        load(config) as context,
+        compilation.persistent_cache(context.compilation_cache),
+    ):
         if context.make_pool is not None:
             context.make_pool()
         context, rows = evaluate_pool(context)

@@ -12,11 +12,12 @@ from rankckpt_jax.checkpoints.fetch import uris
 from rankckpt_jax.configs import default
 from rankckpt_jax.data import folder_layout, preprocess
 from rankckpt_jax.data.splits import Task
-from rankckpt_jax.devices import processes
+from rankckpt_jax.devices import compilation, processes
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features import extract
 from rankckpt_jax.report import tracking
 from rankckpt_jax.run import scoring
+from rankckpt_jax.storage import files
 
 # Sections that other modules validate.
 _VALIDATED_ELSEWHERE = ("finetune", "measure_options", "pretrain")
@@ -135,6 +136,8 @@ def check(config: Any, stages: Collection[str], measures: Sequence[str]) -> None
         )
     if "finetune" in stages:
         _check_top(config.finetune.get("top", 0), config.shard, measures)
+    if config.get("compilation_cache", "") != compilation.OFF:
+        files.to_path(config.get("compilation_cache", ""))
     sources.check_image_size(config.image_size, "config.image_size")
     for field, minimum in (("batch_size", 1), ("image_cache_gigabytes", 0)):
         # Not `<`, which is false for NaN.
