@@ -148,12 +148,16 @@ def _ranking_lines(ranking: Ranking, width: int, most: int | None = None) -> str
 
 
 def _texts(cells: Sequence[columns.Cell]) -> list[str]:
-    """Return the texts of a column, with room for the mark if any cell has one."""
-    blank = " " if any(cell.warning for cell in cells) else ""
+    """Return the texts of a column, with room for spreads and marks if there are any.
+
+    So the scores stand below each other.
+    """
+    spreads = [f" ±{cell.spread}" if cell.spread else "" for cell in cells]
+    marks = [columns.MARK if cell.warning else "" for cell in cells]
+    widths = [max(map(len, texts)) for texts in (spreads, marks)]
     return [
-        (f"{cell.text} ±{cell.spread}" if cell.spread else cell.text)
-        + (columns.MARK if cell.warning else blank)
-        for cell in cells
+        f"{cell.text}{spread:<{widths[0]}}{mark:<{widths[1]}}"
+        for cell, spread, mark in zip(cells, spreads, marks, strict=True)
     ]
 
 

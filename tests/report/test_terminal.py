@@ -43,7 +43,7 @@ def test_to_text_aligns_and_numbers_rows():
         "-" * 79,
         "1  short       resnet        -0.250 ±0.004      23,000,000       87.3%     "
         "12.6",
-        "2  名前                             -1.500               -           -        "
+        "2  名前                      -1.500                      -           -        "
         "-",
         "-  broken                    failed: cannot be read; where: model.ckpt",
         "Higher scores are better; ± is the standard deviation of a score; fine-tuned "
