@@ -49,12 +49,13 @@ def rank(
     """Rank checkpoints by how well they should transfer to a task's images.
 
     Features, scores and accuracies are cached in `workdir`, which also receives
-    `ranking.csv` and `report.html`.
+    `ranking.csv`, `ranking.json` and `report.html`.
 
     Example:
         ranking = rank("photos", "checkpoints")
         ranking.best.checkpoint, ranking.best.scores
         ranking.to_html("ranking.html")
+        ranking.to_pandas().sort_values("accuracy")
 
     Args:
       data: A folder with `train/CLASS/*.jpg`, or a TFDS data set with its version

@@ -153,12 +153,12 @@ def _name(row: Row) -> str:
 def _figure_class() -> type[Figure]:
     """Return Matplotlib's figure, which notebooks also show without pyplot."""
     # Imported here for start-up time: Matplotlib takes a second.
-    from matplotlib.figure import Figure
+    from matplotlib import figure
 
-    class NotebookFigure(Figure):
+    class Figure(figure.Figure):
         def _repr_png_(self) -> bytes:
             file = io.BytesIO()
             self.savefig(file, format="png")
             return file.getvalue()
 
-    return NotebookFigure
+    return Figure
