@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from rankckpt_jax.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -36,6 +39,8 @@ def tensorflow() -> Any:
             fix="set TMPDIR to such a directory",
         ) from error
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A line before, because nothing can be written to standard error meanwhile.
+    _log.info("TensorFlow: loading")
     with _silenced_stderr():
         import tensorflow as tf
 

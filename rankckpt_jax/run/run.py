@@ -112,7 +112,8 @@ def _evaluate_members(context: RunContext) -> list[Row]:
     for topic, text in context.task.warnings.items():
         _log.warning("%s: %s", topic, text)
     rows = []
-    remaining = Remaining(find_pending(context, _own_members(context)))
+    own = [member for member in context.members if context.evaluates(member.name)]
+    remaining = Remaining(find_pending(context, own))
     for position, member in enumerate(context.members):
         key = {} if context.shard is None else _row_key(context, member)
         if context.shard is None or context.shard.contains(position):
@@ -137,16 +138,6 @@ def _evaluate_members(context: RunContext) -> list[Row]:
     return rows
 
 
-def _own_members(context: RunContext) -> list[Member]:
-    """Return the checkpoints that this run evaluates."""
-    shard = context.shard
-    return [
-        member
-        for position, member in enumerate(context.members)
-        if shard is None or shard.contains(position)
-    ]
-
-
 def _finetune_best(context: RunContext, rows: Sequence[Row]) -> list[Row]:
     """Fine-tune the best-ranked checkpoints, `context.finetune_top` of them."""
     measures = context.settings.measures
@@ -155,14 +146,15 @@ def _finetune_best(context: RunContext, rows: Sequence[Row]) -> list[Row]:
     names = [row.checkpoint for row in best[: context.finetune_top]]
     # Scores may differ between processes by rounding, and all must train the same.
     names = processes.broadcast_from_main(names)
-    _log.info(
-        "%s: fine-tuning the best %d of %d by %s",
-        *(context.task.name, len(names), len(rows), measures[0]),
-    )
     evaluated = {row.checkpoint: row for row in rows}
     members = {member.name: member for member in context.members}
     # A stored result has been loaded already.
     missing = [name for name in names if evaluated[name].finetune_seconds is None]
+    if missing:
+        _log.info(
+            "%s: fine-tuning the best %d of %d by %s",
+            *(context.task.name, len(names), len(rows), measures[0]),
+        )
     remaining = Remaining({name: ("loading", "fine-tuning") for name in missing})
     for number, name in enumerate(missing, start=1):
         if signals.should_stop():

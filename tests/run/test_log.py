@@ -3,6 +3,8 @@
 import logging
 import pathlib
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -95,3 +97,20 @@ def test_rank_shows_progress_unless_told_otherwise(
     *_, last = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"\d\d:\d\d:\d\d Report: .*report.html", last)
     assert pathlib.Path(last.partition("Report: ")[2]).exists()
+
+
+@pytest.mark.multiprocess
+def test_rank_with_cached_results_imports_no_tensorflow(image_folder, pool, tmp_path):
+    arguments = (str(image_folder), str(pool))
+    options = {"measures": "h_score", "image_size": 32, "workdir": str(tmp_path / "r")}
+    ranking = api.rank(*arguments, **options)
+    code = (
+        "import sys; from rankckpt_jax import rank;"
+        f"print(rank(*{arguments!r}, **{options!r}).best.scores);"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{ranking.best.scores}\n"
