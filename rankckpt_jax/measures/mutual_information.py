@@ -41,6 +41,8 @@ _DIMENSIONS = 64
 _HIDDEN = 128
 _LEARNING_RATE = 1e-2
 _WEIGHT_DECAY = 1e-2
+_BLOCK = 512
+"""Images that a critic evaluates at once."""
 _VALIDATION = 5
 """One in this many images of a half is used for early stopping."""
 
@@ -168,13 +170,21 @@ def _critics(
     optimizer = optax.adamw(_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     truth = jax.nn.one_hot(labels, num_classes, dtype=x.dtype)
 
+    size = min(_BLOCK, len(x))
+    rows = jnp.pad(x, ((0, -len(x) % size), (0, 0))).reshape(-1, size, x.shape[1])
+
     def critic(params: Any) -> jax.Array:
-        hidden = jax.nn.relu(blocks.dot(x, params["hidden"]) + params["bias"][None])
-        return blocks.dot(hidden, params["output"])
+        def values(x: jax.Array) -> jax.Array:
+            hidden = blocks.dot(x, params["hidden"]) + params["bias"][None]
+            return blocks.dot(jax.nn.relu(hidden), params["output"])
+
+        # In blocks, because a TPU's compiler takes long for a single product.
+        return jax.lax.map(values, rows).reshape(-1, num_classes)[: len(x)]
 
     def bound(values: jax.Array, mask: jax.Array) -> jax.Array:
         weight = mask / jnp.maximum(jnp.sum(mask), 1)
-        logs = jnp.log(jnp.maximum(blocks.dot(weight, truth), 1e-30))
+        priors = jnp.sum(weight[:, None] * truth, axis=0)
+        logs = jnp.log(jnp.maximum(priors, 1e-30))
         joint = jnp.sum(weight * jnp.sum(values * truth, axis=1))
         rows = jax.nn.logsumexp(values + logs[None], axis=1)
         return joint - jax.nn.logsumexp(rows, b=weight)

@@ -16,21 +16,13 @@ balanced classes; grows with D. Higher is better.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
-
-import jax
-import jax.numpy as jnp
 import numpy as np
+import threadpoolctl
 
-from rankckpt_jax.devices import target
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Inputs, Result, register
-from rankckpt_jax.measures.statistics import blocks, scaling, symmetric
+from rankckpt_jax.measures.statistics import scaling, symmetric
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
-
-_BLOCK = 1024
-"""Rows of a class that are multiplied at once."""
 
 
 @register(
@@ -48,69 +40,30 @@ def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:
     )
     scaled.flat[:: len(scaled) + 1] += 1
     rate = symmetric.log_det(scaled) / 2
-    exact = target.platform() != "tpu"
-    with jax.enable_x64(exact or statistics.centered.dtype == np.float64):
-        x = jnp.asarray(statistics.centered)
-        class_rates = np.concatenate(
-            [
-                np.asarray(_rates(x, statistics.rest, rows, weights, eps))
-                for rows, weights in _group_by_size(statistics)
-            ]
-        )
-    score = rate - float(np.mean(class_rates))
+    # One BLAS thread; see `symmetric`.
+    with threadpoolctl.threadpool_limits(1):
+        rates = [
+            _class_rate(statistics, label, rows, eps)
+            for label, rows in enumerate(statistics.groups)
+        ]
+    score = rate - float(np.mean(rates))
     return Result(float(score), {"rate": float(rate)}, warning)
 
 
-def _group_by_size(statistics: Statistics) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield rows [K, n] of K classes of similar size and weights, 0 for padding.
-
-    At most an eighth is padding, and few sizes need a compilation. Padding all classes
-    to the largest one would make each of them as expensive.
-    """
-    sizes: dict[int, list[np.ndarray]] = {}
-    for group in statistics.groups:
-        step = max(8, 1 << max(len(group).bit_length() - 3, 0))
-        sizes.setdefault(-(-len(group) // step) * step, []).append(group)
-    for size, groups in sorted(sizes.items()):
-        rows = np.zeros((len(groups), size), np.int32)
-        weights = np.zeros((len(groups), size))
-        for i, group in enumerate(groups):
-            rows[i, : len(group)] = group
-            weights[i, : len(group)] = statistics.weights[group]
-        yield rows, weights
-
-
-@functools.partial(jax.jit, static_argnames="eps")
-def _rates(
-    x: jax.Array, rest: jax.Array, rows: jax.Array, weights: jax.Array, eps: float
-) -> jax.Array:
-    """Return R of K classes [K], from their rows [K, n] of x [N, D] - rest."""
-    wide, size = jnp.zeros(0, float).dtype, x.shape[1]
-
-    def scaled(members: jax.Array, scale: jax.Array) -> jax.Array:
-        return (x[members].astype(wide) - rest[None]) * scale[:, None]
-
-    def class_rate(group: tuple[jax.Array, jax.Array]) -> jax.Array:
-        members, weight = group
-        scale = jnp.sqrt(weight / (jnp.sum(weight) * eps)).astype(wide)
-        if len(members) <= size:
-            z = scaled(members, scale)
-            product = blocks.dot(z, z.T)
-        else:
-            # In blocks, since a class can have most of the images.
-            padding = -len(members) % _BLOCK
-            parts = (
-                jnp.pad(members, (0, padding)).reshape(-1, _BLOCK),
-                jnp.pad(scale, (0, padding)).reshape(-1, _BLOCK),
-            )
-
-            def add(total: jax.Array, part: tuple) -> tuple[jax.Array, None]:
-                z = scaled(*part)
-                return total + blocks.dot(z.T, z), None
-
-            product, _ = jax.lax.scan(add, jnp.zeros((size, size), wide), parts)
-        matrix = jnp.eye(len(product), dtype=wide) + product
-        factor = jnp.linalg.cholesky(matrix)
-        return jnp.sum(jnp.log(jnp.diagonal(factor)))
-
-    return jax.lax.map(class_rate, (rows, weights))
+def _class_rate(
+    statistics: Statistics, label: int, rows: np.ndarray, eps: float
+) -> float:
+    """Return R of the class with these rows, whose features are about the mean m."""
+    x, weights = statistics.centered[rows], statistics.weights[rows]
+    total, rest = statistics.counts[label], statistics.rest
+    if len(x) <= x.shape[1]:
+        z = (x - rest) * np.sqrt(weights)[:, None]
+        product = z @ z.T
+    else:
+        product = symmetric.gram(x, weights)
+        # The features are centered about a rounded mean.
+        shift = np.outer(total * (statistics.class_means[label] + rest), rest)
+        product += total * np.outer(rest, rest) - shift - shift.T
+    product /= total * eps
+    product.flat[:: len(product) + 1] += 1
+    return float(np.sum(np.log(np.diagonal(np.linalg.cholesky(product)))))

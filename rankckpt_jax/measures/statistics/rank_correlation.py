@@ -26,7 +26,7 @@ import numpy as np
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.statistics import blocks, scaling
 
-_TILE = 1024
+_TILE = 512
 _BINS = 1 << 16
 _SAMPLE = 128
 """Rows whose correlations determine the span of the bins."""
