@@ -1,6 +1,8 @@
 """Fixtures that tests share, and the settings of JAX for all tests."""
 
 import dataclasses
+import glob
+import importlib.util
 import json
 import os
 import pathlib
@@ -25,6 +27,12 @@ if not {"PYTEST_XDIST_WORKER", "JAX_COMPILATION_CACHE_DIR"} & set(os.environ):
 if not {"PYTEST_XDIST_WORKER", "RANKCKPT_IMAGES"} & set(os.environ):
     _IMAGES = tempfile.TemporaryDirectory(prefix="rankckpt_jax_images_")
     os.environ["RANKCKPT_IMAGES"] = _IMAGES.name
+
+
+# With the extra `aot`, JAX would look for a TPU in every process, and print that there
+# is none.
+if importlib.util.find_spec("libtpu") and not glob.glob("/dev/accel*"):
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -38,12 +38,14 @@ class Apply:
       axis_name: Mapped axis over which batch moments are averaged in training.
       decay: Decay of batch norm's moving averages per training step; None for the
         architecture's own.
+      precision: Precision of float32 products, "highest" or "default".
     """
 
     architecture: str
     dtype: str = "float32"
     axis_name: str | None = None
     decay: float | None = None
+    precision: str = "highest"
 
     def __call__(
         self, variables: Variables, images: jax.Array, train: bool = False
@@ -64,6 +66,7 @@ class Apply:
             num_classes=0 if head is None else head["bias"].shape[-1],
             dtype=jnp.dtype(self.dtype),
             axis_name=self.axis_name,
+            precision=jax.lax.Precision[self.precision.upper()],
             **({} if self.decay is None else {"momentum": self.decay}),
         )
         if not train:
@@ -84,7 +87,7 @@ class Backbone:
       variables: {"params", "batch_stats"}, float32; see `Variables`.
       apply: `apply(variables, images)` -> `Output`; `apply(variables, images,
         train=True)` -> (`Output`, new batch_stats). An `Apply`, or a `GraphApply`
-        with the same fields `dtype`, `axis_name` and `decay`.
+        with the same fields `dtype`, `axis_name`, `decay` and `precision`.
       image_size: Side of its square input images in pixels.
       input_range: Values that the pixels 0 and 255 become.
       input_mean: Mean per channel, subtracted afterwards.

@@ -31,6 +31,7 @@ class IdentityBackbone:
     dtype: str = "float32"
     axis_name: str | None = None
     decay: float | None = None
+    precision: str = "highest"
 
     def __call__(self, variables: Any, images: jax.Array, train: bool = False) -> Any:
         """Return `images`, [B, D], as the features."""

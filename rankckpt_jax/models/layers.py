@@ -56,6 +56,7 @@ class NormConfig:
       use_scale: Whether batch norm has a gamma; TF-Slim's Inception networks have none.
       dtype: Of convolutions and activations; parameters stay float32.
       axis_name: Mapped axis over which batch moments are averaged, or None.
+      precision: Of float32 convolutions; see `ops.conv`.
     """
 
     momentum: float
@@ -63,6 +64,7 @@ class NormConfig:
     use_scale: bool = True
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    precision: jax.lax.Precision = jax.lax.Precision.HIGHEST
 
 
 class Network(nn.Module, kw_only=True):
@@ -73,17 +75,23 @@ class Network(nn.Module, kw_only=True):
       dtype: Of the convolutions.
       axis_name: Mapped axis over which batch moments are averaged, or None.
       momentum: Of batch norm's moving averages, per step.
+      precision: Of float32 convolutions; see `ops.conv`.
     """
 
     num_classes: int = 0
     dtype: Any = jnp.float32
     axis_name: str | None = None
     momentum: float = 0.997
+    precision: jax.lax.Precision = jax.lax.Precision.HIGHEST
 
     def config(self, **options: Any) -> NormConfig:
         """Return the settings of the network's layers; `options` as in `NormConfig`."""
         return NormConfig(
-            self.momentum, dtype=self.dtype, axis_name=self.axis_name, **options
+            self.momentum,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+            precision=self.precision,
+            **options,
         )
 
     def output(self, features: jax.Array) -> Output:
@@ -184,7 +192,15 @@ class Conv(nn.Module):
         """Map [B, H, W, C] to [B, H', W', features]."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", _initialize, shape)
-        y = ops.conv(x, kernel, self.stride, self.padding, self.config.dtype)
+        config = self.config
+        y = ops.conv(
+            x,
+            kernel,
+            self.stride,
+            self.padding,
+            config.dtype,
+            precision=config.precision,
+        )
         if self.normalize:
             y = BatchNorm(self.config, name="BatchNorm")(y, train)
         elif self.use_bias:
@@ -213,7 +229,8 @@ class DepthwiseConv(nn.Module):
         """Map [B, H, W, C] to [B, H', W', C] with "SAME" padding."""
         shape = (*self.kernel_size, x.shape[-1], 1)
         kernel = self.param("depthwise_kernel", _initialize_depthwise, shape)
-        y = ops.depthwise_conv(x, kernel, self.stride, self.config.dtype)
+        config = self.config
+        y = ops.depthwise_conv(x, kernel, self.stride, config.dtype, config.precision)
         y = BatchNorm(self.config, name="BatchNorm")(y, train)
         return endpoint(self, self.activation(y))
 
@@ -252,7 +269,10 @@ class SeparableConv(nn.Module):
             pointwise.reshape(channels, multiplier, self.features),
             precision=jax.lax.Precision.HIGHEST,
         )
-        y = ops.conv(x, kernel, self.stride, "SAME", self.config.dtype)
+        config = self.config
+        y = ops.conv(
+            x, kernel, self.stride, "SAME", config.dtype, precision=config.precision
+        )
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return endpoint(self, nn.relu(y + bias.astype(y.dtype)))
 

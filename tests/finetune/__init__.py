@@ -29,6 +29,7 @@ class SmallNetwork:
     dtype: str = "float32"
     axis_name: str | None = None
     decay: float | None = None
+    precision: str = "highest"
 
     def __call__(self, variables, images, train=False):
         params, stats = variables["params"], variables["batch_stats"]

@@ -22,7 +22,7 @@ from rankckpt_jax.models import cpu, layers
 # Names of batch norm's moving averages in TensorFlow and Keras.
 _MOVING = re.compile(r"(moving_|running_)?(mean|variance|var)\d*")
 # Precision of matrix products, by dtype.
-_PRECISIONS = {"float32": "highest", "bfloat16": "bfloat16"}
+_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,20 +80,22 @@ class GraphApply:
       axis_name: Mapped axis over which batch moments are averaged in training.
       decay: Decay of batch norm's moving averages per training step. None means the
         graph's own.
+      precision: Precision of float32 products, "highest" or "default".
     """
 
     graphs: Graphs = dataclasses.field(repr=False)
     dtype: str = "float32"
     axis_name: str | None = None
     decay: float | None = None
+    precision: str = "highest"
 
     def __post_init__(self) -> None:
         """Raise `InputError` for an unsupported dtype."""
-        if self.dtype not in _PRECISIONS:
+        if self.dtype not in _DTYPES:
             raise InputError(
                 f"A TensorFlow graph cannot be computed in {self.dtype}",
                 where="config.dtype",
-                expected=" or ".join(_PRECISIONS),
+                expected=" or ".join(_DTYPES),
                 found=self.dtype,
             )
 
@@ -105,7 +107,8 @@ class GraphApply:
     ) -> Any:
         """Apply the network; see `backbone.Apply`."""
         # Otherwise the precision of float32 products differs between TPUs and GPUs.
-        with jax.default_matmul_precision(_PRECISIONS[self.dtype]):
+        precision = self.precision if self.dtype == "float32" else self.dtype
+        with jax.default_matmul_precision(precision):
             images = self.graphs.pixels(jnp.asarray(images, jnp.float32))
             head = variables["params"].get(layers.HEAD)
             if not train:

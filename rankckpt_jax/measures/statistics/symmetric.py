@@ -2,10 +2,10 @@
 
 Eigenvectors rotate by the error of a matrix divided by the gap between its eigenvalues,
 and gaps of real data are small. Products are therefore summed in float64, block by
-block, so that no N x D copy in float64 exists. On a TPU, whose float64 is emulated,
-blocks are float32 products of the highest precision. An accelerator computes the
-products if there is one, else BLAS, at 1.7 times the rate of XLA's float64 on a CPU.
-Decompositions run on the host, with these costs in FLOP:
+block, so that no N x D copy in float64 exists. In float32 the rank of a singular matrix
+would be lost too. A GPU computes the products if there is one. Otherwise BLAS does,
+also beside a TPU, which only emulates float64; on a CPU it has 1.7 times the rate of
+XLA's float64. Decompositions run on the host, with these costs in FLOP:
 
     factor                      D^3 / 3         for solving and determinants
     leading, projected          4 D^3 / 3       A = Q T Q' with T tridiagonal, whose
@@ -220,8 +220,8 @@ def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     Only panels on and above the diagonal are computed, about 5/8 of the product.
     """
     weights = np.ones(len(a)) if weights is None else weights
-    on_host = target.platform() == "cpu"
-    panels = _panels_on_host(a, weights) if on_host else _panels_on_device(a, weights)
+    on_device = target.platform() == "gpu"
+    panels = _panels_on_device(a, weights) if on_device else _panels_on_host(a, weights)
     product = np.empty((a.shape[1], a.shape[1]))
     for panel in panels:
         start = a.shape[1] - panel.shape[1]
@@ -256,8 +256,7 @@ def _panels_on_device(a: np.ndarray, weights: np.ndarray) -> tuple[jax.Array, ..
     count = math.ceil(len(a) / _BLOCK)
     padded = np.pad(a, ((0, count * _BLOCK - len(a)), (0, 0)))
     factors = np.pad(weights, (0, len(padded) - len(a))).reshape(count, _BLOCK)
-    exact = target.platform() != "tpu"
-    with jax.enable_x64(exact or a.dtype == np.float64):
+    with jax.enable_x64(True):
         return _sum_products(padded.reshape(count, _BLOCK, -1), factors)
 
 

@@ -75,7 +75,7 @@ def test_factor_of_nearly_singular_matrix_is_none():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
 def test_gram_is_computed_in_float64(monkeypatch, backend, dtype):
     monkeypatch.setattr(target, "platform", lambda: backend)
     random = np.random.default_rng(0)

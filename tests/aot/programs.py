@@ -1,0 +1,412 @@
+"""Every program that a run compiles, at the shapes of the benchmark.
+
+A `Program` names a function of the package and builds its arguments as shapes. Add one
+for every new function of `map_devices` or `jax.jit`; `test_coverage.py` fails without.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rankckpt_jax import finetune, models
+from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.devices import mapping, target
+from rankckpt_jax.features import extract
+from rankckpt_jax.finetune import probe, restore_batch_norm, step
+from rankckpt_jax.measures import inputs, knn, mutual_information, pactran
+from rankckpt_jax.measures.mixture import gmm, kmeans, prediction
+from rankckpt_jax.measures.statistics import (
+    blocks,
+    discriminant,
+    logistic,
+    pca,
+    rank_correlation,
+    symmetric,
+)
+
+# Caltech101 with features of a ResNet-50.
+IMAGES, CLASSES, WIDTH, SOURCE_CLASSES = 3060, 102, 2048, 1001
+EXTRACTION_BATCH, TRAINING_BATCH = 256, 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A function of `map_devices` or `jax.jit` and the shapes of its arguments."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    x64: bool = False
+
+    def lower(self) -> jax.stages.Lowered:
+        # As in `measures.compute`.
+        with jax.enable_x64(self.x64), jax.default_matmul_precision("highest"):
+            return mapping.lower(self.function, *self.args, **self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program of the benchmark.
+
+    Attributes:
+      name: Module and name of the function, without the package's name.
+      case: Which of its shapes.
+      build: Returns the call; called within `target.compile_for`.
+      kind: "network" (bfloat16), "training" or "statistics" (float32, exact).
+      is_fast: Whether it compiles within a few seconds.
+      platforms: Platforms on which it is compiled.
+      seconds: Limit of the CPU time of compilation for v5e:2x4; None for no limit.
+    """
+
+    name: str
+    case: str
+    build: Callable[[], Call]
+    kind: str
+    is_fast: bool = True
+    platforms: tuple[str, ...] = ("tpu", "gpu")
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.case}]"
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    if isinstance(function, mapping.MappedFunction):
+        return function.name
+    scope = f"{function.__module__}.{function.__qualname__}"
+    return scope.removeprefix("rankckpt_jax.")
+
+
+def floats(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def doubles(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float64)
+
+
+def ints(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+SCALING = floats(), floats(), floats(3)
+
+
+# Networks.
+
+
+def variables_of(name: str) -> Any:
+    network = models.get(name)
+    image = floats(1, network.image_size, network.image_size, 3)
+    return jax.eval_shape(models.create(name).init, jax.random.key(0), image)
+
+
+def batch_of(name: str, size: int) -> jax.ShapeDtypeStruct:
+    devices, side = mapping.local_device_count(), models.get(name).image_size
+    return floats(devices, size // devices, side, side, 3)
+
+
+def forward(name: str) -> Call:
+    dtype = extract.compute_dtype("auto")
+    function = extract._forward(backbone_lib.Apply(name, dtype))
+    images = batch_of(name, EXTRACTION_BATCH)
+    return Call(function, (variables_of(name), SCALING, images))
+
+
+def classify() -> Call:
+    head = {"kernel": floats(WIDTH, SOURCE_CLASSES), "bias": floats(SOURCE_CLASSES)}
+    devices = mapping.local_device_count()
+    features = floats(devices, EXTRACTION_BATCH // devices, WIDTH)
+    return Call(extract._classify(), (head, features))
+
+
+def state_of(variables: Any, width: int, trials: int = 1) -> step.State:
+    head = {"kernel": floats(width, CLASSES), "bias": floats(CLASSES)}
+    params = {"backbone": variables["params"], "head": head}
+    optimizer = step._optimizer(step.hyperparameters(finetune.Recipe(), 0.0, 0))
+    state = step.State(
+        params, variables["batch_stats"], jax.eval_shape(optimizer.init, params)
+    )
+    if trials == 1:
+        return state
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((trials, *x.shape), x.dtype), state
+    )
+
+
+def recipe(**options: Any) -> finetune.Recipe:
+    return finetune.Recipe(batch_size=TRAINING_BATCH, **options)
+
+
+def train(name: str, trials: int = 1, **options: Any) -> Call:
+    given = recipe(**options)
+    function = step.train_step(_spec(backbone_lib.Apply(name), given, trials))
+    state = state_of(variables_of(name), models.get(name).feature_dim, trials)
+    images = batch_of(name, TRAINING_BATCH)
+    return Call(function, _training_args(state, images, given, trials))
+
+
+def train_probe() -> Call:
+    given = recipe()
+    function = step.train_step(_spec(probe.IdentityBackbone(), given, 1))
+    state = state_of({"params": {}, "batch_stats": {}}, WIDTH)
+    devices = mapping.local_device_count()
+    features = floats(devices, TRAINING_BATCH // devices, WIDTH)
+    return Call(function, _training_args(state, features, given, 1))
+
+
+def count_correct(name: str) -> Call:
+    function = step.count_correct(_spec(backbone_lib.Apply(name), recipe(), 1).apply)
+    images = batch_of(name, TRAINING_BATCH)
+    labels = ints(*images.shape[:2])
+    mask = jax.ShapeDtypeStruct(labels.shape, bool)
+    state = state_of(variables_of(name), models.get(name).feature_dim)
+    return Call(function, (state, SCALING, (images, labels, mask)))
+
+
+def input_moments(name: str) -> Call:
+    function = restore_batch_norm._input_moments(name)
+    images = batch_of(name, EXTRACTION_BATCH)
+    return Call(function, (variables_of(name), SCALING, images))
+
+
+def _spec(apply: Any, given: finetune.Recipe, trials: int) -> step.StepSpec:
+    backbone = dataclasses.make_dataclass("Backbone", ["apply"])(apply)
+    return step.step_spec(backbone, given, trials)
+
+
+def _training_args(state: Any, images: Any, given: Any, trials: int) -> tuple:
+    scaling = SCALING if len(images.shape) == 5 else (floats(), floats(), floats(1))
+    rows = ints(*images.shape[:2])
+    rate = [0.1] * trials if trials > 1 else 0.1
+    hyper = step.hyperparameters(given, rate, 0)
+    return state, scaling, hyper, (images, rows, rows)
+
+
+# Measures.
+
+
+def sum_products() -> Call:
+    count = math.ceil(IMAGES / symmetric._BLOCK)
+    rows = floats(count, symmetric._BLOCK, WIDTH)
+    weights = floats(*rows.shape[:2])
+    return Call(symmetric._sum_products, (rows, weights), x64=True)
+
+
+def _exact() -> bool:
+    return target.platform() != "tpu"
+
+
+def true_class() -> Call:
+    shape = blocks.shape(IMAGES, CLASSES)
+    wide = doubles if _exact() else floats
+    args = (floats(*shape, WIDTH), ints(*shape), wide(CLASSES, WIDTH), wide(CLASSES))
+    return Call(discriminant._true_class, args, x64=_exact())
+
+
+def logistic_fit(rank: int, ridges: int) -> Call:
+    args = (
+        floats(IMAGES, rank),
+        ints(IMAGES),
+        floats(IMAGES),
+        floats(ridges, rank),
+        floats(ridges),
+    )
+    options = {"num_classes": CLASSES, "max_steps": 500, "tolerance": 2e-6}
+    return Call(logistic._fit, args, options)
+
+
+def critics() -> Call:
+    images = min(IMAGES, 10_000)
+    args = (floats(images, 64), ints(images), ints(images), floats(2, 64, 128))
+    options = {"num_classes": CLASSES, "num_steps": 200}
+    return Call(mutual_information._critics, args, options)
+
+
+def histograms() -> Call:
+    size = rank_correlation._TILE
+    tiles = math.ceil(IMAGES / size)
+    rows = tiles * size
+    args = (floats(rows, WIDTH), ints(rows), floats(rows))
+    options = {"tiles": tiles, "size": size, "low": -0.5, "high": 1.0}
+    return Call(rank_correlation._histograms, args, options)
+
+
+def neighbors(k: int) -> Call:
+    size = knn._TILE
+    tiles = math.ceil(IMAGES / size)
+    pairs = ints(tiles * (tiles + 1) // 2, 2)
+    args = (floats(tiles * size, WIDTH), ints(tiles * size), IMAGES, pairs)
+    options = {"size": size, "k": k, "num_classes": CLASSES}
+    return Call(knn._classify, args, options)
+
+
+def cluster() -> Call:
+    components = 5 * CLASSES
+    shape = blocks.shape(IMAGES, components)
+    function = kmeans._mapped(IMAGES, components, 300)
+    devices, width = mapping.local_device_count(), 80
+    points = floats(*shape, width)
+    local = floats(devices, shape[0] // devices, shape[1], width)
+    keys = jax.ShapeDtypeStruct((1, 2), jnp.uint32)
+    return Call(function, (local, points, keys, floats()))
+
+
+def log_joint() -> Call:
+    components, size = 5 * CLASSES, 72
+    mixture = gmm.GMM(
+        weights=floats(components),
+        means=floats(components, size),
+        covariances=floats(components, size, size),
+        precision_cholesky=floats(components, size, size),
+        lower_bounds=floats(10),
+        converged=jax.ShapeDtypeStruct((), bool),
+    )
+    return Call(gmm._log_joint, (mixture, floats(IMAGES, size)))
+
+
+def simple(function: Callable[..., Any], *shapes: Any, **options: Any) -> Any:
+    return lambda: Call(function, shapes, options)
+
+
+def _networks() -> list[Program]:
+    fast = {"mobilenet_v1_025"}
+    result = []
+    for name in models.names():
+        call = functools.partial(forward, name)
+        result.append(
+            Program(
+                "features.extract._forward.forward", name, call, "network", name in fast
+            )
+        )
+    for name in ("resnet_v1_50", "mobilenet_v2", "inception_v3"):
+        call = functools.partial(train, name)
+        result.append(
+            Program("finetune.step.train_step.step", name, call, "training", False)
+        )
+    augmented = {"random_crop": 0.5, "random_flip": True}
+    for case, options in {
+        "bfloat16": {"dtype": "bfloat16"},
+        "augmented": augmented,
+        "accumulated": {"accumulate": 4},
+        "two trials": {"trials": 2},
+    }.items():
+        call = functools.partial(train, "mobilenet_v1_025", **options)
+        result.append(
+            Program("finetune.step.train_step.step", case, call, "training", False)
+        )
+    return result
+
+
+PROGRAMS = [
+    *_networks(),
+    Program("models.layers.classify", "resnet_v1_50", classify, "statistics"),
+    Program("finetune.step.train_step.step", "probe", train_probe, "statistics"),
+    Program(
+        "finetune.step.count_correct.count",
+        "resnet_v1_50",
+        functools.partial(count_correct, "resnet_v1_50"),
+        "training",
+        False,
+    ),
+    Program(
+        "finetune.restore_batch_norm._input_moments.measure",
+        "mobilenet_v1",
+        functools.partial(input_moments, "mobilenet_v1"),
+        "exact",
+        False,
+    ),
+    Program(
+        "measures.statistics.symmetric._sum_products",
+        "D=2048",
+        sum_products,
+        "statistics",
+        platforms=("gpu",),
+    ),
+    Program(
+        "measures.statistics.discriminant._true_class",
+        "D=2048",
+        true_class,
+        "statistics",
+    ),
+    Program(
+        "measures.statistics.logistic._fit",
+        "pactran",
+        functools.partial(logistic_fit, WIDTH, 1),
+        "statistics",
+    ),
+    Program(
+        "measures.statistics.logistic._fit",
+        "linear",
+        functools.partial(logistic_fit, WIDTH, 5),
+        "statistics",
+    ),
+    Program("measures.mutual_information._critics", "D=64", critics, "statistics"),
+    Program(
+        "measures.statistics.rank_correlation._normalized",
+        "D=2048",
+        simple(rank_correlation._normalized, floats(IMAGES, WIDTH)),
+        "statistics",
+    ),
+    Program(
+        "measures.statistics.rank_correlation._histograms",
+        "D=2048",
+        histograms,
+        "statistics",
+    ),
+    Program(
+        "measures.knn._classify", "k=1", functools.partial(neighbors, 1), "statistics"
+    ),
+    Program(
+        "measures.knn._classify", "k=5", functools.partial(neighbors, 5), "statistics"
+    ),
+    Program(
+        "measures.pactran._curvature",
+        "C=102",
+        simple(pactran._curvature, floats(IMAGES, CLASSES)),
+        "statistics",
+    ),
+    Program(
+        "measures.statistics.blocks.maximum",
+        "nce",
+        simple(jax.jit(blocks.maximum), floats(IMAGES, SOURCE_CLASSES)),
+        "statistics",
+    ),
+    Program(
+        "measures.inputs._are_probabilities",
+        "V=1001",
+        simple(inputs._are_probabilities, floats(IMAGES, SOURCE_CLASSES)),
+        "statistics",
+    ),
+    Program(
+        "measures.inputs._count_not_finite",
+        "D=2048",
+        simple(inputs._count_not_finite, floats(IMAGES, WIDTH)),
+        "statistics",
+    ),
+    Program(
+        "measures.statistics.pca._project",
+        "D=2048",
+        simple(pca._project, floats(IMAGES, WIDTH), floats(WIDTH), floats(72, WIDTH)),
+        "statistics",
+    ),
+    Program(
+        "measures.mixture.prediction._sum_assignments",
+        "V=1001",
+        simple(
+            prediction._sum_assignments,
+            floats(IMAGES, SOURCE_CLASSES),
+            ints(IMAGES),
+            floats(IMAGES),
+            CLASSES,
+        ),
+        "statistics",
+    ),
+    Program("measures.mixture.kmeans._mapped.fit_all", "D=72", cluster, "statistics"),
+    Program("measures.mixture.gmm._log_joint", "D=72", log_joint, "statistics"),
+]
