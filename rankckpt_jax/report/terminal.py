@@ -152,13 +152,13 @@ def _texts(cells: Sequence[columns.Cell]) -> list[str]:
 
     So the scores stand below each other.
     """
-    spreads = [f" ±{cell.spread}" if cell.spread else "" for cell in cells]
-    marks = [columns.MARK if cell.warning else "" for cell in cells]
-    widths = [max(map(len, texts)) for texts in (spreads, marks)]
-    return [
-        f"{cell.text}{spread:<{widths[0]}}{mark:<{widths[1]}}"
-        for cell, spread, mark in zip(cells, spreads, marks, strict=True)
+    ends = [
+        (f" ±{cell.spread}" if cell.spread else "")
+        + (columns.MARK if cell.warning else "")
+        for cell in cells
     ]
+    width = max(map(len, ends))
+    return [f"{cell.text}{end:<{width}}" for cell, end in zip(cells, ends, strict=True)]
 
 
 def _fit(

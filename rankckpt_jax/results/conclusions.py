@@ -83,7 +83,8 @@ def conclude(
     recommendation = recommend(ranking)
     figures = main_figures(ranking, agreement, costs, recommendation)
     if recommendation.use is None:
-        support = [_other_measure(ranking)] if len(ranking.scored_rows) > 1 else []
+        is_pool = len(ranking.rows) - len(ranking.failed) > 1
+        support = [_other_measure(ranking)] if is_pool else []
         return Conclusion(_no_answer(ranking), tuple(support), figures=figures)
     evidence = (
         _accuracy(ranking, recommendation),
@@ -294,7 +295,8 @@ def _ties(ranking: Ranking) -> str:
         if rank is not None:
             by_rank.setdefault(rank, []).append(printable(row.checkpoint))
     ties = {rank: names for rank, names in by_rank.items() if len(names) > 1}
-    if not ties:
+    # That all scores are equal is an objection already.
+    if not ties or len(by_rank) == 1:
         return ""
     groups = "; ".join(
         f"{some(names, most=4)} (all {ordinal(rank)})" for rank, names in ties.items()

@@ -319,6 +319,19 @@ def test_conclude_recommends_another_measure_if_all_scores_are_saturated(
     assert conclusion.answer[1] == "ckpt3" and conclusion.against[0] == f"{text}equal."
 
 
+def test_conclude_recommends_another_measure_if_the_first_one_has_no_scores():
+    rows = [
+        Row(name, scores={"knn": score}, warnings={"nleep": "Too few images."})
+        for name, score in (("a", 1.0), ("b", 2.0))
+    ]
+    conclusion = _conclude(rows, "nleep", "knn")
+    assert conclusion.answer[0].endswith("none has a score by nleep.")
+    assert conclusion.support == (
+        "knn still ranks these checkpoints: put it first in `config.measures`. The "
+        "warning of nleep states the reason.",
+    )
+
+
 def test_conclude_recommends_measures_without_warnings():
     rows = _saturated(NOISE, transrate=range(4), knn=range(4))
     rows = [

@@ -1,5 +1,6 @@
 """Order and evaluation of a ranking."""
 
+import dataclasses
 import json as builtins_json
 import math
 
@@ -150,7 +151,7 @@ def test_reports_mark_saturated_scores():
     assert first["h_score_saturated"] == "interpolation"
     assert first["warnings"] == f"h_score: {text}"
     page = ranking.to_html()
-    assert page.count(f'<span class="mark" title="{text}">*</span>') == 4
+    assert page.count(f'<a class="mark" href="#warnings" title="{text}">*</a>') == 4
     assert '* marks a score with a <a href="#warnings">warning</a>' in page
     assert '<section id="warnings">' in page
 
@@ -164,7 +165,11 @@ def test_repr_of_a_row_is_one_line():
 
 
 def test_page_of_a_ranking_that_ranks_nothing_shows_no_winner():
-    rows = _noisy(saturated={"h_score": "interpolation"})
+    rows = [
+        dataclasses.replace(row, accuracy=None)
+        for row in _noisy(saturated={"h_score": "interpolation"})
+    ]
     nothing = rank("task", ["h_score"], rows).to_html()
-    assert "h_score ranks nothing" in nothing and '<tr class="first"' not in nothing
-    assert '<tr class="first"' in rank("task", ["h_score"], _noisy()).to_html()
+    assert "h_score ranks nothing" in nothing and '<tr class="answer"' not in nothing
+    # With accuracies, the best of them is the answer.
+    assert '<tr class="answer"' in rank("task", ["h_score"], _noisy()).to_html()
