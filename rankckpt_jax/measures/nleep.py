@@ -183,7 +183,7 @@ def nleep(
         "scale": scale,
         "scores": scores,
         "num_iterations": [len(fitted.lower_bounds) - 1 for fitted, _ in runs],
-        "converged": [bool(np.asarray(fitted.state.converged)) for fitted, _ in runs],
+        "converged": [fitted.converged for fitted, _ in runs],
         "lower_bound": [float(fitted.lower_bounds[-1]) for fitted, _ in runs],
         "posterior_entropy": [predicted.entropy for _, predicted in runs],
     }

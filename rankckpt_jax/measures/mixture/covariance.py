@@ -31,6 +31,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
+import threadpoolctl
 
 from rankckpt_jax.devices import target
 from rankckpt_jax.measures.statistics import blocks
@@ -179,40 +181,40 @@ def _factorize_batch(
     return covariances, jnp.swapaxes(factors, -1, -2)
 
 
-def refine(
-    mixture: Parameters,
-    gram: Callable[[jax.Array], jax.Array],
-    dimensions: jax.Array,
-    ridge: jax.Array,
+def from_lists(
+    x: np.ndarray, points: np.ndarray, values: np.ndarray, ridge: float
 ) -> Parameters:
-    """Replace a raised ridge of full covariances by the requested one.
-
-    This is Cholesky QR, applied twice (Fukaya et al. 2020). With P of the raised ridge,
-
-        G = P' S P = sum_i R[k, i] (P'(x_i - m))(P'(x_i - m))' / n_k + ridge P'P
-
-    is computed from whitened points, not from S. Its eigenvalues are near 1, or near
-    ridge / raised ridge where the ridge was raised. So G = L L' exists in float32 even
-    if S has no Cholesky factor, and P L^-T is as accurate as a QR of the points.
+    """Compute full covariances on the host in float64, from few points per component.
 
     Args:
-      mixture: Its ridge may have been raised.
-      gram: Maps P [K, D', D'] to the sum over i above, [K, D', D'].
-      dimensions: Scalar D.
-      ridge: Scalar, the requested ridge.
+      x: All points, [N, D].
+      points: int [K, W], indices of the points of a component; others are empty slots.
+      values: [K, W], their responsibilities.
+      ridge: Added to every variance.
+
+    Returns:
+      The mixture in the dtype of `x`, without padding.
     """
-    p = mixture.precision_cholesky
-    real = _is_real(p.shape[-1], dimensions)
-
-    def refined(p: jax.Array, sums: jax.Array) -> jax.Array:
-        ridges = jnp.where(real, ridge, 1)[None, :, None] * p
-        product = sums + blocks.dot(jnp.swapaxes(p, 1, 2), ridges)
-        inverse = jnp.swapaxes(inverse_cholesky(product), 1, 2)
-        # One pass cannot undo a ratio of ridges below eps.
-        better = blocks.dot(p, inverse)
-        return jnp.where(jnp.isnan(better[:, -1:, -1:]), p, better)
-
-    return mixture._replace(precision_cholesky=_by_chunks(refined, p, gram(p)))
+    count, size = len(points), x.shape[1]
+    counts, means = np.zeros(count), np.zeros((count, size))
+    covariances, factors = np.zeros((2, count, size, size))
+    eps = float(np.finfo(x.dtype).eps)
+    with threadpoolctl.threadpool_limits(1):
+        for k in range(count):
+            used = values[k] > 0
+            shares = values[k, used].astype(np.float64)
+            counts[k] = max(shares.sum(), 10 * eps)
+            shares /= counts[k]
+            members = x[points[k, used]].astype(np.float64)
+            means[k] = shares @ members
+            rows = np.sqrt(shares)[:, None] * (members - means[k])
+            square = np.sum(rows**2)
+            least = max(ridge, eps**2 * square, np.finfo(np.float64).eps * square)
+            covariances[k] = rows.T @ rows + least * np.eye(size)
+            upper = scipy.linalg.cholesky(covariances[k], check_finite=False)
+            factors[k], _ = scipy.linalg.lapack.dtrtri(upper)
+    mixture = counts / counts.sum(), means, covariances, factors
+    return Parameters(*(a.astype(x.dtype) for a in mixture))
 
 
 def inverse_cholesky(matrices: jax.Array) -> jax.Array:

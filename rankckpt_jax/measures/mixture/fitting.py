@@ -1,10 +1,12 @@
-"""Fitting a mixture: validation, division among devices, and the choice of EM.
+"""Fitting a mixture: validation, the choice of EM, and the division among devices.
 
-The points are centered, padded, cut into blocks, and divided among the devices of all
-processes (`blocks`). Each mapped program is compiled once per shape and runs EM to its
-end on the device. With full covariances and few points per component, `sparse_em` runs
-first, and `em` only if it gives up. `sparse_em` does not need [D, D] covariances, so
-they are computed only when they are read.
+The points are centered, padded and cut into blocks (`blocks`). Two programs exist, and
+each runs EM to its end on the devices:
+
+- `sparse_em` for full covariances where components have fewer points than dimensions on
+  average. Each device computes a part of the components from all points.
+- `em` for the rest, and if `sparse_em` gives up. Each device computes all components
+  from a part of the points.
 """
 
 from __future__ import annotations
@@ -23,45 +25,48 @@ from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures.mixture import covariance, em, kmeans, sparse_em
 from rankckpt_jax.measures.statistics import blocks
 
-_SPARSE_POINTS = 4
-"""`sparse_em` is tried if components have fewer points than this times D on average."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """A fitted mixture with its training points on the devices.
+    """A fitted mixture.
 
     Attributes:
-      state: The final state of EM; its `parameters` are None.
-      num_components: K.
-      center: [D], the mean of the points.
+      points: [N, D], the training points minus `center`.
+      center: [D], their mean.
       setting: The settings of EM.
-      data: The points; the leading axis is the local device.
-      lists: All responsibilities that are not 0, if `sparse_em` finished; else None.
-      source: What `parameters` is computed from: the mixture itself, or the lists from
-        which an M-step computes it.
+      ridge: Added to every variance.
+      lower_bounds: Mean log likelihood of each E-step, [iterations + 1].
+      converged: Whether the bound changed by less than `tol`.
+      sparse: The result of `sparse_em`, if it finished; else None.
+      data: The points of `em` on the devices; None for `sparse_em`.
+      mixture: The result of `em`, of centered and padded points; None for `sparse_em`.
     """
 
-    state: em.State
-    num_components: int
+    points: np.ndarray
     center: np.ndarray
     setting: em.Setting
-    data: em.Data
-    lists: sparse_em.Lists | None
-    source: covariance.Parameters | sparse_em.Lists
+    ridge: float
+    lower_bounds: np.ndarray
+    converged: bool
+    sparse: sparse_em.Result | None = None
+    data: em.Data | None = None
+    mixture: covariance.Parameters | None = None
 
-    @property
-    def lower_bounds(self) -> np.ndarray:
-        """Mean log likelihood of each E-step, [iterations + 1]."""
-        steps = int(np.asarray(self.state.step))
-        return np.asarray(self.state.lower_bounds)[: steps + 1]
-
-    @functools.cached_property
     def parameters(self) -> covariance.Parameters:
-        """The mixture of the centered and padded points."""
-        if isinstance(self.source, covariance.Parameters):
-            return self.source
-        return _m_step(self.num_components)(self.data, self.source)
+        """Return the mixture of the centered points, without padding, in NumPy."""
+        if self.sparse is not None:
+            count, lists = self.setting.num_components, self.sparse.source
+            points, values = (np.asarray(a)[:count] for a in lists)
+            return covariance.from_lists(self.points, points, values, self.ridge)
+        size = self.points.shape[1]
+        mixture: Any = self.mixture
+        weights, means, *matrices = map(np.asarray, mixture)
+        axes = {"full": (1, 2), "tied": (0, 1), "diag": (1,), "spherical": ()}
+        cut = [slice(None)] * matrices[0].ndim
+        for axis in axes[self.setting.covariance_type]:
+            cut[axis] = slice(size)
+        matrices = [matrix[tuple(cut)] for matrix in matrices]
+        return covariance.Parameters(weights, means[:, :size], *matrices)
 
 
 def fit(
@@ -75,97 +80,76 @@ def fit(
     max_iter: int = 100,
     seed: int = 0,
 ) -> Fitted:
-    """Fit a mixture and keep the points on the devices; arguments as for `gmm.fit`."""
+    """Fit a mixture; arguments as for `gmm.fit`."""
     x = np.asarray(jnp.asarray(x))
     _check(x, num_components, covariance_type, max_iter)
+    num_components = int(num_components)
     if init_labels is None:
         init_labels = kmeans.fit(x, num_components, seed).assignments
     labels = _check_labels(init_labels, len(x), num_components)
     center = x.mean(axis=0, dtype=np.float64).astype(x.dtype)
-    padded = blocks.pad_dimensions(x - center)
-    shape = blocks.shape(len(x), _num_columns(covariance_type, num_components, padded))
-    mask = blocks.row_mask(len(x), shape, x.dtype)
+    centered = x - center
+    setting = em.Setting(covariance_type, num_components, max_iter)
+    padded = blocks.pad_dimensions(centered)
+    shape = blocks.shape(len(x), max(num_components, padded.shape[1]))
     scalars = (x.shape[1], len(x), reg_covar, tol)
     data = em.Data(
-        blocks.for_devices(blocks.split(padded, shape)),
-        blocks.for_devices(mask),
+        blocks.split(padded, shape),
+        blocks.row_mask(len(x), shape, x.dtype),
         *(np.asarray(scalar, x.dtype) for scalar in scalars),
     )
-    setting = em.Setting(covariance_type, max_iter)
-    few_points = len(x) < _SPARSE_POINTS * x.shape[1] * num_components
-    width = sparse_em.width(int(np.bincount(labels).max()), x.shape[1])
+    fitted = functools.partial(Fitted, centered, center, setting, reg_covar)
+    width = sparse_em.width(len(x), num_components)
+    few_points = len(x) < num_components * x.shape[1]
+    fits = np.bincount(labels).max() <= width
+    if covariance_type == "full" and few_points and fits:
+        empty = shape[0] * shape[1]
+        lists = sparse_em.hard_lists(labels, num_components, width, empty, x.dtype)
+        count = -(-num_components // blocks.num_devices())
+        divided = [
+            blocks.for_devices(blocks.split(array, (blocks.num_devices(), count), fill))
+            for array, fill in zip(lists, (empty, 0), strict=True)
+        ]
+        result = run_sparse(setting)(data, sparse_em.Lists(*divided))
+        if not np.asarray(result.failed):
+            return fitted(*_progress(result.progress), sparse=result)
+    data = data._replace(
+        x=blocks.for_devices(data.x), mask=blocks.for_devices(data.mask)
+    )
     labels = blocks.for_devices(blocks.split(labels, shape, fill=num_components))
-    if covariance_type == "full" and few_points:
-        run = _run_sparse(setting, num_components, width)
-        state, source, lists, dense = run(data, labels)
-        if not bool(np.asarray(dense)):
-            return Fitted(state, num_components, center, setting, data, lists, source)
-        state = state._replace(parameters=_m_step(num_components)(data, source))
-    else:
-        state = _init(setting, num_components)(data, labels)
-    state = _run_dense(setting)(data, state)
-    source, state = state.parameters, state._replace(parameters=None)
-    return Fitted(state, num_components, center, setting, data, None, source)
+    progress, mixture = run_dense(setting)(data, labels)
+    return fitted(*_progress(progress), data=data, mixture=mixture)
 
 
-def _num_columns(covariance_type: str, num_components: int, x: np.ndarray) -> int:
-    """Return the size of the largest array per point that EM computes."""
-    if covariance_type != "full":
-        return max(num_components, x.shape[1])
-    statistics = x.shape[1] ** 2 // 2
-    return max(num_components, min(statistics, num_components * x.shape[1]))
+def _progress(progress: em.Progress) -> tuple[np.ndarray, bool]:
+    """Return the lower bounds that were computed, and whether EM converged."""
+    bounds, step, converged = map(np.asarray, progress)
+    return bounds[: int(step) + 1], bool(converged)
 
 
 DATA_AXES: Any = em.Data(*(0, 0, None, None, None, None))
-"""Axes of `em.Data` for `map_devices`: points are divided, scalars replicated."""
+"""Axes of `em.Data` for `map_devices` if the points are divided."""
 
 
 @functools.lru_cache(maxsize=64)
-def _init(setting: em.Setting, num_components: int) -> Callable[..., Any]:
-    """Return the mapped initialization: points and labels -> `em.State`."""
+def run_sparse(setting: em.Setting) -> Callable[..., sparse_em.Result]:
+    """Return the mapped `sparse_em.run`, from points and divided lists."""
 
-    def init(data: em.Data, labels: jax.Array) -> em.State:
-        if setting.covariance_type != "full":
-            return em.init_from_labels(setting, data, labels, num_components)
-        lists = sparse_em.hard_lists(labels.reshape(-1), num_components, data.x.dtype)
-        mixture = sparse_em.m_step(data, lists, num_components)
-        return em.init_state(mixture, setting.max_iter)
+    def run(data: em.Data, lists: sparse_em.Lists) -> sparse_em.Result:
+        lists = sparse_em.Lists(*(array[0] for array in lists))
+        return sparse_em.run(setting, data, lists)
 
-    return mapping.map_devices(init, in_axes=(DATA_AXES, 0), out_axes=None)
+    return mapping.map_devices(run, in_axes=(None, 0), out_axes=None)
 
 
 @functools.lru_cache(maxsize=64)
-def _run_sparse(
-    setting: em.Setting, num_components: int, width: int | None
-) -> Callable[..., Any]:
-    """Return the mapped `sparse_em.run`, from points and labels."""
+def run_dense(setting: em.Setting) -> Callable[..., Any]:
+    """Return the mapped `em.run`, from divided points and labels."""
 
     def run(data: em.Data, labels: jax.Array) -> Any:
-        lists = sparse_em.hard_lists(labels.reshape(-1), num_components, data.x.dtype)
-        return sparse_em.run(setting, data, lists, num_components, width)
+        return em.run(setting, data, labels)
 
-    axes = (None, 0, 0, None)
-    return mapping.map_devices(run, in_axes=(DATA_AXES, 0), out_axes=axes)
-
-
-@functools.lru_cache(maxsize=64)
-def _m_step(num_components: int) -> Callable[..., Any]:
-    """Return the mapped M-step: points and lists -> `covariance.Parameters`."""
-
-    def m_step(data: em.Data, lists: sparse_em.Lists) -> covariance.Parameters:
-        return sparse_em.m_step(data, lists, num_components)
-
-    return mapping.map_devices(m_step, in_axes=(DATA_AXES, 0), out_axes=None)
-
-
-@functools.lru_cache(maxsize=64)
-def _run_dense(setting: em.Setting) -> Callable[..., Any]:
-    """Return the mapped `em.run`: points and state -> state."""
-
-    def run(data: em.Data, state: em.State) -> em.State:
-        return em.run(setting, data, state)
-
-    return mapping.map_devices(run, in_axes=(DATA_AXES, None), out_axes=None)
+    return mapping.map_devices(run, in_axes=(DATA_AXES, 0), out_axes=None)
 
 
 def _check(

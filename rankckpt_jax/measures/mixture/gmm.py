@@ -10,11 +10,11 @@ S_k. As in scikit-learn's GaussianMixture, one iteration is
 EM starts from hard assignments, stops when the bound changes by less than `tol`, and
 ends with an E-step.
 
-This file defines the mixture and its queries. `fitting` divides the points among the
-devices, `covariance` computes parameters from moments, `em` iterates over all pairs of
-points and components, and `sparse_em` only over pairs with a responsibility above 0.
-With fewer points per component than D / 2, `low_rank` replaces [D, D] matrices by bases
-of the points; the covariances below are then computed once, at the end.
+This file defines the mixture and its queries. `fitting` chooses between two programs:
+`em` iterates over all pairs of points and components, and `covariance` computes its
+parameters from moments. With fewer points per component than dimensions, `sparse_em`
+iterates over pairs with a responsibility above 0, and `low_rank` replaces [D, D]
+matrices by bases of the points; the covariances below are then computed at the end.
 
     >>> import numpy as np
     >>> from rankckpt_jax.measures import gmm
@@ -127,21 +127,15 @@ def fit(
 
 def from_fitted(fitted: fitting.Fitted) -> GMM:
     """Convert to a mixture of the original points, which are not centered or padded."""
-    covariance_type = fitted.setting.covariance_type
-    weights, means, covariances, factors = map(np.asarray, fitted.parameters)
-    size = len(fitted.center)
-    axes = {"full": (1, 2), "tied": (0, 1), "diag": (1,), "spherical": ()}
-    cut: list[slice] = [slice(None)] * covariances.ndim
-    for axis in axes[covariance_type]:
-        cut[axis] = slice(size)
+    weights, means, covariances, factors = fitted.parameters()
     return GMM(
         weights=weights,
-        means=means[:, :size] + fitted.center,
-        covariances=covariances[tuple(cut)],
-        precision_cholesky=factors[tuple(cut)],
+        means=means + fitted.center,
+        covariances=covariances,
+        precision_cholesky=factors,
         lower_bounds=fitted.lower_bounds,
-        converged=np.asarray(fitted.state.converged),
-        covariance_type=covariance_type,
+        converged=np.asarray(fitted.converged),
+        covariance_type=fitted.setting.covariance_type,
     )
 
 

@@ -13,6 +13,10 @@ of |c|^2 - 2 c.x, since |x|^2 is equal for all centers. Each center moves to the
 its points (N D FLOP), until no assignment changes or the centers move by less than
 `tol`. An empty cluster takes the point that is farthest from its own center.
 
+Dimensions. Points are stored in panels of _PANEL columns, and loops over the panels
+skip those that are padding. One program therefore serves all D up to _CAPACITY, and
+wastes less than a panel.
+
 Lloyd is discontinuous: a rounding error that moves one point to another cluster can
 change the result. For equal clusters with any number of devices, each device assigns
 its own points in blocks of one static shape, but sums all points in the same order.
@@ -32,6 +36,12 @@ import numpy as np
 from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.statistics import blocks
+
+_PANEL = 32
+"""Columns that are multiplied at once."""
+
+_CAPACITY = 512
+"""Dimensions are padded to a multiple of this, so that a pool needs one program."""
 
 
 class KMeans(NamedTuple):
@@ -84,7 +94,7 @@ def fit_many(
     max_iter: int = 300,
     tol: float = 1e-4,
 ) -> list[KMeans]:
-    """Cluster from several seeds in one call to the device; see `fit`."""
+    """Cluster from several seeds with one program; see `fit`."""
     x = np.asarray(x)
     num_rows, dimensions = x.shape
     if num_rows < num_clusters:
@@ -96,59 +106,78 @@ def fit_many(
         )
     # Centering makes the products smaller, whose differences are distances.
     mean = x.mean(axis=0)
-    centered = blocks.pad_dimensions(x - mean)
-    shape = blocks.shape(num_rows, num_clusters)
-    shift = tol * np.mean(np.var(x, axis=0))
-    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-    # map_devices takes raw key data, not typed keys.
-    raw = jax.random.key_data(keys)
-    mapped = _mapped(num_rows, num_clusters, max_iter)
-    points = blocks.split(centered, shape)
-    outputs = mapped(blocks.for_devices(points), points, raw, x.dtype.type(shift))
-    centers, assignments, inertia, steps = map(np.asarray, outputs)
-    return [
-        KMeans(
-            centers[i, :, :dimensions] + mean,
-            assignments[i, :num_rows],
-            inertia[i],
-            steps[i],
+    capacity = -(-dimensions // _CAPACITY) * _CAPACITY
+    centered = np.pad(x - mean, ((0, 0), (0, capacity - dimensions)))
+    points = blocks.split(centered, blocks.shape(num_rows, num_clusters))
+    points = points.reshape(*points.shape[:2], -1, _PANEL).transpose(2, 0, 1, 3)
+    local = blocks.for_devices(np.ascontiguousarray(points.swapaxes(0, 1)))
+    number = np.int32(-(-dimensions // _PANEL))
+    shift = x.dtype.type(tol * np.mean(np.var(x, axis=0)))
+    run = program(num_rows, num_clusters, max_iter)
+    results = []
+    for seed in seeds:
+        # map_devices takes raw key data, not typed keys.
+        key = jax.random.key_data(jax.random.key(np.uint32(seed)))
+        centers, *outputs = map(
+            np.asarray, run(local, points, number, np.asarray(key), shift)
         )
-        for i in range(len(seeds))
-    ]
+        centers = centers.swapaxes(0, 1).reshape(num_clusters, -1)[:, :dimensions]
+        assignments, inertia, steps = outputs
+        results.append(KMeans(centers + mean, assignments[:num_rows], inertia, steps))
+    return results
 
 
 @functools.lru_cache(maxsize=64)
-def _mapped(num_rows: int, num_clusters: int, max_iter: int) -> Callable[..., Any]:
-    def fit_all(
-        local: jax.Array, x: jax.Array, keys: jax.Array, shift: jax.Array
+def program(num_rows: int, num_clusters: int, max_iter: int) -> Callable[..., Any]:
+    """Return the mapped `_fit`, from points in panels (see `fit_many`)."""
+
+    def fit_one(
+        local: jax.Array,
+        x: jax.Array,
+        number: jax.Array,
+        key: jax.Array,
+        shift: jax.Array,
     ) -> Any:
-        def fit_one(key: jax.Array) -> tuple[jax.Array, ...]:
-            key = jax.random.wrap_key_data(key)
-            return _fit(local, x, num_rows, num_clusters, max_iter, shift, key)
+        key = jax.random.wrap_key_data(key)
+        return _fit(local, x, number, num_rows, num_clusters, max_iter, shift, key)
 
-        # Seeds run one after the other. With vmap, every step would relocate empty
-        # clusters even if there are none, and all seeds would wait for the slowest.
-        return jax.lax.map(fit_one, keys)
-
-    return mapping.map_devices(fit_all, in_axes=(0, None, None, None), out_axes=None)
+    axes = (0, None, None, None, None)
+    return mapping.map_devices(fit_one, in_axes=axes, out_axes=None)
 
 
 def _fit(
     local: jax.Array,
     x: jax.Array,
+    number: jax.Array,
     num_rows: int,
     num_clusters: int,
     max_iter: int,
     shift: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Cluster the first `num_rows` rows of x [blocks, rows, D]; the others are padding.
+    """Cluster the first `num_rows` points.
 
-    `local` [blocks of this device, rows, D] are the points that this device assigns.
+    Args:
+      local: The points that this device assigns, [blocks of this device, P, B, _PANEL].
+      x: All points, [P, blocks, B, _PANEL].
+      number: int32 scalar, panels that are not padding.
+      num_rows: N; other rows are padding.
+      num_clusters: K.
+      max_iter: Maximum number of Lloyd's iterations.
+      shift: Scalar; Lloyd stops when the centers move by less, squared and summed.
+      key: The random key.
     """
-    flat = x.reshape(-1, x.shape[2])
-    valid = jnp.arange(len(flat)) < num_rows
-    centers = _plus_plus(x, valid, num_clusters, key)
+    panels, num_blocks, rows, _ = x.shape
+    flat = x.reshape(panels, num_blocks * rows, -1)
+    norms = _over_panels(
+        number, lambda j: jnp.sum(flat[j] ** 2, axis=1), jnp.zeros_like(flat[0, :, 0])
+    )
+    valid = jnp.arange(len(norms)) < num_rows
+    centers = _plus_plus(flat, number, norms, valid, num_blocks, num_clusters, key)
+
+    def nearest(centers: jax.Array) -> tuple[jax.Array, jax.Array]:
+        least, labels = _nearest(local, number, centers)
+        return jnp.maximum(norms + 2 * least, 0), labels
 
     def is_running(state: Any) -> jax.Array:
         _, _, _, converged, step = state
@@ -156,48 +185,63 @@ def _fit(
 
     def lloyd(state: Any) -> Any:
         centers, before, _, _, step = state
-        distances, labels = _nearest(local, centers)
+        distances, labels = nearest(centers)
         labels = jnp.where(valid, labels, num_clusters)
-        labels, sums, counts = _sums(flat, distances, labels, num_clusters)
-        moved = sums / counts[:, None]
+        labels, sums, counts = _sums(flat, number, distances, labels, num_clusters)
+        moved = sums / counts[None, :, None]
         still = jnp.sum((moved - centers) ** 2) <= shift
         converged = jnp.all(labels == before) | still
         return moved, labels, distances, converged, step + 1
 
-    unassigned = jnp.full(len(flat), -1, jnp.int32)
-    start = (centers, unassigned, jnp.zeros(len(flat), x.dtype), jnp.asarray(False), 0)
+    unassigned = jnp.full(len(norms), -1, jnp.int32)
+    start = (centers, unassigned, norms, jnp.asarray(False), 0)
     centers, _, _, _, steps = jax.lax.while_loop(is_running, lloyd, start)
     # The centers moved after the last assignment.
-    distances, labels = _nearest(local, centers)
+    distances, labels = nearest(centers)
     inertia = jnp.sum(jnp.where(valid, distances, 0))
     return centers, labels, inertia, jnp.asarray(steps, jnp.int32)
 
 
-def _nearest(local: jax.Array, centers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return squared distances to the nearest centers and their indices.
+def _over_panels(
+    number: jax.Array, function: Callable[[jax.Array], jax.Array], start: jax.Array
+) -> jax.Array:
+    """Return start plus the sum of function(j) over the panels that are not padding."""
+    return jax.lax.fori_loop(0, number, lambda j, total: total + function(j), start)
 
-    Both are of all devices' points, [blocks * rows].
+
+def _nearest(
+    local: jax.Array, number: jax.Array, centers: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return |c|^2 / 2 - c.x of the nearest centers, and their indices.
+
+    Both are of all devices' points, [blocks * B].
     """
-    half = jnp.sum(centers * centers, axis=1)[:, None] / 2
-    ranks = jnp.arange(len(centers), dtype=jnp.int32)[:, None]
+    half = jnp.sum(centers * centers, axis=(0, 2))[:, None] / 2
+    ranks = jnp.arange(len(half), dtype=jnp.int32)[:, None]
 
     def assign(block: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Reductions over the first axis vectorize. So do min and ==, unlike argmin.
-        score = half - blocks.dot(centers, block.T)
-        least = jnp.min(score, axis=0)
-        label = jnp.min(
-            jnp.where(score == least[None], ranks, len(centers) - 1), axis=0
+        score = _over_panels(
+            number,
+            lambda j: -blocks.dot(centers[j], block[j].T),
+            jnp.broadcast_to(half, (len(half), block.shape[1])),
         )
-        return jnp.maximum(jnp.sum(block * block, axis=1) + 2 * least, 0), label
+        # Reductions over the first axis vectorize. So do min and ==, unlike argmin.
+        least = jnp.min(score, axis=0)
+        label = jnp.min(jnp.where(score == least[None], ranks, len(half) - 1), axis=0)
+        return least, label
 
     parts = jax.lax.map(assign, local)
     return tuple(jax.lax.all_gather(part, mapping.AXIS).reshape(-1) for part in parts)
 
 
 def _sums(
-    x: jax.Array, distances: jax.Array, labels: jax.Array, num_clusters: int
+    x: jax.Array,
+    number: jax.Array,
+    distances: jax.Array,
+    labels: jax.Array,
+    num_clusters: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Fill empty clusters; return labels, and sums [K, D] and counts [K] of clusters.
+    """Fill empty clusters; return labels, and sums [P, K, _PANEL] and counts [K].
 
     Rows with the label K belong to no cluster.
     """
@@ -225,25 +269,35 @@ def _sums(
 
     any_empty = jnp.any(count(labels) == 0)
     labels, counts = jax.lax.cond(any_empty, relocate, keep, labels)
-    if target.platform() == "cpu":
-        sums = jnp.zeros((num_clusters, x.shape[1]), x.dtype)
-        sums = sums.at[labels].add(x, mode="drop")
-    else:
-        # A GPU scatters in random order, a TPU one element at a time.
-        one_hot = jax.nn.one_hot(labels, num_clusters, axis=0, dtype=x.dtype)
-        sums = blocks.dot(one_hot, x)
+    zeros = jnp.zeros((num_clusters, x.shape[2]), x.dtype)
+    one_hot = jax.nn.one_hot(labels, num_clusters, axis=0, dtype=x.dtype)
+
+    def add(j: jax.Array, sums: jax.Array) -> jax.Array:
+        if target.platform() == "cpu":
+            panel = zeros.at[labels].add(x[j], mode="drop")
+        else:
+            # A GPU scatters in random order, a TPU one element at a time.
+            panel = blocks.dot(one_hot, x[j])
+        return sums.at[j].set(panel)
+
+    sums = jnp.zeros((len(x), *zeros.shape), x.dtype)
+    sums = jax.lax.fori_loop(0, number, add, sums)
     return labels, sums, jnp.maximum(counts, 1)
 
 
 def _plus_plus(
-    x: jax.Array, valid: jax.Array, num_clusters: int, key: jax.Array
+    x: jax.Array,
+    number: jax.Array,
+    norms: jax.Array,
+    valid: jax.Array,
+    num_blocks: int,
+    num_clusters: int,
+    key: jax.Array,
 ) -> jax.Array:
-    """Return greedy k-means++ centers [K, D] among the points of [blocks, rows, D]."""
-    num_blocks, rows, dimensions = x.shape
+    """Return greedy k-means++ centers [P, K, _PANEL] among points [P, N, _PANEL]."""
     trials = 2 + int(math.log(num_clusters))
-    flat = x.reshape(-1, dimensions)
-    columns = flat.T
-    norms = jnp.where(valid, jnp.sum(flat * flat, axis=1), 0)
+    columns = jnp.swapaxes(x, 1, 2)
+    rows = len(norms) // num_blocks
 
     def draw(key: jax.Array, weights: jax.Array) -> jax.Array:
         # Invert the cumulative distribution over blocks, then within a block. A
@@ -260,16 +314,22 @@ def _plus_plus(
 
     def add(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         centers, nearest = state
-        candidates = flat[draw(jax.random.fold_in(key, i), nearest)]
-        lengths = jnp.sum(candidates * candidates, axis=1)[:, None]
-        distances = norms[None] - 2 * blocks.dot(candidates, columns) + lengths
+        is_first = i == 0
+        weights = jnp.where(is_first, valid.astype(x.dtype), nearest)
+        chosen = draw(jax.random.fold_in(key, i), weights)
+        candidates = x[:, chosen]
+        distances = _over_panels(
+            number,
+            lambda j: -2 * blocks.dot(candidates[j], columns[j]),
+            norms[None] + norms[chosen][:, None],
+        )
         distances = jnp.where(valid[None], jnp.maximum(distances, 0), 0)
         lowered = jnp.minimum(nearest[None], distances)
-        best = jnp.argmin(jnp.sum(lowered, axis=1))
-        return centers.at[i].set(candidates[best]), lowered[best]
+        total = jnp.sum(lowered, axis=1)
+        # The first center is not chosen among candidates.
+        best = jnp.where(is_first, 0, jnp.argmin(total))
+        return centers.at[:, i].set(candidates[:, best]), lowered[best]
 
-    first = flat[draw(key, valid.astype(x.dtype))[0]]
-    nearest = norms - 2 * blocks.dot(first[None], columns)[0] + jnp.sum(first * first)
-    nearest = jnp.where(valid, jnp.maximum(nearest, 0), 0)
-    centers = jnp.zeros((num_clusters, dimensions), x.dtype).at[0].set(first)
-    return jax.lax.fori_loop(1, num_clusters, add, (centers, nearest))[0]
+    centers = jnp.zeros((len(x), num_clusters, x.shape[2]), x.dtype)
+    nearest = jnp.where(valid, jnp.inf, 0).astype(x.dtype)
+    return jax.lax.fori_loop(0, num_clusters, add, (centers, nearest))[0]

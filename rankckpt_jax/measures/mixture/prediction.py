@@ -8,9 +8,9 @@ define
 
 where p_i is the expected prediction of the true class of point i.
 
-`of_assignments` takes A as an array. `of_mixture` takes a fitted mixture and computes A
-block by block, twice, or reads it from lists, so that no [N, V] array exists; J [C, V]
-is summed over the devices.
+`of_assignments` takes A as an array. `of_mixture` takes a fitted mixture and reads A
+from the lists of `sparse_em`, or computes A block by block, twice, so that no [N, V]
+array exists; J [C, V] is summed over the devices.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax.devices import mapping, processes
-from rankckpt_jax.measures.mixture import em, fitting, sparse_em
+from rankckpt_jax.devices import mapping
+from rankckpt_jax.measures.mixture import em, fitting
 from rankckpt_jax.measures.statistics import blocks
 
 PACTRAN_FLOOR = 1e-10
@@ -81,19 +81,42 @@ def of_mixture(
       labels: int [N] in 0 ... C-1, of the training points.
       num_classes: C.
     """
-    mask = fitted.data.mask
-    num_blocks = mask.shape[0] * mask.shape[1] * processes.process_count()
-    split = blocks.split(
-        np.asarray(labels, np.int32), (num_blocks, mask.shape[2]), fill=-1
-    )
-    local_labels = blocks.for_devices(split)
-    if fitted.lists is not None:
-        run = _map_lists(fitted.num_components, num_classes)
-        sums = run(mask, local_labels, fitted.lists)
-    else:
-        run = _map_points(fitted.setting, num_classes)
-        sums = run(fitted.data, local_labels, fitted.parameters)
+    labels = np.asarray(labels, np.int32)
+    if fitted.sparse is not None:
+        count = fitted.setting.num_components
+        points, values = (np.asarray(a)[:count] for a in fitted.sparse.lists)
+        return _of_lists(points, values, labels, num_classes)
+    data: Any = fitted.data
+    shape = data.mask.shape
+    split = blocks.split(labels, (blocks.num_devices() * shape[1], shape[2]), fill=-1)
+    run = _map_points(fitted.setting, num_classes)
+    sums = run(data, blocks.for_devices(split), fitted.mixture)
     return Prediction(*(float(np.asarray(total)) / len(labels) for total in sums))
+
+
+def _of_lists(
+    points: np.ndarray, values: np.ndarray, labels: np.ndarray, num_classes: int
+) -> Prediction:
+    """Return the prediction from the listed points [K, W] of each component.
+
+    There are about as many pairs as points, so this runs on the host in float64.
+    """
+    components, slots = np.nonzero(values > 0)
+    rows = points[components, slots]
+    resp = values[components, slots].astype(np.float64)
+    # J [V, C] as one axis, summed over the pairs.
+    place = components * num_classes + labels[rows]
+    joint = np.bincount(place, resp, len(points) * num_classes)
+    total = joint.reshape(-1, num_classes).sum(axis=1)
+    conditional = joint[place] / total[components]
+    predicted = np.bincount(rows, conditional * resp, len(labels))
+    log = np.log(np.minimum(np.where(predicted > 0, predicted, 1 / num_classes), 1))
+    return Prediction(
+        float(log.mean()),
+        float(predicted.mean()),
+        float(np.log(predicted + PACTRAN_FLOOR).mean()),
+        float(-np.sum(resp * np.log(resp)) / len(labels)),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -109,35 +132,11 @@ def _sum_assignments(
 
 
 @functools.lru_cache(maxsize=64)
-def _map_lists(num_components: int, num_classes: int) -> Callable[..., Any]:
-    def sum_lists(
-        mask: jax.Array, labels: jax.Array, lists: sparse_em.Lists
-    ) -> tuple[jax.Array, ...]:
-        weights, label = mask.reshape(-1), labels.reshape(-1)
-        # Lists of padding are empty and add nothing.
-        joint = jnp.zeros((num_classes, num_components), mask.dtype)
-        joint = joint.at[label[:, None], lists.components].add(
-            lists.values, mode="drop"
-        )
-        conditional = _conditional(blocks.sum_over_devices(joint))
-        listed = conditional.at[label[:, None], lists.components].get(
-            mode="fill", fill_value=0
-        )
-        predicted = jnp.sum(listed * lists.values, axis=1)
-        values = lists.values
-        entropy = -jnp.sum(jax.scipy.special.xlogy(values, values), axis=1)
-        sums = _sum_points(predicted, entropy, weights, num_classes)
-        return blocks.sum_over_devices(sums)
-
-    return mapping.map_devices(sum_lists, in_axes=(0, 0, 0), out_axes=None)
-
-
-@functools.lru_cache(maxsize=64)
 def _map_points(setting: em.Setting, num_classes: int) -> Callable[..., Any]:
     def sum_blocks(
         data: em.Data, labels: jax.Array, mixture: Any
     ) -> tuple[jax.Array, ...]:
-        expect = em.Expectation(setting, data, mixture)
+        expect = em.expectation(setting.covariance_type, mixture, data.dimensions)
         dtype = data.mask.dtype
 
         def add_joint(joint: Any, block: tuple[jax.Array, ...]) -> Any:

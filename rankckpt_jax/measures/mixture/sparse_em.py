@@ -1,39 +1,32 @@
 """Expectation-maximization where nearly all responsibilities are exactly zero.
 
-N points in D dimensions, K components with full covariances. A component with few
-points for its dimensions has a covariance that is singular except for the ridge r. A
-point at distance h from the span of the component's points then has a log density lower
-by h^2 / 2r, tens of thousands of nats. Its responsibility underflows to 0.0, and
-neither step of EM needs the pair. Real benchmarks are in this regime, for example with
-6 images per component in 72 dimensions.
+N points in D dimensions, K components with full covariances. A component with fewer
+points than dimensions has a covariance that is singular except for the ridge r. A point
+at distance h from the span of the component's points then has a log density lower by
+h^2 / 2r, tens of thousands of nats. Its responsibility underflows to 0.0, and neither
+step of EM needs the pair. Real benchmarks are in this regime, for example with 6 images
+per component in 72 dimensions.
 
-Each point lists up to SLOTS components with a responsibility above 0.
+Each component lists up to W points with a responsibility above 0.
 
-    M   sums over the listed pairs only.
-    E   1. The exact joint log density of the listed pairs. Its logsumexp L_i is a lower
-           bound of the log density of point i.
-        2. For all other pairs an upper bound. With S^-1 = P P', a Mahalanobis distance
-           is a sum of D squares, so any subset J of them gives
-
-               log w_k N(x_i; m_k, S_k) <= c_k - 1/2 sum_{j in J} (p_j'(x_i - m_k))^2.
-
-           J are the last _WITNESSES columns of P, where P is largest: they point out of
-           the span of the points. Cost: 2 N K D _WITNESSES FLOP.
+    M   `low_rank.fit` of the listed points.
+    E   1. The exact joint log density of the listed pairs. Its logsumexp L_i over the
+           components that list point i is a lower bound of the log density of point i.
+        2. For all other pairs an upper bound. A Mahalanobis distance is at least the
+           part that _WITNESSES coordinates have in it (`low_rank`). Cost:
+           2 N K D _WITNESSES FLOP.
         3. If the bound lies so far below L_i that exp underflows, the responsibility is
            0.0, and adding it to a sum changes nothing. A component for which the bound
-           leaves some point open is evaluated on all points, and is added to the lists
-           of the points that it explains.
+           leaves some unlisted point open is evaluated on all points, and lists the
+           points that it explains.
 
-Components have one of two representations:
+The numbers of points per component are skewed: 1 to 28 with a mean of 6. Components are
+therefore processed in groups of similar number, padded to W / 16, W / 4 or W points.
+The number of groups is a value and not a shape, so that one program serves all
+clusterings of N points. Each device computes a part of the components.
 
-    `LowRank`  if each has at most W <= D / 2 points: a basis of W vectors. About
-               12 W^2 (D + W) FLOP per component and 8 W (D + W) per pair.
-    `Full`     otherwise: [D, D] matrices. About D^3 FLOP per component and 2 D^2 per
-               pair.
-
-The result equals that of dense EM up to rounding. `run` stops if a list overflows, a
-component gets more than W points, or more than half of the components are open; then
-`em.run` continues from the last lists.
+The result equals that of dense EM up to rounding. `run` stops if a component explains
+more points than it can list, and the caller starts again with `em.run`.
 
 If an iteration leaves all lists unchanged, later iterations would repeat it, so nothing
 is computed again. With a good start, this is the case after the first iteration.
@@ -46,224 +39,173 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rankckpt_jax.devices import mapping
-from rankckpt_jax.measures.mixture import em, low_rank, pairs
-from rankckpt_jax.measures.mixture.covariance import (
-    Parameters,
-    compute_parameters,
-    log_normalizer,
-    refine,
-)
-from rankckpt_jax.measures.mixture.low_rank import LowRank
+from rankckpt_jax.measures.mixture import em, low_rank
 from rankckpt_jax.measures.statistics import blocks
 
-SLOTS = 4
-"""Capacity of the list of a point."""
-
 _WITNESSES = 4
-"""Columns of each precision_cholesky in the upper bound."""
+"""Vectors per component in the upper bound."""
 
 _FEWEST_POINTS = 8
-"""Smallest W, so that few values of W are compiled."""
+"""Smallest W."""
+
+_NUM_WIDTHS, _RATIO = 3, 4
+"""Number of widths of groups, and the ratio of successive ones."""
+
+_GROUP_ELEMENTS = 1 << 19
+"""Elements of the bases of a group, to fit into a CPU's cache."""
 
 _UNDERFLOW = {"float32": 110.0, "float64": 755.0}
 """Nats below which exp is 0.0 (104 and 745.2), plus a margin for rounding."""
 
 
 class Lists(NamedTuple):
-    """The components with a responsibility above 0, for each point.
+    """The points with a responsibility above 0, for each component.
 
     Attributes:
-      components: int32 [N, SLOTS], the most responsible first; K in empty slots.
-      values: [N, SLOTS], responsibilities; 0 in empty slots.
+      points: int32 [K, W], indices of points; blocks x B in empty slots.
+      values: [K, W], responsibilities; 0 in empty slots.
     """
 
-    components: jax.Array
-    values: jax.Array
+    points: Any
+    values: Any
 
 
-class SparseState(NamedTuple):
-    """The state of EM after an E-step.
+class Result(NamedTuple):
+    """The result of `run`, equal on all devices.
 
     Attributes:
-      before: The responsibilities from which the mixture of the E-step was computed.
-      lists: The responsibilities computed by the E-step.
-      lower_bounds: [max_iter + 1], mean log likelihood of each E-step, infinite for
-        those that were not taken.
+      progress: Lower bounds, steps and convergence.
+      source: The responsibilities of all components from which the last M-step computed
+        the mixture.
+      lists: The responsibilities under this mixture.
+      failed: bool scalar; a component explains more points than it can list.
+    """
+
+    progress: em.Progress
+    source: Lists
+    lists: Lists
+    failed: jax.Array
+
+
+class _State(NamedTuple):
+    """The state after an E-step, with the names of `Result`.
+
+    Attributes:
       taken: int32 scalar, number of E-steps.
       settled: bool scalar; the lists did not change, and later steps repeat this one.
-      converged: bool scalar; the bound changed by less than tol.
       ended: bool scalar; this was the last E-step.
-      dense: bool scalar; the lists do not suffice, and the E-step does not count.
     """
 
-    before: Lists
+    source: Lists
     lists: Lists
     lower_bounds: jax.Array
     taken: jax.Array
     settled: jax.Array
     converged: jax.Array
     ended: jax.Array
-    dense: jax.Array
+    failed: jax.Array
 
 
-class Full(NamedTuple):
-    """K components with factors [K, D', D']; the methods are those of `LowRank`."""
+class _EStep(NamedTuple):
+    """The values that an E-step computes for K components of this device.
 
-    mixture: Parameters
-    normalizer: jax.Array
-
-    @property
-    def means(self) -> jax.Array:
-        """Means, [K, D']."""
-        return self.mixture.means
-
-    def listed(self, x: jax.Array, components: jax.Array) -> jax.Array:
-        """Return joint log densities of the listed pairs, [N, SLOTS]."""
-        table = pairs.build_table(components, len(self.normalizer), x.shape[1])
-        factors = self.mixture.precision_cholesky
-
-        def evaluate(joint: jax.Array, batch: pairs.Batch) -> jax.Array:
-            centered = x[batch.pairs // SLOTS] - self.means[batch.components][:, None]
-            whitened = blocks.dot(centered, factors[batch.components])
-            distance = jnp.sum(whitened**2, axis=2)
-            value = self.normalizer[batch.components][:, None] - distance / 2
-            target = jnp.where(batch.valid, batch.pairs, len(joint))
-            return joint.at[target].set(value, mode="drop")
-
-        joint = jnp.full(components.size, -jnp.inf, x.dtype)
-        return pairs.fold(table, evaluate, joint).reshape(components.shape)
-
-    def log_density(self, k: jax.Array, x: jax.Array) -> jax.Array:
-        """Return joint log densities [N] of component k and all points x [N, D']."""
-        centered = x - self.means[k][None]
-        whitened = blocks.dot(centered, self.mixture.precision_cholesky[k])
-        return self.normalizer[k] - jnp.sum(whitened**2, axis=1) / 2
-
-    def witnesses(self, dimensions: jax.Array, number: int) -> jax.Array:
-        """Return the last columns of each P, [number, K, D']."""
-        last = dimensions.astype(jnp.int32) - 1 - jnp.arange(number, dtype=jnp.int32)
-        factors = self.mixture.precision_cholesky
-        columns = jnp.take(factors, jnp.maximum(last, 0), axis=2)
-        # With fewer dimensions than witnesses no column may count twice.
-        return jnp.transpose(jnp.where(last[None, None] >= 0, columns, 0), (2, 0, 1))
-
-
-Components = LowRank | Full
-
-
-def width(most_points: int, dimensions: int) -> int | None:
-    """Return W for components of at most `most_points` points; None for `Full`.
-
-    W is a power of two above this number, so that components may grow a little.
+    Attributes:
+      selected: bool [K], the components to process next.
+      means: [K, D'].
+      normalizer: [K], log w_k / sqrt(det 2 pi S_k).
+      witnesses: [_WITNESSES, K, D'].
+      floor: [N], the log density below which a responsibility is 0.0.
+      points: int32 [K, W], as in `Lists`.
+      joint: [K, W], joint log densities of listed pairs; -inf in empty slots.
+      overflow: bool scalar; a component explains more than W points.
     """
-    result = max(_FEWEST_POINTS, 1 << most_points.bit_length())
-    return result if 2 * result <= dimensions else None
+
+    selected: jax.Array
+    means: jax.Array
+    normalizer: jax.Array
+    witnesses: jax.Array
+    floor: jax.Array
+    points: jax.Array
+    joint: jax.Array
+    overflow: jax.Array
 
 
-def hard_lists(labels: jax.Array, num_components: int, dtype: Any) -> Lists:
-    """Return lists of one component with responsibility 1; none if the label is K."""
-    components = jnp.full((len(labels), SLOTS), num_components, jnp.int32)
-    components = components.at[:, 0].set(labels)
-    return Lists(components, (components < num_components).astype(dtype))
+def width(num_rows: int, num_components: int) -> int:
+    """Return W, the number of points that a component can list.
+
+    It depends on N and K only, so that all clusterings of a task share programs.
+    """
+    mean = -(-num_rows // num_components)
+    smallest = max(_FEWEST_POINTS, 1 << (mean - 1).bit_length())
+    return smallest * _RATIO ** (_NUM_WIDTHS - 1)
 
 
-def run(
-    setting: em.Setting,
-    data: em.Data,
-    lists: Lists,
-    num_components: int,
-    most_points: int | None,
-) -> tuple[em.State, Lists, Lists, jax.Array]:
-    """Iterate like `em.run`, and stop early if the lists do not suffice.
+def hard_lists(
+    labels: np.ndarray, num_components: int, width: int, empty: int, dtype: Any
+) -> Lists:
+    """Return lists with responsibility 1, on the host.
+
+    Args:
+      labels: int [N] in 0 ... K-1, each at most W times.
+      num_components: K.
+      width: W.
+      empty: Index in empty slots.
+      dtype: Floating dtype of the responsibilities.
+    """
+    counts = np.bincount(labels, minlength=num_components)
+    order = np.argsort(labels, kind="stable")
+    slots = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    points = np.full((num_components, width), empty, np.int32)
+    points[labels[order], slots] = order
+    return Lists(points, (points < empty).astype(dtype))
+
+
+def run(setting: em.Setting, data: em.Data, lists: Lists) -> Result:
+    """Iterate like `em.run`, and stop early if a list overflows.
 
     Args:
       setting: With full covariances.
-      data: The points of this device.
-      lists: The initial responsibilities.
-      num_components: K.
-      most_points: W of `LowRank`; None for `Full`.
-
-    Returns:
-      The final state, with `parameters` None; the responsibilities from which `m_step`
-      computes these parameters; the last responsibilities; and whether the lists did
-      not suffice, so that EM must continue with a dense E-step.
+      data: All points.
+      lists: The initial responsibilities of this device's components.
     """
-    m_step_of = _m_step_of(data, num_components, most_points)
 
-    def step(state: SparseState) -> tuple[jax.Array, Lists, Any, Any]:
-        evidence, lists, overflow = _e_step(data, m_step_of(state.lists), state.lists)
-        changed = jnp.any(lists.components != state.lists.components)
+    def step(state: _State) -> tuple[jax.Array, Lists, jax.Array, jax.Array]:
+        evidence, lists, overflow = _e_step(setting, data, state.lists)
+        changed = jnp.any(lists.points != state.lists.points)
         changed |= jnp.any(lists.values != state.lists.values)
-        points = jnp.zeros(num_components, jnp.int32)
-        points = points.at[lists.components].add(1, mode="drop")
-        bound, changed, overflow, points = blocks.sum_over_devices(
-            (
-                jnp.sum(evidence * data.mask.reshape(-1)),
-                jnp.int32(changed),
-                jnp.int32(overflow),
-                points,
-            )
+        changed, overflow = blocks.sum_over_devices(
+            (jnp.int32(changed), jnp.int32(overflow))
         )
-        overflow = overflow > 0
-        if most_points is not None:
-            overflow |= jnp.any(points > most_points)
-        return bound / data.num_rows, lists, changed == 0, overflow
+        bound = jnp.sum(evidence) / data.num_rows
+        return bound, lists, changed == 0, overflow > 0
 
-    def repeat(state: SparseState) -> tuple[jax.Array, Lists, Any, Any]:
+    def repeat(state: _State) -> tuple[jax.Array, Lists, jax.Array, jax.Array]:
         bound = state.lower_bounds[state.taken - 1]
-        return bound, state.lists, state.settled, state.dense
+        return bound, state.lists, state.settled, state.failed
 
-    def iterate(state: SparseState) -> SparseState:
+    def iterate(state: _State) -> _State:
         taken = state.taken
-        bound, lists, settled, dense = jax.lax.cond(state.settled, repeat, step, state)
+        bound, lists, settled, failed = jax.lax.cond(state.settled, repeat, step, state)
         last = jnp.where(taken > 0, state.lower_bounds[taken - 1], -jnp.inf)
         # An iteration compares bounds before its M-step, which is followed by a last
         # E-step.
         ended = state.converged | (taken == setting.max_iter)
         converged = state.converged | (~ended & (jnp.abs(bound - last) < data.tol))
-        bounds = state.lower_bounds.at[taken].set(jnp.where(dense, jnp.inf, bound))
-        return SparseState(
-            state.lists,
-            lists,
-            bounds,
-            jnp.where(dense, taken, taken + 1),
-            settled,
-            jnp.where(dense, state.converged, converged),
-            ended,
-            dense,
+        bounds = state.lower_bounds.at[taken].set(bound)
+        return _State(
+            state.lists, lists, bounds, taken + 1, settled, converged, ended, failed
         )
 
     no = jnp.asarray(False)
     bounds = jnp.full(setting.max_iter + 1, jnp.inf, data.x.dtype)
-    start = SparseState(lists, lists, bounds, jnp.int32(0), no, no, no, no)
-    state = jax.lax.while_loop(lambda s: ~s.ended & ~s.dense, iterate, start)
-    steps = jnp.where(state.dense, state.taken, state.taken - 1)
-    ended = em.State(None, state.lower_bounds, steps, state.converged)
-    return ended, state.before, state.lists, state.dense
-
-
-def _m_step_of(
-    data: em.Data, num_components: int, most_points: int | None
-) -> Callable[[Lists], Components]:
-    """Return the M-step: the lists of this device -> components of all devices."""
-
-    def full(lists: Lists) -> Components:
-        mixture = m_step(data, lists, num_components)
-        return Full(mixture, log_normalizer("full", mixture, data.dimensions))
-
-    if most_points is None:
-        return full
-    like = num_components, most_points
-    # Points and bases are small here, so every device computes all components.
-    x = _gather(data.x.reshape(-1, data.x.shape[2]))
-
-    def of_low_rank(lists: Lists) -> Components:
-        gathered = _gather(lists.components), _gather(lists.values)
-        return low_rank.of_lists(x, *gathered, like, data.dimensions, data.ridge)
-
-    return of_low_rank
+    start = _State(lists, lists, bounds, jnp.int32(0), no, no, no, no)
+    state = jax.lax.while_loop(lambda s: ~s.ended & ~s.failed, iterate, start)
+    progress = em.Progress(state.lower_bounds, state.taken - 1, state.converged)
+    source, lists = jax.tree.map(_gather, (state.source, state.lists))
+    return Result(progress, source, lists, state.failed)
 
 
 def _gather(array: jax.Array) -> jax.Array:
@@ -273,133 +215,183 @@ def _gather(array: jax.Array) -> jax.Array:
 
 
 def _e_step(
-    data: em.Data, mixture: Components, old: Lists
+    setting: em.Setting, data: em.Data, old: Lists
 ) -> tuple[jax.Array, Lists, jax.Array]:
-    """Return log densities [N] (0 for padding), lists, and whether they overflow."""
-    x = data.x.reshape(-1, data.x.shape[2])
-    valid = data.mask.reshape(-1) > 0
-    normalizer = mixture.normalizer
-    joint = mixture.listed(x, old.components)
+    """Take the M-step of `old` and the E-step under its mixture.
+
+    Returns:
+      The log density of each point [N] (0 for padding), the new lists, and whether they
+      overflow.
+    """
+    flat = data.x.reshape(-1, data.x.shape[2])
+    valid, empty = data.mask.reshape(-1) > 0, len(flat)
+    count, width = old.points.shape
+    used = jnp.max(
+        jnp.where(old.points < empty, jnp.arange(1, width + 1)[None], 0), axis=1
+    )
+
+    # The number of components is padded to a multiple of the devices.
+    index = jax.lax.axis_index(mapping.AXIS) * count + jnp.arange(count)
+    zeros = jnp.zeros((count, flat.shape[1]), flat.dtype)
+    nothing = jnp.full((count, width), -jnp.inf, flat.dtype)
+    start = _EStep(
+        selected=index < setting.num_components,
+        means=zeros,
+        normalizer=nothing[:, 0],
+        witnesses=jnp.stack([zeros] * _WITNESSES),
+        floor=jnp.zeros(empty, flat.dtype),
+        points=old.points,
+        joint=nothing,
+        overflow=jnp.asarray(False),
+    )
+
+    def sweep(i: jax.Array, step: _EStep) -> _EStep:
+        """Evaluate the lists of all components, then open components on all points."""
+
+        def process(ks: jax.Array, width: int, step: _EStep) -> _EStep:
+            # An index of K fills a group.
+            kept = jnp.minimum(ks, count - 1)
+            points = old.points[kept, :width]
+            members = flat[jnp.minimum(points, empty - 1)]
+            scalars = data.num_rows, data.dimensions, data.ridge
+            fitted = low_rank.fit(members, old.values[kept, :width], *scalars)
+            return jax.lax.cond(
+                i == 0,
+                lambda: _evaluate_lists(
+                    step, data, ks, fitted, members, points < empty
+                ),
+                lambda: _evaluate_all_points(step, data, ks, fitted),
+            )
+
+        lengths = jnp.where(step.selected, used, width + 1)
+        step = _for_groups(lengths, width, flat.shape[1], process, step)
+        return jax.lax.cond(i == 0, lambda: _select_open(step, data), lambda: step)
+
+    # A loop, so that `low_rank.fit` is compiled once for each width.
+    step = jax.lax.fori_loop(0, 2, sweep, start)
+    evidence = jnp.where(valid, _evidence(step.points, step.joint, empty), 0)
+    values = jnp.exp(step.joint - evidence[jnp.minimum(step.points, empty - 1)])
+    points = jnp.where(values > 0, step.points, empty)
+    return evidence, Lists(points, values), step.overflow
+
+
+def _evaluate_lists(
+    step: _EStep,
+    data: em.Data,
+    ks: jax.Array,
+    fitted: low_rank.LowRank,
+    members: jax.Array,
+    is_listed: jax.Array,
+) -> _EStep:
+    """Evaluate components `ks` [G] on their listed points, members [G, w, D']."""
+    joint, witnesses = fitted.log_density_and_witnesses(
+        members, data.dimensions, _WITNESSES
+    )
+    joint = jnp.where(is_listed, joint, -jnp.inf)
+    witnesses = jnp.swapaxes(witnesses, 0, 1)
+    return step._replace(
+        means=step.means.at[ks].set(fitted.means, mode="drop"),
+        normalizer=step.normalizer.at[ks].set(fitted.normalizer, mode="drop"),
+        witnesses=step.witnesses.at[:, ks].set(witnesses, mode="drop"),
+        joint=step.joint.at[ks, : joint.shape[1]].set(joint, mode="drop"),
+    )
+
+
+def _evaluate_all_points(
+    step: _EStep, data: em.Data, ks: jax.Array, fitted: low_rank.LowRank
+) -> _EStep:
+    """List all points that components `ks` [G] explain, one component at a time."""
+    (empty,), (count, width) = step.floor.shape, step.points.shape
+
+    def evaluate(j: jax.Array, step: _EStep) -> _EStep:
+        one = jax.tree.map(lambda a: a[j][None], fitted)
+        densities = jax.lax.map(lambda x: one.log_density(x[None])[0], data.x)
+        densities = densities.reshape(-1)
+        explained = densities > step.floor
+        (points,) = jnp.nonzero(explained, size=width, fill_value=empty)
+        joint = densities.at[points].get(mode="fill", fill_value=-jnp.inf)
+        return step._replace(
+            points=step.points.at[ks[j]].set(points.astype(jnp.int32)),
+            joint=step.joint.at[ks[j]].set(joint),
+            overflow=step.overflow | (jnp.sum(explained) > width),
+        )
+
+    # The components that fill a group come last.
+    return jax.lax.fori_loop(0, jnp.sum(ks < count), evaluate, step)
+
+
+def _select_open(step: _EStep, data: em.Data) -> _EStep:
+    """Select the components that the bound leaves open for an unlisted point."""
+    vectors, points = step.witnesses, step.points
+    floor = _evidence(points, step.joint, len(step.floor))
     # An infinite floor keeps padding from opening any component.
-    floor = jnp.where(valid, jax.nn.logsumexp(joint, axis=1), jnp.inf)
-    floor = floor - _UNDERFLOW[x.dtype.name]
-    components = jnp.where(joint > floor[:, None], old.components, len(normalizer))
-    components, joint = _most_likely_first(components, joint, len(normalizer))
-    is_open = _open(data, mixture, old.components, floor)
-    num_open = jnp.sum(is_open)
-    too_many = num_open > len(normalizer) // 2
-    (which,) = jnp.nonzero(is_open, size=len(normalizer), fill_value=0)
-    slots = jnp.arange(SLOTS)
-
-    def enter(j: jax.Array, lists: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        components, joint, overflow = lists
-        k = which[j].astype(jnp.int32)
-        value = mixture.log_density(k, x)
-        new = (value > floor) & ~jnp.any(old.components == k, axis=1)
-        used = jnp.sum(components < len(normalizer), axis=1)
-        here = new[:, None] & (slots[None] == used[:, None])
-        components = jnp.where(here, k, components)
-        joint = jnp.where(here, value[:, None], joint)
-        return components, joint, overflow | jnp.any(new & (used == SLOTS))
-
-    count = jnp.where(too_many, 0, num_open)
-    components, joint, overflow = jax.lax.fori_loop(
-        0, count, enter, (components, joint, too_many)
-    )
-    evidence = jnp.where(valid, jax.nn.logsumexp(joint, axis=1), 0)
-    values = jnp.exp(joint - evidence[:, None])
-    components = jnp.where(values > 0, components, len(normalizer))
-    components, joint = _most_likely_first(components, joint, len(normalizer))
-    values = jnp.where(
-        components < len(normalizer), jnp.exp(joint - evidence[:, None]), 0
-    )
-    return evidence, Lists(components, values), overflow
-
-
-def _most_likely_first(
-    components: jax.Array, joint: jax.Array, num_components: int
-) -> tuple[jax.Array, jax.Array]:
-    """Sort each list by falling log density, empty slots (-inf) last."""
-    joint = jnp.where(components < num_components, joint, -jnp.inf)
-
-    def order() -> tuple[jax.Array, jax.Array]:
-        by = jnp.argsort(-joint, axis=1)
-        ordered = [jnp.take_along_axis(a, by, axis=1) for a in (components, joint)]
-        return ordered[0], ordered[1]
-
-    # Nearly always all lists have a single entry.
-    several = jnp.any(components[:, 1:] < num_components)
-    return jax.lax.cond(several, order, lambda: (components, joint))
-
-
-def _open(
-    data: em.Data, mixture: Components, listed: jax.Array, floor: jax.Array
-) -> jax.Array:
-    """Return the components that the bound leaves open for an unlisted point: [K]."""
-    columns = mixture.witnesses(data.dimensions, _WITNESSES)
+    floor = jnp.where(data.mask.reshape(-1) > 0, floor, jnp.inf)
+    floor = floor - _UNDERFLOW[floor.dtype.name]
     offsets = jnp.einsum(
-        "wkd,kd->wk", columns, mixture.means, precision=jax.lax.Precision.HIGHEST
+        "wkd,kd->wk", vectors, step.means, precision=jax.lax.Precision.HIGHEST
     )
-    normalizer = mixture.normalizer
 
     def add(is_open: jax.Array, block: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        x, listed, floor = block
-        heights = blocks.dot(columns, x.T) - offsets[:, :, None]
-        bound = normalizer[:, None] - jnp.sum(heights**2, axis=0) / 2
+        x, floor, start = block
+        heights = blocks.dot(vectors, x.T) - offsets[:, :, None]
+        bound = step.normalizer[:, None] - jnp.sum(heights**2, axis=0) / 2
         # The negation includes a bound of NaN.
         possible = ~(bound <= floor[None])
-        rows = jnp.arange(len(x))[:, None]
-        possible = possible.at[listed, rows].set(False, mode="drop")
-        return is_open | jnp.any(possible, axis=1), None
+        place = points - start
+        here = (place >= 0) & (place < len(x))
+        listed = jnp.take_along_axis(possible, jnp.clip(place, 0, len(x) - 1), axis=1)
+        others = jnp.sum(possible, axis=1) > jnp.sum(here & listed, axis=1)
+        return is_open | others, None
 
-    shape = data.mask.shape
-    per_block = data.x, listed.reshape(*shape, SLOTS), floor.reshape(shape)
-    none = jnp.zeros(len(normalizer), bool)
-    return jax.lax.scan(add, none, per_block)[0]
+    count, rows = data.mask.shape
+    starts = jnp.arange(count, dtype=jnp.int32) * rows
+    per_block = data.x, floor.reshape(count, rows), starts
+    is_open, _ = jax.lax.scan(add, jnp.zeros(len(points), bool), per_block)
+    return step._replace(selected=is_open, floor=floor)
 
 
-def m_step(data: em.Data, lists: Lists, num_components: int) -> Parameters:
-    """Return the mixture of the responsibilities of all devices."""
-    x = data.x.reshape(-1, data.x.shape[2])
-    size = x.shape[1]
-    table = pairs.build_table(lists.components, num_components, size)
-    weights = lists.values.reshape(-1)
+def _evidence(points: jax.Array, joint: jax.Array, num_points: int) -> jax.Array:
+    """Return the logsumexp of all components' joint log densities, [N]."""
+    nothing = jnp.full(num_points, -jnp.inf, joint.dtype)
+    largest = nothing.at[points].max(joint, mode="drop")
+    largest = jax.lax.pmax(largest, mapping.AXIS)
+    scaled = jnp.exp(joint - largest[jnp.minimum(points, num_points - 1)])
+    total = jnp.zeros_like(nothing).at[points].add(scaled, mode="drop")
+    return largest + jnp.log(jax.lax.psum(total, mapping.AXIS))
 
-    def add_points(sums: Any, batch: pairs.Batch) -> Any:
-        counts, points = sums
-        weight = jnp.where(batch.valid, weights[batch.pairs], 0)
-        points = points.at[batch.components].add(
-            jnp.einsum("gb,gbd->gd", weight, x[batch.pairs // SLOTS]), mode="drop"
-        )
-        return counts.at[batch.components].add(jnp.sum(weight, 1), mode="drop"), points
 
-    zeros = jnp.zeros((num_components, size), x.dtype)
-    counts, points = blocks.sum_over_devices(
-        pairs.fold(table, add_points, (zeros[:, 0], zeros))
-    )
-    # As in scikit-learn, so that an empty component does not divide by zero.
-    counts = counts + 10 * jnp.finfo(x.dtype).eps
-    means = points / counts[:, None]
+def _for_groups(
+    lengths: jax.Array,
+    width: int,
+    dimensions: int,
+    function: Callable[[jax.Array, int, Any], Any],
+    carry: Any,
+) -> Any:
+    """Apply a function to groups of components with lists of similar length.
 
-    def gram(factors: jax.Array | None) -> jax.Array:
-        """Return second moments of x - m, or of P'(x - m): [K, D', D']."""
+    Args:
+      lengths: [K], slots in use; components with more than `width` are left out.
+      width: W.
+      dimensions: D'.
+      function: Called as function(ks [G], width, carry) with components whose lists end
+        before `width`; an index of K fills the last group.
+      carry: The value that the function updates.
+    """
+    count, before = len(lengths), -1
+    for i in reversed(range(_NUM_WIDTHS)):
+        padded = width // _RATIO**i
+        size = _GROUP_ELEMENTS // (padded * (dimensions + padded))
+        size = max(1, min(count, size))
+        here = (lengths > before) & (lengths <= padded)
+        (ks,) = jnp.nonzero(here, size=-(-count // size) * size, fill_value=count)
+        groups = ks.reshape(-1, size)
 
-        def add(sums: jax.Array, batch: pairs.Batch) -> jax.Array:
-            weight = jnp.where(batch.valid, weights[batch.pairs], 0)
-            centered = x[batch.pairs // SLOTS] - means[batch.components][:, None]
-            scaled = jnp.sqrt(weight)[:, :, None] * centered
-            if factors is not None:
-                scaled = blocks.dot(scaled, factors[batch.components])
-            products = blocks.dot(jnp.swapaxes(scaled, 1, 2), scaled)
-            return sums.at[batch.components].add(products, mode="drop")
+        def apply(
+            g: jax.Array, carry: Any, groups: Any = groups, w: int = padded
+        ) -> Any:
+            return function(groups[g], w, carry)
 
-        zeros = jnp.zeros((num_components, size, size), x.dtype)
-        sums = blocks.sum_over_devices(pairs.fold(table, add, zeros))
-        return sums / counts[:, None, None]
-
-    mixture = compute_parameters(
-        "full", counts, means, gram(None), data.dimensions, data.ridge
-    )
-    if x.dtype == jnp.float64:
-        return mixture
-    return refine(mixture, gram, data.dimensions, data.ridge)
+        number = (jnp.sum(here) + size - 1) // size
+        carry = jax.lax.fori_loop(0, number, apply, carry)
+        before = padded
+    return carry

@@ -25,8 +25,9 @@ _BLOCK_ROWS = 512, 8192
 _FEWEST_BLOCKS = 8
 """Minimum number of blocks; up to this many devices share them evenly."""
 
-_DIMENSIONS = 16
-"""Dimensions are padded to a multiple of this, so that programs are reused."""
+_DIMENSIONS = 64, 2.5, 32
+"""Dimensions are padded to 64, 160, 416, 1056, ...: each 2.5 times the one before,
+rounded up to a multiple of 32. Three programs then suffice for up to 416 dimensions."""
 
 
 def num_devices() -> int:
@@ -74,7 +75,10 @@ def row_mask(num_rows: int, blocks: tuple[int, int], dtype: Any) -> np.ndarray:
 
 def pad_dimensions(x: np.ndarray) -> np.ndarray:
     """Append columns of zeros, [N, D] to [N, D'], so that few D' are compiled."""
-    return np.pad(x, ((0, 0), (0, -x.shape[1] % _DIMENSIONS)))
+    size, ratio, multiple = _DIMENSIONS
+    while size < x.shape[1]:
+        size = _round_up(math.ceil(ratio * size), multiple)
+    return np.pad(x, ((0, 0), (0, size - x.shape[1])))
 
 
 def sum_over_devices(tree: Any) -> Any:

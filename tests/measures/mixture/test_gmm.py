@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.mixture import covariance, gmm, sparse_em
+from rankckpt_jax.measures.mixture import covariance, fitting, gmm, sparse_em
 from tests.measures import references
 
 
@@ -67,8 +67,8 @@ def test_fit_in_float32_matches_scikit_learn(covariance_type, scale):
 
 @pytest.mark.parametrize(
     ("n", "k", "d"),
-    # Sparse EM with full matrices, and dense EM.
-    [(1200, 60, 16), (1500, 20, 16)],
+    # With fewer points per component than dimensions, and with more.
+    [(700, 60, 16), (1500, 20, 16)],
 )
 def test_fit_with_any_number_of_points_per_component(n, k, d):
     random = np.random.default_rng(n)
@@ -128,17 +128,20 @@ def test_fit_in_float32_with_fewer_points_than_dimensions(
 
 
 @pytest.mark.usefixtures("double")
-def test_fit_with_a_component_that_outgrows_its_basis():
-    # 10 copies of 3 points in two components: 15 points in each at the start, and all
-    # 30 points in each after the first E-step.
-    copies = np.tile(np.random.default_rng(0).normal(size=(3, 32)), (10, 1))
-    x = np.concatenate([copies, np.eye(32)[:9]])
-    labels = np.append(np.arange(30) % 2, np.repeat([2, 3, 4], 3))
-    assert sparse_em.width(15, 32) == 16
-    expected = references.mixture(x, labels, "full")
-    mixture = gmm.fit(x, 5, init_labels=labels)
-    assert mixture.num_iterations == expected.n_iter_
-    np.testing.assert_allclose(mixture.lower_bounds[:-1], expected.lower_bounds_)
+def test_fit_with_components_that_grow_and_overflow():
+    # Copies of 3 points in two components: half of the copies in each at the start, and
+    # all of them in each after the first E-step. The lists have 128 slots, so the first
+    # case continues with longer lists, and the second with dense EM.
+    for copies, is_sparse in ((20, True), (60, False)):
+        few = np.random.default_rng(0).normal(size=(3, 64))
+        x = np.concatenate([np.tile(few, (copies, 1)), np.eye(64)[:57]])
+        labels = np.append(np.arange(3 * copies) % 2, np.repeat(np.arange(2, 59), 1))
+        assert sparse_em.width(len(x), 59) == 128
+        expected = references.mixture(x, labels, "full")
+        fitted = fitting.fit(x, 59, init_labels=labels)
+        assert (fitted.sparse is not None) == is_sparse
+        assert len(fitted.lower_bounds) == expected.n_iter_ + 1
+        np.testing.assert_allclose(fitted.lower_bounds[:-1], expected.lower_bounds_)
 
 
 def test_fit_with_duplicate_points_is_finite():

@@ -4,16 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from rankckpt_jax.measures.mixture import low_rank
 
 K, W, D, PADDED, RIDGE = 9, 8, 30, 32, 1e-6
 
-of_lists = jax.jit(low_rank.of_lists, static_argnums=3)
+fit = jax.jit(low_rank.fit)
 
 
 def points(scale):
-    """Points [N, D], components [N, 2] and responsibilities [N, 2], as lists."""
+    """Points [N, D], and the members [K, W] of components with responsibilities."""
     random = np.random.default_rng(0)
     # Two components have one point, one has W, one has copies of two points.
     sizes = [5, 1, 2, W, 3, 6, 1, 4, 6]
@@ -21,19 +22,22 @@ def points(scale):
     x = 2 * random.normal(size=(K, D))[members] + random.normal(size=(len(members), D))
     copies = np.flatnonzero(members == 5)
     x[copies] = x[copies[[0, 1, 0, 1, 0, 1]]]
-    components = np.stack([members, np.full(len(members), K)], axis=1)
-    values = np.stack([np.ones(len(members)), np.zeros(len(members))], axis=1)
+    resp = np.eye(K)[members]
     # Two points are shared: one in halves, one nearly exclusive.
-    components[0, 1], values[0] = 8, (0.5, 0.5)
-    components[1, 1], values[1] = 7, (1 - 1e-6, 1e-6)
-    return scale * x, components.astype(np.int32), values
+    resp[0, [0, 8]] = 0.5
+    resp[1, [0, 7]] = 1 - 1e-6, 1e-6
+    rows, values = np.zeros((K, W), np.int32), np.zeros((K, W))
+    for k in range(K):
+        used = np.flatnonzero(resp[:, k])
+        rows[k, : len(used)], values[k, : len(used)] = used, resp[used, k]
+    return scale * x, rows, values
 
 
-def full_covariances(x, components, values):
+def full_covariances(x, rows, values):
     """Joint log densities [N, K] and normalizers [K]."""
-    resp = np.zeros((len(x), K + 1))
-    np.put_along_axis(resp, components, values, axis=1)
-    resp = resp[:, :K]
+    resp = np.zeros((len(x), K))
+    for k in range(K):
+        np.add.at(resp[:, k], rows[k], values[k])
     counts = np.maximum(resp.sum(axis=0), 10 * np.finfo(np.float32).eps)
     joint, log_dets = [], []
     for k in range(K):
@@ -67,32 +71,28 @@ def full_covariances(x, components, values):
 )
 def test_low_rank_matches_full_covariance(dtype, scale, nats, relative):
     tolerance = {"atol": nats, "rtol": relative}
-    x, components, values = points(scale)
+    x, rows, values = points(scale)
     x, values = x.astype(dtype), values.astype(dtype)
-    padded = jnp.asarray(np.pad(x, ((0, 0), (0, PADDED - D))))
-    dimensions, ridge = jnp.asarray(D, dtype), jnp.asarray(RIDGE, dtype)
-    lists = jnp.asarray(components), jnp.asarray(values)
-    result = of_lists(padded, *lists, (K, W), dimensions, ridge)
+    padded = np.pad(x, ((0, 0), (0, PADDED - D)))
+    scalars = (jnp.asarray(scalar, dtype) for scalar in (len(x), D, RIDGE))
+    result = fit(padded[rows], values, *scalars)
     joint, normalizer = full_covariances(
-        x.astype(np.float64), components, values.astype(np.float64)
+        x.astype(np.float64), rows, values.astype(np.float64)
     )
     np.testing.assert_allclose(result.ridges, RIDGE, rtol=1e-6)
     np.testing.assert_allclose(result.normalizer, normalizer, **tolerance)
 
-    listed = np.asarray(jax.jit(result.listed)(padded, lists[0]))
-    used = components < K
-    expected = np.take_along_axis(joint, components % K, axis=1)
-    np.testing.assert_allclose(listed[used], expected[used], **tolerance)
-    assert np.isneginf(listed[~used]).all()
+    everywhere = np.broadcast_to(padded, (K, *padded.shape))
+    densities = jax.jit(result.log_density)(everywhere)
+    np.testing.assert_allclose(densities.T, joint, **tolerance)
 
-    densities = jax.jit(jax.vmap(result.log_density, (0, None), 1))
-    densities = densities(jnp.arange(K), padded)
-    np.testing.assert_allclose(densities, joint, **tolerance)
-
-    vectors = jax.jit(result.witnesses, static_argnums=1)(dimensions, 4)
-    assert vectors.shape == (4, K, PADDED)
+    both = jax.jit(result.log_density_and_witnesses, static_argnums=2)
+    densities, vectors = both(padded[rows], jnp.asarray(D, dtype), 4)
+    expected = np.take_along_axis(joint.T, rows, axis=1)
+    np.testing.assert_allclose(densities, expected, **tolerance)
+    assert vectors.shape == (K, 4, PADDED)
     offsets = np.asarray(padded, np.float64)[:, None] - np.asarray(result.means)
-    heights = np.einsum("nkd,wkd->wnk", offsets, np.asarray(vectors, np.float64))
+    heights = np.einsum("nkd,kwd->wnk", offsets, np.asarray(vectors, np.float64))
     bound = normalizer - (heights**2).sum(axis=0) / 2
     slack = nats + relative * np.abs(joint)
     assert (joint <= bound + slack).all()
@@ -102,19 +102,18 @@ def test_low_rank_matches_full_covariance(dtype, scale, nats, relative):
 
 
 @pytest.mark.usefixtures("double")
-def test_witnesses_with_fewer_dimensions_than_vectors():
-    x = jnp.asarray(np.pad(np.arange(10.0).reshape(5, 2) ** 2, ((0, 0), (0, 14))))
-    lists = np.zeros((5, 1), np.int32), np.ones((5, 1))
-    dimensions, ridge = jnp.asarray(2.0), jnp.asarray(RIDGE)
-    result = of_lists(x, *lists, (1, 8), dimensions, ridge)
-    witnesses = jax.jit(result.witnesses, static_argnums=1)
-    vectors = np.asarray(witnesses(dimensions, 4))[:, 0, :2]
-    # Two vectors in two dimensions give the exact distance.
-    centered = np.asarray(x[:, :2] - result.means[0, :2])
-    covariance = centered.T @ centered / 5 + RIDGE * np.eye(2)
-    np.testing.assert_allclose(
-        vectors.T @ vectors, np.linalg.inv(covariance), rtol=1e-6
-    )
+def test_low_rank_with_more_points_than_dimensions():
+    x = np.pad(np.arange(10.0).reshape(5, 2) ** 2, ((0, 0), (0, 14)))
+    result = fit(x[None], np.ones((1, 5)), 5.0, 2.0, RIDGE)
+    both = jax.jit(result.log_density_and_witnesses, static_argnums=2)
+    densities, vectors = both(x[None], 2.0, 4)
+    covariance = np.cov(x[:, :2].T, bias=True) + RIDGE * np.eye(2)
+    expected = stats.multivariate_normal(x[:, :2].mean(0), covariance).logpdf(x[:, :2])
+    np.testing.assert_allclose(densities[0], expected, rtol=1e-6)
+    # Two dimensions give no more than the distance, even with four vectors.
+    centered = x - x.mean(axis=0)
+    distances = -2 * (expected - np.asarray(result.normalizer))
+    assert (((centered @ vectors[0].T) ** 2).sum(1) <= distances + 1e-6).all()
 
 
 @pytest.mark.usefixtures("double")
