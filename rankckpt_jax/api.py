@@ -162,9 +162,11 @@ def rank_features(
     """
     names = scoring.parse_measures(measures)
     defaults = default.get_config().measure_options.to_dict()
+    given_options = options or {}
     options = {
-        name: {**defaults.get(name, {}), **(options or {}).get(name, {})}
-        for name in dict.fromkeys((*names, *(options or {})))
+        name: {**defaults.get(name, {}), **given_options.get(name, {})}
+        for name in dict.fromkeys((*names, *given_options))
+        if name in defaults or name in given_options
     }
     settings = scoring.Settings(names, options, seed, num_bootstrap)
     scoring.check_settings(settings)
@@ -173,7 +175,7 @@ def rank_features(
     if unmatched:
         _log.warning("%s", unmatched)
     rows = []
-    with compilation.persistent_cache():
+    with progress_lib.shown(progress), compilation.persistent_cache():
         for name, given in features.items():
             row = Row(name)
             try:
@@ -189,8 +191,7 @@ def rank_features(
                 )
                 # Checked once here instead of by every measure.
                 scoring.check(feature_set, where)
-                with progress_lib.shown(progress):
-                    rows.append(scoring.score_row(row, feature_set, settings))
+                rows.append(scoring.score_row(row, feature_set, settings))
             except InputError as error:
                 rows.append(dataclasses.replace(row, failure=str(error)))
     rows = comparison.compare_rows(rows, settings.measures)

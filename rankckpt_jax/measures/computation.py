@@ -55,10 +55,10 @@ def compute(
         "num_parameters", "source_accuracy", "early_stop_accuracy".
       num_bootstrap: Number of resamples of the images within each class, of the kind
         `Measure.resampling`. `details["bootstrap_spread"]` is then the standard
-        deviation of the score, and `details["spread"]` adds the variance over random
-        restarts to it. `details["bootstrap_scores"]` are the scores of the resamples,
-        scaled to this deviation and shifted by minus their `bootstrap_bias`, so that
-        their mean is the score.
+        deviation of the score, and `details["spread"]` adds the variance of the mean
+        over random restarts to it. `details["bootstrap_scores"]` are the scores of the
+        resamples, scaled to this deviation and shifted by minus their `bootstrap_bias`,
+        so that their mean is the score.
       **options: Options of the measure.
 
     Returns:
