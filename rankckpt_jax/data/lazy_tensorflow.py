@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import InputError
-
-_log = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -39,9 +37,7 @@ def tensorflow() -> Any:
             fix="set TMPDIR to such a directory",
         ) from error
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # A line before, because nothing can be written to standard error meanwhile.
-    _log.info("TensorFlow: loading")
-    with _silenced_stderr():
+    with progress.step("TensorFlow", "loading"), _silenced_stderr():
         import tensorflow as tf
 
         for kind in ("GPU", "TPU"):
@@ -51,14 +47,18 @@ def tensorflow() -> Any:
 
 @contextlib.contextmanager
 def _silenced_stderr() -> Iterator[None]:
-    """Discard the output of native code to standard error, unless an error follows.
+    """Discard what native code writes to standard error, unless an error follows.
 
     Whatever the log level, TensorFlow writes that it found no CUDA driver. On a laptop
     that looks like a failure of this package.
     """
     sys.stderr.flush()
     original = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with (
+        tempfile.TemporaryFile() as held,
+        os.fdopen(os.dup(original), "w") as visible,
+        progress.writing_to(visible),
+    ):
         os.dup2(held.fileno(), 2)
         try:
             yield

@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from rankckpt_jax.errors import redact
 
@@ -139,6 +139,19 @@ class Handler(logging.StreamHandler):
             erased = type(_BARS[0]).external_write_mode(file=self.stream)
         with erased:
             super().emit(record)
+
+
+@contextlib.contextmanager
+def writing_to(stream: TextIO) -> Iterator[None]:
+    """Write log lines to a stream while standard error leads elsewhere."""
+    ours = [handler for handler in _own_handlers() if handler.stream is sys.stderr]
+    for handler in ours:
+        handler.setStream(stream)
+    try:
+        yield
+    finally:
+        for handler in ours:
+            handler.setStream(sys.stderr)
 
 
 @contextlib.contextmanager
@@ -273,10 +286,14 @@ _BARS: list[Any] = []
 
 def _shows_bars() -> bool:
     """Return whether this package writes log lines, and where bars can be drawn."""
-    loggers = (logging.getLogger(), logging.getLogger(PACKAGE))
-    is_ours = any(isinstance(h, Handler) for logger in loggers for h in logger.handlers)
     is_drawn = _in_notebook() or sys.stderr.isatty()
-    return is_ours and is_drawn and _log.isEnabledFor(logging.INFO)
+    return bool(_own_handlers()) and is_drawn and _log.isEnabledFor(logging.INFO)
+
+
+def _own_handlers() -> list[Handler]:
+    loggers = (logging.getLogger(), logging.getLogger(PACKAGE))
+    handlers = [handler for logger in loggers for handler in logger.handlers]
+    return [handler for handler in handlers if isinstance(handler, Handler)]
 
 
 def _stream() -> Any:

@@ -169,3 +169,14 @@ def test_shown_leaves_the_logging_of_an_application_alone(
     error = capsys.readouterr().err
     assert ("is read" in error) == is_shown
     assert "secret" not in error and "not shown" not in error
+
+
+def test_writing_to_moves_lines_to_another_stream_for_a_while(capsys):
+    visible = io.StringIO()
+    with bare_logger() as logger, progress.shown(True):
+        with progress.writing_to(visible):
+            logger.info("meanwhile")
+        logger.info("afterwards")
+    error = capsys.readouterr().err
+    assert visible.getvalue().endswith(" meanwhile\n")
+    assert "afterwards" in error and "meanwhile" not in error
