@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rankckpt_jax.report import svg
+from rankckpt_jax.report.names import shorten_names
 from rankckpt_jax.results.ablation import Ablation
 from rankckpt_jax.results.formatting import format_percent, format_scores, printable
 from rankckpt_jax.results.ranking import Ranking
@@ -237,20 +238,12 @@ def _names(
     if len(rows) > MOST_NAMED:
         first = [i for i in order if (ranks[id(rows[i])] or len(rows)) <= _NUM_FIRST]
         order = list(dict.fromkeys((order[0], order[-1], *first)))
-    names: list[tuple[int, tuple[str, ...]]] = []
-    for i in order:
-        name = _cut(printable(heads[i] if unique else rows[i].checkpoint))
+    names = [printable(heads[i] if unique else rows[i].checkpoint) for i in order]
+    labels: list[tuple[int, tuple[str, ...]]] = []
+    for i, name in zip(order, shorten_names(names, _LABEL_LENGTH), strict=True):
         rank = ranks[id(rows[i])]
-        names.append((i, (name,) if rank is None else (name, f"#{rank}")))
-    return names
-
-
-def _cut(name: str) -> str:
-    """Return a name, without its middle if it is long."""
-    if len(name) <= _LABEL_LENGTH:
-        return name
-    half = (_LABEL_LENGTH - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
+        labels.append((i, (name,) if rank is None else (name, f"#{rank}")))
+    return labels
 
 
 def _labels(
@@ -275,7 +268,7 @@ def _labels(
         for name, (dx, dy, anchor) in (
             (name, place) for name in candidates for place in _PLACES
         ):
-            width = svg.text_width(name)
+            width = svg.estimate_width(name)
             start = x + dx - {"start": 0, "middle": width / 2, "end": width}[anchor]
             box = start, y + dy - _HALF_LINE, start + width, y + dy + _HALF_LINE
             inside = box[0] >= left and box[1] >= 0 and box[2] <= plot.width

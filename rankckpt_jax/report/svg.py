@@ -122,7 +122,7 @@ class Plot:
     @property
     def area(self) -> Box:
         """The area inside the axes."""
-        texts = [text_width(text) for _, text in self.y.ticks]
+        texts = [estimate_width(text) for _, text in self.y.ticks]
         left = max(texts, default=0) + 8 + (18 if self.y.name else 0)
         bottom = (18 if self.x.ticks else 0) + (20 if self.x.name else 0) + 2
         return left, 8, self.width - 10, self.height - bottom
@@ -276,7 +276,7 @@ def strip(
     return f'<svg class="strip" height="26" aria-hidden="true">{"".join(parts)}</svg>'
 
 
-def text_width(content: str, size: float = _FONT) -> float:
+def estimate_width(content: str, size: float = _FONT) -> float:
     """Return a width that no usual sans-serif font exceeds by much, for a layout."""
     return size * sum(map(_letter_width, content))
 

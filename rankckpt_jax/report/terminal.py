@@ -3,10 +3,10 @@
 import itertools
 import shutil
 import textwrap
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from rankckpt_jax.report import columns, evaluation
+from rankckpt_jax.report.names import shorten_names, text_start, text_width
 from rankckpt_jax.results.formatting import count, one_line, printable
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.summary import Summary
@@ -175,7 +175,7 @@ def _fit(
     first, *others = ranking.measures
     essential = ["rank", "checkpoint", first, "accuracy"]
     order = [*others, "ranking_seconds", "architecture"]
-    widths = {name: max(map(_width, column)) for name, column in texts.items()}
+    widths = {name: max(map(text_width, column)) for name, column in texts.items()}
 
     def total(names: Iterable[str]) -> int:
         known = [widths[name] for name in names if name in widths]
@@ -186,8 +186,8 @@ def _fit(
     room = width - (total(essential) - widths["checkpoint"])
     limit = max(min(int(_NAME_SHARE * width), room), _MIN_NAME_WIDTH)
     heading, *names = texts["checkpoint"]
-    texts["checkpoint"] = [heading, *_shorten_names(names, limit)]
-    widths["checkpoint"] = max(map(_width, texts["checkpoint"]))
+    texts["checkpoint"] = [heading, *shorten_names(names, limit)]
+    widths["checkpoint"] = max(map(text_width, texts["checkpoint"]))
     kept = essential
     for name in order:
         if name not in widths:
@@ -204,7 +204,7 @@ def _name_hidden(measures: Sequence[str], width: int) -> str:
     for n in range(len(names), 0, -1):
         more = f" and {len(names) - n} more" if n < len(names) else ""
         line = f"Not shown: {', '.join(names[:n])}{more}; see ranking.csv or to_csv()."
-        if _width(line) <= width:
+        if text_width(line) <= width:
             return line
     return _wrap(f"{count(len(names), 'measure')} not shown; see ranking.csv.", width)
 
@@ -233,7 +233,7 @@ def _legend(
 def _evaluation_lines(summary: Summary, width: int) -> str:
     """Return the table of measures, baselines and a random order."""
     header, *lines = evaluation.lines(summary)
-    names = _shorten_names([line[0] for line in lines], int(_NAME_SHARE * width))
+    names = shorten_names([line[0] for line in lines], int(_NAME_SHARE * width))
     lines = [[name, *line[1:]] for name, line in zip(names, lines, strict=True)]
     # The metrics are in the order of their importance; the last ones are dropped.
     n = len(header)
@@ -267,19 +267,21 @@ def align(
     for i, line in enumerate(lines):
         cells = []
         for j, cell in enumerate(line):
-            blanks = " " * (widths[j] - _width(cell))
+            blanks = " " * (widths[j] - text_width(cell))
             cells.append(cell + blanks if j in left else blanks + cell)
         start = _GAP.join([*cells, ""]) if i in tails else _GAP.join(cells)
         tail = tails.get(i, "")
         if width is not None:
-            tail = _cut(tail, width - _width(start))
+            tail = _cut(tail, width - text_width(start))
         aligned.append(f"{start}{tail}".rstrip())
     rule = "-" * _table_width(lines)
     return "\n".join([aligned[0], rule, *aligned[1:]])
 
 
 def _column_widths(lines: Sequence[Sequence[str]]) -> list[int]:
-    return [max(map(_width, c)) for c in itertools.zip_longest(*lines, fillvalue="")]
+    return [
+        max(map(text_width, c)) for c in itertools.zip_longest(*lines, fillvalue="")
+    ]
 
 
 def _table_width(lines: Sequence[Sequence[str]]) -> int:
@@ -287,49 +289,9 @@ def _table_width(lines: Sequence[Sequence[str]]) -> int:
     return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
-def _width(text: str) -> int:
-    """Return the width of `text` in a terminal, where wide characters take two."""
-    return sum(
-        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
-        for c in text
-    )
-
-
 def _cut(text: str, width: int) -> str:
     """Return the start of a text, with an ellipsis if it is longer than `width`."""
-    return text if _width(text) <= width else f"{_start(text, width - 1)}…"
-
-
-def _start(text: str, width: int) -> str:
-    """Return the longest start of a text of at most this width."""
-    n = 0
-    while n < len(text) and _width(text[: n + 1]) <= width:
-        n += 1
-    return text[:n]
-
-
-def _shorten_names(names: Sequence[str], width: int) -> list[str]:
-    """Return names without the middle of long ones; different names stay different.
-
-    Args:
-      names: The names.
-      width: Largest width of a name, unless different names would become equal.
-    """
-    longest = max(map(_width, names), default=0)
-    for limit in range(width, longest):
-        short = [_shorten(name, limit) for name in names]
-        if len(set(short)) == len(set(names)):
-            return short
-    return list(names)
-
-
-def _shorten(name: str, width: int) -> str:
-    """Return a name without its middle if it is longer than `width`."""
-    if _width(name) <= width:
-        return name
-    start = _start(name, (width - 1) // 2)
-    end = _start(name[::-1], width - 1 - _width(start))[::-1]
-    return f"{start}…{end}"
+    return text if text_width(text) <= width else f"{text_start(text, width - 1)}…"
 
 
 def _wrap(text: str, width: int) -> str:

@@ -155,7 +155,7 @@ def test_to_html_escapes_hostile_measures_beside_the_names(hostile):
     reader = _Reader(text)
     text.encode("utf-8")
     chips = [s for s in reader.named("span") if "chip" in s.get("class", "")]
-    assert len(chips) == 2 * len(few.rows)
+    assert len(chips) == 2 * len(few.scored_rows)
     assert "<script>alert" in chips[0]["data-label"]
     assert len(reader.named("script")) == 1
 

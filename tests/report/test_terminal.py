@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from rankckpt_jax.report import terminal
+from rankckpt_jax.report.names import text_width
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
@@ -89,7 +90,7 @@ def test_to_text_fits_the_width(width, num_measures, name):
     ranking = rank("pets", ranking.measures, [*ranking.rows, failed])
     _, _, table, evaluation = _blocks(ranking, width)
     lines = table.splitlines()
-    assert max(map(terminal._width, [*lines, *evaluation.splitlines()])) <= width
+    assert max(map(text_width, [*lines, *evaluation.splitlines()])) <= width
     assert "checkpoint" in lines[0] and "measure_0" in lines[0]
     assert "fine-tuned" in lines[0]
     names = {line.split()[1] for line in lines[2:8]}

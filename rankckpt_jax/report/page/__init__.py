@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 
 from rankckpt_jax.report import paths
+from rankckpt_jax.report.names import shorten_in_text
 from rankckpt_jax.report.rendering import Section, render
 from rankckpt_jax.results.formatting import printable
 from rankckpt_jax.results.summary import Summary
 
 _LONG_NAME = 30
-"""Names with more characters are smaller in the answer."""
+"""Longer names are smaller in the answer, and shortened in the sentences below it."""
 
 
 def sections() -> list[Section]:
@@ -35,13 +37,22 @@ def to_html(summary: Summary) -> str:
     content are omitted.
     """
     ranking, conclusion = summary.ranking, summary.conclusion
+    names = [printable(row.checkpoint) for row in ranking.rows]
+
+    def shorten(sentences: Iterable[str]) -> str:
+        return shorten_in_text(" ".join(sentences), names, _LONG_NAME)
+
     rendered = [(section, section.render(summary)) for section in sections()]
     return render(
         "report.html.j2",
         "report.js",
         task=printable(ranking.task),
         description=printable(ranking.task_description),
-        conclusion=conclusion,
+        answer=conclusion.answer,
+        support=shorten(conclusion.support),
+        verification=shorten([conclusion.verification]),
+        against=shorten(conclusion.against),
+        figures=conclusion.figures,
         is_long=len(conclusion.answer[1]) > _LONG_NAME,
         command=paths.relative_command(conclusion.command),
         sections=[(section, html) for section, html in rendered if html is not None],

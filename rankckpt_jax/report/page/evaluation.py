@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rankckpt_jax import measures
 from rankckpt_jax.report.rendering import Section
 from rankckpt_jax.results.agreement import MeasureSummary
 from rankckpt_jax.results.formatting import (
@@ -191,7 +192,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
         (
             printable(measure),
             of_measure.n,
-            "",
+            "" if measures.reads_images(measure) else "baseline",
             [
                 *_metric_cells(of_measure.scores, best, of_measure.interval),
                 *(_cell(*format(of_measure)) for _, _, format in SIGNIFICANCE_COLUMNS),
@@ -199,6 +200,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
         )
         for measure, of_measure in agreement.measures.items()
     ]
+    rows.sort(key=lambda row: row[2])
     empty = [_cell(None, NONE)] * len(SIGNIFICANCE_COLUMNS)
     rows += [
         (

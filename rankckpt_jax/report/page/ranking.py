@@ -145,7 +145,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
                 "about_all": printable(row.architecture),
                 "groups": " ".join(map(printable, row.groups)),
                 "cells": [scale["cells"][i] for scale in scales],
-                "chips": chips_by_row.get(id(row), [(NONE, 0)] * len(chips)),
+                "chips": chips_by_row.get(id(row), []),
             }
             for i, (row, rank) in enumerate(zip(rows, ranking.ranks, strict=True))
         ],
