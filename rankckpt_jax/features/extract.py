@@ -25,7 +25,14 @@ from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
-from rankckpt_jax.devices import mapping, processes, progress, signals, target
+from rankckpt_jax.devices import (
+    compilation,
+    mapping,
+    processes,
+    progress,
+    signals,
+    target,
+)
 from rankckpt_jax.errors import InputError, Interrupted, unknown_name
 from rankckpt_jax.features.feature_set import FeatureSet, from_store
 from rankckpt_jax.models import layers
@@ -138,7 +145,7 @@ def extract_and_store(
       Interrupted: The run was asked to stop.
     """
     key = make_key(backbone, split, preprocess, dtype)
-    start = time.monotonic()
+    start, compiled = time.monotonic(), compilation.seconds()
     arrays = processes.sync_errors(
         lambda: extract(
             backbone,
@@ -153,6 +160,7 @@ def extract_and_store(
     result = {
         **_statistics(arrays["features"], backbone),
         "seconds": time.monotonic() - start,
+        "compile_seconds": compilation.seconds() - compiled,
         "images_left_out": dict(split.unreadable),
     }
     place = epath.Path(directory) / split.name

@@ -27,6 +27,7 @@ class FeatureSet:
       logits: float [N, V] of the checkpoint's own V classes; None without a classifier.
       checksum: Digest of the arrays.
       seconds: Time that extraction took; None if unknown.
+      compile_seconds: The part of it that was spent on compiling; None if unknown.
       architecture: Name of the network; empty if unknown.
       image_size: Side of the network's input in pixels; None if unknown.
       accuracy: Accuracy after fine-tuning, in [0, 1]; None if unknown.
@@ -38,6 +39,7 @@ class FeatureSet:
     logits: np.ndarray | None
     checksum: str
     seconds: float | None = None
+    compile_seconds: float | None = None
     architecture: str = ""
     image_size: int | None = None
     accuracy: float | None = None
@@ -145,6 +147,7 @@ def from_store(key: Mapping[str, Any], entry: store.Entry) -> FeatureSet:
         entry.arrays.get("logits"),
         entry.checksum,
         seconds=entry.result.get("seconds"),
+        compile_seconds=entry.result.get("compile_seconds"),
         architecture=str(key.get("architecture", "")),
         image_size=key.get("image_size"),
     )

@@ -26,6 +26,8 @@ class TrialResult:
       final_loss: Training loss of the last batch, in nats; None if the trial diverged.
       seconds: Time for training and evaluation, over all processes that contributed;
         divided evenly among trials that shared their steps.
+      compile_seconds: The part of it that was spent on compiling. 0 in results of older
+        versions, which did not measure it.
       images: Number of training images, counted once per epoch.
       metrics: The CSV file of the trial; see `metrics`.
     """
@@ -45,6 +47,7 @@ class TrialResult:
     seconds: float
     images: int
     metrics: str
+    compile_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class SweepResult:
       selection: Split that chose the trial, "val" or "test"; "none" for one trial.
       accuracy: The chosen trial's, like the next five; see `TrialResult`.
       seconds: Sum over all trials.
+      compile_seconds: Sum over all trials.
       images: Sum over all trials.
       trials: All trials of the grid, followed by the trial of the chosen setting on
         train and val if there was one.
@@ -74,6 +78,7 @@ class SweepResult:
     seconds: float
     images: int
     trials: tuple[TrialResult, ...]
+    compile_seconds: float = 0.0
 
     @property
     def curve(self) -> tuple[tuple[int, float], ...]:

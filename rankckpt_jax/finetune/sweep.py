@@ -241,6 +241,7 @@ def run(
         num_steps=chosen.num_steps,
         diverged_at=chosen.diverged_at,
         seconds=sum(trial.seconds for trial in trials),
+        compile_seconds=sum(trial.compile_seconds for trial in trials),
         images=sum(trial.images for trial in trials),
         trials=tuple(trials),
     )

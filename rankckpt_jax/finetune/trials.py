@@ -15,6 +15,7 @@ from etils import epath
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
+from rankckpt_jax.devices import compilation
 from rankckpt_jax.finetune import loop, metrics, recipes, results, saves
 from rankckpt_jax.finetune import step as step_lib
 from rankckpt_jax.finetune.recipes import Recipe
@@ -130,11 +131,13 @@ def _train(
     suffix: str,
     description: str,
 ) -> list[TrialResult]:
-    start = time.monotonic()
+    start, compiled = time.monotonic(), compilation.seconds()
     recipe, count = trials[0], len(trials)
     state = step_lib.initial_state(context.backbone, context.num_classes, count)
     state, first_step, facts = saved.restore(state)
-    seconds_before = float(facts.get("seconds", 0.0))
+    before = {
+        name: float(facts.get(name, 0.0)) for name in ("seconds", "compile_seconds")
+    }
     histories = facts.get("histories", [{} for _ in trials])
     logs = [
         metrics.TrialLog(
@@ -150,6 +153,14 @@ def _train(
         "preprocess": context.preprocess,
         "cache": context.cache,
     }
+
+    def measure() -> dict[str, float]:
+        return {
+            "seconds": before["seconds"] + time.monotonic() - start,
+            "compile_seconds": before["compile_seconds"]
+            + compilation.seconds()
+            - compiled,
+        }
 
     def evaluate(state: step_lib.State, split: Split) -> np.ndarray:
         return loop.evaluate(
@@ -173,7 +184,7 @@ def _train(
             log.write()
         facts = {
             "histories": [dataclasses.asdict(log.history) for log in logs],
-            "seconds": seconds_before + time.monotonic() - start,
+            **measure(),
         }
         saved.save(step, state, facts)
 
@@ -201,7 +212,7 @@ def _train(
     finally:
         for log in logs:
             log.close()
-    seconds = (seconds_before + time.monotonic() - start) / count
+    measured = {name: seconds / count for name, seconds in measure().items()}
     return [
         _result(
             trial,
@@ -212,7 +223,7 @@ def _train(
             validation_accuracy=float(validated[i]),
             early_stop_step=early_stop_step,
             final_loss=float(trained.loss[i]),
-            seconds=seconds,
+            **measured,
         )
         for i, trial in enumerate(trials)
     ]

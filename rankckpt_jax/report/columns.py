@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from rankckpt_jax.results.formatting import (
+    LEAST_COMPILING,
     format_percent,
     format_scores,
     one_line,
@@ -35,6 +36,8 @@ class Column:
       optional: Whether they omit it if no row has a value.
       spread: Returns the standard deviation of a row's value.
       warning: Returns the warning about a row's value, or "".
+      compiling: Returns the part of a row's time that was spent on compiling, which is
+        shown apart.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Column:
     optional: bool = True
     spread: Callable[[Row], float | None] = lambda row: None
     warning: Callable[[Row], str] = lambda row: ""
+    compiling: Callable[[Row], float | None] = lambda row: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +137,14 @@ def columns(ranking: Ranking) -> list[Column]:
             lambda row: row.ranking_seconds(first),
             _each("{:.1f}".format),
             ("terminal",),
+            compiling=lambda row: row.ranking_compile_seconds(first),
+        ),
+        Column(
+            "compile_seconds",
+            "compiling (s)",
+            "The part of these seconds that was spent on compiling.",
+            lambda row: row.ranking_compile_seconds(first),
+            _each("{:.1f}".format),
         ),
         Column(
             "extract_seconds",
@@ -229,7 +241,19 @@ def cells(column: Column, rows: Sequence[Row], missing: str) -> list[Cell]:
         texts = [missing if v is None else printable(v) for v in values]
         return [Cell(v, t) for v, t in zip(values, texts, strict=True)]
     numbers = [v for v in values if isinstance(v, float)]
-    texts = column.format([v if isinstance(v, float) else None for v in values])
+    parts = [_compiling(column, row) for row in rows]
+    texts = column.format(
+        [
+            v - part if isinstance(v, float) else None
+            for v, part in zip(values, parts, strict=True)
+        ]
+    )
+    texts = [
+        f"{text} + {part_text}" if part else text
+        for text, part, part_text in zip(
+            texts, parts, column.format(parts), strict=True
+        )
+    ]
     result = []
     for row, value, text in zip(rows, values, texts, strict=True):
         if not isinstance(value, float):
@@ -284,6 +308,12 @@ def _of_measure(measure: str) -> tuple[Column, ...]:
             _each("{:.1f}".format),
         ),
     )
+
+
+def _compiling(column: Column, row: Row) -> float:
+    """Return the part of a time that is shown apart, or 0."""
+    part = finite(column.compiling(row)) or 0.0
+    return part if part >= LEAST_COMPILING else 0.0
 
 
 def _clean(column: Column, row: Row) -> Value:

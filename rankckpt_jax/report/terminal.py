@@ -226,7 +226,11 @@ def _legend(
         parts.append("fine-tuned is the test accuracy after fine-tuning")
     if "ranking_seconds" in shown:
         first = printable(ranking.measures[0])
-        parts.append(f"seconds are those of extraction and scoring by {first}")
+        compiling = any(" + " in cell.text for cell in cells["ranking_seconds"])
+        parts.append(
+            f"seconds are those of extraction and scoring by {first}"
+            + (", and + those of compiling" if compiling else "")
+        )
     return f"{'; '.join(parts)}."
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row, finite
+
+Times = tuple[tuple[str, tuple[float | None, ...]], ...]
+"""Name of each step, and its time in seconds for each row; None if unknown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +22,17 @@ class CostComparison:
       num_checkpoints: Number of checkpoints for which both costs are known.
       ranking: Sum over these checkpoints.
       finetuning: Sum over these checkpoints.
+      ranking_compiling: The part of `ranking` that was spent on compiling, if it is
+        a time.
+      finetuning_compiling: The same for `finetuning`.
     """
 
     name: str
     num_checkpoints: int
     ranking: float
     finetuning: float
+    ranking_compiling: float = 0.0
+    finetuning_compiling: float = 0.0
 
     @property
     def factor(self) -> float | None:
@@ -43,29 +51,30 @@ class Costs:
       rows: The checkpoints that did not fail.
       seconds: For each of `"features"`, the measures and `"fine-tuning"`, the time of
         each row; None if unknown.
+      compile_seconds: The same for the part that was spent on compiling.
     """
 
     comparisons: tuple[CostComparison, ...]
     rows: tuple[Row, ...]
-    seconds: tuple[tuple[str, tuple[float | None, ...]], ...]
+    seconds: Times
+    compile_seconds: Times
 
-    @property
-    def total_seconds(self) -> tuple[float, ...]:
-        """The sum of each column of `seconds`."""
-        return tuple(
-            sum(second for second in column if second is not None)
-            for _, column in self.seconds
-        )
 
-    @property
-    def stage_seconds(self) -> tuple[tuple[str, tuple[float | None, ...]], ...]:
-        """`seconds` with the sum of all measures in place of each measure."""
-        features, *measures, finetuning = self.seconds
-        sums = tuple(
-            sum(known) if (known := [s for s in line if s is not None]) else None
-            for line in zip(*(column for _, column in measures), strict=True)
-        )
-        return features, ("all measures", sums), finetuning
+def sum_rows(times: Times) -> tuple[float | None, ...]:
+    """Return the sum of each column; None if no time is known."""
+    return tuple(_sum_known(column) for _, column in times)
+
+
+def sum_measures(times: Times) -> Times:
+    """Return the times with one column for the sum of all measures."""
+    features, *measures, finetuning = times
+    lines = zip(*(column for _, column in measures), strict=True)
+    return features, ("all measures", tuple(map(_sum_known, lines))), finetuning
+
+
+def _sum_known(seconds: Sequence[float | None]) -> float | None:
+    known = [second for second in seconds if second is not None]
+    return sum(known) if known else None
 
 
 def compare_costs(ranking: Ranking) -> Costs | None:
@@ -79,12 +88,16 @@ def compare_costs(ranking: Ranking) -> Costs | None:
     seconds = tuple(
         (name, tuple(finite(value(row)) for row in rows)) for name, value in columns
     )
+    compile_seconds = tuple(
+        (name, tuple(finite(row.compile_seconds.get(name)) for row in rows))
+        for name, _ in columns
+    )
     if all(second is None for _, column in seconds for second in column):
         return None
     comparisons = []
     for name, (of_ranking, of_finetuning) in _COSTS.items():
         pairs = [
-            (a, b)
+            (a, b, *_compiling(name, row, ranking.measures[0]))
             for row in rows
             if (a := finite(of_ranking(row, ranking.measures[0]))) is not None
             and (b := finite(of_finetuning(row))) is not None
@@ -92,7 +105,15 @@ def compare_costs(ranking: Ranking) -> Costs | None:
         if pairs:
             sums = (sum(column) for column in zip(*pairs, strict=True))
             comparisons.append(CostComparison(name, len(pairs), *sums))
-    return Costs(tuple(comparisons), rows, seconds)
+    return Costs(tuple(comparisons), rows, seconds, compile_seconds)
+
+
+def _compiling(name: str, row: Row, measure: str) -> tuple[float, float]:
+    """Return the parts of a row's two costs that were spent on compiling."""
+    if name != "seconds":
+        return 0.0, 0.0
+    finetuning = finite(row.compile_seconds.get("fine-tuning"))
+    return row.ranking_compile_seconds(measure) or 0.0, finetuning or 0.0
 
 
 def _product(*factors: float | None) -> float | None:

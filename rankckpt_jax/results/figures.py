@@ -6,8 +6,9 @@ import math
 
 from rankckpt_jax import evaluation
 from rankckpt_jax.results.agreement import Agreement
-from rankckpt_jax.results.costs import Costs
+from rankckpt_jax.results.costs import Costs, sum_measures, sum_rows
 from rankckpt_jax.results.formatting import (
+    LEAST_COMPILING,
     NONE,
     format_decimal,
     format_percent,
@@ -81,18 +82,19 @@ def _verified(ranking: Ranking, agreement: Agreement) -> Figure:
 
 def _time(costs: Costs | None) -> Figure:
     """Return the time that features and scores of all measures took."""
-    totals = {
-        name: sum(known)
-        for name, column in (costs.seconds if costs else ())
-        if (known := [second for second in column if second is not None])
-    }
-    totals.pop("fine-tuning", None)
-    if not totals:
-        return "Time to rank", NONE, "not recorded"
-    value = format_seconds(sum(totals.values()))
+    name = "Time to rank"
+    if costs is None:
+        return name, NONE, "not recorded"
+    features, scores, _ = sum_rows(sum_measures(costs.seconds))
+    compiling = [s or 0.0 for s in sum_rows(sum_measures(costs.compile_seconds))]
+    times = [("features", features, compiling[0]), ("scores", scores, compiling[1])]
+    known = [(what, total, part) for what, total, part in times if total is not None]
+    if not known:
+        return name, NONE, "not recorded"
+    value = format_seconds(sum(total for _, total, _ in known))
     notes = []
-    if (features := totals.pop("features", None)) is not None:
-        notes.append(f"{format_seconds(features)} features")
-    if totals:
-        notes.append(f"{format_seconds(sum(totals.values()))} scores")
-    return "Time to rank", value, ", ".join(notes)
+    if (part := sum(part for _, _, part in known)) >= LEAST_COMPILING:
+        notes.append(f"{format_seconds(part)} compiling")
+        known = [(what, max(total - part, 0.0), 0.0) for what, total, part in known]
+    notes += [f"{format_seconds(total)} {what}" for what, total, _ in known]
+    return name, value, ", ".join(notes)

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 NONE = "–"
 """The text of a missing value on a page."""
 
+LEAST_COMPILING = 0.1
+"""Less time in seconds spent on compiling is not shown apart."""
+
 
 def printable(text: object) -> str:
     r"""Return one line of `str(text)` that is safe to print.
@@ -136,6 +139,23 @@ def format_seconds(seconds: float | None) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_time(seconds: float | None, compiling: float | None) -> str:
+    """Return a duration, with the part that was spent on compiling after a plus sign.
+
+    A part below `LEAST_COMPILING` is not shown apart.
+
+    Example:
+      >>> format_time(4.3, 4.0)
+      '0.30 s + 4.0 s compiling'
+      >>> format_time(4.3, None)
+      '4.3 s'
+    """
+    if seconds is None or compiling is None or compiling < LEAST_COMPILING:
+        return format_seconds(seconds)
+    work = format_seconds(max(seconds - compiling, 0.0))
+    return f"{work} + {format_seconds(compiling)} compiling"
 
 
 def format_large(count: float | None) -> str:

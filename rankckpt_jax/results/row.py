@@ -33,6 +33,8 @@ class Row:
       curve: (step, accuracy) during fine-tuning with the chosen hyperparameters.
       extract_seconds: Time to extract the features, which all measures share.
       finetune_seconds: Time of fine-tuning, including the hyperparameter search.
+      compile_seconds: The part of these times that was spent on compiling, for
+        `"features"`, each measure and `"fine-tuning"`.
       extract_images: Number of images that features were extracted from.
       finetune_images: Number of images that all fine-tuning runs trained on; an image
         counts each time it is used.
@@ -65,6 +67,7 @@ class Row:
     curve: tuple[tuple[int, float], ...] = ()
     extract_seconds: float | None = None
     finetune_seconds: float | None = None
+    compile_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     extract_images: int | None = None
     finetune_images: int | None = None
     multiply_adds: int | None = None
@@ -116,6 +119,12 @@ class Row:
         extract = finite(self.extract_seconds)
         score = finite(self.score_seconds.get(measure))
         return None if extract is None or score is None else extract + score
+
+    def ranking_compile_seconds(self, measure: str) -> float | None:
+        """Return the part of `ranking_seconds` spent on compiling; None if unknown."""
+        parts = [finite(self.compile_seconds.get(w)) for w in ("features", measure)]
+        known = [seconds for seconds in parts if seconds is not None]
+        return sum(known) if known else None
 
 
 def finite(value: float | None) -> float | None:

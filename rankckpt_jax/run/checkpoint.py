@@ -201,6 +201,7 @@ def _evaluate_features(context: RunContext, member: Member, events: Events) -> R
         accuracy=loaded.accuracy,
         accuracy_source=member.features.name if known else "",
         extract_seconds=loaded.seconds,
+        compile_seconds=_compile_seconds("features", loaded.compile_seconds),
         extract_images=len(loaded.labels),
         num_parameters=loaded.num_parameters,
         feature_dim=loaded.features.shape[-1],
@@ -235,7 +236,10 @@ def _extract_and_score(
         failure = "no features yet: run the stage `extract`"
         return dataclasses.replace(row, failure=failure)
     row = dataclasses.replace(
-        row, extract_seconds=extracted.seconds, extract_images=split.num_examples
+        row,
+        extract_seconds=extracted.seconds,
+        compile_seconds=_compile_seconds("features", extracted.compile_seconds),
+        extract_images=split.num_examples,
     )
     return _score(context, member, extracted, row, events)
 
@@ -298,6 +302,10 @@ def _finetune(
         row,
         accuracy=result.accuracy,
         finetune_seconds=result.seconds,
+        compile_seconds={
+            **row.compile_seconds,
+            **_compile_seconds("fine-tuning", result.compile_seconds),
+        },
         finetune_images=result.images,
         curve=result.curve,
     )
@@ -310,6 +318,10 @@ def _with_early_stopping(row: Row, accuracy: float | None) -> Row:
     warnings = {k: v for k, v in row.warnings.items() if k != "early_stopping"}
     scores = {**row.scores, "early_stopping": accuracy}
     return dataclasses.replace(row, scores=scores, warnings=warnings)
+
+
+def _compile_seconds(work: str, seconds: float | None) -> dict[str, float]:
+    return {} if seconds is None else {work: seconds}
 
 
 def _with_warning(row: Row, topic: str, text: str) -> Row:

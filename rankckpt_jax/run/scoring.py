@@ -14,7 +14,7 @@ from etils import epath
 
 import rankckpt_jax
 from rankckpt_jax import measures
-from rankckpt_jax.devices import progress
+from rankckpt_jax.devices import compilation, progress
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.results.row import Row, finite
@@ -180,6 +180,7 @@ def score_row(
         )
     )
     scores, spreads, seconds, terms = {}, {}, {}, {}
+    compile_seconds = dict(row.compile_seconds)
     warnings, saturated = dict(row.warnings), {}
     for measure in settings.measures:
         options = dict(settings.options.get(measure, {}))
@@ -206,6 +207,9 @@ def score_row(
         else:
             continue
         seconds[measure] = result["seconds"]
+        # Older results lack it.
+        if "compile_seconds" in result:
+            compile_seconds[measure] = result["compile_seconds"]
         if result["warning"]:
             warnings[measure] = result["warning"]
         if result["score"] is not None:
@@ -223,6 +227,7 @@ def score_row(
         warnings=warnings,
         saturated=saturated,
         score_seconds=seconds,
+        compile_seconds=compile_seconds,
         terms=terms,
         fingerprint=_fingerprint(feature_set.features),
         images=_describe_images(feature_set.labels),
@@ -237,7 +242,7 @@ def _compute(
     options: Mapping[str, Any],
 ) -> tuple[dict[str, Any], bool]:
     """Return a result as stored, and whether computing it again would give the same."""
-    start = time.monotonic()
+    start, compiled = time.monotonic(), compilation.seconds()
     is_final = True
     try:
         result = measures.compute_prepared(
@@ -252,6 +257,7 @@ def _compute(
         "details": dict(result.details),
         "warning": result.warning,
         "seconds": time.monotonic() - start,
+        "compile_seconds": compilation.seconds() - compiled,
     }
     return outcome, is_final
 

@@ -139,6 +139,8 @@ def test_run_reads_features_of_earlier_run(folder, tmp_path):
     assert {row.checkpoint for row in ranking.rows} == {"a", "b"}
     assert all(row.architecture == "resnet_v1_50" for row in ranking.rows)
     assert all(row.extract_seconds == 3.0 for row in ranking.rows)
+    # The store of an older version does not have the time spent on compiling.
+    assert all(set(row.compile_seconds) == {"h_score"} for row in ranking.rows)
 
     (tmp_path / "runs/flowers/a/features/train/labels.npy").write_bytes(b"")
     ranking = run(pattern, tmp_path / "other", "h_score")

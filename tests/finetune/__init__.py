@@ -73,4 +73,6 @@ def without_times(trial):
         {name: value for name, value in row.items() if name != "images_per_second"}
         for row in csv.DictReader(trial.metrics.splitlines())
     ]
-    return dataclasses.replace(trial, seconds=0.0, metrics=""), rows
+    return dataclasses.replace(
+        trial, seconds=0.0, compile_seconds=0.0, metrics=""
+    ), rows

@@ -38,6 +38,21 @@ def test_cells_format_finite_values(ranking):
     assert (b.text, c.text, c.is_best) == ("-", "25.0%", False)
 
 
+def test_cells_show_the_time_spent_on_compiling_apart():
+    times = {"extract_seconds": 9.0, "score_seconds": {"m": 1.0}}
+    rows = [
+        Row("a", **times, compile_seconds={"features": 5.0, "m": 0.75}),
+        Row("b", **times, compile_seconds={"m": 0.05}),
+        Row("c", **times),
+        Row("d"),
+    ]
+    ranking = rank("t", ["m"], rows)
+    by_name = {column.name: column for column in columns.columns(ranking)}
+    cells = columns.cells(by_name["ranking_seconds"], ranking.rows, "-")
+    assert [cell.text for cell in cells] == ["4.2 + 5.8", "10.0", "10.0", "-"]
+    assert [cell.value for cell in cells] == [10.0, 10.0, 10.0, None]
+
+
 def test_every_column_has_a_help(ranking):
     for column in columns.columns(ranking):
         assert column.help.endswith(".")

@@ -54,6 +54,14 @@ def test_to_text_aligns_and_numbers_rows():
     ]
 
 
+def test_to_text_explains_the_time_spent_on_compiling():
+    times = {"extract_seconds": 3.0, "score_seconds": {"nleep": 1.3}}
+    row = Row("a", scores={"nleep": 1.0}, **times, compile_seconds={"nleep": 0.4})
+    text = " ".join(terminal.to_text(summarize(rank("pets", ["nleep"], [row]))).split())
+    assert "3.9 + 0.4 Higher scores are better" in text
+    assert "scoring by nleep, and + those of compiling." in text
+
+
 def test_to_text_omits_empty_columns():
     rows = [Row(n, scores={"nleep": 1.0}) for n in "ab"]
     title, conclusion, table = _blocks(rank("pets", ["nleep"], rows))

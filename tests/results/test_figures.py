@@ -62,3 +62,14 @@ def test_main_figures_are_always_four(rows):
         *("Measures that agree", "Lead over the second", "Verified", "Time to rank")
     ]
     assert figures[1][1] == "–" and figures[3] == ("Time to rank", "–", "not recorded")
+
+
+def test_main_figures_state_the_time_spent_on_compiling():
+    row = Row(
+        "a",
+        extract_seconds=16.0,
+        score_seconds={"nleep": 3.0},
+        compile_seconds={"features": 12.0, "nleep": 2.5},
+    )
+    note = "14.5 s compiling, 4.0 s features, 0.50 s scores"
+    assert _figures([row])[3] == ("Time to rank", "19.0 s", note)

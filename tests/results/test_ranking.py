@@ -73,6 +73,13 @@ def test_ranking_seconds_adds_extraction_and_scoring():
     assert Row("a", score_seconds={"nleep": 2.0}).ranking_seconds("nleep") is None
 
 
+def test_ranking_compile_seconds_adds_what_is_known():
+    row = Row("a", compile_seconds={"features": 2.0, "nleep": 1.0, "fine-tuning": 9.0})
+    assert row.ranking_compile_seconds("nleep") == 3
+    assert row.ranking_compile_seconds("knn") == 2
+    assert Row("a").ranking_compile_seconds("nleep") is None
+
+
 def test_rank_raises_for_unusable_input():
     with pytest.raises(InputError, match="no measure"):
         rank("task", [], [])

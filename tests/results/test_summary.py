@@ -5,6 +5,7 @@ import math
 import pytest
 
 from rankckpt_jax import evaluation
+from rankckpt_jax.results.costs import sum_measures, sum_rows
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
@@ -91,5 +92,21 @@ def test_costs_compare_rows_with_both_values(summary):
     assert [name for name, _ in summary.costs.seconds] == [
         *("features", "nleep", "leep", "fine-tuning")
     ]
-    assert summary.costs.total_seconds == (10, 5, 0, 240)
+    assert sum_rows(summary.costs.seconds) == (10, 5, None, 240)
+    assert sum_rows(sum_measures(summary.costs.seconds)) == (10, 5, 240)
     assert summarize(rank("t", ["nleep"], [Row("a")])).costs is None
+
+
+def test_costs_state_the_time_spent_on_compiling():
+    row = Row(
+        "a",
+        extract_seconds=4.0,
+        score_seconds={"nleep": 2.0, "leep": 1.0},
+        finetune_seconds=60.0,
+        compile_seconds={"features": 3.0, "nleep": 1.5, "fine-tuning": 20.0},
+    )
+    costs = summarize(rank("t", ["nleep", "leep"], [row])).costs
+    assert sum_rows(sum_measures(costs.compile_seconds)) == (3, 1.5, 20)
+    seconds = costs.comparisons[0]
+    assert (seconds.ranking, seconds.ranking_compiling) == (6, 4.5)
+    assert (seconds.finetuning, seconds.finetuning_compiling) == (60, 20)

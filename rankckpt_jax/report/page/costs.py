@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from rankckpt_jax.report.rendering import Section
-from rankckpt_jax.results.costs import CostComparison
+from rankckpt_jax.results.costs import CostComparison, sum_measures, sum_rows
 from rankckpt_jax.results.formatting import (
     count,
     format_large,
-    format_seconds,
+    format_time,
     printable,
 )
 from rankckpt_jax.results.summary import Summary
 
 _FORMATS = {
-    "seconds": ("Time", format_seconds),
-    "images": ("Images through a network", format_large),
-    "operations": ("Operations", lambda number: f"{format_large(number)}FLOP"),
+    "seconds": ("Time", format_time),
+    "images": ("Images through a network", lambda number, _: format_large(number)),
+    "operations": ("Operations", lambda number, _: f"{format_large(number)}FLOP"),
 }
-"""Title and format of each cost."""
+"""Title and format of each cost, called with its value and the compiling in it."""
 
 _TEMPLATE = """
 {% from "macros.html.j2" import name_heading, number_heading %}
@@ -77,23 +77,32 @@ def _values(summary: Summary) -> dict[str, Any] | None:
     measure = printable(summary.ranking.measures[0])
     # A step without any time has no column.
     stages = [
-        (name, column)
-        for name, column in costs.stage_seconds
+        (name, list(zip(column, compiling, strict=True)))
+        for (name, column), (_, compiling) in zip(
+            sum_measures(costs.seconds),
+            sum_measures(costs.compile_seconds),
+            strict=True,
+        )
         if any(second is not None for second in column)
     ]
     lines = zip(*(column for _, column in stages), strict=True)
-    totals = zip(costs.seconds, costs.total_seconds, strict=True)
+    totals = zip(
+        costs.seconds,
+        sum_rows(costs.seconds),
+        sum_rows(costs.compile_seconds),
+        strict=True,
+    )
     return {
         "comparisons": [_comparison(cost, measure) for cost in costs.comparisons],
         "headings": [name for name, _ in stages],
         "rows": [
-            (printable(row.checkpoint), [(s, format_seconds(s)) for s in line])
+            (printable(row.checkpoint), [(s, format_time(s, part)) for s, part in line])
             for row, line in zip(costs.rows, lines, strict=True)
         ],
         "totals": [
-            (printable(name), format_seconds(total))
-            for (name, column), total in totals
-            if any(second is not None for second in column)
+            (printable(name), format_time(total, compiling))
+            for (name, _), total, compiling in totals
+            if total is not None
         ],
     }
 
@@ -102,10 +111,10 @@ def _comparison(cost: CostComparison, measure: str) -> tuple[str, str, list[Any]
     title, format = _FORMATS[cost.name]
     longest = max(cost.ranking, cost.finetuning) or 1.0
     bars = [
-        (name, format(value), round(100 * value / longest))
-        for name, value in (
-            (f"Ranking with {measure}", cost.ranking),
-            ("Fine-tuning", cost.finetuning),
+        (name, format(value, compiling), round(100 * value / longest))
+        for name, value, compiling in (
+            (f"Ranking with {measure}", cost.ranking, cost.ranking_compiling),
+            ("Fine-tuning", cost.finetuning, cost.finetuning_compiling),
         )
     ]
     return title, _sentence(cost) if cost.name == "seconds" else "", bars

@@ -1,0 +1,61 @@
+"""Compiled programs and the time spent on compiling, over whole runs."""
+
+import collections
+import json
+
+import jax
+import pytest
+from etils import epath
+
+from rankckpt_jax.storage import store
+
+CACHE = "/jax/compilation_cache/"
+
+
+@pytest.fixture
+def events():
+    """Count the events of JAX's persistent compilation cache."""
+    counted = collections.Counter()
+
+    def listen(event, **_):
+        counted[event.removeprefix(CACHE)] += 1
+
+    jax.monitoring.register_event_listener(listen)
+    yield counted
+    jax.monitoring.unregister_event_listener(listen)
+
+
+def test_run_compiles_nothing_that_an_earlier_run_has_compiled(
+    scene, tmp_path, events, caplog
+):
+    def run(name):
+        # As in a new process.
+        jax.clear_caches()
+        events.clear()
+        return scene.run(
+            workdir=str(tmp_path / name), compilation_cache=str(tmp_path / "compiled")
+        )
+
+    first = run("first")
+    assert events["cache_misses"] > 0
+    assert list((tmp_path / "compiled").glob("jaxlib-*/*-cache"))
+    second = run("second")
+    assert events["cache_misses"] == 0
+    assert events["cache_hits"] == events["compile_requests_use_cache"] > 0
+    assert "Compilation cache" not in caplog.text
+    for a, b in zip(first.rows, second.rows, strict=True):
+        assert a.scores == b.scores
+        assert set(a.compile_seconds) == {"features", "h_score"}
+    assert first.rows[0].ranking_compile_seconds("h_score") > 0
+
+
+def test_run_reads_results_without_the_time_spent_on_compiling(scene):
+    scene.run()
+    [path] = epath.Path(scene.folder / "runs").glob("*/first/scores/h_score.json")
+    stored = json.loads(path.read_text())
+    del stored["result"]["compile_seconds"]
+    store.save_result(path, stored["request"], stored["result"])
+    rows = {row.checkpoint: row for row in scene.run().rows}
+    assert "h_score" in rows["first"].scores
+    assert set(rows["first"].compile_seconds) == {"features"}
+    assert set(rows["second"].compile_seconds) == {"features", "h_score"}
