@@ -132,6 +132,9 @@ def get_config() -> ml_collections.ConfigDict:
     # compiles in each run. Its programs are run: use no directory that others can
     # write to.
     config.compilation_cache = ""
+    # Local directory for traces by jax.profiler, of one step each: a batch of
+    # extraction, each measure, and a training step. Empty for none.
+    config.profile = ""
 
     # Measures separated by commas, or all. The first one orders the ranking.
     config.measures = "nleep,leep,h_score"

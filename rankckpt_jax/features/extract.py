@@ -29,6 +29,7 @@ from rankckpt_jax.devices import (
     compilation,
     mapping,
     processes,
+    profiling,
     progress,
     signals,
     target,
@@ -206,7 +207,9 @@ def extract(
 
     def outputs() -> Iterator[tuple[pipeline.Batch, Any]]:
         for batch in batches:
-            features = forward(variables, scaling, mapping.shard(batch.images))
+            images = mapping.shard(batch.images)
+            features = forward(variables, scaling, images)
+            profiling.run_again("extract", forward, variables, scaling, images)
             logits = None if head is None else classify(head, features)
             yield batch, (features, logits)
 

@@ -15,7 +15,7 @@ from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
-from rankckpt_jax.devices import mapping, processes, progress
+from rankckpt_jax.devices import mapping, processes, profiling, progress
 from rankckpt_jax.errors import Interrupted
 from rankckpt_jax.finetune import metrics, recipes
 from rankckpt_jax.finetune import step as step_lib
@@ -130,7 +130,12 @@ def train_trials(
             rate = rates[:, step - 1] if len(trials) > 1 else rates[0, step - 1]
             hyper = step_lib.hyperparameters(recipe, rate, step - 1)
             data = (*mapping.shard((batch.images, batch.labels)), rows)
-            state, losses = step_fn(state, scaling, hyper, data)
+            args = state, scaling, hyper, data
+            # The first step compiles.
+            if step == first_step + 2:
+                state, losses = profiling.run("train", step_fn, *args)
+            else:
+                state, losses = step_fn(*args)
             unread.append(losses)
             bar.update(recipe.batch_size)
             stopping = should_stop(step) and step < last_step

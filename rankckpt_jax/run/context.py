@@ -49,6 +49,7 @@ class RunContext:
       cache: Decoded images that checkpoints share.
       compilation_cache: Directory of compiled programs; see
         `compilation.persistent_cache`.
+      profile: Directory of traces; empty for none.
       accuracies: Accuracies by checkpoint that were not measured here.
       accuracy_source: The source of `accuracies`.
       unmatched: A sentence about accuracies that match no checkpoint, or empty.
@@ -72,6 +73,7 @@ class RunContext:
     batch_size: int
     cache: ImageCache
     compilation_cache: str
+    profile: str
     accuracies: Mapping[str, float]
     accuracy_source: str
     unmatched: str
@@ -187,6 +189,7 @@ def load(config: Any) -> Iterator[RunContext]:
         batch_size=config.batch_size,
         cache=cache,
         compilation_cache=config.get("compilation_cache", ""),
+        profile=config.get("profile", ""),
         accuracies=accuracies,
         accuracy_source=source,
         unmatched=unmatched,

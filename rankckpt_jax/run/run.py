@@ -24,7 +24,13 @@ import rankckpt_jax
 from rankckpt_jax import report
 from rankckpt_jax.benchmark import neucrab, published
 from rankckpt_jax.data import decode
-from rankckpt_jax.devices import compilation, processes, progress, signals
+from rankckpt_jax.devices import (
+    compilation,
+    processes,
+    profiling,
+    progress,
+    signals,
+)
 from rankckpt_jax.errors import Interrupted, UnreadableImage
 from rankckpt_jax.report import tracking
 from rankckpt_jax.results import comparison
@@ -62,6 +68,7 @@ def run(config: Any) -> Ranking:
         signals.handle_signals(),
         load(config) as context,
         compilation.persistent_cache(context.compilation_cache),
+        profiling.profile(context.profile),
     ):
         if context.make_pool is not None:
             context.make_pool()

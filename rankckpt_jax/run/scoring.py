@@ -14,7 +14,7 @@ from etils import epath
 
 import rankckpt_jax
 from rankckpt_jax import measures
-from rankckpt_jax.devices import compilation, progress
+from rankckpt_jax.devices import compilation, profiling, progress
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.results.row import Row, finite
@@ -243,12 +243,17 @@ def _compute(
 ) -> tuple[dict[str, Any], bool]:
     """Return a result as stored, and whether computing it again would give the same."""
     start, compiled = time.monotonic(), compilation.seconds()
-    is_final = True
-    try:
-        result = measures.compute_prepared(
+    is_final, is_computed = True, True
+
+    def compute() -> measures.Result:
+        return measures.compute_prepared(
             measure, prepared(), settings.seed, settings.num_bootstrap, **options
         )
+
+    try:
+        result = compute()
     except Exception as error:
+        is_computed = False
         result = measures.failure(measure, error)
         # A lack of memory, for example, can pass.
         is_final = isinstance(error, InputError)
@@ -259,6 +264,8 @@ def _compute(
         "seconds": time.monotonic() - start,
         "compile_seconds": compilation.seconds() - compiled,
     }
+    if is_computed:
+        profiling.run_again(f"score_{measure}", compute)
     return outcome, is_final
 
 

@@ -138,6 +138,14 @@ def check(config: Any, stages: Collection[str], measures: Sequence[str]) -> None
         _check_top(config.finetune.get("top", 0), config.shard, measures)
     if config.get("compilation_cache", "") != compilation.OFF:
         files.to_path(config.get("compilation_cache", ""))
+    if "://" in config.get("profile", ""):
+        raise InputError(
+            "Traces need a local directory",
+            where="config.profile",
+            expected="a local path",
+            found=config.profile,
+            fix="write them to a local directory and copy them",
+        )
     sources.check_image_size(config.image_size, "config.image_size")
     for field, minimum in (("batch_size", 1), ("image_cache_gigabytes", 0)):
         # Not `<`, which is false for NaN.

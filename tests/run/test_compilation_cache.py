@@ -7,6 +7,7 @@ import jax
 import pytest
 from etils import epath
 
+from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import store
 
 CACHE = "/jax/compilation_cache/"
@@ -59,3 +60,22 @@ def test_run_reads_results_without_the_time_spent_on_compiling(scene):
     assert "h_score" in rows["first"].scores
     assert set(rows["first"].compile_seconds) == {"features"}
     assert set(rows["second"].compile_seconds) == {"features", "h_score"}
+
+
+def test_run_writes_traces(scene, tmp_path):
+    # Only the head is trained, which compiles quickly.
+    finetune = {"frozen": True, "num_steps": 2, "batch_size": 8, "evaluations": 1}
+    scene.run(
+        stages="extract,score,finetune",
+        finetune=finetune,
+        profile=str(tmp_path / "traces"),
+    )
+    folders = (tmp_path / "traces").glob("*/plugins/profile/*/*.xplane.pb")
+    assert {path.parts[-5] for path in folders} == {
+        *("extract", "score_h_score", "train")
+    }
+
+
+def test_run_refuses_traces_in_a_bucket(scene):
+    with pytest.raises(InputError, match=r"config\.profile"):
+        scene.run(profile="gs://bucket/traces")
