@@ -297,6 +297,8 @@ def _shared_key(
     }
     if _restores_batch_norm(checkpoint, sweep):
         key["batch_norm"] = "unfolded"
+    if (precision := step_lib.product_precision()) != "highest":
+        key["precision"] = precision
     return key
 
 

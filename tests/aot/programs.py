@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rankckpt_jax import finetune, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
@@ -19,7 +20,15 @@ from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import probe, restore_batch_norm, step
 from rankckpt_jax.measures import inputs, knn, mutual_information, pactran
-from rankckpt_jax.measures.mixture import gmm, kmeans, prediction
+from rankckpt_jax.measures.mixture import (
+    covariance,
+    em,
+    fitting,
+    gmm,
+    kmeans,
+    prediction,
+    sparse_em,
+)
 from rankckpt_jax.measures.statistics import (
     blocks,
     discriminant,
@@ -246,15 +255,73 @@ def neighbors(k: int) -> Call:
     return Call(knn._classify, args, options)
 
 
-def cluster() -> Call:
-    components = 5 * CLASSES
-    shape = blocks.shape(IMAGES, components)
-    function = kmeans._mapped(IMAGES, components, 300)
-    devices, width = mapping.local_device_count(), 80
-    points = floats(*shape, width)
-    local = floats(devices, shape[0] // devices, shape[1], width)
-    keys = jax.ShapeDtypeStruct((1, 2), jnp.uint32)
-    return Call(function, (local, points, keys, floats()))
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """A clustering task: N points in D dimensions, K components."""
+
+    count: int
+    components: int
+    dimensions: int
+
+    @property
+    def width(self) -> int:
+        """D', which includes padding."""
+        return blocks.pad_dimensions(np.zeros((0, self.dimensions))).shape[1]
+
+    def data(self, is_divided: bool) -> tuple[em.Data, jax.ShapeDtypeStruct]:
+        """Return the points of EM, and their labels."""
+        shape = blocks.shape(self.count, max(self.components, self.width))
+        if is_divided:
+            devices = mapping.local_device_count()
+            shape = (devices, shape[0] // devices, shape[1])
+        scalars = (floats(),) * 4
+        return em.Data(floats(*shape, self.width), floats(*shape), *scalars), ints(
+            *shape
+        )
+
+
+CALTECH = Points(IMAGES, 5 * CLASSES, 72)
+SUN = Points(19_850, 1985, 340)
+
+
+def cluster(points: Points) -> Call:
+    blocks_, rows = blocks.shape(points.count, points.components)
+    panel = kmeans._PANEL
+    capacity = -(-points.dimensions // kmeans._CAPACITY) * kmeans._CAPACITY
+    devices, panels = mapping.local_device_count(), capacity // panel
+    args = (
+        floats(devices, blocks_ // devices, panels, rows, panel),
+        floats(panels, blocks_, rows, panel),
+        ints(),
+        jax.ShapeDtypeStruct((2,), jnp.uint32),
+        floats(),
+    )
+    function = kmeans.program(points.count, points.components, 300)
+    return Call(function, args)
+
+
+def sparse(points: Points) -> Call:
+    devices = mapping.local_device_count()
+    count = -(-points.components // devices)
+    width = sparse_em.width(points.count, points.components)
+    shape = (devices, 1, count, width)
+    lists = sparse_em.Lists(ints(*shape), floats(*shape))
+    setting = em.Setting("full", points.components, 100)
+    return Call(fitting.run_sparse(setting), (points.data(False)[0], lists))
+
+
+def dense(points: Points, covariance_type: str) -> Call:
+    setting = em.Setting(covariance_type, points.components, 100)
+    return Call(fitting.run_dense(setting), points.data(True))
+
+
+def predict(points: Points) -> Call:
+    setting = em.Setting("full", points.components, 100)
+    count, size = points.components, points.width
+    square = floats(count, size, size)
+    mixture = covariance.Parameters(floats(count), floats(count, size), square, square)
+    data, labels = points.data(True)
+    return Call(prediction._map_points(setting, CLASSES), (data, labels, mixture))
 
 
 def log_joint() -> Call:
@@ -300,6 +367,26 @@ def _networks() -> list[Program]:
         result.append(
             Program("finetune.step.train_step.step", case, call, "training", False)
         )
+    return result
+
+
+def _mixtures() -> list[Program]:
+    result = []
+    for case, points in {"Caltech": CALTECH, "Sun": SUN}.items():
+        calls = {
+            "measures.mixture.kmeans.program.fit_one": (cluster, points),
+            "measures.mixture.fitting.run_sparse.run": (sparse, points),
+            "measures.mixture.prediction._map_points.sum_blocks": (predict, points),
+        }
+        for name, call in calls.items():
+            is_fast = name.endswith("fit_one") and points is CALTECH
+            build = functools.partial(*call)
+            result.append(Program(name, case, build, "statistics", is_fast))
+        for kind in covariance.TYPES:
+            build = functools.partial(dense, points, kind)
+            name = "measures.mixture.fitting.run_dense.run"
+            program = Program(name, f"{case}, {kind}", build, "statistics", False)
+            result.append(program)
     return result
 
 
@@ -407,6 +494,6 @@ PROGRAMS = [
         ),
         "statistics",
     ),
-    Program("measures.mixture.kmeans._mapped.fit_all", "D=72", cluster, "statistics"),
+    *_mixtures(),
     Program("measures.mixture.gmm._log_joint", "D=72", log_joint, "statistics"),
 ]

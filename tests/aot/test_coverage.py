@@ -22,15 +22,6 @@ ELSEWHERE = {
     "checkpoints.backbone.Apply(architecture)",
     "benchmark.demo.module.init",
 }
-# EM, which is about to change.
-ELSEWHERE |= {
-    f"measures.mixture.{name}"
-    for name in (
-        *("fitting._init.init", "fitting._run_sparse.run", "fitting._m_step.m_step"),
-        *("fitting._run_dense.run", "prediction._map_lists.sum_lists"),
-        "prediction._map_points.sum_blocks",
-    )
-}
 COVERED = {program.name for program in programs.PROGRAMS}
 
 
@@ -138,7 +129,7 @@ def test_run_compiles_only_covered_programs(
     mapped = set(re.findall(r"tracing (\S+) for tpu", caplog.text))
     assert "features.extract._forward.forward" in mapped
     assert "finetune.step.train_step.step" in mapped
-    assert mapped <= COVERED | ELSEWHERE
+    assert mapped <= COVERED
     jitted = set(re.findall(r"Compiling (?:jit\()?(\w+)\)? with global", caplog.text))
     # All functions of `map_devices` are called "_fun".
     own = {name for name in jitted - {"_fun"} if not is_of_jax(name)}

@@ -6,7 +6,7 @@ import pytest
 
 from rankckpt_jax import checkpoints, finetune
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.devices import mapping
+from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.finetune import probe, step
 from tests.finetune import RECIPE, settings
@@ -29,6 +29,26 @@ def test_initial_state_has_checkpoints_weights_and_zero_head(pool):
 def train(backbone, task, recipe):
     state = finetune.initial_state(backbone, task.num_classes)
     return finetune.train(backbone, state, task.splits["train"], recipe, **settings())
+
+
+@pytest.mark.parametrize(
+    ("platform", "expected"),
+    [("cpu", "HIGHEST"), ("gpu", "HIGHEST"), ("tpu", "DEFAULT")],
+)
+def test_step_spec_rounds_products_only_on_a_tpu(pool, platform, expected, monkeypatch):
+    monkeypatch.setattr(target, "platform", lambda: platform)
+    backbone = checkpoints.load(str(pool / "first"), image_size=32)
+    apply = step.step_spec(backbone, RECIPE).apply
+    variables, _ = backbone_lib.split_head(backbone.variables)
+    apply = dataclasses.replace(apply, axis_name=None)
+    images = np.zeros((2, 32, 32, 3), np.float32)
+    traced = jax.make_jaxpr(lambda x: apply(variables, x, train=True))(images)
+    products = {
+        str(equation.params["precision"])
+        for equation in traced.eqns
+        if "precision" in equation.params
+    }
+    assert products == {str((jax.lax.Precision[expected],) * 2)}
 
 
 def test_check_batch_rejects_uneven_batch(monkeypatch):
