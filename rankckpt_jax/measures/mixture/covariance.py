@@ -241,11 +241,11 @@ def inverse_cholesky(matrices: jax.Array) -> jax.Array:
         head = jax.lax.dynamic_slice_in_dim(m, start, width, axis=1)
         corner = jax.lax.dynamic_slice_in_dim(head, start, width, axis=2)
         corner = _small_inverse_cholesky(corner)
-        row = blocks.dot(corner, head)
+        row = products(corner, head)
         row = jax.lax.dynamic_update_slice_in_dim(row, corner, start, axis=2)
         after = jnp.where(column >= start + width, row, 0)
         inside = (column >= start) & (column < start + width)
-        below = jnp.where(inside, 0, m) - blocks.dot(jnp.swapaxes(after, 1, 2), row)
+        below = jnp.where(inside, 0, m) - products(jnp.swapaxes(after, 1, 2), row)
         return jax.lax.dynamic_update_slice_in_dim(below, row - after, start, axis=1)
 
     m = matrices.reshape(-1, size, size)
@@ -274,6 +274,14 @@ def _small_inverse_cholesky(matrices: jax.Array) -> jax.Array:
 
     _, inverse = jax.lax.fori_loop(0, size, eliminate, (a, identity))
     return jnp.transpose(inverse, (2, 0, 1))
+
+
+def products(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the matrix products of K pairs of matrices."""
+    if target.platform() == "tpu":
+        # XLA compiles a loop over single products five times as fast as a batch.
+        return jax.lax.map(lambda pair: blocks.dot(*pair), (a, b))
+    return blocks.dot(a, b)
 
 
 def whiten(factor: jax.Array, centered: jax.Array) -> jax.Array:

@@ -187,7 +187,9 @@ def _fit(
         centers, before, _, _, step = state
         distances, labels = nearest(centers)
         labels = jnp.where(valid, labels, num_clusters)
-        labels, sums, counts = _sums(flat, number, distances, labels, num_clusters)
+        labels, sums, counts = _sums(
+            flat, number, distances, labels, num_blocks, num_clusters
+        )
         moved = sums / counts[None, :, None]
         still = jnp.sum((moved - centers) ** 2) <= shift
         converged = jnp.all(labels == before) | still
@@ -239,6 +241,7 @@ def _sums(
     number: jax.Array,
     distances: jax.Array,
     labels: jax.Array,
+    num_blocks: int,
     num_clusters: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Fill empty clusters; return labels, and sums [P, K, _PANEL] and counts [K].
@@ -250,19 +253,20 @@ def _sums(
         return jnp.zeros(num_clusters, x.dtype).at[labels].add(1, mode="drop")
 
     def relocate(labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # The j-th empty cluster takes the point with the j-th largest distance among
-        # the points that are not alone in their cluster.
-        alone = count(labels)[jnp.minimum(labels, num_clusters - 1)] <= 1
-        farthest = jnp.argsort(
-            jnp.where((labels == num_clusters) | alone, 1, -distances)
-        )
-        empty = count(labels) == 0
-        taken = farthest[jnp.clip(jnp.cumsum(empty) - 1, 0, len(labels) - 1)]
-        target = jnp.where(empty, taken, len(labels))
-        labels = labels.at[target].set(
-            jnp.arange(num_clusters, dtype=labels.dtype), mode="drop"
-        )
-        return labels, count(labels)
+        # Each empty cluster takes the farthest point that is not alone in its cluster.
+        def fill(state: Any) -> Any:
+            labels, counts, distances = state
+            alone = counts[jnp.minimum(labels, num_clusters - 1)] <= 1
+            movable = (labels < num_clusters) & ~alone
+            point = jnp.argmax(jnp.where(movable, distances, -1))
+            empty = jnp.argmin(counts)
+            counts = counts.at[labels[point]].add(-1).at[empty].set(1)
+            labels = labels.at[point].set(empty.astype(labels.dtype))
+            return labels, counts, distances.at[point].set(0)
+
+        state = labels, count(labels), distances
+        filled = jax.lax.while_loop(lambda s: jnp.any(s[1] == 0), fill, state)
+        return filled[0], filled[1]
 
     def keep(labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         return labels, count(labels)
@@ -270,14 +274,19 @@ def _sums(
     any_empty = jnp.any(count(labels) == 0)
     labels, counts = jax.lax.cond(any_empty, relocate, keep, labels)
     zeros = jnp.zeros((num_clusters, x.shape[2]), x.dtype)
-    one_hot = jax.nn.one_hot(labels, num_clusters, axis=0, dtype=x.dtype)
+
+    def add_block(sums: jax.Array, block: tuple[jax.Array, ...]) -> Any:
+        one_hot = jax.nn.one_hot(block[1], num_clusters, axis=0, dtype=x.dtype)
+        return sums + blocks.dot(one_hot, block[0]), None
 
     def add(j: jax.Array, sums: jax.Array) -> jax.Array:
         if target.platform() == "cpu":
             panel = zeros.at[labels].add(x[j], mode="drop")
         else:
             # A GPU scatters in random order, a TPU one element at a time.
-            panel = blocks.dot(one_hot, x[j])
+            in_blocks = x[j].reshape(num_blocks, -1, x.shape[2])
+            by_block = in_blocks, labels.reshape(num_blocks, -1)
+            panel, _ = jax.lax.scan(add_block, zeros, by_block)
         return sums.at[j].set(panel)
 
     sums = jnp.zeros((len(x), *zeros.shape), x.dtype)

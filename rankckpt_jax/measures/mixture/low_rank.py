@@ -46,13 +46,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rankckpt_jax.devices import target
 from rankckpt_jax.measures.mixture.covariance import (
     RELATIVE_RIDGE,
     inverse_cholesky,
     log_weighted,
+    products,
 )
-from rankckpt_jax.measures.statistics import blocks
 
 
 class LowRank(NamedTuple):
@@ -161,29 +160,21 @@ def orthonormal(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _orthonormalized(a: jax.Array, shift: Any) -> tuple[jax.Array, jax.Array]:
     """Take one pass; the shift is in units of eps |A|^2. The result has A A' <= I."""
-    gram = _products(a, jnp.swapaxes(a, 1, 2))
+    gram = products(a, jnp.swapaxes(a, 1, 2))
     trace = jnp.trace(gram, axis1=1, axis2=2)
     shifts = (shift * jnp.finfo(a.dtype).eps * trace).astype(a.dtype)
     inverse = inverse_cholesky(
         gram + shifts[:, None, None] * jnp.eye(gram.shape[1], dtype=a.dtype)[None]
     )
     diagonal = jnp.diagonal(inverse, axis1=1, axis2=2)
-    return _products(inverse, a), -jnp.sum(jnp.log(diagonal), axis=1)
+    return products(inverse, a), -jnp.sum(jnp.log(diagonal), axis=1)
 
 
 def _remainder(basis: jax.Array, vectors: jax.Array) -> jax.Array:
     """Subtract the projection of vectors [G, P, D' + W] on the basis, twice."""
 
     def subtract(_: int, rest: jax.Array) -> jax.Array:
-        along = _products(rest, jnp.swapaxes(basis, 1, 2))
-        return rest - _products(along, basis)
+        along = products(rest, jnp.swapaxes(basis, 1, 2))
+        return rest - products(along, basis)
 
     return jax.lax.fori_loop(0, 2, subtract, vectors)
-
-
-def _products(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return the matrix products of G pairs of matrices."""
-    if target.platform() == "tpu":
-        # XLA compiles a loop over single products five times as fast as a batch.
-        return jax.lax.map(lambda pair: blocks.dot(*pair), (a, b))
-    return blocks.dot(a, b)

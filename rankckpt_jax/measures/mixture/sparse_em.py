@@ -34,6 +34,7 @@ is computed again. With a good start, this is the case after the first iteration
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -138,8 +139,8 @@ def width(num_rows: int, num_components: int) -> int:
 
     It depends on N and K only, so that all clusterings of a task share programs.
     """
-    mean = -(-num_rows // num_components)
-    smallest = max(_FEWEST_POINTS, 1 << (mean - 1).bit_length())
+    mean = num_rows / num_components
+    smallest = max(_FEWEST_POINTS, 2 ** math.ceil(math.log2(mean / _RATIO)))
     return smallest * _RATIO ** (_NUM_WIDTHS - 1)
 
 
@@ -302,18 +303,31 @@ def _evaluate_all_points(
 ) -> _EStep:
     """List all points that components `ks` [G] explain, one component at a time."""
     (empty,), (count, width) = step.floor.shape, step.points.shape
+    shape = data.mask.shape
 
     def evaluate(j: jax.Array, step: _EStep) -> _EStep:
         one = jax.tree.map(lambda a: a[j][None], fitted)
-        densities = jax.lax.map(lambda x: one.log_density(x[None])[0], data.x)
-        densities = densities.reshape(-1)
-        explained = densities > step.floor
-        (points,) = jnp.nonzero(explained, size=width, fill_value=empty)
-        joint = densities.at[points].get(mode="fill", fill_value=-jnp.inf)
+
+        def add_block(lists: Any, block: tuple[jax.Array, ...]) -> Any:
+            points, joint, length = lists
+            x, floor, index = block
+            densities = one.log_density(x[None])[0]
+            explained = densities > floor
+            within = jnp.cumsum(explained, dtype=jnp.int32)
+            slots = jnp.where(explained, length + within - 1, width)
+            points = points.at[slots].set(index, mode="drop")
+            joint = joint.at[slots].set(densities, mode="drop")
+            return (points, joint, length + within[-1]), None
+
+        nothing = jnp.full(width, -jnp.inf, step.joint.dtype)
+        lists = jnp.full(width, empty, jnp.int32), nothing, jnp.int32(0)
+        index = jnp.arange(empty, dtype=jnp.int32).reshape(shape)
+        per_block = data.x, step.floor.reshape(shape), index
+        (points, joint, length), _ = jax.lax.scan(add_block, lists, per_block)
         return step._replace(
-            points=step.points.at[ks[j]].set(points.astype(jnp.int32)),
+            points=step.points.at[ks[j]].set(points),
             joint=step.joint.at[ks[j]].set(joint),
-            overflow=step.overflow | (jnp.sum(explained) > width),
+            overflow=step.overflow | (length > width),
         )
 
     # The components that fill a group come last.
