@@ -150,7 +150,7 @@ def results(workdir):
 def without_times(value):
     """Return JSON without durations and without the checksum that covers them."""
     if isinstance(value, list):
-        return [without_times(item) for item in value]
+        return [without_times(item) for item in value if not is_time(item)]
     if not isinstance(value, dict):
         return value
     # The metrics of a training run are compared as a CSV file.
@@ -162,9 +162,15 @@ def without_times(value):
     }
 
 
+def is_time(item):
+    """Return whether this is the figure of a conclusion that holds durations."""
+    return isinstance(item, dict) and item.get("name") == "Time to rank"
+
+
 def modification_times(workdir):
     """Return when each result was written that a later run must not compute again."""
     patterns = ["**/scores/**/*.json", "**/finetune/**/*.json", "**/manifest.json"]
+    patterns += ["*/*/checkpoint.json", "*/*/summary.json"]
     return {
         path: path.stat().st_mtime_ns
         for pattern in patterns
