@@ -15,7 +15,9 @@ from typing import Any
 import rankckpt_jax
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.description import Description, describe
+from rankckpt_jax.checkpoints.fetch import uris
 from rankckpt_jax.devices import progress
+from rankckpt_jax.errors import redact
 from rankckpt_jax.run.context import RunContext
 from rankckpt_jax.run.pool import Member
 from rankckpt_jax.storage import store
@@ -65,9 +67,13 @@ def open_network(
     if not identity:
         return Network(describe(load()), load)
     path = context.directory / member.name / "checkpoint.json"
+    place, options = uris.split_options(redact(member.spec))
     key = {
         "checkpoint": identity,
-        "spec": member.spec,
+        # The names of file and folder can hold the image size. The directories above
+        # do not count, so that a pool can be moved.
+        "name": "/".join(place.split("/")[-2:]),
+        "options": options,
         "image_size": context.config["image_size"],
         "use_moving_averages": context.config["use_moving_averages"],
         "forward_version": backbone_lib.FORWARD_VERSION,
