@@ -224,6 +224,18 @@ def replicate(tree: Tree) -> Tree:
 
     Otherwise every call would copy the value from the first device to the others.
     """
-    mesh = jax.sharding.Mesh(np.asarray(target.local_devices()), (AXIS,))
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    replicated = _replicated()
     return jax.tree.map(lambda x: jax.device_put(jnp.asarray(x), replicated), tree)
+
+
+def replicated_shapes(tree: Tree) -> Tree:
+    """Return the shapes of what `replicate` returns, to lower a function for them."""
+    replicated = _replicated()
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), tree
+    )
+
+
+def _replicated() -> jax.sharding.NamedSharding:
+    mesh = jax.sharding.Mesh(np.asarray(target.local_devices()), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -20,7 +20,13 @@ from rankckpt_jax.finetune.recipes import (
 )
 from rankckpt_jax.finetune.results import SweepResult, TrialResult
 from rankckpt_jax.finetune.step import TRAINING_VERSION, State, initial_state
-from rankckpt_jax.finetune.sweep import check, load, run, splits_used
+from rankckpt_jax.finetune.sweep import (
+    check,
+    compile_programs,
+    load,
+    run,
+    splits_used,
+)
 
 __all__ = [
     "SWEEPS",
@@ -32,6 +38,7 @@ __all__ = [
     "TrainingResult",
     "TrialResult",
     "check",
+    "compile_programs",
     "evaluate",
     "initial_state",
     "load",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
@@ -178,9 +179,7 @@ def evaluate(
     Each image counts once: padding is masked, and counts are summed over all processes.
     The accuracy is NaN if any output of the network is not finite.
     """
-    per_process = pipeline.fit_batch(
-        math.ceil(recipe.batch_size / processes.process_count()), split.num_examples
-    )
+    per_process = _evaluation_batch(recipe, split)
     spec = step_lib.step_spec(backbone, recipe, trials)
     count = step_lib.count_correct(spec.apply, trials)
     scaling = _scaling(backbone)
@@ -200,6 +199,53 @@ def evaluate(
         correct, not_finite = correct + counts[0], not_finite + counts[1]
     accuracy = np.asarray(correct, np.int64).reshape(-1) / split.num_examples
     return np.where(np.asarray(not_finite).reshape(-1) > 0, math.nan, accuracy)
+
+
+def compile_programs(
+    backbone: backbone_lib.Backbone,
+    trials: Sequence[Recipe],
+    num_classes: int,
+    validation: Split,
+) -> None:
+    """Compile what `train_trials` and `evaluate` call, for the persistent cache.
+
+    Args:
+      backbone: As for `train_trials`, like `trials`.
+      trials: The recipes.
+      num_classes: Width of the head.
+      validation: The split that `evaluate` is called with.
+    """
+    recipe, count = trials[0], len(trials)
+    spec = step_lib.step_spec(backbone, recipe, count)
+    state = step_lib.initial_shapes(backbone, num_classes, count)
+    scaling = _scaling(backbone)
+    rate = np.zeros(count) if count > 1 else 0.0
+    hyper = step_lib.hyperparameters(recipe, rate, 0)
+    per_process = step_lib.check_batch(recipe.batch_size, recipe.accumulate)
+    images, labels = _batch_shapes(backbone, per_process)
+    data = images, labels, labels
+    step_fn = step_lib.train_step(spec)
+    mapping.lower(step_fn, state, scaling, hyper, data).compile()
+    images, labels = _batch_shapes(backbone, _evaluation_batch(recipe, validation))
+    mask = jax.ShapeDtypeStruct(labels.shape, bool)
+    count_fn = step_lib.count_correct(spec.apply, count)
+    mapping.lower(count_fn, state, scaling, (images, labels, mask)).compile()
+
+
+def _batch_shapes(
+    backbone: backbone_lib.Backbone, per_process: int
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Return the shapes of images and labels on the devices; see `pipeline.Batch`."""
+    devices, size = mapping.local_device_count(), backbone.image_size
+    labels = jax.ShapeDtypeStruct((devices, per_process // devices), np.int32)
+    shape = (*labels.shape, size, size, 3)
+    return jax.ShapeDtypeStruct(shape, np.float32), labels
+
+
+def _evaluation_batch(recipe: Recipe, split: Split) -> int:
+    return pipeline.fit_batch(
+        math.ceil(recipe.batch_size / processes.process_count()), split.num_examples
+    )
 
 
 def _scaling(backbone: backbone_lib.Backbone) -> Any:

@@ -143,6 +143,19 @@ def initial_state(
       trials: Number of trials. With more than one, their states are stacked along a
         leading axis.
     """
+    return mapping.replicate(_host_state(backbone, num_classes, trials))
+
+
+def initial_shapes(
+    backbone: backbone_lib.Backbone, num_classes: int, trials: int = 1
+) -> State:
+    """Return the shapes of `initial_state`, which take no memory of a device."""
+    return mapping.replicated_shapes(_host_state(backbone, num_classes, trials))
+
+
+def _host_state(
+    backbone: backbone_lib.Backbone, num_classes: int, trials: int
+) -> State:
     variables, _ = backbone_lib.split_head(backbone.variables)
     head = {
         "kernel": np.zeros((backbone.feature_dim, num_classes), np.float32),
@@ -156,7 +169,7 @@ def initial_state(
     state = State(params, batch_stats, optimizer.init(params))
     if trials > 1:
         state = jax.tree.map(lambda x: np.stack([np.asarray(x)] * trials), state)
-    return mapping.replicate(state)
+    return state
 
 
 @mapping.bounded_cache

@@ -24,7 +24,7 @@ from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split, Task
 from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.finetune import metrics, probe, restore_batch_norm
+from rankckpt_jax.finetune import loop, metrics, probe, restore_batch_norm
 from rankckpt_jax.finetune import results as results_lib
 from rankckpt_jax.finetune import step as step_lib
 from rankckpt_jax.finetune import trials as trials_lib
@@ -142,6 +142,27 @@ def load(
     result = results_lib.sweep_from_store(stored.result)
     _restore_metrics(directory, result, len(sweep.trials))
     return result
+
+
+def compile_programs(
+    backbone: backbone_lib.Backbone, task: Task, sweep: Sweep | Recipe
+) -> None:
+    """Compile the programs of a sweep's first trials, without running them.
+
+    They reach `run` by the persistent compilation cache. A linear probe is left out,
+    because its programs are small.
+
+    Args:
+      backbone: The checkpoint.
+      task: The images.
+      sweep: The trials; or the recipe of a single one.
+    """
+    sweep = _to_sweep(sweep)
+    splits = choose_splits(task, sweep)
+    sweep = _fit_batch(sweep, splits.train)
+    if not sweep.recipe.frozen:
+        trials = next(_groups(sweep))
+        loop.compile_programs(backbone, trials, task.num_classes, splits.validation)
 
 
 def run(
@@ -321,20 +342,23 @@ def _run_grid(
 ) -> Iterator[TrialResult]:
     """Yield the results of the grid, `trials_at_once` trials at a time."""
     total, done = len(sweep.trials), 0
-    for num_steps, same_steps in itertools.groupby(
-        sweep.trials, lambda trial: trial.num_steps
-    ):
+    for trials in _groups(sweep):
+        rates = ", ".join(f"{trial.learning_rate:g}" for trial in trials)
+        text = f"{description}, rate {rates}, {trials[0].num_steps} steps"
+        if total > 1:
+            text += f", trial {done + 1} of {total}"
+        yield from trials_lib.load_or_train(
+            context, trials, splits.train, splits.validation, description=text
+        )
+        done += len(trials)
+
+
+def _groups(sweep: Sweep) -> Iterator[list[Recipe]]:
+    """Yield the trials that are trained side by side."""
+    for _, same_steps in itertools.groupby(sweep.trials, lambda trial: trial.num_steps):
         group = list(same_steps)
         for start in range(0, len(group), sweep.trials_at_once):
-            trials = group[start : start + sweep.trials_at_once]
-            rates = ", ".join(f"{trial.learning_rate:g}" for trial in trials)
-            text = f"{description}, rate {rates}, {num_steps} steps"
-            if total > 1:
-                text += f", trial {done + 1} of {total}"
-            yield from trials_lib.load_or_train(
-                context, trials, splits.train, splits.validation, description=text
-            )
-            done += len(trials)
+            yield group[start : start + sweep.trials_at_once]
 
 
 def _restore_metrics(directory: epath.Path, result: SweepResult, grid: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 
 from rankckpt_jax import finetune
-from rankckpt_jax.devices import processes, progress, signals
+from rankckpt_jax.devices import background, processes, progress, signals
 from rankckpt_jax.errors import (
     InputError,
     Interrupted,
@@ -183,10 +184,40 @@ def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> R
         preprocessing=preprocessing,
         source_accuracy=member.facts.get("source_accuracy"),
     )
-    row = _extract_and_score(context, member, network, row, events)
     # The best checkpoints are known, and fine-tuned, only after all are scored.
     compute = "finetune" in context.stages and not context.finetune_top
+    wait = (
+        _compile_finetuning(context, network, member.name, events) if compute else None
+    )
+    row = _extract_and_score(context, member, network, row, events)
+    if wait is not None:
+        wait()
     return _finetune(context, network, row, events, compute=compute)
+
+
+def _compile_finetuning(
+    context: RunContext, network: Network, name: str, events: Events
+) -> Callable[[], None]:
+    """Start to compile the programs of fine-tuning, while features are extracted."""
+    if _load_finetuned(context, network, name) is not None:
+        return lambda: None
+    task, sweep = context.task, context.sweep
+    return background.compile_ahead(
+        f"{events.title}: fine-tuning",
+        functools.partial(finetune.compile_programs, network.load(), task, sweep),
+    )
+
+
+def _load_finetuned(
+    context: RunContext, network: Network, name: str
+) -> finetune.SweepResult | None:
+    return finetune.load(
+        context.directory / name / "finetune",
+        network.description,
+        context.task,
+        context.sweep,
+        preprocess=context.preprocess,
+    )
 
 
 def _evaluate_features(context: RunContext, member: Member, events: Events) -> Row:
@@ -267,13 +298,7 @@ def _finetune(
     context: RunContext, network: Network, row: Row, events: Events, *, compute: bool
 ) -> Row:
     directory = context.directory / row.checkpoint / "finetune"
-    result = finetune.load(
-        directory,
-        network.description,
-        context.task,
-        context.sweep,
-        preprocess=context.preprocess,
-    )
+    result = _load_finetuned(context, network, row.checkpoint)
     if result is not None:
         events.add("fine-tuning", None)
     elif compute:

@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -7,6 +8,7 @@ from rankckpt_jax import errors, finetune
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data import splits as splits_lib
+from rankckpt_jax.devices import compilation
 from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import loop, results, step
 from tests.finetune import RECIPE, run, settings, without_times
@@ -21,6 +23,25 @@ def test_run_learns_and_counts_each_test_image_once(backbone, task, tmp_path):
     assert result.diverged_at == -1 and not result.warning
     # 21 test images in batches of 8: a padded row that counts would show here.
     assert result.accuracy * 21 == pytest.approx(round(result.accuracy * 21))
+
+
+@pytest.mark.parametrize("rates", [(0.05,), (0.05, 0.01)])
+def test_compile_programs_makes_those_that_run_calls(backbone, task, tmp_path, rates):
+    recipe = dataclasses.replace(RECIPE, num_steps=2, evaluations=1)
+    sweep = finetune.Sweep("custom", recipe, rates, (2,), trials_at_once=2)
+
+    def mapped():
+        """Return the kept programs of `map_devices`."""
+        return {path.name for path in tmp_path.glob("compiled/*/jit__fun-*-cache")}
+
+    # As in a new process.
+    jax.clear_caches()
+    with compilation.persistent_cache(str(tmp_path / "compiled")):
+        finetune.compile_programs(backbone, task, sweep)
+        ahead = mapped()
+        jax.clear_caches()
+        run(tmp_path / "finetune", backbone, task, sweep)
+        assert mapped() == ahead and len(ahead) == 2
 
 
 def test_run_reports_divergence(backbone, task, tmp_path):

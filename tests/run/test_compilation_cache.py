@@ -7,10 +7,15 @@ import jax
 import pytest
 from etils import epath
 
+from rankckpt_jax import finetune
+from rankckpt_jax.devices import background
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import store
 
 CACHE = "/jax/compilation_cache/"
+
+# Only the head is trained, which compiles quickly.
+HEAD = {"frozen": True, "num_steps": 2, "batch_size": 8, "evaluations": 1}
 
 
 @pytest.fixture
@@ -62,12 +67,22 @@ def test_run_reads_results_without_the_time_spent_on_compiling(scene):
     assert set(rows["second"].compile_seconds) == {"features", "h_score"}
 
 
+def test_run_compiles_fine_tuning_ahead_unless_it_is_stored(scene, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(background, "_is_useful", lambda: True)
+    monkeypatch.setattr(
+        finetune, "compile_programs", lambda backbone, *_: compiled.append(backbone)
+    )
+    for _ in range(2):
+        ranking = scene.run(stages="extract,score,finetune", finetune=HEAD)
+        assert all(row.accuracy is not None for row in ranking.rows)
+        assert [backbone.name for backbone in compiled] == ["first", "second"]
+
+
 def test_run_writes_traces(scene, tmp_path):
-    # Only the head is trained, which compiles quickly.
-    finetune = {"frozen": True, "num_steps": 2, "batch_size": 8, "evaluations": 1}
     scene.run(
         stages="extract,score,finetune",
-        finetune=finetune,
+        finetune=HEAD,
         profile=str(tmp_path / "traces"),
     )
     folders = (tmp_path / "traces").glob("*/plugins/profile/*/*.xplane.pb")
