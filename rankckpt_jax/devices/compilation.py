@@ -16,6 +16,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import threading
 import time
 import warnings
@@ -39,6 +40,7 @@ LIMIT = 2_000_000_000
 programs. Those of 20 networks and all measures take about 20 MB on a CPU."""
 
 _LOCK_SECONDS = 10
+_MAX_DAYS = 90  # Programs of other versions are deleted if unused for longer.
 _ENTRY, _LAST_USE = "-cache", "-atime"  # JAX's file names end so.
 _WARNING = "Error (reading|writing) persistent compilation cache entry for '(.*?)': "
 
@@ -100,7 +102,7 @@ def seconds() -> float:
     earlier value from a later one. The first call starts the measurement.
     """
     _listen()
-    return sum(end - start for start, end in _spans())
+    return sum((end - start for start, end in _spans()), 0.0)
 
 
 @contextlib.contextmanager
@@ -137,6 +139,7 @@ def _open(directory: str) -> epath.Path | None:
             raise PermissionError("other users can write to it")
         with filelock.FileLock(place / ".lockfile", timeout=_LOCK_SECONDS):
             _delete_incomplete(place)
+        _delete_old_versions(place)
     # There is no home directory, or its file system has no locks.
     except (OSError, RuntimeError, NotImplementedError) as error:
         _log.warning(
@@ -156,6 +159,15 @@ def _delete_incomplete(place: pathlib.Path) -> None:
     for entry in place.glob(f"*{_ENTRY}"):
         if not _last_use(entry).exists():
             entry.unlink()
+
+
+def _delete_old_versions(place: pathlib.Path) -> None:
+    """Delete the programs of other versions of the compiler that nothing uses."""
+    limit = time.time() - _MAX_DAYS * 24 * 3600
+    for lock in place.parent.glob("jaxlib-*/.lockfile"):
+        folder = lock.parent
+        if folder != place and all(p.stat().st_mtime < limit for p in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _last_use(entry: Any) -> Any:
@@ -186,7 +198,11 @@ def _on_warning(place: epath.Path, show: Any, message: Any, *args: Any) -> None:
             _last_use(entry).unlink(missing_ok=True)
     except OSError as error:
         reason = f"{reason}; {error}"
-    _log_once(f"Compilation cache: error {action} {place}, compiling again ({reason})")
+    if action == "reading":
+        text = f"deleted a damaged program in {place}, which is compiled again"
+    else:
+        text = f"could not keep a program in {place}"
+    _log_once(f"Compilation cache: {text} ({reason})")
 
 
 @functools.lru_cache(maxsize=100)

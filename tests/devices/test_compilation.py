@@ -2,11 +2,13 @@ import logging
 import os
 import stat
 import threading
+import time
 import warnings
 
 import jax
 import jax.numpy as jnp
 import pytest
+from etils import epath
 
 from rankckpt_jax.devices import compilation, target
 
@@ -103,7 +105,7 @@ def test_persistent_cache_replaces_damaged_programs(tmp_path, caplog, hits, cont
     with compilation.persistent_cache(str(tmp_path)):
         compile_once(1.0)
         compile_once(2.0)
-    assert "error reading" in caplog.text
+    assert "deleted a damaged program" in caplog.text
     # The intact programs are kept.
     assert len(hits) >= len(sizes) - 1
     caplog.clear()
@@ -122,6 +124,34 @@ def test_persistent_cache_deletes_programs_that_a_killed_process_left(tmp_path):
     entry.with_name(entry.name.removesuffix("-cache") + "-atime").unlink()
     with compilation.persistent_cache(str(tmp_path)):
         assert not entry.exists()
+
+
+def test_persistent_cache_deletes_old_versions_that_are_unused(tmp_path):
+    for name, days in (("jaxlib-0.1", 100), ("jaxlib-0.2", 10), ("other", 100)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".lockfile").touch()
+        now = time.time()
+        os.utime(tmp_path / name / ".lockfile", (now, now - days * 24 * 3600))
+    with compilation.persistent_cache(str(tmp_path)):
+        pass
+    names = {path.name for path in tmp_path.iterdir()}
+    assert "jaxlib-0.1" not in names and {"jaxlib-0.2", "other"} <= names
+
+
+def test_persistent_cache_logs_a_program_that_cannot_be_kept(
+    tmp_path, caplog, monkeypatch
+):
+    def fail(*args):
+        raise OSError("No space left on device")
+
+    with compilation.persistent_cache(str(tmp_path)):
+        monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", fail)
+        compile_once()
+        compile_once()
+        monkeypatch.undo()
+    [record] = caplog.records
+    assert "could not keep a program" in record.getMessage()
+    assert not entries(tmp_path)
 
 
 def test_persistent_cache_logs_a_directory_that_cannot_be_used(tmp_path, caplog):
