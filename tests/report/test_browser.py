@@ -216,32 +216,10 @@ def test_drawings_and_shades_are_visible(browser, big):
 
 
 @pytest.fixture(scope="module")
-def huge(tmp_path_factory):
+def huge(tmp_path_factory, large):
     """The path of a page with 40 checkpoints with long names and 23 measures."""
-    measures = [f"some_measure_{i}" for i in range(23)]
-    rows = [
-        Row(
-            f"vit_base_patch16_224.augreg2_in21k_ft_in1k_{i:02}".ljust(60, "x"),
-            architecture="vision_transformer",
-            scores={
-                m: -1.0 + ((i * (j + 3)) % 41) / 50 for j, m in enumerate(measures)
-            },
-            spreads={m: 0.0123 for m in measures},
-            warnings={measures[3]: "Too few images."},
-            accuracy=0.5 + i / 100,
-            num_parameters=86_000_000 + i,
-            feature_dim=768,
-            image_size=224,
-            extract_seconds=3.0,
-            finetune_seconds=300.0,
-            score_seconds={m: 1.0 for m in measures},
-        )
-        for i in range(40)
-    ]
-    provenance = {"config": {"field": "value" * 40}}
-    ranking = rank("simulated", measures, rows, provenance=provenance)
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(page.to_html(summarize(ranking)))
+    path.write_text(page.to_html(large))
     return path
 
 

@@ -230,11 +230,12 @@ def _about(row: Row) -> str:
         return f"not ranked: {printable(row.failure.splitlines()[0])}"
     parts = []
     if row.feature_dim is not None:
-        parts.append(f"{row.feature_dim:,} features")
+        parts.append(f"{row.feature_dim:,}\N{NO-BREAK SPACE}features")
     if row.num_parameters is not None:
-        parts.append(f"{format_large(row.num_parameters)} parameters")
+        number = format_large(row.num_parameters)
+        parts.append(f"{number}\N{NO-BREAK SPACE}parameters")
     if row.image_size is not None:
-        parts.append(f"{row.image_size} px")
+        parts.append(f"{row.image_size}\N{NO-BREAK SPACE}px")
     return " · ".join(parts)
 
 
