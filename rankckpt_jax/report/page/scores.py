@@ -89,12 +89,14 @@ only, and only between checkpoints of this task. The best score of each column i
 def _values(summary: Summary) -> dict[str, Any] | None:
     ranking = summary.ranking
     rows = [row for row in ranking.rows if not row.failure]
-    # The ranking itself shows a single measure.
-    if len(ranking.measures) < 2 or not rows:
+    table = [
+        column
+        for column in columns.shown(ranking, "page")
+        if column.name not in ("rank", "checkpoint", "accuracy")
+    ]
+    # The ranking itself shows the first measure.
+    if len(table) < 2 or not rows:
         return None
-    # If two columns have one name, the first is the measure's.
-    by_name = {c.name: c for c in reversed(columns.shown(ranking, "page"))}
-    table = [by_name[measure] for measure in ranking.measures]
     cells = [columns.cells(column, rows, NONE) for column in table]
     starts = range(0, len(table), _MOST_ON_PAPER)
     ends = itertools.chain(starts[1:], [len(table)])
