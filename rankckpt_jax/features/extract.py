@@ -230,6 +230,27 @@ def extract(
     return {name: array[order] for name, array in joined.items()}
 
 
+def compile_forward(
+    backbone: backbone_lib.Backbone, *, split: Split, dtype: str, batch_size: int
+) -> None:
+    """Compile the forward pass that `extract` calls, for the persistent cache.
+
+    Args: as for `extract`.
+    """
+    batch_size = pipeline.fit_batch(batch_size, split.num_examples)
+    devices, size = mapping.local_device_count(), backbone.image_size
+    variables, _ = backbone_lib.split_head(backbone.variables)
+    images = (devices, batch_size // devices, size, size, 3)
+    mapping.lower(
+        _forward(dataclasses.replace(backbone.apply, dtype=dtype)),
+        mapping.replicated_shapes(variables),
+        mapping.replicate(
+            preprocess_lib.scaling(backbone.input_range, backbone.input_mean)
+        ),
+        jax.ShapeDtypeStruct(images, np.float32),
+    ).compile()
+
+
 def _delayed(results: Iterator[Any]) -> Iterator[Any]:
     """Yield results a few steps late, so that reads do not stall the device."""
     queue: collections.deque[Any] = collections.deque()

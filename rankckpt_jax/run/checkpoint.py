@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from rankckpt_jax import finetune
 from rankckpt_jax.devices import background, processes, progress, signals
@@ -197,15 +198,38 @@ def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> R
 
 def _compile_finetuning(
     context: RunContext, network: Network, name: str, events: Events
-) -> Callable[[], None]:
+) -> Callable[[], Any]:
     """Start to compile the programs of fine-tuning, while features are extracted."""
     if _load_finetuned(context, network, name) is not None:
         return lambda: None
-    task, sweep = context.task, context.sweep
-    return background.compile_ahead(
+    # Loaded in this thread, which needs it too.
+    backbone, task, sweep = network.load(), context.task, context.sweep
+    return background.prepare(
         f"{events.title}: fine-tuning",
-        functools.partial(finetune.compile_programs, network.load(), task, sweep),
+        lambda: backbone,
+        lambda backbone: finetune.compile_programs(backbone, task, sweep),
     )
+
+
+def load_ahead(context: RunContext, member: Member) -> Member:
+    """Start to load a checkpoint and to compile its forward pass, if this saves time.
+
+    Args:
+      context: Everything that the stages need.
+      member: The checkpoint, whose features are needed later.
+
+    Returns:
+      The checkpoint, whose `load` waits for the result.
+    """
+    compile_forward = functools.partial(
+        extract.compile_forward,
+        split=context.task.splits["train"],
+        dtype=context.dtype,
+        batch_size=context.batch_size,
+    )
+    title = f"{member.name}: extraction"
+    load = background.prepare(title, member.load, compile_forward)
+    return dataclasses.replace(member, load=load)
 
 
 def _load_finetuned(

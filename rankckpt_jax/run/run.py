@@ -120,13 +120,20 @@ def _evaluate_members(context: RunContext) -> list[Row]:
         _log.warning("%s: %s", topic, text)
     rows = []
     own = [member for member in context.members if context.evaluates(member.name)]
-    remaining = Remaining(find_pending(context, own))
+    pending = find_pending(context, own)
+    remaining = Remaining(pending)
+    following = dict(zip([member.name for member in own], own[1:], strict=False))
+    loading: dict[str, Member] = {}
     for position, member in enumerate(context.members):
         key = {} if context.shard is None else _row_key(context, member)
         if context.shard is None or context.shard.contains(position):
             if signals.should_stop():
                 raise Interrupted(f"stopped before {member.name}")
             title = f"[{position + 1}/{len(context.members)}] {member.name}"
+            later = following.get(member.name)
+            if later is not None and "features" in pending[later.name]:
+                loading[later.name] = checkpoint.load_ahead(context, later)
+            member = loading.pop(member.name, member)
             row = checkpoint.evaluate(context, member, title, remaining.add)
             if estimate := remaining.finish(member.name):
                 _log.info("%s: %s", context.task.name, estimate)

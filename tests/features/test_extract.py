@@ -10,7 +10,7 @@ from etils import epath
 from rankckpt_jax import checkpoints
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import image_cache, pipeline, preprocess, tasks
-from rankckpt_jax.devices import target
+from rankckpt_jax.devices import compilation, target
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract
 from rankckpt_jax.models import layers
@@ -90,6 +90,22 @@ def test_extract_is_independent_of_batch_size(linear, split, batch_size):
     expected = run(linear, split)["features"]
     features = run(linear, split, batch_size=batch_size)["features"]
     np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_compile_forward_makes_the_program_that_extract_calls(linear, split, tmp_path):
+    def mapped():
+        """Return the kept programs of `map_devices`."""
+        return {path.name for path in tmp_path.glob("*/jit__fun-*-cache")}
+
+    # As in a new process.
+    jax.clear_caches()
+    with compilation.persistent_cache(str(tmp_path)):
+        options = {"dtype": "float32", "batch_size": SETTINGS["batch_size"]}
+        extract.compile_forward(linear, split=split, **options)
+        ahead = mapped()
+        jax.clear_caches()
+        run(linear, split)
+        assert mapped() == ahead and len(ahead) == 1
 
 
 def test_extract_computes_in_dtype(linear, split):

@@ -10,6 +10,7 @@ from etils import epath
 from rankckpt_jax import finetune
 from rankckpt_jax.devices import background
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.features import extract
 from rankckpt_jax.storage import store
 
 CACHE = "/jax/compilation_cache/"
@@ -77,6 +78,25 @@ def test_run_compiles_fine_tuning_ahead_unless_it_is_stored(scene, monkeypatch):
         ranking = scene.run(stages="extract,score,finetune", finetune=HEAD)
         assert all(row.accuracy is not None for row in ranking.rows)
         assert [backbone.name for backbone in compiled] == ["first", "second"]
+
+
+def test_run_loads_the_next_checkpoint_ahead(scene, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(background, "_is_useful", lambda: True)
+    monkeypatch.setattr(
+        extract, "compile_forward", lambda backbone, **_: compiled.append(backbone.name)
+    )
+    expected = scene.run(workdir=str(scene.folder / "expected"))
+    assert compiled == ["second"]
+    # All results are stored.
+    scene.run(workdir=str(scene.folder / "expected"))
+    assert compiled == ["second"]
+    data = scene.pool / "second" / "model.ckpt.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:100])
+    rows = {row.checkpoint: row for row in scene.run().rows}
+    assert compiled == ["second"] and rows["second"].failure
+    [first] = [row for row in expected.rows if row.checkpoint == "first"]
+    assert rows["first"].scores == pytest.approx(first.scores, rel=1e-9)
 
 
 def test_run_writes_traces(scene, tmp_path):
