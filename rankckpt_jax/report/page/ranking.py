@@ -30,7 +30,7 @@ each side{% endif %}; all checkpoints are on one axis.
 ◆ is the accuracy after fine-tuning.
 {% endif %}
 {% if chips %}
-The numbers on the right are the ranks by each measure; dark is better.
+The numbers on the right are the ranks by each measure, the best with the most color.
 {% endif %}
 {% if marked %}
 {{ mark }} marks a score with a <a href="#warnings">warning</a>.
