@@ -37,9 +37,7 @@ class Compiled:
 
 def compile_program(program: programs.Program) -> Compiled:
     """Compile a program within `target.compile_for`."""
-    call = program.build()
-    assert programs.name_of(call.function) == program.name
-    lowered = call.lower()
+    lowered = program.lower()
     before = cpu_seconds()
     compiled = lowered.compile()
     seconds = cpu_seconds() - before

@@ -52,11 +52,6 @@ class Call:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     x64: bool = False
 
-    def lower(self) -> jax.stages.Lowered:
-        # As in `measures.compute`.
-        with jax.enable_x64(self.x64), jax.default_matmul_precision("highest"):
-            return mapping.lower(self.function, *self.args, **self.options)
-
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -69,7 +64,6 @@ class Program:
       kind: "network" (bfloat16), "training" or "statistics" (float32, exact).
       is_fast: Whether it compiles within a few seconds.
       platforms: Platforms on which it is compiled.
-      seconds: Limit of the CPU time of compilation for v5e:2x4; None for no limit.
     """
 
     name: str
@@ -78,7 +72,15 @@ class Program:
     kind: str
     is_fast: bool = True
     platforms: tuple[str, ...] = ("tpu", "gpu")
-    seconds: float | None = None
+
+    def lower(self) -> jax.stages.Lowered:
+        """Lower for the devices of `target.compile_for`."""
+        call = self.build()
+        assert name_of(call.function) == self.name
+        # As in `measures.compute`.
+        precision = "highest" if self.name.startswith("measures.") else None
+        with jax.enable_x64(call.x64), jax.default_matmul_precision(precision):
+            return mapping.lower(call.function, *call.args, **call.options)
 
     def __str__(self) -> str:
         return f"{self.name}[{self.case}]"
