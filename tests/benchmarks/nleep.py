@@ -10,8 +10,10 @@ needs float64 for these data and uses all cores. Two times are measured:
 - end to end: PCA, k-means, EM and the score, each with its own random start;
 - EM alone, from the same hard assignments and for the same number of iterations.
 
-`compile` is the time of the first call minus that of the second. `GFLOP/s` counts the
-operations of dense EM, 2 N K (D^2 + 3 D) per E-step or M-step, even if they were
+`compile` is the time of the first call minus that of the second. `ratio` is
+scikit-learn's time divided by ours, `first` the same with our compile time, and `CPU`
+that of CPU seconds, which other processes on the machine change less. `GFLOP/s` counts
+the operations of dense EM, 2 N K (D^2 + 3 D) per E-step or M-step, even if they were
 skipped. `of peak` divides it by the rate of a large matrix product; it can be far above
 1 if nearly all responsibilities are zero. `peak MB` is the maximum resident size after
 this package's part, including the interpreter and JAX.
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import time
 import warnings
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -70,7 +73,8 @@ def main():
         return
     print(
         f"{'case':9} {'part':10} {'N':>6} {'K':>4} {'D':>3} {'ours s':>8} "
-        f"{'compile':>7} {'sklearn':>8} {'ratio':>6} {'GFLOP/s':>8} {'of peak':>7} "
+        f"{'compile':>7} {'sklearn':>8} {'ratio':>6} {'first':>6} {'CPU':>6} "
+        f"{'GFLOP/s':>8} {'of peak':>7} "
         f"{'peak MB':>7}",
         flush=True,
     )
@@ -107,7 +111,7 @@ def measure(name, case, file):
         lambda: gmm.fit(projected, num_components, init_labels=start, **options)
     )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    theirs = float("nan")
+    theirs = Seconds(float("nan"), float("nan"))
     if case.beside_scikit_learn:
         exact = projected.astype(np.float64)
         theirs, fitted = timed(
@@ -176,24 +180,36 @@ def twice(function):
     """Return the time of a second call, the extra time of the first, and the result."""
     first, _ = timed(function)
     again, result = timed(function)
-    return again, max(first - again, 0.0), result
+    return again, max(first.wall - again.wall, 0.0), result
+
+
+class Seconds(NamedTuple):
+    """Wall time, and the time of all threads."""
+
+    wall: float
+    cpu: float
 
 
 def timed(function):
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     result = function()
     jax.block_until_ready(jax.tree.leaves(result))
-    return time.perf_counter() - start, result
+    end, end_cpu = time.perf_counter(), time.process_time()
+    return Seconds(end - start, end_cpu - start_cpu), result
 
 
 def line(name, part, shape, ours, compiling, theirs, memory, flops=0.0, peak=1.0):
     n, k, d = shape
     rate = (
-        f"{flops / ours / 1e9:8.0f} {flops / ours / peak:7.2f}" if flops else " " * 16
+        f"{flops / ours.wall / 1e9:8.0f} {flops / ours.wall / peak:7.2f}"
+        if flops
+        else " " * 16
     )
     print(
-        f"{name:9} {part:10} {n:6} {k:4} {d:3} {ours:8.2f} {compiling:7.1f} "
-        f"{theirs:8.2f} {theirs / ours:6.1f} {rate} {memory:7.0f}",
+        f"{name:9} {part:10} {n:6} {k:4} {d:3} {ours.wall:8.2f} {compiling:7.1f} "
+        f"{theirs.wall:8.2f} {theirs.wall / ours.wall:6.1f} "
+        f"{theirs.wall / (ours.wall + compiling):6.1f} {theirs.cpu / ours.cpu:6.1f} "
+        f"{rate} {memory:7.0f}",
         flush=True,
     )
 

@@ -368,6 +368,8 @@ def _evidence(points: jax.Array, joint: jax.Array, num_points: int) -> jax.Array
     """Return the logsumexp of all components' joint log densities, [N]."""
     nothing = jnp.full(num_points, -jnp.inf, joint.dtype)
     largest = nothing.at[points].max(joint, mode="drop")
+    # Padding is finite as well, so that no difference is NaN.
+    largest = jnp.maximum(largest, jnp.finfo(joint.dtype).min)
     largest = jax.lax.pmax(largest, mapping.AXIS)
     scaled = jnp.exp(joint - largest[jnp.minimum(points, num_points - 1)])
     total = jnp.zeros_like(nothing).at[points].add(scaled, mode="drop")

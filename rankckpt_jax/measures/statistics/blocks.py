@@ -25,9 +25,9 @@ _BLOCK_ROWS = 512, 8192
 _FEWEST_BLOCKS = 8
 """Minimum number of blocks; up to this many devices share them evenly."""
 
-_DIMENSIONS = 64, 2.5, 32
-"""Dimensions are padded to 64, 160, 416, 1056, ...: each 2.5 times the one before,
-rounded up to a multiple of 32. Three programs then suffice for up to 416 dimensions."""
+_DIMENSIONS = 96, 2, 32
+"""Dimensions are padded to 96, 192, 384, 768, ...: each twice the one before, rounded
+up to a multiple of 32. Three programs then suffice for up to 384 dimensions."""
 
 
 def num_devices() -> int:
