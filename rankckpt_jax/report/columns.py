@@ -84,7 +84,7 @@ def columns(ranking: Ranking) -> list[Column]:
     first = ranking.measures[0]
     ranks = dict(zip(map(id, ranking.rows), ranking.ranks, strict=True))
     everywhere = ("terminal", "notebook", "page")
-    return [
+    result = [
         Column(
             "rank",
             "#",
@@ -214,6 +214,11 @@ def columns(ranking: Ranking) -> list[Column]:
             lambda row: one_line(row.failure),
         ),
     ]
+    # A baseline such as `feature_dim` replaces the column of the same name.
+    unique: dict[str, Column] = {}
+    for column in result:
+        unique.setdefault(column.name, column)
+    return list(unique.values())
 
 
 def shown(ranking: Ranking, where: str) -> list[Column]:

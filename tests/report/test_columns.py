@@ -56,3 +56,11 @@ def test_cells_show_the_time_spent_on_compiling_apart():
 def test_every_column_has_a_help(ranking):
     for column in columns.columns(ranking):
         assert column.help.endswith(".")
+
+
+def test_columns_have_unique_names_if_a_baseline_is_a_measure():
+    rows = [Row("a", scores={"num_parameters": 6.0}, num_parameters=1_000_000)]
+    found = columns.columns(rank("t", ["num_parameters"], rows))
+    assert len(found) == len({column.name for column in found})
+    [column] = [c for c in found if c.name == "num_parameters"]
+    assert column.value(rows[0]) == 6.0

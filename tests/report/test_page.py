@@ -7,7 +7,7 @@ import hashlib
 import html.parser
 import io
 import re
-import time
+import sys
 import urllib.parse
 
 import pytest
@@ -242,12 +242,10 @@ def test_to_html_draws_the_interval_of_a_score_on_the_common_axis():
     assert a - float(low) == pytest.approx(b - c, abs=0.1)
 
 
-def test_to_html_of_many_checkpoints_and_measures_is_fast(large):
-    start = time.process_time()
-    text = page.to_html(large)
-    # It takes about 0.2 s, and took 4 s when Matplotlib drew the plots.
-    assert time.process_time() - start < 1.5
-    assert len(text) < 1e6
+def test_to_html_of_many_checkpoints_and_measures_is_small(large, monkeypatch):
+    # Matplotlib took 4 s to draw the plots of this page.
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert len(page.to_html(large)) < 1e6
 
 
 def test_to_html_splits_many_measures_into_tables_for_paper():
