@@ -117,7 +117,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 64
     # Directory of decoded images, which all checkpoints, stages and runs share: a local
     # one, by default RANKCKPT_IMAGES or ~/.cache/rankckpt_jax/images. An image takes
-    # 12 bytes per pixel (0.6 MB at 224 pixels), and the log states the size before
+    # 3 bytes per pixel (0.15 MB at 224 pixels), and the log states the size before
     # anything is written. `off` decodes the images in each pass, as a full or
     # read-only disk does.
     config.image_cache = ""

@@ -42,12 +42,6 @@ class InputError(ValueError):
         details = "".join(f"\n  {name}: {text}" for name, text in parts if text)
         super().__init__(self.what + redact(details))
 
-    @property
-    def sentence(self) -> str:
-        """The problem and how to fix it, in one line without a final full stop."""
-        _, marker, fix = str(self).rpartition("\n  to fix: ")
-        return f"{self.what}. To fix: {' '.join(fix.split())}" if marker else self.what
-
     def __reduce__(self):
         """Support pickling between processes, which keyword arguments would break."""
         return _rebuild, (type(self), self.what, str(self))

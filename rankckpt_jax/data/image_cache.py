@@ -9,16 +9,14 @@ preprocessing, the decoder's version and the size. A file therefore serves all
 checkpoints of that size, all stages and runs, and all processes of a host. Pages of a
 mapped file are not memory of the process; the system drops and reads them as needed.
 
-Images are kept in float32, as `preprocess.resize` returns them, because rounding would
-change the features. The decoded pixels would take less space where images are small,
-but resizing them takes as long as decoding a small JPEG file. The default limit is a
-share of the memory: reading a larger file from the disk in each pass takes longer than
-decoding (`python -m tests.benchmarks.image_cache` measures both).
+Images are kept as `preprocess.resize` returns them. The default limit is a share of the
+memory, because reading a larger file from the disk in each pass can take longer than
+decoding (`python -m tests.benchmarks.image_cache`).
 
 A file is written under a temporary name, and renamed when it is complete. A header of
-4096 bytes is followed by the images, float32 [N, S, S, 3], and the labels, int32 [N],
-both little-endian. A checksum is verified when a process opens the file. If a file
-cannot be kept, images are decoded in each pass.
+4096 bytes is followed by the images, uint8 [N, S, S, 3], and the labels, little-endian
+int32 [N]. A checksum is verified when a process opens the file. If a file cannot be
+kept, images are decoded in each pass.
 """
 
 from __future__ import annotations
@@ -49,10 +47,10 @@ OFF = "off"
 """The value of `config.image_cache` for no cache."""
 
 # Raise it with every change of the file format.
-_FORMAT = 1
+_FORMAT = 2
 # A multiple of the page size, so that the images are aligned.
 _HEADER_BYTES = 4096
-_IMAGE, _LABEL = np.dtype("<f4"), np.dtype("<i4")
+_LABEL = np.dtype("<i4")
 _SUFFIX, _PARTIAL = ".images", ".partial"
 # Images decoded at a time.
 _BATCH_SIZE = 64
@@ -73,7 +71,7 @@ _POLL, _PATIENCE = 1.0, 1800.0
 _log = logging.getLogger(__name__)
 
 Images = tuple[np.ndarray, np.ndarray]
-"""(images float32 [N, S, S, 3] in [0, 255], labels int32 [N])."""
+"""(images uint8 [N, S, S, 3], labels int32 [N])."""
 
 
 class _Unusable(Exception):
@@ -273,7 +271,7 @@ def _file_name(key: Mapping[str, Any]) -> str:
 
 
 def _image_bytes(key: Mapping[str, Any]) -> int:
-    return key["num_rows"] * key["size"] ** 2 * 3 * _IMAGE.itemsize
+    return key["num_rows"] * key["size"] ** 2 * 3 * preprocess_lib.DTYPE.itemsize
 
 
 def _file_bytes(key: Mapping[str, Any]) -> int:
@@ -323,7 +321,9 @@ def _checksum(file: BinaryIO) -> int:
 
 def _map(file: BinaryIO, key: Mapping[str, Any]) -> Images:
     rows, size = key["num_rows"], key["size"]
-    images = np.memmap(file, _IMAGE, "r", _HEADER_BYTES, (rows, size, size, 3))
+    shape = (rows, size, size, 3)
+    images = np.memmap(file, preprocess_lib.DTYPE, "r", _HEADER_BYTES, shape)
+    # Not aligned to 4 bytes for some odd sizes, which NumPy allows.
     labels = np.memmap(file, _LABEL, "r", _HEADER_BYTES + _image_bytes(key), (rows,))
     return np.asarray(images), np.asarray(labels)
 
@@ -378,7 +378,7 @@ def _decode(split: Split, key: Mapping[str, Any]) -> Iterator[memoryview]:
             rows = range(first, len(labels))
             if any(batch["index"] != [process + count * row for row in rows]):
                 raise _Unusable(f"the images of {split.name} are not in a fixed order")
-            yield np.ascontiguousarray(batch["image"], _IMAGE).data
+            yield np.ascontiguousarray(batch["image"]).data
             bar.update(len(rows))
             _check_stop()
     if len(labels) != key["num_rows"]:

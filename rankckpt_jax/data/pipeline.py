@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data import stream
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
@@ -31,7 +32,7 @@ class Batch:
     """One process's part of a step.
 
     Attributes:
-      images: float32 [B, S, S, 3] in [0, 255].
+      images: uint8 [B, S, S, 3].
       labels: int32 [B]; 0 in padding rows.
       index: int64 [B], the example's position in its split; -1 in padding rows.
       mask: bool [B]; False in padding rows.
@@ -106,7 +107,7 @@ def _streamed(
         batch = next(iterator, None)
         if batch is None:
             empty = np.zeros(0, np.int64)
-            none = np.zeros((0, size, size, 3), np.float32)
+            none = np.zeros((0, size, size, 3), preprocess_lib.DTYPE)
             yield _padded(none, empty, empty, batch_size)
         else:
             yield _padded(batch["image"], batch["label"], batch["index"], batch_size)

@@ -34,8 +34,8 @@ def resized(
       skip: Number of these examples to leave out.
 
     Returns:
-      A `tf.data.Dataset` of {"image": float32 [S, S, 3] in [0, 255], "label": int32,
-      "index": int64}.
+      A `tf.data.Dataset` of {"image": uint8 [S, S, 3], "label": int32, "index":
+      int64}.
     """
     tf = tensorflow()
 

@@ -247,7 +247,7 @@ def compile_forward(
         mapping.replicate(
             preprocess_lib.scaling(backbone.input_range, backbone.input_mean)
         ),
-        jax.ShapeDtypeStruct(images, np.float32),
+        jax.ShapeDtypeStruct(images, preprocess_lib.DTYPE),
     ).compile()
 
 

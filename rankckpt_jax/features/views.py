@@ -149,6 +149,5 @@ def _jpeg(image: np.ndarray) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
-    pixels = np.rint(image.clip(0, 255)).astype(np.uint8)
-    Image.fromarray(pixels).save(file, format="JPEG", quality=90)
+    Image.fromarray(image).save(file, format="JPEG", quality=90)
     return file.getvalue()

@@ -24,7 +24,7 @@ def augment(
     """Crop and mirror each image at random.
 
     Args:
-      images: float32 [B, S, S, 3].
+      images: uint8 or float32 [B, S, S, 3].
       key: Random key of the step.
       rows: int32 [B], index of each image in the global batch.
       min_area: Minimum share of the area that a crop keeps, in (0, 1].
@@ -37,6 +37,7 @@ def augment(
 
     def augment_one(image: jax.Array, row: jax.Array) -> jax.Array:
         flip_key, *crop_keys = jax.random.split(jax.random.fold_in(key, row), 5)
+        image = image.astype(jnp.float32)
         if crop:
             image = _crop(image, crop_keys, min_area)
         if flip:

@@ -239,7 +239,7 @@ def _batch_shapes(
     devices, size = mapping.local_device_count(), backbone.image_size
     labels = jax.ShapeDtypeStruct((devices, per_process // devices), np.int32)
     shape = (*labels.shape, size, size, 3)
-    return jax.ShapeDtypeStruct(shape, np.float32), labels
+    return jax.ShapeDtypeStruct(shape, preprocess_lib.DTYPE), labels
 
 
 def _evaluation_batch(recipe: Recipe, split: Split) -> int:

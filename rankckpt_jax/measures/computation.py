@@ -115,7 +115,7 @@ def failure(name: str, error: Exception) -> Result:
     The traceback of an unexpected error is logged.
     """
     if isinstance(error, InputError):
-        return Result(math.nan, warning=error.sentence)
+        return Result(math.nan, warning=error.what)
     _log.error("%s: failed", name, exc_info=error)
     return Result(math.nan, warning=f"{name} failed. {describe_unexpected(error)}")
 
@@ -158,7 +158,7 @@ def compute_prepared(
         scores = _resample(measure, inputs, num_bootstrap, options, result)
     except InputError as error:
         # A resample can have too few images.
-        sentence = f"The spread over resampled images is unknown. {error.sentence}."
+        sentence = f"The spread over resampled images is unknown. {error.what}."
         warning = f"{result.warning} {sentence}".strip()
         return dataclasses.replace(result, warning=warning)
     bias = float(np.mean(scores)) - result.score

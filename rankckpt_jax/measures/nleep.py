@@ -226,7 +226,7 @@ def _num_components(
             expected=f"at least {count} images "
             f"({count // num_classes} components x {num_classes} classes)",
             found=f"{num_images}",
-            fix="lower components_per_class or add images",
+            fix="lower it or add images",
         )
     return count
 

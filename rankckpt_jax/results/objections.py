@@ -11,7 +11,7 @@ from rankckpt_jax.results.agreement import BASELINES, Agreement
 from rankckpt_jax.results.formatting import format_p_value, printable
 from rankckpt_jax.results.grouped_warnings import GroupedWarning
 from rankckpt_jax.results.ranking import Ranking
-from rankckpt_jax.results.recommendation import Recommendation
+from rankckpt_jax.results.recommendation import Recommendation, orders
 from rankckpt_jax.results.row import Row
 
 _SIGNIFICANCE_LEVEL = 0.05
@@ -49,7 +49,7 @@ def find_objections(
         own,
         _image_sizes(ranking),
         _better_measure(ranking, agreement),
-        _saturated_measures(ranking, use),
+        _saturated_measures(ranking),
         "" if own else _few_images(use),
     )
     return tuple(filter(None, objections))
@@ -166,18 +166,20 @@ def _better_measure(ranking: Ranking, agreement: Agreement) -> str:
     )
 
 
-def _saturated_measures(ranking: Ranking, use: Row) -> str:
-    """Return a sentence on the further measures that saturate for `use`."""
+def _saturated_measures(ranking: Ranking) -> str:
+    """Return a sentence on the further measures that saturate and rank nothing."""
     names, regimes = [], set()
     for measure in ranking.measures[1:]:
-        if measure in use.saturated:
+        rows = [row for row in ranking.rows if row.score(measure) is not None]
+        is_saturated = len(rows) > 1 and all(measure in row.saturated for row in rows)
+        if is_saturated and not orders(ranking, measure):
             names.append(printable(measure))
-            regimes.add(printable(use.saturated[measure]))
+            regimes |= {printable(row.saturated[measure]) for row in rows}
     if not names:
         return ""
-    verbs = ("is", "does") if len(names) == 1 else ("are", "do")
+    verbs = ("is", "ranks") if len(names) == 1 else ("are", "rank")
     regime = f" ({', '.join(sorted(regimes))})"
-    return f"{some(names)} {verbs[0]} saturated here{regime} and {verbs[1]} not count."
+    return f"{some(names)} {verbs[0]} saturated here{regime} and {verbs[1]} nothing."
 
 
 def _few_images(use: Row) -> str:

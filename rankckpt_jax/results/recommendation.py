@@ -21,8 +21,7 @@ class Recommendation:
         among them.
       picked: The row ranked first by the first measure; None if all scores are equal.
       measured: The rows with an accuracy, the highest first, then in ranked order.
-      counted: The measures of the images that order the checkpoints and score `use`,
-        without those that are saturated for `use`.
+      counted: The measures of the images that order the checkpoints and score `use`.
       agreeing: Those of them that rank `use` first.
       lead: The lead of `picked` over the next one, if there is a lower score.
     """
@@ -63,9 +62,7 @@ def recommend(ranking: Ranking) -> Recommendation:
     counted: list[str] = []
     if use is not None:
         counted = [m for m in ranking.measures if orders(ranking, m)]
-        counted = [
-            m for m in counted if use.score(m) is not None and m not in use.saturated
-        ]
+        counted = [m for m in counted if use.score(m) is not None]
     return Recommendation(
         use,
         is_measured,

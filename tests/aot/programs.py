@@ -16,6 +16,7 @@ import numpy as np
 
 from rankckpt_jax import finetune, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.data import preprocess
 from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import probe, restore_batch_norm, step
@@ -119,7 +120,8 @@ def variables_of(name: str) -> Any:
 
 def batch_of(name: str, size: int) -> jax.ShapeDtypeStruct:
     devices, side = mapping.local_device_count(), models.get(name).image_size
-    return floats(devices, size // devices, side, side, 3)
+    shape = (devices, size // devices, side, side, 3)
+    return jax.ShapeDtypeStruct(shape, preprocess.DTYPE)
 
 
 def forward(name: str) -> Call:

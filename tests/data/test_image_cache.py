@@ -43,7 +43,7 @@ def make_split(seed=0, count=23):
 
 
 def file_bytes(size, count=23):
-    return HEADER + count * (size * size * 3 * 4 + 4)
+    return HEADER + count * (size * size * 3 + 4)
 
 
 def read_all(split, cache, rule="vtab", size=16):
@@ -92,7 +92,7 @@ def test_get_decodes_once_for_all_passes_stages_and_processes(split, tmp_path, d
 def test_get_states_the_size_before_it_decodes(split, tmp_path, caplog):
     with caplog.at_level("INFO"):
         image_cache.ImageCache(tmp_path).get(split, 128, "vtab")
-    assert caplog.messages[0] == "train: decoding 23 images to 128 px (4.5 MB)"
+    assert caplog.messages[0] == "train: decoding 23 images to 128 px (1.1 MB)"
     [path] = tmp_path.glob("*.images")
     assert path.stat().st_size == file_bytes(128)
 
@@ -375,14 +375,14 @@ def test_open_cache_uses_the_setting_then_the_variable_then_home(
         image_cache.open_cache("gs://bucket/images")
 
 
-@pytest.mark.parametrize("content", ["4000000\n", "max\n", None])
+@pytest.mark.parametrize("content", ["1000000\n", "max\n", None])
 def test_open_cache_limits_files_to_the_memory(split, tmp_path, monkeypatch, content):
     if content:
         (tmp_path / "memory.max").write_text(content)
     monkeypatch.setattr(
         image_cache, "_CONTAINER_LIMITS", [str(tmp_path / "memory.max")]
     )
-    too_small = content == "4000000\n"
+    too_small = content == "1000000\n"
     fits = image_cache.open_cache(str(tmp_path)).get(split, 96, "vtab")
     assert fits is not None
     kept = image_cache.open_cache(str(tmp_path)).get(split, 128, "vtab")

@@ -36,7 +36,7 @@ def test_batches_yields_every_example_in_equally_many_steps(
         steps.append(len(batches))
         for batch in batches:
             assert batch.images.shape == (6, 16, 16, 3)
-            assert batch.images.dtype == np.float32
+            assert batch.images.dtype == np.uint8
             assert (batch.index[~batch.mask] == -1).all()
             np.testing.assert_array_equal(
                 batch.labels[batch.mask], batch.index[batch.mask] % 5

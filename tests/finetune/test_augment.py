@@ -41,6 +41,13 @@ def test_augment_mirrors_half_of_the_images(images):
     assert sum(mirrored) + sum(same) == 40 and 10 < sum(mirrored) < 30
 
 
+def test_augment_crops_bytes_like_floats(images):
+    pixels = np.rint(255 * images).astype(np.uint8)
+    cropped = draw(pixels)
+    assert cropped.dtype == np.float32
+    np.testing.assert_array_equal(cropped, draw(pixels.astype(np.float32)))
+
+
 def test_augment_depends_on_key_and_row_only(images):
     expected = draw(images)
     halves = [draw(images[rows], rows) for rows in (np.arange(20), np.arange(20, 40))]
