@@ -33,13 +33,15 @@ class Command:
     Attributes:
       text: A text to print.
       names: Names to list, one of usage.LISTS.
-      config: The config to run.
+      config: The config to run, or to plan.
+    plan: Name of the devices to plan it for; empty to run it.
       debug: Whether to show the tracebacks of input errors.
     """
 
     text: str = ""
     names: str = ""
     config: ml_collections.ConfigDict | None = None
+    plan: str = ""
     debug: bool = False
 
 
@@ -80,7 +82,7 @@ def parse(
     if not words and len(argv) == 1:
         return Command(text=usage.USAGE)
     config = _config(words, has_config, values)
-    return Command(config=config, debug=debug)
+    return Command(config=config, plan=values.plan or "", debug=debug)
 
 
 class _TopParser(flags.ArgumentParser[bool | int]):
@@ -125,6 +127,12 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
         None,
         usage.LISTS,
         "Print the available names and exit.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "plan",
+        None,
+        "Print what the config would take on some devices, such as v5e:2x4 or here.",
         flag_values=values,
     )
     flags.DEFINE_bool(

@@ -43,6 +43,8 @@ def main(command: Command) -> int:
     from rankckpt_jax.run.run import run
 
     mapping.split_cpu_devices()
+    if command.plan:
+        return _plan(command)
     try:
         processes.join(**command.config.distributed)
         processes.check_devices()
@@ -79,6 +81,28 @@ def main(command: Command) -> int:
         return 1
     ranks = bool(ranking.scored_rows) and not ranking.ranks_nothing
     return 0 if ranks or "score" not in command.config.stages else 1
+
+
+def _plan(command: Command) -> int:
+    """Print what a config would take, and return the exit code."""
+    # Imports inside the function, because those of JAX take a second.
+    import jax
+
+    from rankckpt_jax.run import plan, plan_text
+
+    if command.plan != plan.HERE:
+        # Compilers for absent devices search for them otherwise.
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        made = plan.make(command.config, command.plan)
+    except InputError as error:
+        interrupt.end_if_requested()
+        if command.debug:
+            raise
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    _print(plan_text.to_text(made))
+    return 0 if made.fits else 1
 
 
 def run(implied: Sequence[str] = ()) -> None:

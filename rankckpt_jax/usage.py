@@ -39,6 +39,8 @@ Options:
   --workdir=DIR          directory or bucket of all results (default: {workdir})
   --seed=NUMBER          seed of random starts and of the order of images
                          (default: {seed})
+  --plan=TOPOLOGY        run nothing; print memory, FLOP and time on these devices:
+                         v5e:2x4 and other TPU slices, h200:8, or `here`
   --config.FIELD=VALUE   any other field, such as --config.task.limit=1000
   --config=FILE          start from another config, such as configs/caltech.py
   --debug                show the traceback of an input error
@@ -49,10 +51,12 @@ Examples:
   rankckpt photos "nets/*.keras" --measures=nleep,logme --image-size=96
   rankckpt photos checkpoints --finetune=2
   rankckpt photos checkpoints --config.stages=report
+  rankckpt photos checkpoints --plan=v5e:2x4
 
 Exit codes:
   0    every checkpoint was ranked
-  1    some checkpoints failed, or none could be ranked; the rows give the reasons
+  1    some checkpoints failed, or none could be ranked; the rows give the reasons;
+       with --plan, a program runs out of memory
   2    the input cannot be used
   75   stopped by SIGTERM, or lost a process; run it again to resume
   130  stopped by Ctrl-C; run it again to resume

@@ -10,6 +10,7 @@ import pytest
 
 from rankckpt_jax import finetune, measures
 from rankckpt_jax.data import preprocess
+from rankckpt_jax.devices import peaks
 from rankckpt_jax.report import tracking
 from tests.benchmarks import published_agreement
 
@@ -122,3 +123,12 @@ def test_tracking_page_lists_every_tracker_and_its_extra():
         assert f"[{name}]" in listed[name]
         assert name in project["optional-dependencies"]
     assert len(listed) == len(tracking.names())
+
+
+def test_planning_page_lists_the_peaks_of_every_device():
+    listed = {cells[0].strip("`"): cells[1:] for cells in rows("planning.md")}
+    for name, (flops, bandwidth, memory) in peaks.PUBLISHED.items():
+        given = [float(text.replace(",", "")) for text in listed[name]]
+        rates = [flops[kind] / 1e12 for kind in ("bfloat16", "float32 highest")]
+        expected = [*rates, bandwidth / 1e9, memory / 2**30]
+        assert given == pytest.approx(expected, rel=0.01)

@@ -39,7 +39,7 @@ import numpy as np
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data import stream
 from rankckpt_jax.data.splits import Split
-from rankckpt_jax.devices import processes, progress, signals
+from rankckpt_jax.devices import memory, processes, progress, signals
 from rankckpt_jax.errors import InputError, Interrupted
 from rankckpt_jax.storage import files
 
@@ -58,11 +58,6 @@ _BATCH_SIZE = 64
 _CHUNK = 1 << 23
 # Share of the memory that files may take by default.
 _MEMORY_SHARE = 0.75
-# Memory limits of control groups, versions 2 and 1.
-_CONTAINER_LIMITS = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
 # Bytes that stay free on the disk.
 _RESERVE = 10**9
 # Seconds between two looks at the lock, and until a process decodes for itself.
@@ -235,18 +230,10 @@ def open_cache(directory: str = "", gigabytes: float | None = None) -> ImageCach
             "pass. Set config.image_cache to a local directory."
         )
         return ImageCache(None)
-    limit = _MEMORY_SHARE * _memory_bytes() if gigabytes is None else gigabytes * 1e9
+    limit = (
+        _MEMORY_SHARE * memory.of_machine() if gigabytes is None else gigabytes * 1e9
+    )
     return ImageCache(pathlib.Path(place), limit)
-
-
-def _memory_bytes() -> int:
-    """Return the memory of this machine, or of its container if that has less."""
-    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for place in _CONTAINER_LIMITS:
-        # Absent outside a container, and "max" without a limit.
-        with contextlib.suppress(OSError, ValueError):
-            sizes.append(int(pathlib.Path(place).read_text()))
-    return min(sizes)
 
 
 def _make_key(

@@ -122,6 +122,11 @@ def scaling(
     return np.float32(low), np.float32(high), np.asarray(input_mean, np.float32)
 
 
+def scaling_shapes() -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Return the shapes of `scaling`."""
+    return tuple(jax.ShapeDtypeStruct(shape, np.float32) for shape in ((), (), (3,)))
+
+
 def to_input_range(
     images: jax.Array, low: jax.Array, high: jax.Array, mean: jax.Array
 ) -> jax.Array:

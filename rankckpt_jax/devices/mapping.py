@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -95,6 +96,10 @@ class MappedFunction:
         """Lower for the devices of `target`, from arrays or their shapes."""
         return self._mapped(target.absent_devices()).lower(*args)
 
+    def trace(self, *args: Any) -> jax.extend.core.ClosedJaxpr:
+        """Trace for the devices of `target`, from arrays or their shapes."""
+        return jax.make_jaxpr(self._mapped(target.absent_devices()))(*args)
+
 
 def map_devices(
     function: Callable[..., Any],
@@ -140,6 +145,18 @@ def lower(
         sharding = jax.sharding.SingleDeviceSharding(devices[0])
         args = jax.tree.map(functools.partial(_on_device, sharding), args)
     return function.lower(*args, **options)  # type: ignore[attr-defined]
+
+
+def trace(function: Callable[..., Any], *args: Any) -> jax.extend.core.ClosedJaxpr:
+    """Trace any function for the devices of `target`.
+
+    Args:
+      function: One of `map_devices`, or any that JAX can trace.
+      *args: Pytrees of arrays or `jax.ShapeDtypeStruct`.
+    """
+    if isinstance(function, MappedFunction):
+        return function.trace(*args)
+    return jax.make_jaxpr(function)(*args)
 
 
 def _on_device(sharding: jax.sharding.Sharding, value: Any) -> Any:

@@ -74,6 +74,7 @@ def _unknown(name: str, reason: str = "") -> InputError:
         f"Unknown topology {name!r}",
         expected="a TPU slice such as v5e:2x4, v6e:4x4 or v5p:2x2x2, or h200:8",
         found=reason.partition("\n")[0] or name,
+        fix="for the devices of this machine: --plan=here",
     )
 
 

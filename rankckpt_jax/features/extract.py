@@ -238,17 +238,27 @@ def compile_forward(
     Args: as for `extract`.
     """
     batch_size = pipeline.fit_batch(batch_size, split.num_examples)
+    forward, shapes = forward_program(backbone, dtype=dtype, batch_size=batch_size)
+    mapping.lower(forward, *shapes).compile()
+
+
+def forward_program(
+    backbone: Any, *, dtype: str, batch_size: int
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return the forward pass that `extract` calls and the shapes of its arguments.
+
+    Args:
+      backbone: A `Backbone`. Only `apply`, `image_size` and the shapes of `variables`
+        are read.
+      dtype: The dtype that the network computes in; see `compute_dtype`.
+      batch_size: Images per step of this process, a multiple of the local devices.
+    """
     devices, size = mapping.local_device_count(), backbone.image_size
     variables, _ = backbone_lib.split_head(backbone.variables)
+    shapes = mapping.replicated_shapes((variables, preprocess_lib.scaling_shapes()))
     images = (devices, batch_size // devices, size, size, 3)
-    mapping.lower(
-        _forward(dataclasses.replace(backbone.apply, dtype=dtype)),
-        mapping.replicated_shapes(variables),
-        mapping.replicate(
-            preprocess_lib.scaling(backbone.input_range, backbone.input_mean)
-        ),
-        jax.ShapeDtypeStruct(images, preprocess_lib.DTYPE),
-    ).compile()
+    forward = _forward(dataclasses.replace(backbone.apply, dtype=dtype))
+    return forward, (*shapes, jax.ShapeDtypeStruct(images, preprocess_lib.DTYPE))
 
 
 def _delayed(results: Iterator[Any]) -> Iterator[Any]:

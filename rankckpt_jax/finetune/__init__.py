@@ -10,7 +10,7 @@ with moments over the whole global batch, and a new dense head that starts at ze
     step.py      the compiled training step
 """
 
-from rankckpt_jax.finetune.loop import TrainingResult, evaluate, train
+from rankckpt_jax.finetune.loop import TrainingResult, evaluate, train, train_program
 from rankckpt_jax.finetune.recipes import (
     SWEEPS,
     Recipe,
@@ -19,10 +19,16 @@ from rankckpt_jax.finetune.recipes import (
     schedule,
 )
 from rankckpt_jax.finetune.results import SweepResult, TrialResult
-from rankckpt_jax.finetune.step import TRAINING_VERSION, State, initial_state
+from rankckpt_jax.finetune.step import (
+    TRAINING_VERSION,
+    State,
+    initial_state,
+)
 from rankckpt_jax.finetune.sweep import (
     check,
+    choose_splits,
     compile_programs,
+    fit_batch,
     load,
     run,
     splits_used,
@@ -38,8 +44,10 @@ __all__ = [
     "TrainingResult",
     "TrialResult",
     "check",
+    "choose_splits",
     "compile_programs",
     "evaluate",
+    "fit_batch",
     "initial_state",
     "load",
     "make_sweep",
@@ -47,4 +55,5 @@ __all__ = [
     "schedule",
     "splits_used",
     "train",
+    "train_program",
 ]

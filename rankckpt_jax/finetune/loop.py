@@ -216,24 +216,40 @@ def compile_programs(
       validation: The split that `evaluate` is called with.
     """
     recipe, count = trials[0], len(trials)
-    spec = step_lib.step_spec(backbone, recipe, count)
+    step_fn, shapes = train_program(backbone, trials, num_classes)
+    mapping.lower(step_fn, *shapes).compile()
+    state, scaling, *_ = shapes
+    images, labels = _batch_shapes(backbone, _evaluation_batch(recipe, validation))
+    mask = jax.ShapeDtypeStruct(labels.shape, bool)
+    apply = step_lib.step_spec(backbone, recipe, count).apply
+    count_fn = step_lib.count_correct(apply, count)
+    mapping.lower(count_fn, state, scaling, (images, labels, mask)).compile()
+
+
+def train_program(
+    backbone: Any, trials: Sequence[Recipe], num_classes: int
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return the step that `train_trials` calls and the shapes of its arguments.
+
+    Args:
+      backbone: A `Backbone`. Only `apply`, `feature_dim`, `image_size` and the shapes
+        of `variables` are read.
+      trials: The recipes.
+      num_classes: Width of the head.
+    """
+    recipe, count = trials[0], len(trials)
     state = step_lib.initial_shapes(backbone, num_classes, count)
-    scaling = _scaling(backbone)
+    scaling = mapping.replicated_shapes(preprocess_lib.scaling_shapes())
     rate = np.zeros(count) if count > 1 else 0.0
     hyper = step_lib.hyperparameters(recipe, rate, 0)
     per_process = step_lib.check_batch(recipe.batch_size, recipe.accumulate)
     images, labels = _batch_shapes(backbone, per_process)
-    data = images, labels, labels
-    step_fn = step_lib.train_step(spec)
-    mapping.lower(step_fn, state, scaling, hyper, data).compile()
-    images, labels = _batch_shapes(backbone, _evaluation_batch(recipe, validation))
-    mask = jax.ShapeDtypeStruct(labels.shape, bool)
-    count_fn = step_lib.count_correct(spec.apply, count)
-    mapping.lower(count_fn, state, scaling, (images, labels, mask)).compile()
+    step_fn = step_lib.train_step(step_lib.step_spec(backbone, recipe, count))
+    return step_fn, (state, scaling, hyper, (images, labels, labels))
 
 
 def _batch_shapes(
-    backbone: backbone_lib.Backbone, per_process: int
+    backbone: Any, per_process: int
 ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Return the shapes of images and labels on the devices; see `pipeline.Batch`."""
     devices, size = mapping.local_device_count(), backbone.image_size

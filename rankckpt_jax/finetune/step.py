@@ -143,32 +143,44 @@ def initial_state(
       trials: Number of trials. With more than one, their states are stacked along a
         leading axis.
     """
-    return mapping.replicate(_host_state(backbone, num_classes, trials))
+    variables = backbone.variables
+    state = _state(variables, backbone.feature_dim, num_classes, trials, np)
+    return mapping.replicate(state)
 
 
-def initial_shapes(
-    backbone: backbone_lib.Backbone, num_classes: int, trials: int = 1
+def initial_shapes(backbone: Any, num_classes: int, trials: int = 1) -> State:
+    """Return the shapes of `initial_state`, which take no memory.
+
+    Args:
+      backbone: The checkpoint; `variables` may be shapes.
+      num_classes: Width of the new head.
+      trials: Number of trials.
+    """
+    width = backbone.feature_dim
+    shapes = jax.eval_shape(
+        lambda variables: _state(variables, width, num_classes, trials, jnp),
+        backbone.variables,
+    )
+    return mapping.replicated_shapes(shapes)
+
+
+def _state(
+    variables: Any, feature_dim: int, num_classes: int, trials: int, numpy: Any
 ) -> State:
-    """Return the shapes of `initial_state`, which take no memory of a device."""
-    return mapping.replicated_shapes(_host_state(backbone, num_classes, trials))
-
-
-def _host_state(
-    backbone: backbone_lib.Backbone, num_classes: int, trials: int
-) -> State:
-    variables, _ = backbone_lib.split_head(backbone.variables)
+    """Make the initial state with the functions of `numpy` or `jax.numpy`."""
+    variables, _ = backbone_lib.split_head(variables)
     head = {
-        "kernel": np.zeros((backbone.feature_dim, num_classes), np.float32),
-        "bias": np.zeros(num_classes, np.float32),
+        "kernel": numpy.zeros((feature_dim, num_classes), numpy.float32),
+        "bias": numpy.zeros(num_classes, numpy.float32),
     }
     params = {"backbone": variables["params"], "head": head}
     batch_stats = variables.get("batch_stats", {})
-    params, batch_stats = jax.tree.map(np.asarray, (params, batch_stats))
+    params, batch_stats = jax.tree.map(numpy.asarray, (params, batch_stats))
     # The optimizer's state does not depend on hyperparameters.
     optimizer = _optimizer(hyperparameters(Recipe(), 0.0, 0))
     state = State(params, batch_stats, optimizer.init(params))
     if trials > 1:
-        state = jax.tree.map(lambda x: np.stack([np.asarray(x)] * trials), state)
+        state = jax.tree.map(lambda x: numpy.stack([numpy.asarray(x)] * trials), state)
     return state
 
 

@@ -108,7 +108,7 @@ def check(task: Task, sweep: Sweep) -> None:
             fix="add test images, or omit `finetune` from config.stages",
         )
     step_lib.check_batch(sweep.recipe.batch_size, sweep.recipe.accumulate)
-    recipe = _fit_batch(sweep, choose_splits(task, sweep).train).recipe
+    recipe = fit_batch(sweep, choose_splits(task, sweep).train).recipe
     step_lib.check_batch(recipe.batch_size, recipe.accumulate)
 
 
@@ -131,7 +131,7 @@ def load(
     """
     directory = epath.Path(directory)
     splits = choose_splits(task, _to_sweep(sweep))
-    sweep = _fit_batch(_to_sweep(sweep), splits.train)
+    sweep = fit_batch(_to_sweep(sweep), splits.train)
     key = {
         **_shared_key(checkpoint, splits.test, preprocess, sweep),
         **_sweep_key(sweep, splits),
@@ -159,7 +159,7 @@ def compile_programs(
     """
     sweep = _to_sweep(sweep)
     splits = choose_splits(task, sweep)
-    sweep = _fit_batch(sweep, splits.train)
+    sweep = fit_batch(sweep, splits.train)
     if not sweep.recipe.frozen:
         trials = next(_groups(sweep))
         loop.compile_programs(backbone, trials, task.num_classes, splits.validation)
@@ -199,7 +199,7 @@ def run(
     sweep = _to_sweep(sweep)
     splits = choose_splits(task, sweep)
     asked = sweep.recipe.batch_size
-    sweep = _fit_batch(sweep, splits.train)
+    sweep = fit_batch(sweep, splits.train)
     frozen = sweep.recipe.frozen
     checkpoint = describe(backbone)
     shared_key = _shared_key(checkpoint, splits.test, preprocess, sweep)
@@ -282,7 +282,7 @@ def _restores_batch_norm(checkpoint: Description, sweep: Sweep) -> bool:
     return checkpoint.has_folded_batch_norm and not sweep.recipe.frozen
 
 
-def _fit_batch(sweep: Sweep, train: Split) -> Sweep:
+def fit_batch(sweep: Sweep, train: Split) -> Sweep:
     """Return the sweep with batches that are no larger than the training split.
 
     A larger batch would hold images several times. It becomes the largest power of two

@@ -123,6 +123,49 @@ class RunContext:
         return dataclasses.replace(self, task=task)
 
 
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """The choices of a config that need neither images nor checkpoints.
+
+    The attributes are those of `RunContext`.
+    """
+
+    stages: tuple[str, ...]
+    trackers: tuple[str, ...]
+    settings: scoring.Settings
+    shard: shard_lib.Shard | None
+    sweep: finetune.Sweep
+    finetune_top: int
+
+
+def parse(config: Any) -> Choices:
+    """Check a config as far as possible without images and checkpoints.
+
+    Args:
+      config: Fields as in configs/default.py.
+
+    Raises:
+      InputError: A field cannot be used.
+    """
+    validation.check_fields(config)
+    stages = scoring.parse_list(config.stages, STAGES, "config.stages")
+    settings = scoring.Settings(
+        scoring.parse_measures(config.measures, "config.measures"),
+        config.measure_options.to_dict(),
+        config.seed,
+        config.num_bootstrap,
+    )
+    scoring.check_settings(settings)
+    trackers = validation.check_trackers(config.track, stages)
+    shard = shard_lib.parse(config.shard)
+    validation.check(config, stages, settings.measures)
+    pool.check(config)
+    recipe = config.finetune.to_dict()
+    finetune_top = recipe.pop("top", 0)
+    sweep = finetune.make_sweep(recipe, config.seed)
+    return Choices(stages, trackers, settings, shard, sweep, finetune_top)
+
+
 @contextlib.contextmanager
 def load(config: Any) -> Iterator[RunContext]:
     """Check a config, load its task and pool, and lock the task's directory.
@@ -137,31 +180,17 @@ def load(config: Any) -> Iterator[RunContext]:
       InputError: The config, the task or the pool cannot be used, or another run uses
         the same directory.
     """
-    validation.check_fields(config)
-    stages = scoring.parse_list(config.stages, STAGES, "config.stages")
-    settings = scoring.Settings(
-        scoring.parse_measures(config.measures, "config.measures"),
-        config.measure_options.to_dict(),
-        config.seed,
-        config.num_bootstrap,
-    )
-    scoring.check_settings(settings)
-    trackers = validation.check_trackers(config.track, stages)
-    shard = shard_lib.parse(config.shard)
-    validation.check(config, stages, settings.measures)
+    choices = parse(config)
+    stages, settings, shard = choices.stages, choices.settings, choices.shard
     workdir = files.to_path(config.workdir)
     cache = open_cache(config.image_cache, config.image_cache_gigabytes)
-    pool.check(config)
-    recipe = config.finetune.to_dict()
-    finetune_top = recipe.pop("top", 0)
-    sweep = finetune.make_sweep(recipe, config.seed)
     if config.features:
         name, origin = pool.describe_features(config.features)
         task = tasks.Task(config.task.name or name, (), {}, origin)
     else:
         task = _load_task(config)
     if "finetune" in stages:
-        finetune.check(task, sweep)
+        finetune.check(task, choices.sweep)
     accuracies, source = published.load_accuracies(config.accuracies, task.name)
     with progress.step("pool", "finding the checkpoints", announce=False):
         members = pool.members(config, stages)
@@ -174,7 +203,7 @@ def load(config: Any) -> Iterator[RunContext]:
         _log.warning("%s: %s", source, unmatched)
     context = RunContext(
         stages=stages,
-        trackers=trackers,
+        trackers=choices.trackers,
         settings=settings,
         full_task=task,
         task=task,
@@ -182,8 +211,8 @@ def load(config: Any) -> Iterator[RunContext]:
         members=members,
         shard=shard,
         make_pool=_demo(config, cache) if "pretrain" in stages else None,
-        sweep=sweep,
-        finetune_top=finetune_top,
+        sweep=choices.sweep,
+        finetune_top=choices.finetune_top,
         preprocess=config.preprocess,
         dtype=extract.compute_dtype(config.dtype),
         batch_size=config.batch_size,

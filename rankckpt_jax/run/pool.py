@@ -68,10 +68,10 @@ def check(config: Any) -> None:
     Raises:
       InputError: Names the field.
     """
-    for group in _names(config.neucrab):
+    for group in parse_names(config.neucrab):
         if group not in neucrab.GROUPS:
             raise unknown_name("group", group, neucrab.GROUPS, "config.neucrab")
-    for name in _names(config.from_scratch):
+    for name in parse_names(config.from_scratch):
         models.get(name)
     if not (config.checkpoints or config.neucrab or config.features):
         raise InputError(
@@ -109,7 +109,7 @@ def members(config: Any, stages: Collection[str] = ()) -> tuple[Member, ...]:
     if config.neucrab:
         folders = tuple(map(files.to_path, uris.split_list(config.checkpoints)))
         where = locate.Locations(folders, storage)
-        entries = neucrab.entries(_names(config.neucrab))
+        entries = neucrab.entries(parse_names(config.neucrab))
         found = _benchmark(entries, where, load, config.image_size, config.nearest_step)
     else:
         if "pretrain" in stages:
@@ -127,7 +127,7 @@ def members(config: Any, stages: Collection[str] = ()) -> tuple[Member, ...]:
             functools.partial(demo.from_scratch, name, config.image_size, config.seed),
             identity=files.digest("random", name, str(config.seed)),
         )
-        for name in _names(config.from_scratch)
+        for name in parse_names(config.from_scratch)
     ]
     return tuple(found + controls)
 
@@ -227,5 +227,6 @@ def _raise_missing(where: locate.Locations, entry: neucrab.Checkpoint) -> NoRetu
     raise where.missing(entry)
 
 
-def _names(text: str) -> list[str]:
+def parse_names(text: str) -> list[str]:
+    """Parse names that are separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rankckpt_jax.data import image_cache, pipeline, preprocess, stream, tasks
-from rankckpt_jax.devices import signals
+from rankckpt_jax.devices import memory, signals
 from rankckpt_jax.errors import InputError, Interrupted, UnreadableImage
 
 HEADER = 4096
@@ -379,9 +379,7 @@ def test_open_cache_uses_the_setting_then_the_variable_then_home(
 def test_open_cache_limits_files_to_the_memory(split, tmp_path, monkeypatch, content):
     if content:
         (tmp_path / "memory.max").write_text(content)
-    monkeypatch.setattr(
-        image_cache, "_CONTAINER_LIMITS", [str(tmp_path / "memory.max")]
-    )
+    monkeypatch.setattr(memory, "_CONTAINER_LIMITS", [str(tmp_path / "memory.max")])
     too_small = content == "1000000\n"
     fits = image_cache.open_cache(str(tmp_path)).get(split, 96, "vtab")
     assert fits is not None

@@ -25,6 +25,9 @@ from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures.mixture import covariance, em, kmeans, sparse_em
 from rankckpt_jax.measures.statistics import blocks
 
+_MAX_ITER = 100
+"""Iterations of EM by default."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
@@ -77,7 +80,7 @@ def fit(
     init_labels: Any = None,
     reg_covar: float = 1e-6,
     tol: float = 1e-3,
-    max_iter: int = 100,
+    max_iter: int = _MAX_ITER,
     seed: int = 0,
 ) -> Fitted:
     """Fit a mixture; arguments as for `gmm.fit`."""
@@ -119,6 +122,28 @@ def fit(
     labels = blocks.for_devices(blocks.split(labels, shape, fill=num_components))
     progress, mixture = run_dense(setting)(data, labels)
     return fitted(*_progress(progress), data=data, mixture=mixture)
+
+
+def dense_program(
+    num_rows: int, dimensions: int, num_components: int, covariance_type: str = "full"
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return dense EM in float32 and the shapes of its arguments, without points.
+
+    Args:
+      num_rows: Number of points, N.
+      dimensions: D.
+      num_components: K.
+      covariance_type: One of `covariance.TYPES`.
+    """
+    size = blocks.padded_size(dimensions)
+    count, rows = blocks.shape(num_rows, max(num_components, size))
+    local = mapping.local_device_count(), count // blocks.num_devices(), rows
+    shape = jax.ShapeDtypeStruct
+    scalars = [shape((), np.float32)] * 4
+    points, mask = shape((*local, size), np.float32), shape(local, np.float32)
+    data = em.Data(points, mask, *scalars)
+    setting = em.Setting(covariance_type, num_components, _MAX_ITER)
+    return run_dense(setting), (data, shape(local, np.int32))
 
 
 def _progress(progress: em.Progress) -> tuple[np.ndarray, bool]:

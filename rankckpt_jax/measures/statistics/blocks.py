@@ -75,10 +75,15 @@ def row_mask(num_rows: int, blocks: tuple[int, int], dtype: Any) -> np.ndarray:
 
 def pad_dimensions(x: np.ndarray) -> np.ndarray:
     """Append columns of zeros, [N, D] to [N, D'], so that few D' are compiled."""
+    return np.pad(x, ((0, 0), (0, padded_size(x.shape[1]) - x.shape[1])))
+
+
+def padded_size(dimensions: int) -> int:
+    """Return D' of `pad_dimensions`."""
     size, ratio, multiple = _DIMENSIONS
-    while size < x.shape[1]:
+    while size < dimensions:
         size = _round_up(math.ceil(ratio * size), multiple)
-    return np.pad(x, ((0, 0), (0, size - x.shape[1])))
+    return size
 
 
 def sum_over_devices(tree: Any) -> Any:

@@ -1,0 +1,304 @@
+"""The task and the pool of a plan: sizes and networks, without images and weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rankckpt_jax import checkpoints, models
+from rankckpt_jax.benchmark import demo, locate, neucrab
+from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.checkpoints import sources
+from rankckpt_jax.checkpoints.fetch import download, uris
+from rankckpt_jax.checkpoints.sources import slim
+from rankckpt_jax.data import tasks
+from rankckpt_jax.data.lazy_tensorflow import tensorflow
+from rankckpt_jax.data.splits import Split, Task
+from rankckpt_jax.errors import InputError, describe_unexpected
+from rankckpt_jax.features import precomputed
+from rankckpt_jax.run import pool
+from rankckpt_jax.storage import files
+
+# NeuCRaB names a ResNet-50 without its version. Versions 1 and 2 cost the same.
+_ASSUMED = {"resnet_50": "resnet_v1_50"}
+
+# Classes of NeuCRaB's TF-Slim checkpoints: ImageNet's and the background.
+_SLIM_CLASSES = 1001
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network without its weights; equal if checkpoints share compiled programs.
+
+    Attributes:
+      architecture: See `checkpoints.Backbone`, as for the other fields.
+      variables: The shapes of the variables, without the classifier.
+    """
+
+    architecture: str
+    apply: Any
+    variables: Any = dataclasses.field(repr=False, compare=False)
+    image_size: int
+    feature_dim: int
+    num_source_classes: int = dataclasses.field(compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Features that were extracted elsewhere.
+
+    Attributes:
+      images: Number of images, N.
+      feature_dim: D.
+      num_source_classes: V; 0 without logits.
+      num_classes: C, the number of different labels.
+    """
+
+    images: int
+    feature_dim: int
+    num_source_classes: int
+    num_classes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """The checkpoints of a config.
+
+    Attributes:
+      networks: By the name of each checkpoint that is planned.
+      features: The same, for features that were extracted elsewhere.
+      unplanned: The reason by the name of each other checkpoint.
+    """
+
+    networks: Mapping[str, Network]
+    features: Mapping[str, Features]
+    unplanned: Mapping[str, str]
+
+
+def load_task(config: Any) -> Task:
+    """Return the task with the sizes of its splits; images need not be there.
+
+    The sizes of NeuCRaB's tasks are known. Those of another data set of TFDS come from
+    its metadata, those of a folder from its listing.
+
+    Raises:
+      InputError: The images cannot be used, or their number is unknown.
+    """
+    given = config.task
+    if config.features:
+        name, origin = pool.describe_features(config.features)
+        return Task(given.name or name, (), {}, origin)
+    if given.path or not given.tfds:
+        return tasks.load(given)
+    expressions = {
+        role: given[role] for role in ("train", "val", "test") if given[role]
+    }
+    num_classes, counts = _count_tfds(given, expressions)
+    if "val" in counts:
+        counts["trainval"] = counts["train"] + counts["val"]
+    limit = given.get("limit", 0)
+    splits = {
+        role: _sized_split(role, min(count, limit or count))
+        for role, count in counts.items()
+    }
+    classes = tuple(map(str, range(num_classes)))
+    name = given.name or given.tfds.partition(":")[0]
+    return Task(name, classes, splits, f"TFDS {given.tfds}")
+
+
+def _count_tfds(
+    given: Any, expressions: Mapping[str, str]
+) -> tuple[int, dict[str, int]]:
+    """Return the number of classes and the images of each split of a data set."""
+    for task in neucrab.TASKS.values():
+        if given.tfds != task.tfds:
+            continue
+        if expressions == dict(task.splits):
+            return task.num_classes, dict(task.counts)
+        if expressions == dict(task.few):
+            few = {"train": 800, "val": 200, "test": task.counts["test"]}
+            return task.num_classes, few
+    try:
+        tensorflow()
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder(
+            given.tfds, data_dir=given.data_dir or None, try_gcs=False
+        )
+        stored = builder.info.splits
+        counts = {r: stored[text].num_examples for r, text in expressions.items()}
+        return builder.info.features["label"].num_classes, counts
+    except Exception as error:  # TFDS raises errors of many types.
+        raise InputError(
+            f"The number of images of {given.tfds!r} is unknown",
+            where="config.task.tfds",
+            expected="a data set that is prepared on this machine, or one of NeuCRaB",
+            found=" ".join(f"{type(error).__name__}: {error}".split()),
+            fix="prepare the data set, or pass the images as a folder: "
+            "--config.task.path=DIR",
+        ) from error
+
+
+def _sized_split(name: str, count: int) -> Split:
+    def unavailable(*_: Any) -> Any:
+        raise AssertionError(f"a plan reads no images of {name}")
+
+    return Split(
+        name,
+        count,
+        identify=unavailable,
+        examples=unavailable,
+        subset=lambda other, rows: _sized_split(other, len(rows)),
+    )
+
+
+def load_pool(config: Any, stages: tuple[str, ...]) -> Pool:
+    """Return the networks of the checkpoints that a config names.
+
+    Weights are not read, except those of files whose network is only known once it is
+    converted. Nothing is downloaded, except an archive without a path inside it.
+
+    Raises:
+      InputError: There are no checkpoints, or a name is unknown.
+    """
+    networks: dict[str, Network] = {}
+    features: dict[str, Features] = {}
+    unplanned: dict[str, str] = {}
+    found: Iterator[tuple[str, Any]]
+    if config.features:
+        for name, path in precomputed.find_features(config.features):
+            features[name] = _describe_features(path)
+        return Pool(networks, features, unplanned)
+    if config.neucrab:
+        found = _benchmark(config)
+    elif "pretrain" in stages:
+        settings = config.pretrain
+        directory = files.to_path(config.checkpoints)
+        made = demo.checkpoints(directory, settings.stages)
+        found = ((name, settings.architecture) for name, _ in made)
+    else:
+        storage = download.storage(config.get("download"))
+        found = iter(checkpoints.find(config.checkpoints, storage))
+        found = ((name, _Place(path)) for name, path in list(found))
+    for name, source in found:
+        try:
+            if isinstance(source, _Place):
+                source = _open(config, source)
+            if isinstance(source, str):
+                source = registered(source, config.image_size)
+            networks[name] = source
+        except InputError as error:
+            unplanned[name] = error.what
+        except Exception as error:  # As in a run, one file must not end all.
+            unplanned[name] = describe_unexpected(error)
+    for name in pool.parse_names(config.from_scratch):
+        scratch = registered(name, config.image_size)
+        networks[f"{name}_from_scratch"] = scratch
+    return Pool(networks, features, unplanned)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """A checkpoint's path or handle, and the size of images that is preferred to it."""
+
+    spec: str
+    image_size: int = 0
+
+
+@functools.cache
+def registered(
+    architecture: str, image_size: int = 0, num_source_classes: int = 0
+) -> Network:
+    """Return a network of `models` by its name.
+
+    Args:
+      architecture: Its name.
+      image_size: Side of the images in pixels; 0 for the network's own.
+      num_source_classes: Classes of the checkpoint's classifier.
+
+    Raises:
+      InputError: It does not exist, or takes only larger images.
+    """
+    network = models.get(architecture)
+    size = image_size or network.image_size
+    if size < network.minimum_image_size:
+        raise InputError(
+            f"{architecture} takes images of at least {network.minimum_image_size} "
+            "pixels"
+        )
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    variables = jax.eval_shape(
+        models.create(architecture).init, jax.random.key(0), image
+    )
+    return Network(
+        architecture,
+        backbone_lib.Apply(architecture),
+        dict(variables),
+        size,
+        network.feature_dim,
+        num_source_classes,
+    )
+
+
+def _benchmark(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each file of NeuCRaB with its network, or the place to load it from."""
+    storage = download.storage(config.get("download"))
+    folders = tuple(map(files.to_path, uris.split_list(config.checkpoints)))
+    where = locate.Locations(folders, storage)
+    entries = neucrab.entries(pool.parse_names(config.neucrab))
+    for entry in {entry.name: entry for entry in entries}.values():
+        name = _ASSUMED.get(entry.architecture, entry.architecture)
+        size = config.image_size or entry.image_size
+        classes = _SLIM_CLASSES if entry.source == "slim" else 0
+        try:
+            yield entry.name, registered(name, size, classes)
+        except InputError:
+            yield entry.name, _Place(where.find(entry) or entry.path, size)
+
+
+def _open(config: Any, place: _Place) -> Network:
+    """Return the network of a checkpoint, whose file must be on this machine."""
+    spec, text = uris.split_options(place.spec)
+    outer, _ = uris.split_archive(spec)
+    storage = download.storage(config.get("download"))
+    if uris.is_remote(outer) and not uris.is_here(outer, storage):
+        raise InputError("not on this machine")
+    size = place.image_size or config.image_size
+    path = uris.resolve(spec, storage)
+    if sources.find(path) is slim:
+        info = slim.recognize(path)
+        own = uris.options(text).get("image_size") or size or info.image_size or 0
+        return registered(info.architecture, own, info.num_classes)
+    backbone = checkpoints.load(
+        place.spec,
+        preferred_image_size=size,
+        use_moving_averages=config.use_moving_averages,
+        storage=storage,
+    )
+    variables, _ = backbone_lib.split_head(backbone.variables)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
+    return Network(
+        backbone.architecture,
+        backbone.apply,
+        shapes,
+        backbone.image_size,
+        backbone.feature_dim,
+        backbone.num_source_classes,
+    )
+
+
+def _describe_features(path: Any) -> Features:
+    loaded = precomputed.load_features(path)
+    images, dimensions = loaded.features.shape
+    logits = loaded.logits
+    return Features(
+        images,
+        dimensions,
+        0 if logits is None else logits.shape[-1],
+        len(set(loaded.labels.tolist())),
+    )
