@@ -107,6 +107,7 @@ def rank(
             found=str(error).strip("'\"").replace("\\n", " "),
             fix="configs/default.py documents every field",
         ) from error
+    compilation.limit_tpu_fusions()
     with progress_lib.shown(progress):
         return run(config)
 

@@ -39,10 +39,11 @@ def main(command: Command) -> int:
     assert command.config is not None
     _configure_logging()
     _log.info("rankckpt_jax %s: loading JAX", rankckpt_jax.__version__)
-    from rankckpt_jax.devices import mapping, processes, signals
+    from rankckpt_jax.devices import compilation, mapping, processes, signals
     from rankckpt_jax.run.run import run
 
     mapping.split_cpu_devices()
+    compilation.limit_tpu_fusions()
     if command.plan:
         return _plan(command)
     try:

@@ -39,6 +39,9 @@ LIMIT = 2_000_000_000
 """Largest size of a local directory in bytes. JAX deletes the least recently used
 programs. Those of 12 networks and three measures take 3.4 MB on a CPU."""
 
+_FUSION_MEMORY = "--xla_tpu_scoped_vmem_limit_kib"
+_FUSION_KIB = 6144
+
 _LOCK_SECONDS = 10
 _MAX_DAYS = 90  # Programs of other versions are deleted if unused for longer.
 _ENTRY, _LAST_USE = "-cache", "-atime"  # JAX's file names end so.
@@ -50,6 +53,20 @@ _EVENTS = (
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
 )
+
+
+def limit_tpu_fusions() -> None:
+    """Limit the on-chip memory of a fused operation on a TPU to 6 MiB.
+
+    Call it before JAX creates its devices. The compiler searches for the best tiling of
+    each convolution within this memory. With 6 instead of 16 MiB, a training step of a
+    ResNet-50 unit compiles for v5e in 4.9 instead of 13.0 CPU seconds, and takes 5 %
+    more cycles by the compiler's estimate. A limit in LIBTPU_INIT_ARGS is kept.
+    """
+    given = os.environ.get("LIBTPU_INIT_ARGS", "")
+    if _FUSION_MEMORY not in given:
+        option = f"{_FUSION_MEMORY}={_FUSION_KIB}"
+        os.environ["LIBTPU_INIT_ARGS"] = f"{given} {option}".strip()
 
 
 @contextlib.contextmanager

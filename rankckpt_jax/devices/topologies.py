@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from rankckpt_jax.devices import compilation
 from rankckpt_jax.errors import InputError
 
 _H200 = pathlib.Path(__file__).with_name("h200.txtpb")
@@ -51,6 +52,7 @@ def load(name: str) -> tuple[jax.Device, ...]:
     _check_installed("libtpu", "tpu")
     for variable, value in _LIBTPU.items():
         os.environ.setdefault(variable, value)
+    compilation.limit_tpu_fusions()
     options: dict[str, Any] = {}
     if set(shape) <= {"1", "x"}:
         # A host has several chips unless stated otherwise.

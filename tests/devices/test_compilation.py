@@ -219,3 +219,20 @@ def test_seconds_counts_compiling_and_not_running():
     compiled = compilation.seconds()
     function(jnp.ones(5)).block_until_ready()
     assert compilation.seconds() == compiled > start
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, "--xla_tpu_scoped_vmem_limit_kib=6144"),
+        ("--other", "--other --xla_tpu_scoped_vmem_limit_kib=6144"),
+        ("--xla_tpu_scoped_vmem_limit_kib=9", "--xla_tpu_scoped_vmem_limit_kib=9"),
+    ],
+)
+def test_limit_tpu_fusions_keeps_the_users_own_options(monkeypatch, given, expected):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("LIBTPU_INIT_ARGS", given)
+    compilation.limit_tpu_fusions()
+    compilation.limit_tpu_fusions()
+    assert os.environ["LIBTPU_INIT_ARGS"] == expected
