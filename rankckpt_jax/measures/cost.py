@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rankckpt_jax.measures import registry
+from rankckpt_jax.measures.mixture import sparse_em
 
 PCA_DIMENSIONS = 128
 """Assumed dimensions that NLEEP's PCA keeps of more; real pools had 72 to 202."""
@@ -103,7 +104,8 @@ def _mixture_flop(sizes: Sizes, options: Mapping[str, Any]) -> float:
     k-means: 2 N K d (2 + log K) for the first centers, 2 N K d per iteration.
     EM with full covariances: 4 N K d^2 + 2 K d^3 per iteration, for distances, moments
     and factorizations. If components have fewer images than dimensions on average,
-    nearly all responsibilities are 0, and it is 2 N d W for W images in a component.
+    nearly all responsibilities are 0, and it is 2 N K d for each of the witnesses of
+    `sparse_em`, and 2 N d W for W images in a component.
     """
     components, size = mixture(sizes, options)
     restarts = options.get("num_restarts", 1)
@@ -111,7 +113,8 @@ def _mixture_flop(sizes: Sizes, options: Mapping[str, Any]) -> float:
     clustering = pairs * (2 + math.log(components) + EM_ITERATIONS)
     mean = sizes.images / components
     if mean < size:
-        iteration = 2.0 * sizes.images * size * _LARGEST * mean
+        listed = 2.0 * sizes.images * size * _LARGEST * mean
+        iteration = sparse_em.WITNESSES * pairs + listed
     else:
         iteration = 2 * pairs * size + 2.0 * components * size**3
     return restarts * (clustering + EM_ITERATIONS * iteration)

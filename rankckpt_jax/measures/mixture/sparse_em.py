@@ -13,8 +13,8 @@ Each component lists up to W points with a responsibility above 0.
     E   1. The exact joint log density of the listed pairs. Its logsumexp L_i over the
            components that list point i is a lower bound of the log density of point i.
         2. For all other pairs an upper bound. A Mahalanobis distance is at least the
-           part that _WITNESSES coordinates have in it (`low_rank`). Cost:
-           2 N K D _WITNESSES FLOP.
+           part that WITNESSES coordinates have in it (`low_rank`). Cost:
+           2 N K D WITNESSES FLOP.
         3. If the bound lies so far below L_i that exp underflows, the responsibility is
            0.0, and adding it to a sum changes nothing. A component for which the bound
            leaves some unlisted point open is evaluated on all points, and lists the
@@ -46,7 +46,7 @@ from rankckpt_jax.devices import mapping
 from rankckpt_jax.measures.mixture import em, low_rank
 from rankckpt_jax.measures.statistics import blocks
 
-_WITNESSES = 4
+WITNESSES = 4
 """Vectors per component in the upper bound."""
 
 _FEWEST_POINTS = 8
@@ -117,7 +117,7 @@ class _EStep(NamedTuple):
       selected: bool [K], the components to process next.
       means: [K, D'].
       normalizer: [K], log w_k / sqrt(det 2 pi S_k).
-      witnesses: [_WITNESSES, K, D'].
+      witnesses: [WITNESSES, K, D'].
       floor: [N], the log density below which a responsibility is 0.0.
       points: int32 [K, W], as in `Lists`.
       joint: [K, W], joint log densities of listed pairs; -inf in empty slots.
@@ -239,7 +239,7 @@ def _e_step(
         selected=index < setting.num_components,
         means=zeros,
         normalizer=nothing[:, 0],
-        witnesses=jnp.stack([zeros] * _WITNESSES),
+        witnesses=jnp.stack([zeros] * WITNESSES),
         floor=jnp.zeros(empty, flat.dtype),
         points=old.points,
         joint=nothing,
@@ -286,7 +286,7 @@ def _evaluate_lists(
 ) -> _EStep:
     """Evaluate components `ks` [G] on their listed points, members [G, w, D']."""
     joint, witnesses = fitted.log_density_and_witnesses(
-        members, data.dimensions, _WITNESSES
+        members, data.dimensions, WITNESSES
     )
     joint = jnp.where(is_listed, joint, -jnp.inf)
     witnesses = jnp.swapaxes(witnesses, 0, 1)
