@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -46,6 +46,9 @@ class Network:
     image_size: int
     feature_dim: int
     num_source_classes: int = dataclasses.field(compare=False)
+
+
+MakeNetwork = Callable[[], Network]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,48 +169,37 @@ def load_pool(config: Any, stages: tuple[str, ...]) -> Pool:
     Raises:
       InputError: There are no checkpoints, or a name is unknown.
     """
-    networks: dict[str, Network] = {}
-    features: dict[str, Features] = {}
-    unplanned: dict[str, str] = {}
-    found: Iterator[tuple[str, Any]]
     if config.features:
-        for name, path in precomputed.find_features(config.features):
-            features[name] = _describe_features(path)
-        return Pool(networks, features, unplanned)
-    if config.neucrab:
-        found = _benchmark(config)
-    elif "pretrain" in stages:
-        settings = config.pretrain
-        directory = files.to_path(config.checkpoints)
-        made = demo.checkpoints(directory, settings.stages)
-        found = ((name, settings.architecture) for name, _ in made)
-    else:
-        storage = download.storage(config.get("download"))
-        found = iter(checkpoints.find(config.checkpoints, storage))
-        found = ((name, _Place(path)) for name, path in list(found))
-    for name, source in found:
+        found = precomputed.find_features(config.features)
+        return Pool({}, {name: _describe_features(path) for name, path in found}, {})
+    networks: dict[str, Network] = {}
+    unplanned: dict[str, str] = {}
+    for name, make in _find(config, stages):
         try:
-            if isinstance(source, _Place):
-                source = _open(config, source)
-            if isinstance(source, str):
-                source = registered(source, config.image_size)
-            networks[name] = source
+            networks[name] = make()
         except InputError as error:
             unplanned[name] = error.what
         except Exception as error:  # As in a run, one file must not end all.
             unplanned[name] = describe_unexpected(error)
+    return Pool(networks, {}, unplanned)
+
+
+def _find(config: Any, stages: tuple[str, ...]) -> Iterator[tuple[str, MakeNetwork]]:
+    """Yield the name of each checkpoint, and a function that returns its network."""
+    size = config.image_size
+    if config.neucrab:
+        yield from _benchmark(config)
+    elif "pretrain" in stages:
+        settings = config.pretrain
+        made = demo.checkpoints(files.to_path(config.checkpoints), settings.stages)
+        for name, _ in made:
+            yield name, functools.partial(registered, settings.architecture, size)
+    else:
+        storage = download.storage(config.get("download"))
+        for name, path in checkpoints.find(config.checkpoints, storage):
+            yield name, functools.partial(_open, config, path, size)
     for name in pool.parse_names(config.from_scratch):
-        scratch = registered(name, config.image_size)
-        networks[f"{name}_from_scratch"] = scratch
-    return Pool(networks, features, unplanned)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Place:
-    """A checkpoint's path or handle, and the size of images that is preferred to it."""
-
-    spec: str
-    image_size: int = 0
+        yield f"{name}_from_scratch", functools.partial(registered, name, size)
 
 
 @functools.cache
@@ -245,8 +237,8 @@ def registered(
     )
 
 
-def _benchmark(config: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each file of NeuCRaB with its network, or the place to load it from."""
+def _benchmark(config: Any) -> Iterator[tuple[str, MakeNetwork]]:
+    """Yield each file of NeuCRaB, and its network by name if `models` has it."""
     storage = download.storage(config.get("download"))
     folders = tuple(map(files.to_path, uris.split_list(config.checkpoints)))
     where = locate.Locations(folders, storage)
@@ -256,27 +248,29 @@ def _benchmark(config: Any) -> Iterator[tuple[str, Any]]:
         size = config.image_size or entry.image_size
         classes = _SLIM_CLASSES if entry.source == "slim" else 0
         try:
-            yield entry.name, registered(name, size, classes)
+            models.get(name)
         except InputError:
-            yield entry.name, _Place(where.find(entry) or entry.path, size)
+            spec = where.find(entry) or entry.path
+            yield entry.name, functools.partial(_open, config, spec, size)
+        else:
+            yield entry.name, functools.partial(registered, name, size, classes)
 
 
-def _open(config: Any, place: _Place) -> Network:
+def _open(config: Any, spec: str, image_size: int) -> Network:
     """Return the network of a checkpoint, whose file must be on this machine."""
-    spec, text = uris.split_options(place.spec)
-    outer, _ = uris.split_archive(spec)
+    place, text = uris.split_options(spec)
+    outer, _ = uris.split_archive(place)
     storage = download.storage(config.get("download"))
     if uris.is_remote(outer) and not uris.is_here(outer, storage):
         raise InputError("not on this machine")
-    size = place.image_size or config.image_size
-    path = uris.resolve(spec, storage)
+    path = uris.resolve(place, storage)
     if sources.find(path) is slim:
         info = slim.recognize(path)
-        own = uris.options(text).get("image_size") or size or info.image_size or 0
-        return registered(info.architecture, own, info.num_classes)
+        size = uris.options(text).get("image_size") or image_size or info.image_size
+        return registered(info.architecture, size or 0, info.num_classes)
     backbone = checkpoints.load(
-        place.spec,
-        preferred_image_size=size,
+        spec,
+        preferred_image_size=image_size,
         use_moving_averages=config.use_moving_averages,
         storage=storage,
     )

@@ -150,6 +150,15 @@ def test_make_plans_vtab_1k(compiled, tmp_path, monkeypatch):
     assert len(made.pool.networks) == 13 and not made.pool.unplanned
 
 
+def test_make_names_networks_that_take_larger_images(compiled):
+    config = caltech.get_config("group_iii")
+    config.image_size = 32
+    made = plan.make(config, plan.HERE)
+    reason = made.pool.unplanned["imagenet_inception_v3-300000"]
+    assert reason.startswith("inception_v3 takes images of at least")
+    assert "imagenet_mobilenet_v1-300000" in made.pool.networks
+
+
 def test_make_plans_the_demo_before_its_pool_exists(compiled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = plan.make(demo.get_config(), plan.HERE)
@@ -241,6 +250,16 @@ def test_make_names_a_data_set_of_unknown_size(pool, tmp_path):
 def test_make_rejects_a_bad_config(image_folder, pool):
     with pytest.raises(InputError, match="nleeep"):
         plan.make(folder(image_folder, pool, measures="nleeep"), "v5e:2x4")
+
+
+def test_make_plans_for_absent_gpus(image_folder, pool):
+    """The compiler counts no traffic for CUDA; that of products stands for it."""
+    pytest.importorskip("jax_cuda12_plugin")
+    made = plan.make(folder(image_folder, pool, measures="h_score"), "h200:8")
+    assert made.devices == 8 and made.peak.flops["bfloat16"] == 989e12
+    [row] = phases(made)["Extraction"].rows
+    assert row.verdict == "FITS" and row.work.bytes > 0
+    assert set(row.work.flop) == {"bfloat16"}
 
 
 def test_make_plans_for_absent_devices(image_folder, pool):
