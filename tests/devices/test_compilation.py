@@ -21,8 +21,9 @@ SETTINGS = (
 
 
 @pytest.fixture(autouse=True)
-def unset():
-    """Leave no directory set, as in a user's process."""
+def unset(caplog):
+    """Leave no directory set, as in a user's process, and JAX quiet."""
+    caplog.set_level(logging.WARNING, logger="jax")
     with compilation._jax_settings({"jax_compilation_cache_dir": None}):
         yield
 

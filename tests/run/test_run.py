@@ -61,7 +61,12 @@ def test_run_writes_everything_and_computes_nothing_twice(
     page = (directory / "report.html").read_text()
     for text in (
         *("first", "Ranks by measure", "Accuracy during fine-tuning", "Operations"),
-        *("Images through a network", "Features", "Provenance", "Preprocessed images"),
+        *(
+            "Images through a network",
+            "Features",
+            "How this was made",
+            "Preprocessed images",
+        ),
         *("config.image_size", "versions", "slim_vgg, values -1 to 1"),
     ):
         assert text in page
