@@ -34,7 +34,7 @@ HERE = "here"
 """The topology that stands for the devices of this machine."""
 
 # CPU seconds to compile a network for extraction and for training, by platform.
-_COMPILE_SECONDS = {"tpu": (30, 100), "gpu": (5, 20), "cpu": (5, 20)}
+_COMPILE_SECONDS = {"tpu": (15, 65), "gpu": (5, 20), "cpu": (5, 20)}
 
 _log = logging.getLogger(__name__)
 
