@@ -66,6 +66,8 @@ def test_demo_writes_the_report_and_a_second_run_computes_nothing(
     for name in ("ranking.csv", "report.html"):
         assert (demo.workdir / "digits_0_to_4" / name).exists()
     assert "pre-training: saved step 3" in demo.stderr
+    # Its checkpoints were trained at the size of its images.
+    assert "far from the own size" not in demo.stdout
     assert "Traceback" not in demo.stderr
     workdir = shutil.copytree(demo.workdir, tmp_path / "runs")
     with caplog.at_level("INFO"):

@@ -115,6 +115,7 @@ def members(config: Any, stages: Collection[str] = ()) -> tuple[Member, ...]:
         if "pretrain" in stages:
             directory = files.to_path(config.checkpoints)
             paths = demo.checkpoints(directory, config.pretrain.stages)
+            load = functools.partial(_load_trained_at, config.image_size, load)
         else:
             paths = checkpoints.find(config.checkpoints, storage)
         found = [
@@ -155,6 +156,15 @@ def _loader(
     load: Callable[..., Backbone], name: str, path: str
 ) -> Callable[[], Backbone]:
     return functools.partial(load, path, name=name)
+
+
+def _load_trained_at(
+    image_size: int, load: Callable[..., Backbone], path: str, name: str
+) -> Backbone:
+    """Load a checkpoint of the demo, whose files do not state its image size."""
+    backbone = load(path, name=name)
+    own_size = image_size or backbone.own_image_size
+    return dataclasses.replace(backbone, own_image_size=own_size)
 
 
 def _no_backbone(path: epath.Path) -> NoReturn:
