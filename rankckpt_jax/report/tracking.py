@@ -30,6 +30,7 @@ from etils import epath
 
 from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.report import CSV_NAME, HTML_NAME, JSON_NAME, columns, terminal
+from rankckpt_jax.results import verification
 from rankckpt_jax.results.formatting import printable
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import finite
@@ -268,7 +269,7 @@ def _mlflow(summary: Summary, directory: epath.Path) -> None:
     note = "\n\n".join(summary.sentences)[:_MOST_CHARACTERS]
     params = {
         _key(name): str(value)[:_MOST_CHARACTERS]
-        for name, value in _flatten(_config(ranking))
+        for name, value in verification.flatten(_config(ranking))
     }
     with (
         _local_files(directory) as local,
@@ -343,15 +344,6 @@ def _key(name: str) -> str:
 def _cell(value: columns.Value) -> columns.Value:
     """Return a value of the table as JSON has it."""
     return printable(value) if isinstance(value, str) else finite(value)
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Return the fields of a nested config by dotted name."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _batches(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

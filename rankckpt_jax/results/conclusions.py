@@ -244,8 +244,8 @@ def _lead(ranking: Ranking, recommendation: Recommendation) -> str:
         which = f"the next {len(names)}" if is_next else f"{len(names)} others"
         others = f"{which} ({some(names, most=4)})"
     if lead.second in lead.close:
-        return f"{subject} is only {size}, so {it} cannot be told apart from {others}."
-    return f"{subject} is {size}, but {it} cannot be told apart from {others}."
+        return f"{subject} is only {size}, so {it} may not be better than {others}."
+    return f"{subject} is {size}, but {it} may not be better than {others}."
 
 
 def _verification(ranking: Ranking, agreement: Agreement, command: str) -> str:

@@ -30,7 +30,7 @@ def command(config: Mapping[str, Any] | None) -> str:
     """
     if not config or config.get("features") or config.get("shard"):
         return ""
-    given = dict(_flatten(config))
+    given = dict(flatten(config))
     stages = {name.strip() for name in given["stages"].split(",")}
     # Only fine-tuning computes early_stopping, so it cannot choose what to fine-tune.
     by_finetuning = given["measures"].partition(",")[0].strip() == "early_stopping"
@@ -81,7 +81,7 @@ def _split_existing(checkpoints: str) -> list[str]:
 
 def _has_fields(base: Any, given: Mapping[str, Any]) -> bool:
     """Return whether flags can set a config to the given fields."""
-    known = dict(_flatten(base.to_dict()))
+    known = dict(flatten(base.to_dict()))
     return all(
         name in known and (value is not None or known[name] is None)
         for name, value in given.items()
@@ -93,7 +93,7 @@ def _fields(
 ) -> Iterator[str]:
     """Yield a flag for each field that differs from those of another config."""
     options = options or {}
-    known = dict(_flatten(base.to_dict()))
+    known = dict(flatten(base.to_dict()))
     # Short options come first.
     for field in [*options, *(field for field in given if field not in options)]:
         if given[field] != known[field]:
@@ -104,9 +104,10 @@ def _join(*arguments: str) -> str:
     return shlex.join([PROGRAM, *arguments])
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a nested config as (dotted name, value)."""
     for name, value in config.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

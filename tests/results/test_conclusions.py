@@ -159,12 +159,12 @@ def test_conclude_counts_no_measure_that_prefers_another_to_the_measured_best():
             [1.0, 0.9],
             0.1,
             "Its lead over ckpt1 is only 0.71 times the noise of the score, so it "
-            "cannot be told apart from ckpt1.",
+            "may not be better than ckpt1.",
         ),
         (
             [1.0, 0.9, 0.85, 0.8, 0.1],
             0.1,
-            "so it cannot be told apart from the next 3 (ckpt1, ckpt2, ckpt3).",
+            "so it may not be better than the next 3 (ckpt1, ckpt2, ckpt3).",
         ),
         ([1.0, 0.9], None, "because the noise of nleep is unknown; set `num_bootstr"),
         ([1.0, 0.9], 0.0, "is larger than the noise of the score, which is zero."),
@@ -184,7 +184,7 @@ def test_conclude_names_a_noisy_checkpoint_that_is_close():
         _conclude(rows)
         .support[-1]
         .endswith(
-            "7.1 times the noise of the score, but it cannot be told apart from ckpt2."
+            "7.1 times the noise of the score, but it may not be better than ckpt2."
         )
     )
 

@@ -23,8 +23,8 @@ sqrt(ridge). A row of zeros in Y only adds the ridge to the determinant.
 
 Lower bounds of a distance. Some coordinates of what remains of (c, 0) give a part of
 its length, so c' S^-1 c >= sum_j (u_j'(I - Q'Q)(c, 0))^2 / ridge for unit vectors u_j.
-The last coordinates are used, those of the smallest principal components, of which the
-points span the least.
+The last coordinates are used. They are the smallest principal components, in which the
+points of a component span the least.
 
 Rounding. |c|^2 - |Q c|^2 would cancel, since the ridge (1e-6) is far below eps |c|^2.
 The remainder itself has an error of eps |c|, and of eps times its own length after a
