@@ -44,9 +44,9 @@ def main(command: Command) -> int:
 
     mapping.split_cpu_devices()
     compilation.limit_tpu_fusions()
-    if command.plan:
-        return _plan(command)
     try:
+        if command.plan:
+            return _plan(command)
         processes.join(**command.config.distributed)
         processes.check_devices()
         if not processes.is_main_process():
@@ -94,14 +94,7 @@ def _plan(command: Command) -> int:
     if command.plan != plan.HERE:
         # Compilers for absent devices search for them otherwise.
         jax.config.update("jax_platforms", "cpu")
-    try:
-        made = plan.make(command.config, command.plan)
-    except InputError as error:
-        interrupt.end_if_requested()
-        if command.debug:
-            raise
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    made = plan.make(command.config, command.plan)
     _print(plan_text.to_text(made))
     return 0 if made.fits else 1
 
