@@ -7,19 +7,19 @@ for every new function of `map_devices` or `jax.jit`; `test_coverage.py` fails w
 import dataclasses
 import functools
 import math
+import types
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rankckpt_jax import finetune, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import preprocess
 from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.features import extract
-from rankckpt_jax.finetune import probe, restore_batch_norm, step
+from rankckpt_jax.finetune import loop, probe, restore_batch_norm, step
 from rankckpt_jax.measures import inputs, knn, mutual_information, pactran
 from rankckpt_jax.measures.mixture import (
     covariance,
@@ -124,11 +124,21 @@ def batch_of(name: str, size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, preprocess.DTYPE)
 
 
+def network_of(name: str) -> Any:
+    """Return what programs read of a `Backbone`, with shapes as weights."""
+    network = models.get(name)
+    return types.SimpleNamespace(
+        apply=backbone_lib.Apply(name),
+        image_size=network.image_size,
+        feature_dim=network.feature_dim,
+        variables=variables_of(name),
+    )
+
+
 def forward(name: str) -> Call:
-    dtype = extract.compute_dtype("auto")
-    function = extract._forward(backbone_lib.Apply(name, dtype))
-    images = batch_of(name, EXTRACTION_BATCH)
-    return Call(function, (variables_of(name), SCALING, images))
+    dtype, size = extract.compute_dtype("auto"), EXTRACTION_BATCH
+    program = extract.forward_program(network_of(name), dtype=dtype, batch_size=size)
+    return Call(*program)
 
 
 def classify() -> Call:
@@ -138,47 +148,39 @@ def classify() -> Call:
     return Call(extract._classify(), (head, features))
 
 
-def state_of(variables: Any, width: int, trials: int = 1) -> step.State:
-    head = {"kernel": floats(width, CLASSES), "bias": floats(CLASSES)}
-    params = {"backbone": variables["params"], "head": head}
-    optimizer = step._optimizer(step.hyperparameters(finetune.Recipe(), 0.0, 0))
-    state = step.State(
-        params, variables["batch_stats"], jax.eval_shape(optimizer.init, params)
-    )
-    if trials == 1:
-        return state
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((trials, *x.shape), x.dtype), state
-    )
-
-
 def recipe(**options: Any) -> finetune.Recipe:
     return finetune.Recipe(batch_size=TRAINING_BATCH, **options)
 
 
 def train(name: str, trials: int = 1, **options: Any) -> Call:
-    given = recipe(**options)
-    function = step.train_step(_spec(backbone_lib.Apply(name), given, trials))
-    state = state_of(variables_of(name), models.get(name).feature_dim, trials)
-    images = batch_of(name, TRAINING_BATCH)
-    return Call(function, _training_args(state, images, given, trials))
+    recipes = [recipe(**options)] * trials
+    return Call(*loop.train_program(network_of(name), recipes, CLASSES))
 
 
 def train_probe() -> Call:
     given = recipe()
-    function = step.train_step(_spec(probe.IdentityBackbone(), given, 1))
-    state = state_of({"params": {}, "batch_stats": {}}, WIDTH)
+    backbone = types.SimpleNamespace(
+        apply=probe.IdentityBackbone(),
+        feature_dim=WIDTH,
+        variables={"params": {}, "batch_stats": {}},
+    )
     devices = mapping.local_device_count()
     features = floats(devices, TRAINING_BATCH // devices, WIDTH)
-    return Call(function, _training_args(state, features, given, 1))
+    rows = ints(*features.shape[:2])
+    scaling = floats(), floats(), floats(1)
+    hyper = step.hyperparameters(given, 0.1, 0)
+    args = step.initial_shapes(backbone, CLASSES), scaling, hyper
+    function = step.train_step(step.step_spec(backbone, given, 1))
+    return Call(function, (*args, (features, rows, rows)))
 
 
 def count_correct(name: str) -> Call:
-    function = step.count_correct(_spec(backbone_lib.Apply(name), recipe(), 1).apply)
+    backbone = network_of(name)
+    function = step.count_correct(step.step_spec(backbone, recipe(), 1).apply)
     images = batch_of(name, TRAINING_BATCH)
     labels = ints(*images.shape[:2])
     mask = jax.ShapeDtypeStruct(labels.shape, bool)
-    state = state_of(variables_of(name), models.get(name).feature_dim)
+    state = step.initial_shapes(backbone, CLASSES)
     return Call(function, (state, SCALING, (images, labels, mask)))
 
 
@@ -186,19 +188,6 @@ def input_moments(name: str) -> Call:
     function = restore_batch_norm._input_moments(name)
     images = batch_of(name, EXTRACTION_BATCH)
     return Call(function, (variables_of(name), SCALING, images))
-
-
-def _spec(apply: Any, given: finetune.Recipe, trials: int) -> step.StepSpec:
-    backbone = dataclasses.make_dataclass("Backbone", ["apply"])(apply)
-    return step.step_spec(backbone, given, trials)
-
-
-def _training_args(state: Any, images: Any, given: Any, trials: int) -> tuple:
-    scaling = SCALING if len(images.shape) == 5 else (floats(), floats(), floats(1))
-    rows = ints(*images.shape[:2])
-    rate = [0.1] * trials if trials > 1 else 0.1
-    hyper = step.hyperparameters(given, rate, 0)
-    return state, scaling, hyper, (images, rows, rows)
 
 
 # Measures.
@@ -270,7 +259,7 @@ class Points:
     @property
     def width(self) -> int:
         """D', which includes padding."""
-        return blocks.pad_dimensions(np.zeros((0, self.dimensions))).shape[1]
+        return blocks.padded_size(self.dimensions)
 
     def data(self, is_divided: bool) -> tuple[em.Data, jax.ShapeDtypeStruct]:
         """Return the points of EM, and their labels."""
@@ -315,8 +304,8 @@ def sparse(points: Points) -> Call:
 
 
 def dense(points: Points, covariance_type: str) -> Call:
-    setting = em.Setting(covariance_type, points.components, 100)
-    return Call(fitting.run_dense(setting), points.data(True))
+    sizes = points.count, points.dimensions, points.components
+    return Call(*fitting.dense_program(*sizes, covariance_type))
 
 
 def predict(points: Points) -> Call:
