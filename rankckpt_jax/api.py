@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import pathlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,13 +35,13 @@ Features = tuple[Any, Any] | tuple[Any, Any, Any] | Mapping[str, Any]
 
 
 def rank(
-    data: str | pathlib.Path,
-    checkpoints: str | pathlib.Path | Sequence[str | pathlib.Path],
+    data: str | os.PathLike[str],
+    checkpoints: Any,
     *,
     measures: str | Sequence[str] = "nleep,leep,h_score",
     finetune: bool | int = False,
     image_size: int = 0,
-    workdir: str | pathlib.Path = "runs",
+    workdir: str | os.PathLike[str] = "runs",
     seed: int = 0,
     fields: Mapping[str, Any] | None = None,
     progress: bool | None = None,
@@ -61,7 +61,9 @@ def rank(
       data: A folder with `train/CLASS/*.jpg`, or a TFDS data set with its version
         ("caltech101:3.*.*").
       checkpoints: Directories, globs, files or handles; see `config.checkpoints` in
-        configs/default.py.
+        configs/default.py. Also models in memory: a `Backbone`, a `keras.Model`, or
+        what `checkpoints.from_flax`, `from_keras` or `from_torch` returns. One of
+        these, or a sequence of them. `Backbone`s keep their image size.
       measures: Names of measures, or "all". The first one orders the ranking.
       finetune: Whether to fine-tune every checkpoint too, which shows how good the
         ranking is and takes far longer. A number fine-tunes only so many of the
@@ -83,13 +85,21 @@ def rank(
       InputError: The images, the whole pool or an option cannot be used.
     """
     # Imports inside the function, because TensorFlow and the networks take seconds.
+    from rankckpt_jax.checkpoints import in_memory
     from rankckpt_jax.configs import folder
     from rankckpt_jax.run.run import run
 
+    items = checkpoints if isinstance(checkpoints, list | tuple) else [checkpoints]
+    paths = [item for item in items if isinstance(item, str | os.PathLike)]
+    models = [
+        in_memory.read(item, f"checkpoints[{i}]")
+        for i, item in enumerate(items)
+        if not isinstance(item, str | os.PathLike)
+    ]
     config = folder.get_config()
     given = short_form.to_fields(
         data,
-        checkpoints,
+        paths,
         measures=measures,
         image_size=image_size,
         workdir=workdir,
@@ -109,7 +119,7 @@ def rank(
         ) from error
     compilation.limit_tpu_fusions()
     with progress_lib.shown(progress):
-        return run(config)
+        return run(config, models)
 
 
 def rank_features(

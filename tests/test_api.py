@@ -1,13 +1,17 @@
+import dataclasses
 import shutil
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 import scipy.sparse
 
 import rankckpt_jax
-from rankckpt_jax import rank, rank_features
+from rankckpt_jax import checkpoints, rank, rank_features
 from rankckpt_jax.configs import default
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.features import extract
 from rankckpt_jax.measures import registry
 from rankckpt_jax.run import run as run_lib
 from tests.command_line import parse
@@ -44,7 +48,7 @@ def test_rank_ranks_a_folder_of_images(image_folder, pool, tmp_path):
 def test_rank_translates_its_arguments_as_the_command_does(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_lib, "run", lambda config: config.to_dict())
+    monkeypatch.setattr(run_lib, "run", lambda config, objects: config.to_dict())
     expected = parse("caltech101:3.*.*", "a", "b*", "--finetune=2", "--image-size=96")
     given = rank("caltech101:3.*.*", ["a", "b*"], finetune=2, image_size=96)
     assert given == expected.config.to_dict()
@@ -52,6 +56,76 @@ def test_rank_translates_its_arguments_as_the_command_does(tmp_path, monkeypatch
     assert (every["finetune"]["top"], every["stages"]) == (0, "finetune")
     with pytest.raises(InputError, match="fields"):
         rank("photos", "nets", image_size="96")
+
+
+class Net(nn.Module):
+    """A small classifier; compiles in a moment."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(8, (4, 4), strides=4)(x))
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+def test_rank_ranks_models_in_memory_beside_files(image_folder, pool, tmp_path, caplog):
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    net, other = (
+        checkpoints.from_flax(
+            Net(), Net().init(jax.random.key(seed), images), name="first", image_size=32
+        )
+        for seed in (0, 1)
+    )
+
+    def run(*given):
+        options = {"measures": "h_score", "image_size": 32, "workdir": tmp_path}
+        with caplog.at_level("INFO"):
+            caplog.clear()
+            ranking = rank(image_folder, list(given), **options)
+        assert not ranking.failed
+        return {row.checkpoint: row.scores for row in ranking.rows}, ranking
+
+    traces = sum(extract.NUM_TRACES.values())
+    scores, ranking = run(pool / "first", net, other)
+    assert scores.keys() == {"first", "first~2", "first~3"}
+    assert scores["first~2"] != scores["first~3"]
+    # The two of the same architecture share a program.
+    assert sum(extract.NUM_TRACES.values()) == traces + 2
+    config = ranking.provenance["config"]
+    assert config["models in memory"] == ["first", "first"]
+    assert "Not verified" in str(ranking) and "rankckpt" not in str(ranking)
+    assert run(pool / "first", net, other)[0] == scores
+    assert "computed" not in caplog.text
+    trained = dataclasses.replace(net, variables=other.variables)
+    changed, _ = run(pool / "first", trained, other)
+    assert caplog.text.count("computed features") == 1
+    assert changed["first~2"] == scores["first~3"]
+    alone = rank(image_folder, net, measures="h_score", workdir=tmp_path)
+    assert [row.checkpoint for row in alone.rows] == ["first"]
+
+
+def test_rank_finetunes_a_flax_module(image_folder, tmp_path):
+    variables = Net().init(jax.random.key(0), np.zeros((1, 32, 32, 3)))
+    net = checkpoints.from_flax(Net(), variables, name="net", image_size=32)
+    fields = {
+        "finetune.learning_rate": 0.1,
+        "finetune.num_steps": 20,
+        "finetune.batch_size": 8,
+    }
+    ranking = rank(
+        image_folder,
+        net,
+        measures="h_score",
+        finetune=True,
+        workdir=tmp_path,
+        fields=fields,
+    )
+    # The classes differ by their color.
+    assert ranking.rows[0].accuracy > 0.6
+
+
+def test_rank_refuses_a_bare_module_before_it_reads_images(tmp_path):
+    with pytest.raises(InputError, match=r"checkpoints\[1\][\s\S]*from_flax\("):
+        rank(tmp_path / "none", [tmp_path, Net()])
 
 
 def test_rank_features_ranks_and_evaluates(nets, tmp_path):

@@ -16,6 +16,8 @@ from rankckpt_jax.checkpoints import conversion, sources
 from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.discovery import find
 from rankckpt_jax.checkpoints.fetch import download, uris
+from rankckpt_jax.checkpoints.flax_modules import from_flax
+from rankckpt_jax.checkpoints.keras_models import from_keras
 from rankckpt_jax.checkpoints.sources import Options, hub, keras, slim
 from rankckpt_jax.checkpoints.sources.slim import CheckpointInfo, recognize, save_slim
 from rankckpt_jax.errors import InputError, redact
@@ -27,6 +29,8 @@ __all__ = [
     "CheckpointInfo",
     "download",
     "find",
+    "from_flax",
+    "from_keras",
     "identify",
     "load",
     "load_hub",

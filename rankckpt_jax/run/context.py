@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from rankckpt_jax import finetune
 from rankckpt_jax.benchmark import demo, published
+from rankckpt_jax.checkpoints import in_memory
 from rankckpt_jax.data import corrupt_images, splits, tasks
 from rankckpt_jax.data.image_cache import ImageCache, open_cache
 from rankckpt_jax.devices import progress
@@ -138,11 +139,12 @@ class Choices:
     finetune_top: int
 
 
-def parse(config: Any) -> Choices:
+def parse(config: Any, objects: Sequence[in_memory.Model] = ()) -> Choices:
     """Check a config as far as possible without images and checkpoints.
 
     Args:
       config: Fields as in configs/default.py.
+      objects: Models in memory that are ranked too.
 
     Raises:
       InputError: A field cannot be used.
@@ -159,7 +161,7 @@ def parse(config: Any) -> Choices:
     trackers = validation.check_trackers(config.track, stages)
     shard = shard_lib.parse(config.shard)
     validation.check(config, stages, settings.measures)
-    pool.check(config)
+    pool.check(config, objects)
     recipe = config.finetune.to_dict()
     finetune_top = recipe.pop("top", 0)
     sweep = finetune.make_sweep(recipe, config.seed)
@@ -167,11 +169,12 @@ def parse(config: Any) -> Choices:
 
 
 @contextlib.contextmanager
-def load(config: Any) -> Iterator[RunContext]:
+def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunContext]:
     """Check a config, load its task and pool, and lock the task's directory.
 
     Args:
       config: Fields as in configs/default.py.
+      objects: Models in memory that are ranked too.
 
     Yields:
       The context. The directory stays locked until the with-block ends.
@@ -180,7 +183,7 @@ def load(config: Any) -> Iterator[RunContext]:
       InputError: The config, the task or the pool cannot be used, or another run uses
         the same directory.
     """
-    choices = parse(config)
+    choices = parse(config, objects)
     stages, settings, shard = choices.stages, choices.settings, choices.shard
     workdir = files.to_path(config.workdir)
     cache = open_cache(config.image_cache, config.image_cache_gigabytes)
@@ -193,7 +196,7 @@ def load(config: Any) -> Iterator[RunContext]:
         finetune.check(task, choices.sweep)
     accuracies, source = published.load_accuracies(config.accuracies, task.name)
     with progress.step("pool", "finding the checkpoints", announce=False):
-        members = pool.members(config, stages)
+        members = pool.members(config, stages, objects)
     unmatched = ""
     # The published accuracies are of a larger pool.
     if source != published.SOURCE:
@@ -223,7 +226,11 @@ def load(config: Any) -> Iterator[RunContext]:
         accuracy_source=source,
         unmatched=unmatched,
         directory=workdir / files.directory_name(task.name, "task"),
-        config=redact(config.to_dict()),
+        config={
+            **redact(config.to_dict()),
+            # No command line can name them, so that none is recommended.
+            **({"models in memory": [m.name for m in objects]} if objects else {}),
+        },
     )
     store.check(context.directory)
     with progress.step(task.name, "reading the images", announce=False):

@@ -1,8 +1,8 @@
 """The pool: which checkpoints a config names, and how to load each of them.
 
 They come from directories and handles (`config.checkpoints`), from the benchmark
-(`config.neucrab`), from random initialization (`config.from_scratch`), or as features
-that were extracted elsewhere (`config.features`).
+(`config.neucrab`), from random initialization (`config.from_scratch`), from memory, or
+as features that were extracted elsewhere (`config.features`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from etils import epath
 
 from rankckpt_jax import checkpoints, models
 from rankckpt_jax.benchmark import demo, locate, neucrab
+from rankckpt_jax.checkpoints import in_memory
 from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.fetch import download, uris
 from rankckpt_jax.errors import InputError, unknown_name
@@ -62,8 +63,12 @@ class Member:
         return checkpoints.identify(self.spec) if self.spec else self.identity
 
 
-def check(config: Any) -> None:
-    """Raise if a config names no pool, or an unknown group or architecture.
+def check(config: Any, objects: Sequence[in_memory.Model] = ()) -> None:
+    """Raise if there is no pool, or an unknown group or architecture.
+
+    Args:
+      config: Fields as in configs/default.py.
+      objects: Models in memory that are ranked too.
 
     Raises:
       InputError: Names the field.
@@ -73,7 +78,7 @@ def check(config: Any) -> None:
             raise unknown_name("group", group, neucrab.GROUPS, "config.neucrab")
     for name in parse_names(config.from_scratch):
         models.get(name)
-    if not (config.checkpoints or config.neucrab or config.features):
+    if not (config.checkpoints or config.neucrab or config.features or objects):
         raise InputError(
             "The config names no checkpoints",
             where="config.checkpoints",
@@ -83,12 +88,17 @@ def check(config: Any) -> None:
         )
 
 
-def members(config: Any, stages: Collection[str] = ()) -> tuple[Member, ...]:
+def members(
+    config: Any,
+    stages: Collection[str] = (),
+    objects: Sequence[in_memory.Model] = (),
+) -> tuple[Member, ...]:
     """List the checkpoints that a config names, in a fixed order.
 
     Args:
       config: Fields as in configs/default.py.
       stages: Stages to run. With "pretrain", the pool need not exist yet.
+      objects: Models in memory that are ranked too.
 
     Raises:
       InputError: There is nothing to rank.
@@ -111,6 +121,8 @@ def members(config: Any, stages: Collection[str] = ()) -> tuple[Member, ...]:
         where = locate.Locations(folders, storage)
         entries = neucrab.entries(parse_names(config.neucrab))
         found = _benchmark(entries, where, load, config.image_size, config.nearest_step)
+    elif not config.checkpoints and objects:
+        found = []
     else:
         if "pretrain" in stages:
             directory = files.to_path(config.checkpoints)
@@ -130,7 +142,7 @@ def members(config: Any, stages: Collection[str] = ()) -> tuple[Member, ...]:
         )
         for name in parse_names(config.from_scratch)
     ]
-    return tuple(found + controls)
+    return tuple(found + controls + _in_memory(objects, found, config.image_size))
 
 
 def describe_features(pattern: str) -> tuple[str, str]:
@@ -150,6 +162,24 @@ def describe_features(pattern: str) -> tuple[str, str]:
 def _member(name: str, load: Callable[[], Backbone], **fields: Any) -> Member:
     group = ", ".join(neucrab.groups_of(name))
     return Member(name, load, group=group, facts=neucrab.facts_of(name), **fields)
+
+
+def _in_memory(
+    objects: Sequence[in_memory.Model], others: Sequence[Member], image_size: int
+) -> list[Member]:
+    """List models in memory, with names that no other checkpoint has."""
+    taken = {member.name.casefold() for member in others}
+    found = []
+    for model in objects:
+        name = own = files.directory_name(model.name, "model")
+        count = 1
+        while name.casefold() in taken:
+            count += 1
+            name = f"{own}~{count}"
+        taken.add(name.casefold())
+        load = functools.partial(model.load, image_size)
+        found.append(Member(name, load, identity=model.identity))
+    return found
 
 
 def _loader(

@@ -23,6 +23,7 @@ import numpy as np
 import rankckpt_jax
 from rankckpt_jax import report
 from rankckpt_jax.benchmark import neucrab, published
+from rankckpt_jax.checkpoints import in_memory
 from rankckpt_jax.data import decode
 from rankckpt_jax.devices import (
     compilation,
@@ -47,11 +48,12 @@ from rankckpt_jax.storage import files
 _log = logging.getLogger(__name__)
 
 
-def run(config: Any) -> Ranking:
+def run(config: Any, objects: Sequence[in_memory.Model] = ()) -> Ranking:
     """Run the stages of a config and return the ranking.
 
     Args:
       config: Fields as in configs/default.py.
+      objects: Models in memory that are ranked beside the config's checkpoints.
 
     Returns:
       The ranking of all results in the work directory: those of this run, and those of
@@ -66,7 +68,7 @@ def run(config: Any) -> Ranking:
     start = time.monotonic()
     with (
         signals.handle_signals(),
-        load(config) as context,
+        load(config, objects) as context,
         compilation.persistent_cache(context.compilation_cache),
         profiling.profile(context.profile),
     ):

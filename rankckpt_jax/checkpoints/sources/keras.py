@@ -79,14 +79,7 @@ def load_model(path: epath.Path) -> Any:
     # Imported late, since it imports TensorFlow.
     import keras
 
-    if keras.backend.backend() != "tensorflow":
-        raise InputError(
-            "Keras uses another backend than TensorFlow",
-            where="KERAS_BACKEND",
-            expected="tensorflow",
-            found=keras.backend.backend(),
-            fix="set KERAS_BACKEND=tensorflow",
-        )
+    check_backend()
 
     def hard_sigmoid(x: Any) -> Any:
         return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
@@ -105,6 +98,21 @@ def load_model(path: epath.Path) -> Any:
             f"with the installed Keras, {keras.__version__}",
         ) from error
     return model
+
+
+def check_backend() -> None:
+    """Raise `InputError` unless Keras uses TensorFlow, whose graphs are converted."""
+    # Imported late, since it imports TensorFlow.
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            "Keras uses another backend than TensorFlow",
+            where="KERAS_BACKEND",
+            expected="tensorflow",
+            found=keras.backend.backend(),
+            fix="set KERAS_BACKEND=tensorflow",
+        )
 
 
 def _reason(error: Exception) -> str:
