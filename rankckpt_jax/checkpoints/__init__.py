@@ -1,6 +1,7 @@
 """Checkpoints of every kind become a `Backbone`.
 
-`load` accepts any kind; `load_slim` and `load_hub` offer the options of one kind.
+`load` accepts any kind; `load_slim` and `load_hub` offer the options of one kind, and
+`from_torch` takes a PyTorch module in memory.
 `find` lists a pool; `recognize` returns the architecture of a TF-Slim checkpoint.
 """
 
@@ -20,6 +21,7 @@ from rankckpt_jax.checkpoints.flax_modules import from_flax
 from rankckpt_jax.checkpoints.keras_models import from_keras
 from rankckpt_jax.checkpoints.sources import Options, hub, keras, slim
 from rankckpt_jax.checkpoints.sources.slim import CheckpointInfo, recognize, save_slim
+from rankckpt_jax.checkpoints.torch_modules.convert import from_torch
 from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.storage import files
 
@@ -31,6 +33,7 @@ __all__ = [
     "find",
     "from_flax",
     "from_keras",
+    "from_torch",
     "identify",
     "load",
     "load_hub",

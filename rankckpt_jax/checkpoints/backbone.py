@@ -86,8 +86,9 @@ class Backbone:
       architecture: The network's name.
       variables: {"params", "batch_stats"}, float32; see `Variables`.
       apply: `apply(variables, images)` -> `Output`; `apply(variables, images,
-        train=True)` -> (`Output`, new batch_stats). An `Apply`, or a `GraphApply`
-        with the same fields `dtype`, `axis_name`, `decay` and `precision`.
+        train=True)` -> (`Output`, new batch_stats). An `Apply`, or a `GraphApply` or
+        `TorchApply` with the same fields `dtype`, `axis_name`, `decay` and
+        `precision`; or a `HostApply`, which JAX cannot trace.
       image_size: Side of its square input images in pixels.
       input_range: Values that the pixels 0 and 255 become.
       input_mean: Mean per channel, subtracted afterwards.
@@ -100,6 +101,8 @@ class Backbone:
         features, and the removed classifier.
       own_image_size: Side of the images that it was made for; None if unknown.
       warnings: What was assumed or not followed, by topic, for the report.
+      engine: For a PyTorch network, what computes it: "jax", or "torch" for PyTorch
+        itself. "" for others.
     """
 
     name: str
@@ -117,6 +120,7 @@ class Backbone:
     feature_tensor: str = ""
     own_image_size: int | None = None
     warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    engine: str = ""
 
 
 def create(

@@ -1,0 +1,1 @@
+"""PyTorch modules -> `Backbone`s. The only place that imports torchax."""

@@ -1,0 +1,87 @@
+"""A PyTorch network that PyTorch itself computes, for extraction only."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
+from rankckpt_jax.checkpoints.torch_modules import points
+from rankckpt_jax.checkpoints.torch_modules import spec as spec_lib
+from rankckpt_jax.checkpoints.torch_modules.points import Point
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.models import layers
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HostApply:
+    """Forward function of a network on the host, by PyTorch.
+
+    It takes and returns NumPy arrays, so JAX cannot trace it.
+
+    Attributes:
+      module: The network with its weights, in evaluation mode.
+      point: Where its features are.
+      pixels: Subtracts the mean of its images and divides by the standard deviation.
+      dtype: "float32", or "bfloat16" for the products.
+    """
+
+    on_host: ClassVar[bool] = True
+
+    module: Any = dataclasses.field(repr=False)
+    point: Point
+    pixels: Pixels
+    dtype: str = "float32"
+
+    def __call__(
+        self, variables: backbone_lib.Variables, images: Any, train: bool = False
+    ) -> Any:
+        """Apply the network.
+
+        Args:
+          variables: The classifier in `params["logits"]`, or none. The other weights
+            are those of the module.
+          images: float [B, H, W, 3] in [0, 1].
+          train: Must be False.
+
+        Raises:
+          InputError: `train` is True.
+        """
+        if train:
+            raise InputError(
+                "A network that PyTorch computes cannot be fine-tuned",
+                where="config.torch_engine",
+                expected="jax or auto",
+                found="torch",
+                fix="--config.torch_engine=jax",
+            )
+        features: Any = run(self.module, self.point, self.prepare(images), self.dtype)
+        head = variables["params"].get(layers.HEAD)
+        if head is None:
+            return layers.Output(features, None)
+        logits = features @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+        return layers.Output(features, logits)
+
+    def prepare(self, images: Any) -> Any:
+        """Return images [B, H, W, 3] as a normalized tensor [B, 3, H, W]."""
+        torch = spec_lib.import_library("torch")
+        scale, offset = (
+            torch.tensor(values) for values in (self.pixels.scale, self.pixels.offset)
+        )
+        # A copy, because arrays of JAX are read-only.
+        raw = torch.tensor(np.asarray(images, np.float32))
+        # The channels stay last in memory, which is faster for convolutions.
+        return (raw * scale + offset).permute(0, 3, 1, 2)
+
+
+def run(module: Any, point: Point, images: Any, dtype: str = "float32") -> np.ndarray:
+    """Return the features of normalized images [B, 3, H, W]: float32 [B, D]."""
+    torch = spec_lib.import_library("torch")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    is_low = dtype == "bfloat16"
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=is_low):
+        output = points.compute(module.to(device), point, images.to(device))
+        return points.pool(output.float()).cpu().numpy()
