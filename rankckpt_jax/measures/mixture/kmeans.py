@@ -6,7 +6,9 @@ device.
 Initialization (Arthur and Vassilvitskii 2007). The next center is drawn with
 probability proportional to the squared distance to the nearest center so far. As in
 scikit-learn, 2 + log K candidates are drawn, and the one that lowers the sum of these
-distances most is kept. Cost: 2 N K D (2 + log K) FLOP in K sequential steps.
+distances most is kept. Cost: 2 N K D (2 + log K) FLOP in K sequential steps. Up to
+_ALL_PAIRS points, the distances of all pairs are computed first instead, in one product
+of 2 N^2 D FLOP, and the steps only read rows of them.
 
 Lloyd. Each point is assigned to the nearest center: 2 N K D FLOP in one matrix product
 of |c|^2 - 2 c.x, since |x|^2 is equal for all centers. Each center moves to the mean of
@@ -42,6 +44,10 @@ _PANEL = 32
 
 _CAPACITY = 512
 """Dimensions are padded to a multiple of this, so that a pool needs one program."""
+
+
+_ALL_PAIRS = 4096
+"""Number of points up to which the distances of all pairs are kept: 64 MB."""
 
 
 class KMeans(NamedTuple):
@@ -308,6 +314,18 @@ def _plus_plus(
     columns = jnp.swapaxes(x, 1, 2)
     rows = len(norms) // num_blocks
 
+    def squared_distances(chosen: jax.Array, candidates: jax.Array) -> jax.Array:
+        distances = _over_panels(
+            number,
+            lambda j: -2 * blocks.dot(candidates[j], columns[j]),
+            norms[None] + norms[chosen][:, None],
+        )
+        return jnp.where(valid[None], jnp.maximum(distances, 0), 0)
+
+    pairs = None
+    if len(norms) <= _ALL_PAIRS:
+        pairs = squared_distances(jnp.arange(len(norms)), x)
+
     def draw(key: jax.Array, weights: jax.Array) -> jax.Array:
         # Invert the cumulative distribution over blocks, then within a block. A
         # cumulative sum over all points would cost more than the distances.
@@ -327,12 +345,10 @@ def _plus_plus(
         weights = jnp.where(is_first, valid.astype(x.dtype), nearest)
         chosen = draw(jax.random.fold_in(key, i), weights)
         candidates = x[:, chosen]
-        distances = _over_panels(
-            number,
-            lambda j: -2 * blocks.dot(candidates[j], columns[j]),
-            norms[None] + norms[chosen][:, None],
-        )
-        distances = jnp.where(valid[None], jnp.maximum(distances, 0), 0)
+        if pairs is None:
+            distances = squared_distances(chosen, candidates)
+        else:
+            distances = pairs[chosen]
         lowered = jnp.minimum(nearest[None], distances)
         total = jnp.sum(lowered, axis=1)
         # The first center is not chosen among candidates.
