@@ -112,6 +112,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Dtype of the networks in extraction: float32, bfloat16, or auto for bfloat16 on a
     # TPU or GPU and float32 on a CPU. Features are always float32.
     config.dtype = "auto"
+    # What computes PyTorch networks: jax; torch for PyTorch itself on the host, which
+    # only extracts features; or auto for torch on a CPU without the stage `finetune`
+    # and jax elsewhere. Their features agree to 1e-4.
+    config.torch_engine = "auto"
     # Images per step and process in extraction. At most the number of images is used,
     # or 64.
     config.batch_size = 64

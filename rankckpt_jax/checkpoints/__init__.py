@@ -50,6 +50,7 @@ def load(
     image_size: int = 0,
     preferred_image_size: int = 0,
     use_moving_averages: bool = False,
+    torch_engine: str = "auto",
     storage: download.Storage | None = None,
     cache: epath.Path | str | None = None,
 ) -> Backbone:
@@ -64,6 +65,8 @@ def load(
       preferred_image_size: The same, but a network of a fixed size keeps its own.
       use_moving_averages: Whether to load exponential moving averages of the weights.
         Applies to TF-Slim only.
+      torch_engine: What computes a PyTorch network: "jax", or "torch" for extraction by
+        PyTorch itself. "auto" is "jax".
       storage: Where downloads are kept.
       cache: Where conversions are kept. None keeps nothing.
 
@@ -78,6 +81,7 @@ def load(
         handle=redact(spec),
         name=name,
         use_moving_averages=use_moving_averages,
+        torch_engine="jax" if torch_engine == "auto" else torch_engine,
         **fields,
     )
     place = uris.resolve(spec, storage or download.storage())

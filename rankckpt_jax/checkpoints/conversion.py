@@ -51,6 +51,8 @@ def load_or_convert(
     """
     fingerprint = sources.fingerprint(path, options)
     choices = dataclasses.asdict(dataclasses.replace(options, handle="", name=""))
+    # Conversions of PyTorch networks are not kept.
+    del choices["torch_engine"]
     key: dict[str, Any] = {
         "fingerprint": fingerprint,
         "forward_version": backbone_lib.FORWARD_VERSION,

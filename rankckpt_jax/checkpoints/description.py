@@ -39,12 +39,16 @@ class Description:
     feature_tensor: str
     has_folded_batch_norm: bool
     warnings: Mapping[str, str]
+    engine: str = ""
 
 
 def describe(backbone: Backbone) -> Description:
     """Return the description of a loaded checkpoint."""
     derived: dict[str, Any] = {
-        "multiply_adds": _multiply_adds(backbone.architecture, backbone.image_size),
+        # PyTorch's libraries have networks of the same names.
+        "multiply_adds": None
+        if backbone.engine
+        else _multiply_adds(backbone.architecture, backbone.image_size),
         "has_folded_batch_norm": has_folded_batch_norm(backbone),
     }
     names = [field.name for field in dataclasses.fields(Description)]

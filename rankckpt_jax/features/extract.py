@@ -77,8 +77,11 @@ def make_key(
     split: Split,
     preprocess: str,
     dtype: str,
+    torch_engine: str = "auto",
 ) -> dict[str, Any]:
     """Return everything that determines the features, as stored in their manifest."""
+    # Of a PyTorch network. Its engines agree, so "auto" takes the features of either.
+    engine = {"torch_engine": torch_engine} if checkpoint.engine else {}
     return {
         "checkpoint": checkpoint.fingerprint,
         "architecture": checkpoint.architecture,
@@ -92,6 +95,7 @@ def make_key(
         **preprocess_lib.key(preprocess),
         "forward_version": backbone_lib.FORWARD_VERSION,
         "dtype": dtype,
+        **engine,
     }
 
 
@@ -102,6 +106,7 @@ def load(
     *,
     preprocess: str,
     dtype: str = "float32",
+    torch_engine: str = "auto",
 ) -> FeatureSet | None:
     """Load the features from the store; None if they must be extracted.
 
@@ -111,8 +116,9 @@ def load(
       split: Its images.
       preprocess: The preprocessing; see `preprocess.resize`.
       dtype: The dtype that the network computes in; see `compute_dtype`.
+      torch_engine: As `config.torch_engine`.
     """
-    key = make_key(checkpoint, split, preprocess, dtype)
+    key = make_key(checkpoint, split, preprocess, dtype, torch_engine)
     stored = store.load(epath.Path(directory) / split.name, key)
     return None if stored is None else from_store(key, stored)
 
@@ -124,6 +130,7 @@ def extract_and_store(
     *,
     preprocess: str,
     dtype: str = "float32",
+    torch_engine: str = "auto",
     batch_size: int,
     cache: ImageCache,
     description: str = "extracting",
@@ -136,6 +143,7 @@ def extract_and_store(
       split: Its images.
       preprocess: The preprocessing; see `preprocess.resize`.
       dtype: The dtype that the network computes in; see `compute_dtype`.
+      torch_engine: As `config.torch_engine`.
       batch_size: Images per step in this process; see `pipeline.fit_batch`.
       cache: Decoded images, shared by checkpoints.
       description: Label of the progress bar.
@@ -144,7 +152,7 @@ def extract_and_store(
       InputError: The features are not finite, or equal for all images.
       Interrupted: The run was asked to stop.
     """
-    key = make_key(backbone, split, preprocess, dtype)
+    key = make_key(backbone, split, preprocess, dtype, torch_engine)
     start, compiled = time.monotonic(), compilation.seconds()
     arrays = processes.sync_errors(
         lambda: extract(
@@ -162,6 +170,7 @@ def extract_and_store(
         "seconds": time.monotonic() - start,
         "compile_seconds": compilation.seconds() - compiled,
         "images_left_out": dict(split.unreadable),
+        **({"engine": backbone.engine} if backbone.engine else {}),
     }
     place = epath.Path(directory) / split.name
     return from_store(key, store.save(place, key, result, arrays))
@@ -193,7 +202,8 @@ def extract(
     scaling = mapping.replicate(
         preprocess_lib.scaling(backbone.input_range, backbone.input_mean)
     )
-    forward = _forward(dataclasses.replace(backbone.apply, dtype=dtype))
+    apply = dataclasses.replace(backbone.apply, dtype=dtype)
+    forward = _on_host(apply) if is_on_host(apply) else _forward(apply)
     classify = _classify()
 
     batches = pipeline.batches(
@@ -236,6 +246,8 @@ def compile_forward(
 
     Args: as for `extract`.
     """
+    if is_on_host(backbone.apply):
+        return
     batch_size = pipeline.fit_batch(batch_size, split.num_examples)
     forward, shapes = forward_program(backbone, dtype=dtype, batch_size=batch_size)
     mapping.lower(forward, *shapes).compile()
@@ -280,6 +292,24 @@ def _forward(apply: Callable[..., Any]) -> Callable[..., Any]:
         return apply(variables, images).features
 
     return mapping.map_devices(forward, in_axes=(None, None, 0))
+
+
+def is_on_host(apply: Any) -> bool:
+    """Return whether a forward function takes and returns NumPy arrays."""
+    return getattr(apply, "on_host", False)
+
+
+def _on_host(apply: Any) -> Callable[..., Any]:
+    """Return a forward pass on the host with the arguments of the compiled one."""
+
+    def forward(variables: Any, scaling: Any, images: np.ndarray) -> np.ndarray:
+        devices, batch = images.shape[:2]
+        scaling = map(np.asarray, scaling)
+        flat: Any = images.reshape(-1, *images.shape[2:])
+        output = apply(variables, preprocess_lib.to_input_range(flat, *scaling))
+        return output.features.reshape(devices, batch, -1)
+
+    return forward
 
 
 @functools.cache

@@ -32,6 +32,7 @@ class FeatureSet:
       image_size: Side of the network's input in pixels; None if unknown.
       accuracy: Accuracy after fine-tuning, in [0, 1]; None if unknown.
       num_parameters: Parameters of the network; None if unknown.
+      engine: What computed the features of a PyTorch network; see `Backbone`.
     """
 
     features: np.ndarray
@@ -44,6 +45,7 @@ class FeatureSet:
     image_size: int | None = None
     accuracy: float | None = None
     num_parameters: int | None = None
+    engine: str = ""
 
 
 def from_arrays(
@@ -150,4 +152,5 @@ def from_store(key: Mapping[str, Any], entry: store.Entry) -> FeatureSet:
         compile_seconds=entry.result.get("compile_seconds"),
         architecture=str(key.get("architecture", "")),
         image_size=key.get("image_size"),
+        engine=entry.result.get("engine", ""),
     )

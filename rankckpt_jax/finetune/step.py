@@ -23,6 +23,7 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.devices import mapping, processes, target
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import augment
 from rankckpt_jax.finetune.recipes import Recipe
 from rankckpt_jax.models import layers
@@ -96,7 +97,19 @@ class StepSpec:
 def step_spec(
     backbone: backbone_lib.Backbone, recipe: Recipe, trials: int = 1
 ) -> StepSpec:
-    """Return the spec of the step that trains `backbone` with `recipe`."""
+    """Return the spec of the step that trains `backbone` with `recipe`.
+
+    Raises:
+      InputError: PyTorch itself computes the network.
+    """
+    if extract.is_on_host(backbone.apply):
+        raise InputError(
+            f"{backbone.name} is computed by PyTorch, which only extracts features",
+            where="config.torch_engine",
+            expected="jax or auto",
+            found="torch",
+            fix='--config.torch_engine=jax, or engine="jax" in from_torch',
+        )
     apply = dataclasses.replace(
         backbone.apply,
         dtype=recipe.dtype,

@@ -181,6 +181,12 @@ def columns(ranking: Ranking) -> list[Column]:
             lambda row: row.feature_tensor,
         ),
         Column(
+            "engine",
+            "engine",
+            "What extracted the features of a PyTorch network: jax or torch.",
+            lambda row: row.engine,
+        ),
+        Column(
             "image_size",
             "image size",
             "Side of the square input, in pixels.",

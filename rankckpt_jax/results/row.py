@@ -49,6 +49,8 @@ class Row:
       images: Number of scored images and classes, and a digest of the class sizes.
       order: A digest of the sequence of labels.
       feature_tensor: The tensor of a converted graph that holds the features.
+      engine: What extracted the features of a PyTorch network: "jax", or "torch" for
+        PyTorch itself. Empty for other checkpoints.
       preprocessing: A phrase that describes how images are preprocessed.
       failure: The reason why this checkpoint has no scores, or empty.
     """
@@ -80,6 +82,7 @@ class Row:
     images: str = ""
     order: str = ""
     feature_tensor: str = ""
+    engine: str = ""
     preprocessing: str = ""
     failure: str = ""
 

@@ -270,7 +270,11 @@ def _extract_and_score(
 ) -> Row:
     split = context.task.splits["train"]
     directory = context.directory / member.name / "features"
-    settings = {"preprocess": context.preprocess, "dtype": context.dtype}
+    settings = {
+        "preprocess": context.preprocess,
+        "dtype": context.dtype,
+        "torch_engine": context.torch_engine,
+    }
     extracted = extract.load(directory, network.description, split, **settings)
     if extracted is not None:
         events.add("features", None)
@@ -292,6 +296,7 @@ def _extract_and_score(
         return dataclasses.replace(row, failure=failure)
     row = dataclasses.replace(
         row,
+        engine=extracted.engine,
         extract_seconds=extracted.seconds,
         compile_seconds=_compile_seconds("features", extracted.compile_seconds),
         extract_images=split.num_examples,

@@ -46,6 +46,7 @@ class RunContext:
       finetune_top: How many of the best-ranked checkpoints to fine-tune; 0 for all.
       preprocess: See `preprocess.resize`.
       dtype: Dtype of the networks in extraction.
+      torch_engine: What computes PyTorch networks, as in the config.
       batch_size: Images per step and process in extraction.
       cache: Decoded images that checkpoints share.
       compilation_cache: Directory of compiled programs; see
@@ -71,6 +72,7 @@ class RunContext:
     finetune_top: int
     preprocess: str
     dtype: str
+    torch_engine: str
     batch_size: int
     cache: ImageCache
     compilation_cache: str
@@ -218,6 +220,7 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         finetune_top=choices.finetune_top,
         preprocess=config.preprocess,
         dtype=extract.compute_dtype(config.dtype),
+        torch_engine=config.get("torch_engine", "auto"),
         batch_size=config.batch_size,
         cache=cache,
         compilation_cache=config.get("compilation_cache", ""),

@@ -21,6 +21,7 @@ from rankckpt_jax.benchmark import demo, locate, neucrab
 from rankckpt_jax.checkpoints import in_memory
 from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.fetch import download, uris
+from rankckpt_jax.devices import target
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features import precomputed
 from rankckpt_jax.storage import files, network
@@ -113,6 +114,7 @@ def members(
         checkpoints.load,
         preferred_image_size=config.image_size,
         use_moving_averages=config.use_moving_averages,
+        torch_engine=resolve_engine(config.get("torch_engine", "auto"), stages),
         storage=storage,
         cache=files.to_path(config.workdir) / "converted",
     )
@@ -143,6 +145,21 @@ def members(
         for name in parse_names(config.from_scratch)
     ]
     return tuple(found + controls + _in_memory(objects, found, config.image_size))
+
+
+def resolve_engine(setting: str, stages: Collection[str]) -> str:
+    """Return what computes PyTorch networks: "jax", or "torch" for PyTorch itself.
+
+    PyTorch cannot fine-tune here, and is up to three times as fast on a CPU.
+
+    Args:
+      setting: As `config.torch_engine`.
+      stages: Stages to run.
+    """
+    if setting != "auto":
+        return setting
+    is_slow = target.platform() == "cpu" and "finetune" not in stages
+    return "torch" if is_slow else "jax"
 
 
 def describe_features(pattern: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from rankckpt_jax import checkpoints
 from rankckpt_jax.checkpoints import sources
 from rankckpt_jax.checkpoints.fetch import uris
+from rankckpt_jax.checkpoints.torch_modules import convert
 from rankckpt_jax.configs import default
 from rankckpt_jax.data import folder_layout, preprocess
 from rankckpt_jax.data.splits import Task
@@ -102,6 +103,16 @@ def check(config: Any, stages: Collection[str], measures: Sequence[str]) -> None
             "preprocessing", config.preprocess, preprocess.names(), "config.preprocess"
         )
     extract.compute_dtype(config.dtype)
+    engine = config.get("torch_engine", "auto")
+    convert.check_engine(engine)
+    if engine == "torch" and "finetune" in stages and not config.finetune.get("frozen"):
+        raise InputError(
+            "PyTorch itself extracts features only",
+            where="config.torch_engine",
+            expected="jax or auto with the stage `finetune`",
+            found=engine,
+            fix="--config.torch_engine=jax, or leave `finetune` out of config.stages",
+        )
     if config.features and {"pretrain", "finetune"} & set(stages):
         raise InputError(
             "Features alone cannot be fine-tuned",

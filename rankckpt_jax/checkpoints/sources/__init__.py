@@ -62,6 +62,7 @@ class Options:
       input_mean: Mean per channel that is subtracted afterwards.
       architecture: Name of the network for `models.create`.
       use_moving_averages: Whether to load exponential moving averages of the weights.
+      torch_engine: What computes a PyTorch network; see `checkpoints.load`.
     """
 
     handle: str = ""
@@ -74,6 +75,7 @@ class Options:
     input_mean: tuple[float, float, float] | None = None
     architecture: str = ""
     use_moving_averages: bool = False
+    torch_engine: str = "jax"
 
     def __post_init__(self) -> None:
         """Check the image size."""

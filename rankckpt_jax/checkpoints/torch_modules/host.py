@@ -71,8 +71,8 @@ class HostApply:
         scale, offset = (
             torch.tensor(values) for values in (self.pixels.scale, self.pixels.offset)
         )
-        # A copy, because arrays of JAX are read-only.
-        raw = torch.tensor(np.asarray(images, np.float32))
+        # Arrays of JAX are read-only, which PyTorch does not know.
+        raw = torch.from_numpy(np.require(images, np.float32, ["W"]))
         # The channels stay last in memory, which is faster for convolutions.
         return (raw * scale + offset).permute(0, 3, 1, 2)
 

@@ -34,6 +34,9 @@ _TEMPLATE = """
 """
 
 
+_ENGINES = {"jax": "JAX", "torch": "PyTorch"}
+
+
 def _values(summary: Summary) -> dict[str, Any] | None:
     ranking = summary.ranking
     rows = [row for row in ranking.rows if not row.failure]
@@ -55,6 +58,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
             "" if row.feature_dim is None else f"{row.feature_dim:,}" for row in rows
         ],
         "Feature tensor": [printable(row.feature_tensor) for row in rows],
+        "Features by": [_ENGINES.get(row.engine, "") for row in rows],
     }
     known = {heading: texts for heading, texts in table.items() if any(texts)}
     if not known:
