@@ -106,8 +106,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Largest unpacked size of an archive.
     download.limit_gigabytes = 64.0
 
-    # How images are resized: vtab (the benchmark's), slim_inception or slim_vgg
-    # (TF-Slim's own evaluation).
+    # How images are resized: vtab (the benchmark's), own (as each network's library
+    # evaluates it), slim_inception or slim_vgg (TF-Slim's evaluations). See
+    # docs/tasks.md.
     config.preprocess = "vtab"
     # Dtype of the networks in extraction: float32, bfloat16, or auto for bfloat16 on a
     # TPU or GPU and float32 on a CPU. Features are always float32.

@@ -20,6 +20,7 @@ from etils import epath
 from rankckpt_jax import checkpoints as checkpoints_lib
 from rankckpt_jax import finetune, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.checkpoints.sources import slim
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.tasks import Task
@@ -63,11 +64,12 @@ def pretrain(
       image_size: Side of the square images in pixels.
       stages: Numbers of steps in ascending order; 0 is the random initialization.
       recipe: Hyperparameters. `num_steps` is replaced by the last stage.
-      preprocess: See `preprocess.resize`.
+      preprocess: `config.preprocess`; see `preprocess.resolve`.
       cache: Cache of decoded images.
     """
     directory = epath.Path(directory)
     recipe = dataclasses.replace(recipe, num_steps=max(stages))
+    preprocess = preprocess_lib.resolve(preprocess, slim.own_transform(architecture))
     key = {
         "architecture": architecture,
         "image_size": image_size,
@@ -149,6 +151,7 @@ def from_scratch(
         name=f"{architecture}_from_scratch",
         fingerprint=files.digest("random", architecture, str(seed)),
         source="random initialization",
+        own_transform=slim.own_transform(architecture),
     )
 
 

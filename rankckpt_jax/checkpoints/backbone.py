@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rankckpt_jax import models
+from rankckpt_jax.data.transform import Transform
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.models import cpu, layers
 
@@ -100,6 +101,8 @@ class Backbone:
       feature_tensor: Name of the tensor within a converted graph that holds the
         features, and the removed classifier.
       own_image_size: Side of the images that it was made for; None if unknown.
+      own_transform: How its library resizes and crops images to evaluate it: a
+        `Transform`, or a name in `preprocess.names()`. None is "vtab", a plain resize.
       warnings: What was assumed or not followed, by topic, for the report.
       engine: For a PyTorch network, what computes it: "jax", or "torch" for PyTorch
         itself. "" for others.
@@ -119,8 +122,16 @@ class Backbone:
     source: str
     feature_tensor: str = ""
     own_image_size: int | None = None
+    own_transform: Transform | str | None = None
     warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     engine: str = ""
+
+    @property
+    def own_preprocess(self) -> str:
+        """The rule of `preprocess.resize` for `own_transform` at `image_size`."""
+        if isinstance(self.own_transform, Transform):
+            return self.own_transform.rule(self.image_size)
+        return self.own_transform or "vtab"
 
 
 def create(
@@ -134,6 +145,7 @@ def create(
     own_image_size: int | None = None,
     input_range: tuple[float, float] | None = None,
     input_mean: tuple[float, float, float] | None = None,
+    own_transform: Transform | str | None = None,
 ) -> Backbone:
     """Build the `Backbone` of a network in `models`.
 
@@ -170,6 +182,7 @@ def create(
         fingerprint=fingerprint,
         source=source,
         own_image_size=own_size,
+        own_transform=own_transform,
     )
 
 

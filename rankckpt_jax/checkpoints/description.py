@@ -30,6 +30,7 @@ class Description:
     architecture: str
     image_size: int
     own_image_size: int | None
+    own_preprocess: str
     input_range: tuple[float, float]
     input_mean: tuple[float, float, float]
     feature_dim: int

@@ -1,8 +1,8 @@
 """Preprocessing of images, in two steps.
 
-On the host, TensorFlow crops and resizes each image to a square of bytes (`resize`). On
-the device, JAX maps each batch to the range of the network (`to_input_range`). One
-decoded copy therefore serves networks of different ranges.
+On the host, each image is cropped and resized to a square of bytes (`resize`). On the
+device, JAX maps each batch to the range of the network (`to_input_range`). One decoded
+copy therefore serves networks of different ranges.
 
 Resized values are rounded to whole gray levels. VTAB and TF-Slim pass them to the
 network without rounding, so ours differ by at most half a level. A byte takes a quarter
@@ -18,12 +18,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from rankckpt_jax.data import decode
-from rankckpt_jax.data.lazy_tensorflow import tensorflow
+from rankckpt_jax.data import bilinear, decode, transform
 from rankckpt_jax.errors import unknown_name
 
 VERSIONS: Mapping[str, int] = types.MappingProxyType(
-    {"decode": 2, "vtab": 2, "slim_inception": 2, "slim_vgg": 2, "to_input_range": 1}
+    {
+        "decode": 2,
+        "vtab": 2,
+        "slim_inception": 2,
+        "slim_vgg": 2,
+        "own": 1,
+        "to_input_range": 1,
+    }
 )
 """Version of each transformation: `decode`, the rules of `resize`, `to_input_range`.
 
@@ -35,36 +41,34 @@ DTYPE = np.dtype(np.uint8)
 """Dtype of resized images, on the host and as arguments of compiled programs."""
 
 
-def _vtab(image: Any, size: int) -> Any:
+OWN = "own"
+"""The value of `config.preprocess` for the rule of each network; see `resolve`."""
+
+
+def _vtab(image: np.ndarray, size: int) -> np.ndarray:
     """Resize bilinearly to a square, without crop or antialiasing (VTAB)."""
-    return tensorflow().image.resize(image, [size, size], antialias=False)
+    return bilinear.resize(image, size, size, half_pixel_centers=True)
 
 
-def _slim_inception(image: Any, size: int) -> Any:
+def _slim_inception(image: np.ndarray, size: int) -> np.ndarray:
     """Crop the central 87.5 %, then resize bilinearly as TensorFlow 1 does."""
-    tf = tensorflow()
-    image = tf.image.central_crop(tf.cast(image, tf.float32), 0.875)
-    return _legacy_bilinear(image, [size, size])
+    top, left = (int((length - length * 0.875) / 2) for length in image.shape[:2])
+    height, width = image.shape[0] - 2 * top, image.shape[1] - 2 * left
+    image = image[top : top + height, left : left + width]
+    return bilinear.resize(image, size, size, half_pixel_centers=False)
 
 
-def _slim_vgg(image: Any, size: int) -> Any:
+def _slim_vgg(image: np.ndarray, size: int) -> np.ndarray:
     """Resize the short side to 256/224 of `size`, then crop the center."""
-    tf = tensorflow()
-    shape = tf.cast(tf.shape(image)[:2], tf.float32)
-    short = round(size * 256 / 224)
-    target = tf.cast(tf.round(shape * (short / tf.reduce_min(shape))), tf.int32)
-    image = _legacy_bilinear(tf.cast(image, tf.float32), target)
-    return tf.image.resize_with_crop_or_pad(image, size, size)
+    sides = np.asarray(image.shape[:2], np.float32)
+    short = np.float32(round(size * 256 / 224))
+    height, width = np.rint(sides * (short / sides.min())).astype(int)
+    image = bilinear.resize(image, height, width, half_pixel_centers=False)
+    top, left = (height - size) // 2, (width - size) // 2
+    return image[top : top + size, left : left + size]
 
 
-def _legacy_bilinear(image: Any, size: Any) -> Any:
-    tf = tensorflow()
-    return tf.compat.v1.image.resize_bilinear(
-        image[None], size, align_corners=False, half_pixel_centers=False
-    )[0]
-
-
-_PREPROCESSES: dict[str, Callable[[Any, int], Any]] = {
+_PREPROCESSES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "vtab": _vtab,
     "slim_inception": _slim_inception,
     "slim_vgg": _slim_vgg,
@@ -72,8 +76,29 @@ _PREPROCESSES: dict[str, Callable[[Any, int], Any]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all rules of `resize`."""
+    """Return the names of the rules of `resize` that do not depend on a network."""
     return tuple(_PREPROCESSES)
+
+
+def check(setting: str) -> None:
+    """Raise if a setting is neither a rule of `resize` nor `OWN`.
+
+    Raises:
+      InputError: Names the nearest value.
+    """
+    if setting not in (*names(), OWN):
+        known = (*names(), OWN)
+        raise unknown_name("preprocessing", setting, known, "config.preprocess")
+
+
+def resolve(setting: str, own: str) -> str:
+    """Return the rule of `resize` that `config.preprocess` selects for a network.
+
+    Args:
+      setting: One of `names()`, or `OWN`.
+      own: The network's own rule.
+    """
+    return own if setting == OWN else setting
 
 
 def key(preprocess: str) -> dict[str, Any]:
@@ -82,36 +107,38 @@ def key(preprocess: str) -> dict[str, Any]:
     Args:
       preprocess: The rule; see `resize`.
     """
+    name = OWN if transform.is_rule(preprocess) else preprocess
     return {
         "preprocess": preprocess,
         "preprocess_versions": {
-            name: VERSIONS[name] for name in ("decode", preprocess, "to_input_range")
+            part: VERSIONS[part] for part in ("decode", name, "to_input_range")
         },
         "jpeg_decoder": decode.JPEG_DECODER,
     }
 
 
-def resize(image: Any, size: int, preprocess: str) -> Any:
+def resize(image: np.ndarray, size: int, preprocess: str) -> np.ndarray:
     """Crop and resize one image by a named rule.
 
     Args:
       image: uint8 [height, width, 3].
       size: Side of the resulting square in pixels.
       preprocess: "vtab" (used by the benchmark: bilinear, no crop, no antialiasing),
-        or "slim_inception" or "slim_vgg" (the evaluation of TF-Slim).
+        "slim_inception" or "slim_vgg" (the evaluation of TF-Slim), or a name that
+        `Transform.rule` returns (the evaluation of a network by its library).
 
     Returns:
       uint8 [size, size, 3], rounded half to even.
 
     Raises:
       InputError: The rule is unknown.
+      ValueError: The resized image would be too large.
     """
+    if transform.is_rule(preprocess):
+        return transform.apply(image, size, preprocess)
     if preprocess not in _PREPROCESSES:
         raise unknown_name("preprocessing", preprocess, names(), "config.preprocess")
-    tf = tensorflow()
-    image = tf.cast(tf.round(_PREPROCESSES[preprocess](image, size)), DTYPE)
-    image.set_shape([size, size, 3])
-    return image
+    return _PREPROCESSES[preprocess](image, size)
 
 
 def scaling(

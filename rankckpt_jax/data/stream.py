@@ -40,7 +40,13 @@ def resized(
     tf = tensorflow()
 
     def resize(example: Any) -> Any:
-        image = preprocess_lib.resize(example["image"], size, preprocess)
+        image = tf.numpy_function(
+            lambda image: preprocess_lib.resize(image, size, preprocess),
+            [example["image"]],
+            tf.uint8,
+            stateful=False,
+        )
+        image.set_shape([size, size, 3])
         return {**example, "image": image}
 
     return split.examples(seed, process, count, skip).map(

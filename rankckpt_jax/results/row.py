@@ -51,6 +51,7 @@ class Row:
       feature_tensor: The tensor of a converted graph that holds the features.
       engine: What extracted the features of a PyTorch network: "jax", or "torch" for
         PyTorch itself. Empty for other checkpoints.
+      preprocess: Rule of `preprocess.resize`; empty for given features.
       preprocessing: A phrase that describes how images are preprocessed.
       failure: The reason why this checkpoint has no scores, or empty.
     """
@@ -83,6 +84,7 @@ class Row:
     order: str = ""
     feature_tensor: str = ""
     engine: str = ""
+    preprocess: str = ""
     preprocessing: str = ""
     failure: str = ""
 

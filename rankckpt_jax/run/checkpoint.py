@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rankckpt_jax import finetune
+from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.devices import background, processes, progress, signals
 from rankckpt_jax.errors import (
     InputError,
@@ -167,7 +168,8 @@ def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> R
     network = open_network(context, member, events.title, events.on_computed)
     checkpoint = network.description
     low, high = checkpoint.input_range
-    preprocessing = f"{context.preprocess}, values {low:g} to {high:g}"
+    preprocess = _rule(context, network)
+    preprocessing = f"{preprocess}, values {low:g} to {high:g}"
     if any(checkpoint.input_mean):
         mean = ", ".join(f"{value:g}" for value in checkpoint.input_mean)
         preprocessing += f" less {mean}"
@@ -182,6 +184,7 @@ def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> R
         own_image_size=checkpoint.own_image_size,
         warnings=checkpoint.warnings,
         feature_tensor=checkpoint.feature_tensor,
+        preprocess=preprocess,
         preprocessing=preprocessing,
         source_accuracy=member.facts.get("source_accuracy"),
     )
@@ -240,7 +243,14 @@ def _load_finetuned(
         network.description,
         context.task,
         context.sweep,
-        preprocess=context.preprocess,
+        preprocess=_rule(context, network),
+    )
+
+
+def _rule(context: RunContext, network: Network) -> str:
+    """Return the rule of `preprocess.resize` for a checkpoint."""
+    return preprocess_lib.resolve(
+        context.preprocess, network.description.own_preprocess
     )
 
 
@@ -271,7 +281,7 @@ def _extract_and_score(
     split = context.task.splits["train"]
     directory = context.directory / member.name / "features"
     settings = {
-        "preprocess": context.preprocess,
+        "preprocess": _rule(context, network),
         "dtype": context.dtype,
         "torch_engine": context.torch_engine,
     }
@@ -340,7 +350,7 @@ def _finetune(
                 backbone,
                 context.task,
                 context.sweep,
-                preprocess=context.preprocess,
+                preprocess=_rule(context, network),
                 cache=context.cache,
                 description=f"{events.title}: fine-tuning",
                 should_stop=lambda step: signals.should_stop(),

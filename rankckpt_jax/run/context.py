@@ -44,7 +44,7 @@ class RunContext:
       make_pool: Pre-trains the demo's pool; None without the stage `pretrain`.
       sweep: How to fine-tune.
       finetune_top: How many of the best-ranked checkpoints to fine-tune; 0 for all.
-      preprocess: See `preprocess.resize`.
+      preprocess: `config.preprocess`; see `preprocess.resolve`.
       dtype: Dtype of the networks in extraction.
       torch_engine: What computes PyTorch networks, as in the config.
       batch_size: Images per step and process in extraction.

@@ -31,8 +31,9 @@ def illustrate(ranking: Ranking, context: RunContext) -> Ranking:
     ]
     splits = context.task.splits
     samples: tuple[views.Sample, ...] = ()
-    if ranking.best is not None and ranking.best.image_size and splits:
-        samples = _samples(context, ranking.best.image_size)
+    best = ranking.best
+    if best is not None and best.image_size and splits:
+        samples = _samples(context, best.image_size, best.preprocess)
     return dataclasses.replace(
         ranking,
         views=tuple(summary for summary in summaries if summary is not None),
@@ -61,14 +62,16 @@ def _summarize(context: RunContext, name: str) -> views.FeatureSummary | None:
     return summary
 
 
-def _samples(context: RunContext, size: int) -> tuple[views.Sample, ...]:
+def _samples(
+    context: RunContext, size: int, preprocess: str
+) -> tuple[views.Sample, ...]:
     split = context.task.splits["train"]
     path = context.directory / ".images" / "samples.json"
     key = {
         "images": split.fingerprint,
         "orientation": split.orientation,
         "size": size,
-        **preprocess_lib.key(context.preprocess),
+        **preprocess_lib.key(preprocess),
         "jpeg_decoder": decode.JPEG_DECODER,
         "version": rankckpt_jax.__version__,
     }
@@ -79,7 +82,7 @@ def _samples(context: RunContext, size: int) -> tuple[views.Sample, ...]:
             for name, jpeg in stored.result["samples"]
         )
     samples = views.samples(
-        split, context.task.class_names, size=size, preprocess=context.preprocess
+        split, context.task.class_names, size=size, preprocess=preprocess
     )
     encoded = [
         [sample.class_name, base64.b64encode(sample.jpeg).decode()]

@@ -98,10 +98,7 @@ def check(config: Any, stages: Collection[str], measures: Sequence[str]) -> None
     Raises:
       InputError: Names the field.
     """
-    if config.preprocess not in preprocess.names():
-        raise unknown_name(
-            "preprocessing", config.preprocess, preprocess.names(), "config.preprocess"
-        )
+    preprocess.check(config.preprocess)
     extract.compute_dtype(config.dtype)
     engine = config.get("torch_engine", "auto")
     convert.check_engine(engine)

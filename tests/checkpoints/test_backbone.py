@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 
 import jax
@@ -6,6 +7,7 @@ import pytest
 
 from rankckpt_jax import models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.data.transform import Transform
 from rankckpt_jax.errors import InputError
 
 
@@ -84,3 +86,10 @@ def test_create_refuses_images_that_are_too_small():
             source="",
             image_size=64,
         )
+
+
+def test_own_preprocess_is_the_rule_at_the_image_size():
+    backbone, own = _backbone("mobilenet_v1_025"), Transform(0.9)
+    assert backbone.own_preprocess == "vtab"
+    made = dataclasses.replace(backbone, own_transform=own, image_size=128)
+    assert made.own_preprocess == own.rule(128) == "own(142,bicubic,center)"

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from rankckpt_jax import checkpoints, measures
+from rankckpt_jax.checkpoints.sources import slim
 from rankckpt_jax.configs import default
 from rankckpt_jax.configs import features as features_config
-from rankckpt_jax.data import corrupt_images, pipeline
+from rankckpt_jax.data import corrupt_images, pipeline, transform
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract, views
 from rankckpt_jax.finetune import loop
@@ -235,3 +237,31 @@ def test_run_turns_any_exception_of_a_checkpoint_into_its_row(
     assert "The log has the traceback" in failed.failure
     assert [row.checkpoint for row in ranking.scored_rows] == ["second"]
     assert "Traceback" in caplog.text and "load_or_raise" in caplog.text
+
+
+def test_run_with_own_preprocessing_uses_the_rule_of_each_network(
+    image_folder, pool, tmp_path, monkeypatch
+):
+    own = transform.Transform(0.9, "bilinear")
+    load = slim.load
+
+    def with_transform(path, options):
+        backbone = load(path, options)
+        if "second" in str(path):
+            backbone = dataclasses.replace(backbone, own_transform=own)
+        return backbone
+
+    monkeypatch.setattr(slim, "load", with_transform)
+    config = make_config(image_folder, pool, tmp_path, preprocess="own")
+    ranking = run_lib.run(config)
+    rules = {"first": "slim_inception", "second": "own(35,bilinear,center)"}
+    assert {row.checkpoint: row.preprocess for row in ranking.rows} == rules
+    for name, rule in rules.items():
+        place = tmp_path / "images" / name / "features/train/manifest.json"
+        assert json.loads(place.read_text())["request"]["preprocess"] == rule
+    assert (
+        f"{rules['second']}, values -1 to 1"
+        in (tmp_path / "images" / "report.html").read_text()
+    )
+    samples = json.loads((tmp_path / "images/.images/samples.json").read_text())
+    assert samples["request"]["preprocess"] == rules[ranking.best.checkpoint]

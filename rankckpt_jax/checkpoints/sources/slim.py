@@ -156,10 +156,20 @@ def load(path: epath.Path, options: sources.Options) -> backbone_lib.Backbone:
         own_image_size=_size_in_name(prefix),
         input_range=options.input_range,
         input_mean=options.input_mean,
+        own_transform=own_transform(architecture),
         name=options.name or epath.Path(prefix).parent.name or architecture,
         fingerprint=checkpoint_files.fingerprint(prefix),
         source=prefix,
     )
+
+
+def own_transform(architecture: str) -> str:
+    """Return the rule of `preprocess.resize` that TF-Slim evaluates a network with.
+
+    Networks whose pixels have their mean subtracted use VGG's rule. All others, also
+    ResNet v2, were trained with Inception's.
+    """
+    return "slim_vgg" if any(models.get(architecture).input_mean) else "slim_inception"
 
 
 def save_slim(

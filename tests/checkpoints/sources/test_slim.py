@@ -225,3 +225,9 @@ def test_matches_a_v1_checkpoint_of_any_name(tmp_path, content, expected):
     path = epath.Path(tmp_path / "weights")
     path.write_bytes(content)
     assert slim.matches(path) is expected
+
+
+def test_own_transform_is_that_of_the_training_of_tf_slim():
+    assert slim.own_transform("resnet_v1_50") == "slim_vgg"
+    assert slim.own_transform("resnet_v2_50") == "slim_inception"
+    assert slim.own_transform("mobilenet_v2") == "slim_inception"
