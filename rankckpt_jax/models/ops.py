@@ -18,29 +18,35 @@ from rankckpt_jax.models import cpu
 Padding = str | Sequence[tuple[int, int]]
 """TensorFlow's "SAME" or "VALID", or explicit pads ((top, bottom), (left, right))."""
 
+Sides = int | tuple[int, int]
+"""One number for both sides, or (vertical, horizontal)."""
+
 
 def conv(
     x: jax.Array,
     kernel: jax.Array,
-    stride: int,
+    stride: Sides,
     padding: Padding,
     dtype: Any,
     groups: int = 1,
     precision: Any = jax.lax.Precision.HIGHEST,
+    dilation: Sides = 1,
 ) -> jax.Array:
     """Convolve [B, H, W, C] with [h, w, C / groups, D] in `dtype`: [B, H', W', D].
 
     float32 is computed at full precision unless `precision` is lower. The default of a
-    GPU or TPU rounds the inputs to fewer bits.
+    GPU or TPU rounds the inputs to fewer bits. `dilation` is the distance of the pixels
+    that neighboring elements of the kernel are multiplied with.
     """
-    _check_size(x, kernel.shape[:2], padding)
+    strides, dilations = _pair(stride), _pair(dilation)
+    _check_size(x, _span(kernel, dilations), padding)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     if jnp.dtype(dtype).itemsize < 4:
         precision = jax.lax.Precision.DEFAULT
     if kernel.shape[:2] == (1, 1) and groups == 1 and isinstance(padding, str):
         # A matrix product. On a CPU its gradients are up to 6 times as fast as those of
         # XLA's 1x1 convolution.
-        x = x[:, ::stride, ::stride]
+        x = x[:, :: strides[0], :: strides[1]]
         rows = x.reshape(-1, x.shape[-1])
         return jnp.matmul(rows, kernel[0, 0], precision=precision).reshape(
             *x.shape[:3], -1
@@ -48,8 +54,9 @@ def conv(
     return jax.lax.conv_general_dilated(
         x,
         kernel,
-        (stride, stride),
+        strides,
         padding,
+        rhs_dilation=dilations,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
         precision=precision,
@@ -59,18 +66,32 @@ def conv(
 def depthwise_conv(
     x: jax.Array,
     kernel: jax.Array,
-    stride: int,
+    stride: Sides,
     dtype: Any,
     precision: Any = jax.lax.Precision.HIGHEST,
+    *,
+    padding: Padding = "SAME",
+    dilation: Sides = 1,
 ) -> jax.Array:
-    """Convolve each channel of [B, H, W, C] with its own kernel in [h, w, C, 1].
+    """Convolve each channel of [B, H, W, C] with its own M kernels in [h, w, C, M].
 
-    The padding is "SAME".
+    Native networks, converted TensorFlow graphs and PyTorch modules all use it.
+
+    Returns:
+      `dtype` [B, H', W', C * M]. Channel c * M + m is that of input channel c and
+      kernel m.
     """
-    if cpu.is_enabled("depthwise_conv"):
-        return cpu.depthwise_conv(x.astype(dtype), kernel.astype(dtype), stride)
-    kernel = jnp.swapaxes(kernel, 2, 3)
-    return conv(x, kernel, stride, "SAME", dtype, x.shape[-1], precision)
+    if cpu.is_enabled("depthwise_conv") and cpu.suits_depthwise_conv(kernel.shape):
+        strides, dilations = _pair(stride), _pair(dilation)
+        span = _span(kernel, dilations)
+        _check_size(x, span, padding)
+        if isinstance(padding, str):
+            padding = jax.lax.padtype_to_pads(x.shape[1:3], span, strides, padding)
+        return cpu.depthwise_conv(
+            x.astype(dtype), kernel.astype(dtype), strides, padding, dilations
+        )
+    kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
+    return conv(x, kernel, stride, padding, dtype, x.shape[-1], precision, dilation)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: Padding) -> jax.Array:
@@ -122,6 +143,19 @@ def _reduce_window(
     if not isinstance(padding, str):
         padding = [(0, 0), *padding, (0, 0)]
     return jax.lax.reduce_window(x, initial, reduce, size, strides, padding)
+
+
+def _pair(sides: Sides) -> tuple[int, int]:
+    return (sides, sides) if isinstance(sides, int) else sides
+
+
+def _span(kernel: jax.Array, dilations: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width of the pixels under a dilated kernel."""
+    height, width = (
+        (side - 1) * dilation + 1
+        for side, dilation in zip(kernel.shape[:2], dilations, strict=True)
+    )
+    return height, width
 
 
 def _check_size(x: jax.Array, window: Sequence[int], padding: Padding) -> None:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
+from rankckpt_jax.models import ops
 
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _lock = threading.RLock()
@@ -61,9 +62,9 @@ def overridden(axis_name: str | None) -> Iterator[None]:
 def _tf2jax_operations() -> Any:
     tensorflow()
     # Imported late, since tf2jax imports TensorFlow.
-    from tf2jax._src import ops
+    from tf2jax._src import ops as operations
 
-    return ops
+    return operations
 
 
 def _replacements(axis_name: str | None) -> Table:
@@ -132,6 +133,42 @@ def _mean(axis_name: str, node: Any) -> Callable[..., Any]:
     return apply
 
 
+def _conv(node: Any) -> Callable[..., Any]:
+    """Convert Conv2D and DepthwiseConv2dNative; tf2jax lacks explicit pads of Conv2D.
+
+    tf2jax's form of a depthwise convolution is slow on a CPU.
+    """
+    channels_last = node.attr["data_format"].s.decode() != "NCHW"
+    spatial = slice(1, 3) if channels_last else slice(2, 4)
+    strides = tuple(node.attr["strides"].list.i)[spatial]
+    dilations = tuple(node.attr["dilations"].list.i)[spatial] or (1, 1)
+    padding: ops.Padding = node.attr["padding"].s.decode()
+    if padding == "EXPLICIT":
+        pads = np.reshape(node.attr["explicit_paddings"].list.i, (4, 2))
+        padding = pads[spatial].tolist()
+
+    def apply(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        options: Any = {
+            "stride": strides,
+            "padding": padding,
+            "dilation": dilations,
+            "dtype": x.dtype,
+            "precision": None,  # That of `jax.default_matmul_precision`.
+        }
+        if not channels_last:
+            x = jnp.moveaxis(x, 1, -1)
+        channels, height, width = x.shape[-1], *kernel.shape[:2]
+        groups = channels // kernel.shape[2]
+        if node.op == "DepthwiseConv2dNative" or groups == channels > 1:
+            kernel = kernel.reshape(height, width, channels, -1)
+            y = ops.depthwise_conv(x, kernel, **options)
+        else:
+            y = ops.conv(x, kernel, groups=groups, **options)
+        return y if channels_last else jnp.moveaxis(y, -1, 1)
+
+    return apply
+
+
 def _mirror_pad(node: Any) -> Callable[..., Any]:
     mode = node.attr["mode"].s.decode().lower()
     return lambda x, pads: jnp.pad(x, np.asarray(pads).tolist(), mode=mode)
@@ -186,10 +223,12 @@ def _average_pool(node: Any) -> Callable[..., Any]:
     return apply
 
 
-# Operations of image networks that tf2jax lacks, or that compile slowly.
+# Operations of image networks that tf2jax lacks, or that are slow.
 _EXTRA: Table = {
     "AvgPool": _average_pool,
+    "Conv2D": _conv,
     "DepthToSpace": _depth_to_space,
+    "DepthwiseConv2dNative": _conv,
     "MirrorPad": _mirror_pad,
     "Selu": lambda node: jax.nn.selu,
     "Softsign": lambda node: jax.nn.soft_sign,

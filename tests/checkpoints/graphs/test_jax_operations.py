@@ -47,6 +47,77 @@ def test_extra_operations_match_tensorflow(x, name, call):
     np.testing.assert_allclose(result, call(tf, x), rtol=1e-6, atol=1e-6)
 
 
+def _conv_node(op, **attributes):
+    """Return a node with TensorFlow's default attributes, except for these."""
+    node = tensorflow().compat.v1.NodeDef(op=op, name="conv")
+    given = {"strides": [1] * 4, "dilations": [1] * 4, **attributes}
+    for name in ("strides", "dilations", "explicit_paddings"):
+        node.attr[name].list.i.extend(given.get(name, []))
+    node.attr["padding"].s = given.get("padding", "SAME").encode()
+    node.attr["data_format"].s = given.get("data_format", "NHWC").encode()
+    return node
+
+
+@pytest.mark.parametrize("groups", [1, 4, 12])
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"strides": [1, 2, 2, 1]},
+        {"padding": "VALID", "dilations": [1, 2, 1, 1]},
+        {"padding": "EXPLICIT", "explicit_paddings": [0, 0, 2, 0, 1, 3, 0, 0]},
+    ],
+)
+def test_conv_matches_tensorflow(x, groups, multiplier, attributes):
+    tf = tensorflow()
+    kernel = np.random.default_rng(1).normal(size=(3, 2, 12 // groups, groups * 4))
+    kernel = kernel[..., : groups * multiplier].astype(np.float32)
+    options = {"strides": [1] * 4, "padding": "SAME", **attributes}
+    # TensorFlow on a CPU has no grouped convolution outside of a compiled function.
+    expected = tf.function(
+        lambda x, kernel: tf.raw_ops.Conv2D(input=x, filter=kernel, **options),
+        jit_compile=True,
+    )(x, kernel)
+    conv = jax_operations._EXTRA["Conv2D"](_conv_node("Conv2D", **attributes))
+    # Sums of up to 72 float32 products in another order.
+    np.testing.assert_allclose(conv(x, kernel), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"strides": [1, 2, 2, 1]},
+        {"padding": "VALID", "dilations": [1, 2, 2, 1]},
+        {"padding": "EXPLICIT", "explicit_paddings": [0, 0, 2, 0, 1, 3, 0, 0]},
+    ],
+)
+def test_depthwise_conv_matches_tensorflow(x, attributes):
+    tf = tensorflow()
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 12, 2)).astype(np.float32)
+    op = "DepthwiseConv2dNative"
+    conv = jax_operations._EXTRA[op](_conv_node(op, **attributes))
+    options = {"strides": [1] * 4, "padding": "SAME", **attributes}
+    expected = tf.raw_ops.DepthwiseConv2dNative(input=x, filter=kernel, **options)
+    np.testing.assert_allclose(conv(x, kernel), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("op", ["Conv2D", "DepthwiseConv2dNative"])
+def test_conv_is_equal_for_both_channel_orders(x, op):
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 12, 1)).astype(np.float32)
+    pads = [0, 0, 2, 0, 1, 3, 0, 0]
+    last = {"strides": [1, 2, 2, 1], "padding": "EXPLICIT", "explicit_paddings": pads}
+    first = {
+        "data_format": "NCHW",
+        "strides": [1, 1, 2, 2],
+        "padding": "EXPLICIT",
+        "explicit_paddings": [0, 0, 0, 0, *pads[2:6]],
+    }
+    expected = jax_operations._EXTRA[op](_conv_node(op, **last))(x, kernel)
+    conv = jax_operations._EXTRA[op](_conv_node(op, **first))
+    actual = conv(np.moveaxis(x, -1, 1), kernel)
+    np.testing.assert_array_equal(np.moveaxis(actual, 1, -1), expected)
+
+
 def test_average_pool_has_a_gradient_and_constant_counts(x):
     tf = tensorflow()
     node = _node(lambda x: tf.nn.avg_pool2d(x, 3, 2, "SAME"), x)

@@ -2,6 +2,7 @@ import json
 import types
 import zipfile
 
+import flax.traverse_util
 import jax
 import numpy as np
 import pytest
@@ -99,6 +100,35 @@ def test_load_of_an_application_without_classifier(keras, tmp_path, images):
     output = jax.jit(backbone.apply)(backbone.variables, images * 255)
     assert_close(output.features, model(images * 255))
     assert output.logits is None
+
+
+@pytest.mark.slow
+def test_gradient_of_a_mobilenet_matches_tensorflow(keras, tmp_path, images):
+    tf = tensorflow()
+    keras.utils.set_random_seed(0)
+    model = keras.applications.MobileNet(
+        (SIZE, SIZE, 3), alpha=0.25, weights=None, include_top=False, pooling="avg"
+    )
+    model.save(tmp_path / "net.keras")
+    backbone = checkpoints.load(str(tmp_path / "net.keras"))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(images, training=True) ** 2)
+    expected = tape.gradient(loss, model.trainable_variables)
+    names = [variable.path for variable in model.trainable_variables]
+
+    def loss_fn(params):
+        variables = {**backbone.variables, "params": params}
+        output, _ = backbone.apply(variables, images, train=True)
+        return (output.features**2).sum()
+
+    gradients = jax.jit(jax.grad(loss_fn))(backbone.variables["params"])
+    gradients = flax.traverse_util.flatten_dict(gradients, sep="/")
+    assert len(gradients) == len(names)
+    # Batch norm makes some gradients vanish, of which only rounding is left.
+    total = np.sqrt(sum(np.sum(np.square(g)) for g in expected))
+    for name, gradient in zip(names, expected, strict=True):
+        error = np.linalg.norm(gradients[name] - gradient)
+        assert error <= 1e-3 * max(np.linalg.norm(gradient), 1e-2 * total), name
 
 
 def test_load_hub_refuses_code(keras, tmp_path):
