@@ -72,6 +72,10 @@ def get_config() -> ml_collections.ConfigDict:
     # commas. Their files are searched in `checkpoints`, then among the downloads, then
     # downloaded; see rankckpt_jax/benchmark/neucrab.py.
     config.neucrab = ""
+    # Rank published pools of other benchmarks instead: sfda_group1, sfda_group2,
+    # keras19, hf, separated by commas. Their networks are downloaded, except those of
+    # sfda_group2, which are files in `checkpoints`. See docs/pools.md.
+    config.pool = ""
     # If a NeuCRaB checkpoint is missing, rank the nearest step of the same training run
     # instead; its row has a warning.
     config.nearest_step = False
@@ -81,7 +85,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.features = ""
     # Accuracies of checkpoints that have not been fine-tuned here: a CSV file with
     # lines NAME,ACCURACY, all fractions or all percentages, or `published` for VTAB's
-    # accuracies of NeuCRaB's checkpoints.
+    # accuracies of NeuCRaB's checkpoints, or those of a pool above.
     config.accuracies = ""
     # Architectures to rank from random initialization too, separated by commas, as a
     # control for pre-training, such as mobilenet_v1_050.

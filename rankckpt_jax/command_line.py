@@ -161,7 +161,8 @@ def _config(
         _check_exist(images, checkpoints)
         if not has_config:
             config = _with_fields(folder.get_config(), overrides)
-        if not checkpoints and not (config.checkpoints or config.neucrab):
+        named = config.checkpoints or config.neucrab or config.pool
+        if not (checkpoints or named):
             raise InputError(
                 "No checkpoints are given",
                 expected="rankckpt IMAGES CHECKPOINTS",

@@ -2,7 +2,7 @@
 
 from rankckpt_jax.configs import default, folder
 
-LISTS = ("measures", "checkpoints", "networks", "tasks")
+LISTS = ("measures", "checkpoints", "networks", "tasks", "pools")
 """What `rankckpt list` prints."""
 
 USAGE = """rankckpt ranks pre-trained image checkpoints for your classification task.

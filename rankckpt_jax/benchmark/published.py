@@ -1,4 +1,4 @@
-"""Accuracies that were not measured here: VTAB's published ones, or from a file.
+"""Accuracies that were not measured here: published ones, or from a file.
 
 They stand in for checkpoints that have not been fine-tuned, so that a ranking can be
 evaluated without weeks of an accelerator. Each row names the source of its accuracy.
@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from etils import epath
 
-from rankckpt_jax.benchmark import neucrab
+from rankckpt_jax.benchmark import neucrab, standard
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.storage import named_numbers
 
 PUBLISHED = "published"
-"""The value of `config.accuracies` that selects VTAB's accuracies."""
+"""The value of `config.accuracies` that selects VTAB's, or those of `standard`."""
 
 SCRATCH = "from_scratch"
 """The key of ACCURACIES for training from random initialization."""
@@ -92,6 +92,9 @@ def load_accuracies(given: str, task: str) -> tuple[Mapping[str, float], str]:
     if not given:
         return {}, ""
     if given == PUBLISHED:
+        accuracies, source = standard.accuracies(task)
+        if accuracies:
+            return accuracies, source
         return ACCURACIES.get(task, {}), SOURCE
     table = named_numbers.read(given)
     if not table.numbers:

@@ -61,7 +61,7 @@ def _short(given: Mapping[str, Any]) -> str:
         not images
         or images in short_form.COMMANDS
         or any(word.startswith("-") for word in words)
-        or not (given["checkpoints"] or given["neucrab"])
+        or not (given["checkpoints"] or given["neucrab"] or given["pool"])
         or not _has_fields(base, given)
         or any(given[field] != value for field, value in same.items())
     ):

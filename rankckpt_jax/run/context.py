@@ -201,7 +201,7 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         members = pool.members(config, stages, objects)
     unmatched = ""
     # The published accuracies are of a larger pool.
-    if source != published.SOURCE:
+    if config.accuracies != published.PUBLISHED:
         names = [member.name for member in members]
         unmatched = published.describe_unmatched(accuracies, names)
     if unmatched:

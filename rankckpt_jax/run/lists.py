@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 
 from rankckpt_jax import measures as registry
-from rankckpt_jax.benchmark import neucrab
+from rankckpt_jax.benchmark import neucrab, standard
 from rankckpt_jax.models import architecture
 from rankckpt_jax.report import terminal
 
@@ -104,10 +104,27 @@ def tasks() -> str:
     return terminal.align(lines, left=[0, 1, 6])
 
 
+def pools() -> str:
+    """Return the pools with published accuracies, their networks and data sets."""
+    blocks = []
+    for name, pool in standard.POOLS.items():
+        entries = standard.checkpoints(name)
+        config = "hf.py:" if name == "hf" else f"standard.py:{name},"
+        lines = [[f"{config}DATASET", "images", "accuracies"]]
+        for task, data in standard.TASKS[pool.family].items():
+            known = [e for e in entries if f"{pool.family}_{task}" in e.accuracies]
+            images = data.tfds or "a folder: --config.task.path=DIR"
+            lines.append([task, images, str(len(known))])
+        text = terminal.align(lines, left=[0, 1])
+        blocks.append(f"{name}: {len(entries)} networks; {pool.title}\n{text}")
+    return "\n\n".join(blocks)
+
+
 LISTS: Mapping[str, Callable[[], str]] = {
     "checkpoints": checkpoints,
     "measures": measures,
     "networks": networks,
     "tasks": tasks,
+    "pools": pools,
 }
 """Functions by the value of `--list`."""

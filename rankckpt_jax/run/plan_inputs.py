@@ -189,6 +189,9 @@ def _find(config: Any, stages: tuple[str, ...]) -> Iterator[tuple[str, MakeNetwo
     size = config.image_size
     if config.neucrab:
         yield from _benchmark(config)
+    elif config.pool:
+        for member in pool.standard_members(config):
+            yield member.name, functools.partial(_open_member, config, member)
     elif "pretrain" in stages:
         settings = config.pretrain
         made = demo.checkpoints(files.to_path(config.checkpoints), settings.stages)
@@ -254,6 +257,13 @@ def _benchmark(config: Any) -> Iterator[tuple[str, MakeNetwork]]:
             yield entry.name, functools.partial(_open, config, spec, size)
         else:
             yield entry.name, functools.partial(registered, name, size, classes)
+
+
+def _open_member(config: Any, member: pool.Member) -> Network:
+    """Return the network of a pool's checkpoint, or raise because it is missing."""
+    if not member.spec:
+        member.load()
+    return _open(config, member.spec, config.image_size)
 
 
 def _open(config: Any, spec: str, image_size: int) -> Network:

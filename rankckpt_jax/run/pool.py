@@ -1,8 +1,8 @@
 """The pool: which checkpoints a config names, and how to load each of them.
 
-They come from directories and handles (`config.checkpoints`), from the benchmark
-(`config.neucrab`), from random initialization (`config.from_scratch`), from memory, or
-as features that were extracted elsewhere (`config.features`).
+They come from directories and handles (`config.checkpoints`), from a benchmark
+(`config.neucrab`, `config.pool`), from random initialization (`config.from_scratch`),
+from memory, or as features that were extracted elsewhere (`config.features`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from etils import epath
 
 from rankckpt_jax import checkpoints, models
-from rankckpt_jax.benchmark import demo, locate, neucrab
+from rankckpt_jax.benchmark import demo, locate, neucrab, standard
 from rankckpt_jax.checkpoints import in_memory
 from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.fetch import download, uris
@@ -77,9 +77,13 @@ def check(config: Any, objects: Sequence[in_memory.Model] = ()) -> None:
     for group in parse_names(config.neucrab):
         if group not in neucrab.GROUPS:
             raise unknown_name("group", group, neucrab.GROUPS, "config.neucrab")
+    for name in parse_names(config.pool):
+        if name not in standard.POOLS:
+            raise unknown_name("pool", name, standard.POOLS, "config.pool")
     for name in parse_names(config.from_scratch):
         models.get(name)
-    if not (config.checkpoints or config.neucrab or config.features or objects):
+    named = config.checkpoints or config.neucrab or config.pool or config.features
+    if not (named or objects):
         raise InputError(
             "The config names no checkpoints",
             where="config.checkpoints",
@@ -123,6 +127,8 @@ def members(
         where = locate.Locations(folders, storage)
         entries = neucrab.entries(parse_names(config.neucrab))
         found = _benchmark(entries, where, load, config.image_size, config.nearest_step)
+    elif config.pool:
+        found = standard_members(config, load)
     elif not config.checkpoints and objects:
         found = []
     else:
@@ -179,6 +185,66 @@ def describe_features(pattern: str) -> tuple[str, str]:
 def _member(name: str, load: Callable[[], Backbone], **fields: Any) -> Member:
     group = ", ".join(neucrab.groups_of(name))
     return Member(name, load, group=group, facts=neucrab.facts_of(name), **fields)
+
+
+def standard_members(
+    config: Any, load: Callable[..., Backbone] = checkpoints.load
+) -> list[Member]:
+    """List the networks of `config.pool`.
+
+    A missing file is logged, and becomes a member without a spec that fails to load.
+
+    Args:
+      config: Fields as in configs/default.py.
+      load: `checkpoints.load` with the config's options.
+
+    Raises:
+      InputError: All networks are files, and none is in `config.checkpoints`.
+    """
+    folders = config.checkpoints
+    pools = dict.fromkeys(parse_names(config.pool))
+    entries = [entry for pool in pools for entry in standard.checkpoints(pool)]
+    places: dict[str, str | None] = {}
+    for entry in entries:
+        places[entry.name] = entry.load
+        if entry.file:
+            paths = (epath.Path(f) / entry.file for f in uris.split_list(folders))
+            path = next((str(path) for path in paths if path.exists()), None)
+            options = entry.load.removeprefix(entry.file)
+            places[entry.name] = f"{path}{options}" if path else None
+    missing = [entry for entry in entries if places[entry.name] is None]
+    if missing:
+        text = standard.instructions(missing, folders)
+        if len(missing) == len(entries):
+            raise InputError(
+                "No checkpoint of the pool is on this machine",
+                where="config.checkpoints",
+                found=folders or "no directory",
+                fix=text,
+            )
+        _log.warning("%d files of the pool are missing; %s", len(missing), text)
+    found = []
+    for entry in entries:
+        place = places[entry.name]
+        loader = (
+            functools.partial(_raise_missing_file, entry, folders)
+            if place is None
+            else _loader(load, entry.name, place)
+        )
+        facts = {"source_accuracy": entry.source_accuracy}
+        found.append(
+            Member(entry.name, loader, place or "", group=entry.pool, facts=facts)
+        )
+    return found
+
+
+def _raise_missing_file(entry: standard.Checkpoint, folders: str) -> NoReturn:
+    raise InputError(
+        "The checkpoint is not on this machine",
+        where=entry.file,
+        found=f"no such file in {folders}",
+        fix=standard.instructions([entry], folders),
+    )
 
 
 def _in_memory(

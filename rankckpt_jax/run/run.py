@@ -22,7 +22,7 @@ import numpy as np
 
 import rankckpt_jax
 from rankckpt_jax import report
-from rankckpt_jax.benchmark import neucrab, published
+from rankckpt_jax.benchmark import neucrab, published, standard
 from rankckpt_jax.checkpoints import in_memory
 from rankckpt_jax.data import decode
 from rankckpt_jax.devices import (
@@ -82,7 +82,7 @@ def run(config: Any, objects: Sequence[in_memory.Model] = ()) -> Ranking:
             comparison.compare_rows(rows, measures),
             task_description=context.task.description,
             provenance=_provenance(context, time.monotonic() - start),
-            group_titles=neucrab.GROUP_TITLES,
+            group_titles={**neucrab.GROUP_TITLES, **standard.GROUP_TITLES},
         )
         ablations = ablation.run(context, ranking.rows)
         ranking = dataclasses.replace(ranking, ablations=ablations)

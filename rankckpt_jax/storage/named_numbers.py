@@ -104,7 +104,8 @@ def _read_text(path: epath.Path, where: str) -> str:
         data = path.read_bytes()
         utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return data.decode("utf-16" if utf_16 else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    # A path with a null character is a ValueError, as are bytes that are no text.
+    except (OSError, ValueError) as error:
         raise InputError(
             "A CSV file cannot be read",
             where=where,
