@@ -11,13 +11,14 @@ The anchor a_k is the previous mean. Moments about it lose nothing to rounding w
 are moved to the new mean, and one pass over the points takes both steps.
 
 Cost: 4 N K D^2 FLOP per iteration for full covariances, N K D for the others. Memory:
-R [K, B] and the moments [K, D', D']. For full covariances D' may be far above D, since
-few D' are compiled. Products are therefore computed in slices of _SLICE rows, and
-slices of padding are skipped: D D' of the D' D' entries are computed.
+R [K, B] and the moments [K, D', D']. D' may be almost 2 D, since few D' are compiled.
+For full covariances a program therefore holds products of three widths, and uses the
+smallest one that is not below D.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,8 +33,8 @@ from rankckpt_jax.measures.mixture.covariance import (
 )
 from rankckpt_jax.measures.statistics import blocks
 
-_SLICE = 32
-"""Rows of a slice of a [D', D'] product."""
+_WIDTHS = 2 / 3, 5 / 6, 1
+"""Widths of products in units of D'. `blocks` pads to D' if D is above half of it."""
 
 
 class Setting(NamedTuple):
@@ -230,18 +231,20 @@ def expectation(
         if kind == "tied":
             x = whiten(factors, x)
 
-        def log_joint(k: jax.Array) -> jax.Array:
-            centered = x - means[k][:, None]
+        def log_joint(k: jax.Array, width: int) -> jax.Array:
+            centered = x[:width] - means[k, :width, None]
             if kind == "full":
-                distance = _distances(factors[k], centered, dimensions)
+                whitened = whiten(factors[k, :width, :width], centered)
             elif kind == "tied":
-                distance = jnp.sum(centered**2, axis=0)
+                whitened = centered
             else:
-                factor = factors[k].reshape(-1, 1)
-                distance = jnp.sum((factor * centered) ** 2, axis=0)
-            return normalizer[k] - distance / 2
+                whitened = factors[k].reshape(-1, 1) * centered
+            return normalizer[k] - jnp.sum(whitened**2, axis=0) / 2
 
-        joint = jax.lax.map(log_joint, jnp.arange(len(means)))
+        def log_joints(width: int) -> jax.Array:
+            return jax.lax.map(lambda k: log_joint(k, width), jnp.arange(len(means)))
+
+        joint = _by_width(kind, log_joints, dimensions, len(x))
         largest = jnp.max(joint, axis=0)
         unscaled = jnp.exp(joint - largest[None])
         evidence = jnp.sum(unscaled, axis=0)
@@ -250,23 +253,23 @@ def expectation(
     return expect
 
 
-def _num_slices(dimensions: jax.Array, size: int) -> tuple[jax.Array, int]:
-    """Return the number of slices that are not padding, and the rows of a slice."""
-    rows = _SLICE if size % _SLICE == 0 else size
-    return (dimensions.astype(jnp.int32) + rows - 1) // rows, rows
+def _by_width(
+    kind: str, function: Callable[[int], Any], dimensions: jax.Array, size: int
+) -> Any:
+    """Return function(width) of a static width between D and D'.
 
-
-def _distances(
-    factor: jax.Array, centered: jax.Array, dimensions: jax.Array
-) -> jax.Array:
-    """Return |P'(x - m)|^2 [B] for P [D', D'] and x - m [D', B]."""
-    number, rows = _num_slices(dimensions, len(factor))
-
-    def add(i: jax.Array, distance: jax.Array) -> jax.Array:
-        part = jax.lax.dynamic_slice_in_dim(factor, i * rows, rows, axis=1)
-        return distance + jnp.sum(whiten(part, centered) ** 2, axis=0)
-
-    return jax.lax.fori_loop(0, number, add, jnp.zeros_like(centered[0]))
+    Args:
+      kind: The type of covariance. Only full covariances have widths below D'.
+      function: Maps a width to arrays, whose shapes do not depend on it.
+      dimensions: Scalar D.
+      size: D'.
+    """
+    if kind != "full":
+        return function(size)
+    widths = sorted({min(-(-round(w * size) // 8) * 8, size) for w in _WIDTHS})
+    index = jnp.sum(jnp.asarray(widths[:-1], dimensions.dtype) < dimensions)
+    branches = [functools.partial(function, width) for width in widths]
+    return jax.lax.switch(index, branches)
 
 
 def _add_moments(
@@ -278,31 +281,30 @@ def _add_moments(
     resp: jax.Array,
 ) -> _Moments:
     """Add the moments of a block x [D', B] about the means of `mixture`."""
-    number, rows = _num_slices(dimensions, len(x))
 
-    def add(k: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def add(
+        k: jax.Array, sums: tuple[jax.Array, ...], width: int
+    ) -> tuple[jax.Array, ...]:
         first, second = sums
-        centered = x - mixture.means[k][:, None]
+        centered = x[:width] - mixture.means[k, :width, None]
         weighted = resp[k][None] * centered
         if kind == "full":
-
-            def add_slice(i: jax.Array, second: jax.Array) -> jax.Array:
-                part = jax.lax.dynamic_slice_in_dim(weighted, i * rows, rows, axis=0)
-                place = [jnp.asarray(index, jnp.int32) for index in (k, i * rows, 0)]
-                shape = 1, rows, len(x)
-                product = blocks.dot(part, centered.T)[None]
-                product += jax.lax.dynamic_slice(second, place, shape)
-                return jax.lax.dynamic_update_slice(second, product, place)
-
-            second = jax.lax.fori_loop(0, number, add_slice, second)
+            product = blocks.dot(weighted, centered.T)
+            second = second.at[k, :width, :width].add(product)
         elif kind == "diag":
             second = second.at[k].add(jnp.sum(weighted * centered, axis=1))
         elif kind == "spherical":
             second = second.at[k].add(jnp.sum(weighted * centered))
-        return first.at[k].add(jnp.sum(weighted, axis=1)), second
+        # A product, because XLA's sum over the last axis is slow on a CPU.
+        first = first.at[k, :width].add(blocks.dot(centered, resp[k]))
+        return first, second
 
-    sums = moments.first, moments.second
-    first, second = jax.lax.fori_loop(0, len(resp), add, sums)
+    def add_all(width: int) -> tuple[jax.Array, ...]:
+        step = functools.partial(add, width=width)
+        sums = moments.first, moments.second
+        return jax.lax.fori_loop(0, len(resp), step, sums)
+
+    first, second = _by_width(kind, add_all, dimensions, len(x))
     return _Moments(moments.counts + jnp.sum(resp, axis=1), first, second)
 
 

@@ -3,6 +3,7 @@
 import logging
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,10 +67,18 @@ def test_padding_of_dimensions_is_exact(num_images, is_sparse, monkeypatch):
         np.testing.assert_allclose(first, second, rtol=1e-9, atol=1e-12)
 
 
-def test_dense_em_skips_slices_of_padding():
-    factor = np.triu(np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32))
-    x = np.ones((64, 3), np.float32)
-    distances = jax.jit(em._distances)(factor, x, np.float32(20))
-    # The first slice holds columns 0 to 31; those of padding are 0 in real data.
-    expected = ((factor[:, :32].T @ x) ** 2).sum(axis=0)
-    np.testing.assert_allclose(distances, expected, rtol=1e-5)
+@pytest.mark.parametrize(
+    ("kind", "dimensions", "width"),
+    [
+        ("full", 9, 64),
+        ("full", 64, 64),
+        ("full", 65, 80),
+        ("full", 96, 96),
+        ("diag", 9, 96),
+    ],
+)
+def test_by_width_takes_the_smallest_width(kind, dimensions, width):
+    def compute(size):
+        return em._by_width(kind, jnp.int32, np.float32(size), 96)
+
+    assert jax.jit(compute)(dimensions) == width
