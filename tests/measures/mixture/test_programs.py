@@ -78,7 +78,7 @@ def test_padding_of_dimensions_is_exact(num_images, is_sparse, monkeypatch):
     ],
 )
 def test_by_width_takes_the_smallest_width(kind, dimensions, width):
-    def compute(size):
-        return em._by_width(kind, jnp.int32, np.float32(size), 96)
+    def compute(number):
+        return em._by_width(kind, jnp.int32, number, 96)
 
-    assert jax.jit(compute)(dimensions) == width
+    assert jax.jit(compute)(np.float32(dimensions)) == width
