@@ -207,7 +207,8 @@ def _split(
     module: Any, features: str, images: Any, source: str, image_size: int
 ) -> Split:
     try:
-        split = points.split(module, features, images)
+        with skeletons.unchanged(module):
+            split = points.split(module, features, images)
     except InputError:
         raise
     except Exception as error:

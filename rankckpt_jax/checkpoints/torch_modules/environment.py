@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from rankckpt_jax.checkpoints.torch_modules import spec as spec_lib
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.models import ops
 
 REQUIREMENTS = ("torch>=2.13,<2.15", "torchax>=0.0.14.dev20260912")
 """Versions that work together, as in the extra `torch` of pyproject.toml."""
@@ -121,6 +122,9 @@ def environment(axis_name: str | None = None, decay: float | None = None) -> Any
     env.override_op_definition(functional.batch_norm, batch_norm)
     # torchax names the second argument `weights`.
     override(functional.linear, _linear)
+    # For depthwise convolutions and matrix products that suit a CPU.
+    override(functional.conv2d, _conv2d)
+    # Those of torchax refuse negative widths.
     override(aten.pad.default, _pad)
     override(aten.constant_pad_nd.default, _constant_pad)
     return env
@@ -161,6 +165,45 @@ def _linear(input: jax.Array, weight: jax.Array, bias: Any = None) -> jax.Array:
     """Return input [..., D] times weight [V, D], plus bias [V]."""
     y = jnp.einsum("...d,vd->...v", input.astype(weight.dtype), weight)
     return y if bias is None else y + bias
+
+
+def _conv2d(
+    input: jax.Array,
+    weight: jax.Array,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """Convolve [B, C, H, W] with [D, C / groups, h, w], plus bias [D]."""
+    x = jnp.transpose(input, (0, 2, 3, 1))
+    kernel = jnp.transpose(weight, (2, 3, 1, 0))
+    stride, dilation = _pair(stride), _pair(dilation)
+    if isinstance(padding, str):
+        pads: ops.Padding = padding.upper()
+    elif any(_pair(padding)):
+        pads = tuple((side, side) for side in _pair(padding))
+    else:
+        pads = "VALID"
+    # The precision is that of the context.
+    if groups == x.shape[-1] > 1:
+        # PyTorch counts the kernels of a channel one after the other, as ours do.
+        kernel = kernel.reshape(*kernel.shape[:2], groups, -1)
+        y = ops.depthwise_conv(
+            *(x, kernel, stride, weight.dtype, None), padding=pads, dilation=dilation
+        )
+    else:
+        y = ops.conv(
+            *(x, kernel, stride, pads, weight.dtype, groups, None), dilation=dilation
+        )
+    return jnp.transpose(y if bias is None else y + bias, (0, 3, 1, 2))
+
+
+def _pair(sides: Any) -> tuple[int, int]:
+    """Return (vertical, horizontal) of one number or several."""
+    vertical, *rest = (sides,) if isinstance(sides, int) else sides
+    return vertical, *(rest or (vertical,))  # type: ignore[return-value]
 
 
 def _constant_pad(x: jax.Array, pad: Any, value: Any = 0) -> jax.Array:

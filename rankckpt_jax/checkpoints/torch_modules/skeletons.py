@@ -48,16 +48,13 @@ class Skeleton:
     ) -> Iterator[Any]:
         """Yield the network with values, and restore all its attributes afterwards.
 
-        Some networks keep computed tensors in a cache, and the next trace would read
-        the tracers of this one.
-
         Args:
           tensors: Values by name. A missing one has no value, which is an error where
             it is used.
           train: Whether the network is in training mode.
           dtype: `torch.dtype` of other floating buffers.
         """
-        with _lock, _unchanged(self.module):
+        with _lock, unchanged(self.module):
             self.module.train(train)
             for part in self.module.modules():
                 for key, buffer in part._buffers.items():
@@ -152,8 +149,12 @@ def _digest_constants(module: Any) -> str:
 
 
 @contextlib.contextmanager
-def _unchanged(module: Any) -> Iterator[None]:
-    """Restore all attributes of a module and its submodules at the end."""
+def unchanged(module: Any) -> Iterator[None]:
+    """Restore all attributes of a module and its submodules at the end.
+
+    Some networks keep tensors that they compute from their weights. Other weights must
+    not find them.
+    """
     kept = [
         (container, container.copy())
         for part in module.modules()

@@ -46,11 +46,11 @@ def perturb(module, seed=0):
     """Change weights that are 0 or 1 at first, and statistics; return the module."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-            if tensor.is_floating_point() and "running" not in name:
-                if tensor.ndim == 1 or float(tensor.std()) == 0:
-                    tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
-            elif "running" in name:
+        for tensor in module.parameters():
+            if tensor.ndim == 1 or float(tensor.std()) == 0:
+                tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in module.named_buffers():
+            if "running" in name:
                 tensor += 0.5 * torch.rand(tensor.shape, generator=generator)
     return module
 

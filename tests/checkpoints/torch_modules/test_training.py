@@ -1,6 +1,9 @@
 """A training step equals PyTorch's: loss, gradients, updated weights, statistics."""
 
 import dataclasses
+import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,9 @@ import timm  # noqa: E402
 from rankckpt_jax.checkpoints import from_torch  # noqa: E402
 from rankckpt_jax.checkpoints.torch_modules import skeletons  # noqa: E402
 from rankckpt_jax.checkpoints.torch_modules.spec import ModuleSpec  # noqa: E402
+from rankckpt_jax.devices import mapping  # noqa: E402
 from rankckpt_jax.models import layers  # noqa: E402
+from tests import processes  # noqa: E402
 from tests.checkpoints.torch_modules import networks  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -192,3 +197,65 @@ def test_trace_leaves_nothing_in_the_skeleton():
     assert not skeleton.training
     tensors = [*skeleton.parameters(), *skeleton.buffers()]
     assert tensors and all(tensor.is_meta for tensor in tensors)
+
+
+def with_batch_norm():
+    """Return the backbone of a small network in which batch norm matters."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3),
+        torch.nn.BatchNorm2d(6),
+        torch.nn.Sigmoid(),
+        torch.nn.Conv2d(6, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.Hardswish(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+    )
+    return from_torch(
+        networks.perturb(module),
+        image_size=9,
+        mean=networks.MEAN,
+        std=networks.STD,
+        name="net",
+    )
+
+
+def compare_devices(count):
+    """Raise if a step on several devices differs from a step on one."""
+    backbone = with_batch_norm()
+    images, labels = batch(9, classes=4)
+
+    def step(variables, images, labels, apply=backbone.apply):
+        def loss_fn(params):
+            given = {**variables, "params": params}
+            output, stats = apply(given, images, train=True)
+            losses = optax.softmax_cross_entropy_with_integer_labels(
+                output.features, labels
+            )
+            return losses.mean(), stats
+
+        compute = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, stats), gradients = compute(variables["params"])
+        return (loss, gradients), stats
+
+    def step_of_device(variables, images, labels):
+        apply = dataclasses.replace(backbone.apply, axis_name=mapping.AXIS)
+        return step(variables, images, labels, apply)
+
+    one = jax.jit(step)(backbone.variables, images, labels)
+    mapped = mapping.map_devices(step_of_device, in_axes=(None, 0, 0))
+    assert mapping.local_device_count() == count
+    means, stats = mapped(backbone.variables, *mapping.shard((images, labels)))
+    averaged = jax.tree.map(lambda x: np.mean(x, axis=0), means)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, averaged, one[0])
+    for device in range(count):
+        jax.tree.map(close, jax.tree.map(lambda x, d=device: x[d], stats), one[1])
+
+
+def test_batch_norm_over_two_devices_equals_one():
+    code = f"from {__name__} import compare_devices; compare_devices(2)"
+    subprocess.run(
+        [sys.executable, "-c", code], env=processes.with_devices(2), check=True
+    )
