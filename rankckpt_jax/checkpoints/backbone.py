@@ -49,7 +49,11 @@ class Apply:
     precision: str = "highest"
 
     def __call__(
-        self, variables: Variables, images: jax.Array, train: bool = False
+        self,
+        variables: Variables,
+        images: jax.Array,
+        train: bool = False,
+        key: jax.Array | None = None,
     ) -> Any:
         """Apply the network.
 
@@ -57,6 +61,9 @@ class Apply:
           variables: See `Variables`; the classifier in `params["logits"]` is optional.
           images: float [B, H, W, 3] in the backbone's input range.
           train: Whether batch norm uses and updates batch statistics.
+          key: Random key of dropout and the like in training. The networks of `models`
+            have none, so they ignore it. Without it, other kinds of networks draw the
+            same values in every step.
 
         Returns:
           `Output`; if `train`, (`Output`, the updated batch_stats).
@@ -87,9 +94,9 @@ class Backbone:
       architecture: The network's name.
       variables: {"params", "batch_stats"}, float32; see `Variables`.
       apply: `apply(variables, images)` -> `Output`; `apply(variables, images,
-        train=True)` -> (`Output`, new batch_stats). An `Apply`, or a `GraphApply` or
-        `TorchApply` with the same fields `dtype`, `axis_name`, `decay` and
-        `precision`; or a `HostApply`, which JAX cannot trace.
+        train=True, key=key)` -> (`Output`, new batch_stats). An `Apply`, or a
+        `GraphApply` or `TorchApply` with the same fields `dtype`, `axis_name`, `decay`
+        and `precision`; or a `HostApply`, which JAX cannot trace.
       image_size: Side of its square input images in pixels.
       input_range: Values that the pixels 0 and 255 become.
       input_mean: Mean per channel, subtracted afterwards.

@@ -33,7 +33,13 @@ class IdentityBackbone:
     decay: float | None = None
     precision: str = "highest"
 
-    def __call__(self, variables: Any, images: jax.Array, train: bool = False) -> Any:
+    def __call__(
+        self,
+        variables: Any,
+        images: jax.Array,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> Any:
         """Return `images`, [B, D], as the features."""
         output = layers.Output(images, None)
         return (output, variables["batch_stats"]) if train else output

@@ -28,7 +28,7 @@ from rankckpt_jax.finetune import augment
 from rankckpt_jax.finetune.recipes import Recipe
 from rankckpt_jax.models import layers
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Version of training, in the key of every result of it.
 
 Raise it with every change of the weights that the same recipe gives: of the step, the
@@ -213,13 +213,15 @@ def train_step(spec: StepSpec) -> Callable[..., tuple[State, jax.Array]]:
     ) -> tuple[State, jax.Array]:
         NUM_TRACES[hash(spec)] += 1
         raw, labels, rows = data
+        step_key = jax.random.fold_in(jax.random.key(hyper.seed), hyper.step)
+        images_key, network_key = jax.random.split(step_key)
         if spec.crop or spec.flip:
-            key = jax.random.fold_in(jax.random.key(hyper.seed), hyper.step)
             raw = augment.augment(
-                raw, key, rows, hyper.random_crop, spec.crop, spec.flip
+                raw, images_key, rows, hyper.random_crop, spec.crop, spec.flip
             )
         images = preprocess_lib.to_input_range(raw, *scaling)
-        update = functools.partial(_update, spec, images, labels)
+        # Trials share the key, so that a trial does not depend on those beside it.
+        update = functools.partial(_update, spec, images, labels, network_key)
         if spec.trials == 1:
             return update(state, hyper)
         axes = Hyperparameters(0, *[None] * (len(Hyperparameters._fields) - 1))
@@ -234,14 +236,20 @@ def _update(
     spec: StepSpec,
     images: jax.Array,
     labels: jax.Array,
+    key: jax.Array,
     state: State,
     hyper: Hyperparameters,
 ) -> tuple[State, jax.Array]:
-    """Apply Optax's update with the gradient of the global batch's mean loss."""
+    """Apply Optax's update with the gradient of the global batch's mean loss.
 
-    def loss_fn(params: Any, stats: Any, images: Any, labels: Any) -> Any:
+    `key` is the network's random key for this step. Each device and each part of an
+    accumulated batch derives its own.
+    """
+    key = jax.random.fold_in(key, jax.lax.axis_index(mapping.AXIS))
+
+    def loss_fn(params: Any, stats: Any, images: Any, labels: Any, key: Any) -> Any:
         variables = {"params": params["backbone"], "batch_stats": stats}
-        output, stats = spec.apply(variables, images, train=True)
+        output, stats = spec.apply(variables, images, train=True, key=key)
         logits = layers.classify(params["head"], output.features)
         targets = jax.nn.one_hot(labels, logits.shape[-1])
         targets = optax.smooth_labels(targets, hyper.label_smoothing)
@@ -250,7 +258,7 @@ def _update(
     gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if spec.accumulate == 1:
         (loss, stats), gradients = gradient_fn(
-            state.params, state.batch_stats, images, labels
+            state.params, state.batch_stats, images, labels, key
         )
     else:
 
@@ -262,18 +270,26 @@ def _update(
         parts = jax.tree.map(
             lambda x: x.reshape(spec.accumulate, -1, *x.shape[1:]), (images, labels)
         )
+        parts = *parts, jax.random.split(key, spec.accumulate)
         zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
         start = (state.batch_stats, zeros)
         (stats, total), _ = jax.lax.scan(accumulate, start, parts)
         loss, gradients = jax.tree.map(lambda x: x / spec.accumulate, total)
+    loss, gradients = jax.lax.pmean((loss, gradients), mapping.AXIS)
     # For a network that averages its batch moments over the axis, the moving averages
     # are equal on all devices already. For other networks they are averaged here.
-    loss, gradients, stats = jax.lax.pmean((loss, gradients, stats), mapping.AXIS)
+    stats = jax.tree.map(_average_over_devices, stats)
     updates, optimizer = _optimizer(hyper).update(
         gradients, state.optimizer, state.params
     )
     params = optax.apply_updates(state.params, updates)
     return State(params, stats, optimizer), loss
+
+
+def _average_over_devices(statistic: jax.Array) -> jax.Array:
+    """Average over devices; leave an integer as it is, a counter of equal values."""
+    is_float = jnp.issubdtype(statistic.dtype, jnp.floating)
+    return jax.lax.pmean(statistic, mapping.AXIS) if is_float else statistic
 
 
 def _optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:

@@ -31,7 +31,7 @@ class SmallNetwork:
     decay: float | None = None
     precision: str = "highest"
 
-    def __call__(self, variables, images, train=False):
+    def __call__(self, variables, images, train=False, key=None):
         params, stats = variables["params"], variables["batch_stats"]
         batch, size = images.shape[:2]
         blocks = images.reshape(batch, 4, size // 4, 4, size // 4, 3).mean((2, 4))

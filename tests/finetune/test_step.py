@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.finetune import probe, step
+from rankckpt_jax.models import layers
 from tests.finetune import RECIPE, settings
 
 NO_SCALING = (np.float32(0), np.float32(255), np.zeros(1, np.float32))
@@ -102,6 +104,53 @@ def test_train_step_accumulates_gradient_over_parts(backbone):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawingNetwork(probe.IdentityBackbone):
+    """Appends a random number to the statistic `draws` in training."""
+
+    def __call__(self, variables, images, train=False, key=None):
+        output = layers.Output(images, None)
+        draws = variables["batch_stats"]["draws"]
+        new = jax.random.randint(key, (1,), 0, 2**30)
+        return output, {"draws": jnp.concatenate([draws[1:], new])}
+
+
+def test_train_step_draws_anew_for_each_step_device_and_part(backbone):
+    recipe = dataclasses.replace(RECIPE, accumulate=2)
+    linear = dataclasses.replace(
+        probe.without_head(backbone),
+        apply=DrawingNetwork(),
+        variables={"params": {}, "batch_stats": {"draws": np.zeros(2, np.int32)}},
+    )
+    spec = step.step_spec(linear, recipe)
+    state = step.initial_state(linear, 3)
+    images = np.ones((8, 16), np.float32)
+    rows = np.arange(8, dtype=np.int32)
+
+    def draws(seed, number):
+        hyper = step.hyperparameters(
+            dataclasses.replace(recipe, seed=seed), 0.1, number
+        )
+        run, data = step.train_step(spec), mapping.shard((images, rows % 3, rows))
+        fresh = jax.tree.map(jnp.array, state)
+        new, _ = run(fresh, NO_SCALING, hyper, data)
+        return np.asarray(new.batch_stats["draws"]).tolist()
+
+    found = [draws(*pair) for pair in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert len(set(sum(found, []))) == 8
+    assert draws(0, 1) == found[1]
+
+    hyper = step.hyperparameters(recipe, 0.1, 0)
+    devices = jax.vmap(
+        lambda images: step._update(
+            spec, images, rows[:4] % 3, jax.random.key(0), state, hyper
+        ),
+        axis_name=mapping.AXIS,
+    )
+    new, _ = devices(images.reshape(2, 4, 16))
+    assert len(set(new.batch_stats["draws"].ravel().tolist())) == 4
 
 
 def test_train_keeps_state_in_float32(backbone, task):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.graphs import jax_function
-from rankckpt_jax.checkpoints.graphs.pure_graph import PureGraph
+from rankckpt_jax.checkpoints.graphs.pure_graph import Path, PureGraph
 from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.models import cpu, layers
@@ -71,8 +71,6 @@ class GraphApply:
     """Forward function of a graph, as `backbone.Apply` is of a Flax network.
 
     Instances with equal graphs are equal, so that a function is compiled once for them.
-    Random operations such as dropout are seeded by the images: equal batches get equal
-    results.
 
     Attributes:
       graphs: The graphs to apply.
@@ -104,8 +102,12 @@ class GraphApply:
         variables: backbone_lib.Variables,
         images: jax.Array,
         train: bool = False,
+        key: jax.Array | None = None,
     ) -> Any:
-        """Apply the network; see `backbone.Apply`."""
+        """Apply the network; see `backbone.Apply`.
+
+        Random operations such as dropout draw from `key` in training.
+        """
         # Otherwise the precision of float32 products differs between TPUs and GPUs.
         precision = self.precision if self.dtype == "float32" else self.dtype
         with jax.default_matmul_precision(precision):
@@ -114,7 +116,8 @@ class GraphApply:
             if not train:
                 forward = functools.partial(self._evaluate, variables)
                 return _output(cpu.map_parts(forward, images), head)
-            features, batch_stats = self._train(variables, images)
+            key = jax.random.key(0) if key is None else key
+            features, batch_stats = self._train(variables, images, key)
             return _output(features, head), batch_stats
 
     def _evaluate(
@@ -136,7 +139,7 @@ class GraphApply:
         return _pooled(features.reshape(-1, *features.shape[2:]))[:batch]
 
     def _train(
-        self, variables: backbone_lib.Variables, images: jax.Array
+        self, variables: backbone_lib.Variables, images: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Any]:
         graph = self.graphs.training
         if graph is None:
@@ -149,9 +152,10 @@ class GraphApply:
                 fix="export it again with a batch size of None",
             )
         function = _function(graph, self.axis_name)
-        key = _key_of(images, self.axis_name)
         stats = flax.traverse_util.flatten_dict(variables["batch_stats"])
         moved = {path[1:]: stats[path[1:]] for path, _ in graph.updates}
+        seeds = _seeds(moved, key)
+        moved = {**moved, **seeds}
 
         def step(moved: Any) -> tuple[jax.Array, Any]:
             now = flax.traverse_util.unflatten_dict({**stats, **moved})
@@ -163,11 +167,30 @@ class GraphApply:
             features, updated = step(moved)
         else:
             features, updated = _with_decay(step, moved, self.decay)
+        updated = {p: value for p, value in updated.items() if p not in seeds}
         updated = jax.lax.stop_gradient(updated)
         return (
             _pooled(features),
             flax.traverse_util.unflatten_dict({**stats, **updated}),
         )
+
+
+def _seeds(moved: dict[Path, Any], key: jax.Array) -> dict[Path, jax.Array]:
+    """Draw states for the random generators among the variables that training updates.
+
+    Keras and `tf.random.Generator` keep their state in an integer vector. Left to
+    itself, it would be the same on all devices. An integer scalar is a counter.
+    """
+    paths = [
+        path
+        for path, value in moved.items()
+        if jnp.ndim(value) and jnp.issubdtype(value.dtype, jnp.integer)
+    ]
+    keys = jax.random.split(key, len(paths))
+    return {
+        path: jax.random.bits(key, moved[path].shape).astype(moved[path].dtype)
+        for path, key in zip(paths, keys, strict=True)
+    }
 
 
 def _with_decay(step: Any, moved: Any, decay: float) -> tuple[jax.Array, Any]:
@@ -215,15 +238,6 @@ def _values(graph: PureGraph, variables: backbone_lib.Variables) -> list[jax.Arr
     """Return the variables that a graph reads, in its order."""
     paths = (path for _, path in graph.variables)
     return [jnp.asarray(functools.reduce(getitem, path, variables)) for path in paths]
-
-
-def _key_of(images: jax.Array, axis_name: str | None) -> jax.Array:
-    """Return a random key that depends on the images and the device."""
-    bits = jax.lax.bitcast_convert_type(jnp.mean(images), jnp.uint32)
-    key = jax.random.fold_in(jax.random.key(0), bits)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-    return key
 
 
 def _pooled(features: jax.Array) -> jax.Array:

@@ -140,13 +140,19 @@ def test_load_hub_without_a_training_graph_keeps_statistics(tmp_path, images, ca
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
 
 
-def test_dropout_is_seeded_by_the_images(tmp_path, images):
+def test_apply_draws_dropout_by_the_key(tmp_path, images):
     backbone = checkpoints.load_hub(_save(tmp_path / "m", _module(dropout=0.5)))
-    step = jax.jit(lambda x: backbone.apply(backbone.variables, x, train=True))
-    first = np.asarray(step(images)[0].features)
-    assert 0.2 < (first == 0).mean() < 0.8
-    np.testing.assert_array_equal(step(images)[0].features, first)
-    assert ((step(images * 0.9)[0].features == 0) != (first == 0)).any()
+
+    @jax.jit
+    def is_dropped(images, seed):
+        key = jax.random.key(seed)
+        output, _ = backbone.apply(backbone.variables, images, train=True, key=key)
+        return output.features == 0
+
+    first = is_dropped(images, 1)
+    assert 0.2 < first.mean() < 0.8
+    np.testing.assert_array_equal(is_dropped(images * 0.9, 1), first)
+    assert (is_dropped(images, 2) != first).any()
 
 
 def test_load_hub_names_a_tensor_that_switches_training(tmp_path):

@@ -102,6 +102,33 @@ def test_load_of_an_application_without_classifier(keras, tmp_path, images):
     assert output.logits is None
 
 
+def test_apply_draws_dropout_of_keras_by_the_key(keras, tmp_path, images):
+    """Keras keeps seeds in variables, which would be equal on all devices."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    inputs = x = keras.Input((SIZE, SIZE, 3))
+    for i in range(2):
+        x = layers.Conv2D(16, 3, strides=2, name=f"conv{i}")(layers.Dropout(0.5)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    keras.Model(inputs, layers.Dense(5)(x)).save(tmp_path / "net.keras")
+    backbone = checkpoints.load(f"{tmp_path}/net.keras#input_range=0:1")
+
+    @jax.jit
+    def train(seed):
+        key = jax.random.key(seed)
+        output, stats = backbone.apply(backbone.variables, images, train=True, key=key)
+        return output.features, stats
+
+    features, stats = train(1)
+    np.testing.assert_array_equal(train(1)[0], features)
+    assert (train(2)[0] != features).all()
+    seeds = jax.tree.leaves(stats)
+    assert {seed.shape for seed in seeds} == {(2,)}
+    jax.tree.map(
+        np.testing.assert_array_equal, stats, backbone.variables["batch_stats"]
+    )
+
+
 @pytest.mark.slow
 def test_gradient_of_a_mobilenet_matches_tensorflow(keras, tmp_path, images):
     tf = tensorflow()
