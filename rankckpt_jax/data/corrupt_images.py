@@ -12,26 +12,27 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from etils import epath
 
-from rankckpt_jax.data import decode, preprocess
-from rankckpt_jax.data.lazy_tensorflow import tensorflow
-from rankckpt_jax.data.splits import MAX_UNREADABLE, Split, Task, check_unreadable
+from rankckpt_jax.data import decode, preprocess, stream
+from rankckpt_jax.data.splits import (
+    MAX_UNREADABLE,
+    Example,
+    Split,
+    Task,
+    check_unreadable,
+)
 from rankckpt_jax.devices import processes, progress
-from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import store
 
 _log = logging.getLogger(__name__)
 
-# Text around the cause in TensorFlow's error messages.
-_BOILERPLATE = re.compile(
-    r"\{\{.*?\}\} ?|Error in user.*Iterator::\S+: |\[Op:\w+\].*|assertion failed: "
-)
+# Images decoded ahead.
+_AHEAD = 64
 
 
 def drop_corrupt(
@@ -102,7 +103,7 @@ def find(split: Split) -> dict[int, str]:
       The reason by the position of each image that cannot be decoded.
 
     Raises:
-      InputError: Reading the images fails for another reason.
+      InputError: A file cannot be opened.
     """
     if split.without is None:
         return {}
@@ -113,34 +114,21 @@ def find(split: Split) -> dict[int, str]:
 
 
 def _find(split: Split) -> Mapping[int, str]:
-    tf = tensorflow()
     process, count = processes.process_index(), processes.process_count()
-    # Only the index, to avoid copying the pixels out of TensorFlow.
-    indices = split.examples(None, process, count, 0).map(
-        lambda example: example["index"]
-    )
-    iterator = iter(indices.prefetch(tf.data.AUTOTUNE))
+    examples = split.examples(None, process, count, 0)
     corrupt = {}
-    # A corrupt image raises at its position, and the iterator then continues.
     with progress.bar(f"{split.name}: decoding", split.num_examples, "image") as bar:
-        for position in range(process, split.num_examples, count):
-            try:
-                next(iterator)
-            except tf.errors.InvalidArgumentError as error:
-                corrupt[position] = reason(error)
-            except (tf.errors.OpError, StopIteration) as error:
-                raise InputError(
-                    "Images cannot be read",
-                    where=f"split {split.name!r}, image {position}",
-                    found=reason(error),
-                    fix="copy or prepare the data set again",
-                ) from error
+        for position, why in stream.map_ahead(_reason, examples, _AHEAD):
+            if why:
+                corrupt[position] = why
             bar.update(min(count, split.num_examples - position))
     return corrupt
 
 
-def reason(error: Any) -> str:
-    """Return the cause that a TensorFlow error names, in one short line."""
-    text = str(getattr(error, "message", error)).strip()
-    line = _BOILERPLATE.sub("", text.splitlines()[0] if text else type(error).__name__)
-    return line.strip(" .:[]") or type(error).__name__
+def _reason(example: Example) -> tuple[int, str]:
+    """Return its position, and why it cannot be decoded, or an empty string."""
+    try:
+        example.read()
+    except decode.UnusableImage as error:
+        return example.index, str(error)
+    return example.index, ""

@@ -120,7 +120,7 @@ def _about_pixels(root: pathlib.Path, by_split: Mapping[str, ByClass]) -> list[s
 def _moments(path: pathlib.Path) -> tuple[float, float] | None:
     """Return the means of pixels and of squared pixels; None if they are unreadable."""
     try:
-        pixels = decode.decode_with_pillow(path.read_bytes()).astype(np.float64)
+        pixels = decode.decode(path.read_bytes()).astype(np.float64)
     except (OSError, ValueError):
         return None  # `corrupt_images` reports it.
     return float(pixels.mean()), float((pixels**2).mean())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from rankckpt_jax.data import decode, folder_layout, folder_notes, image_files
 from rankckpt_jax.data.folder_layout import ByClass, Layout
 from rankckpt_jax.data.folder_notes import Digest
 from rankckpt_jax.data.image_files import FileInfo
-from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import (
     MAX_UNREADABLE,
+    Example,
     Split,
     Task,
     check_unreadable,
@@ -145,8 +145,20 @@ def _check_classes(layout: Layout) -> tuple[str, ...]:
 
 
 def _digest(path: pathlib.Path) -> str:
-    try:
+    with _reading(path):
         return files.digest_file(path)
+
+
+def _read(path: pathlib.Path, orientation: int) -> np.ndarray:
+    with _reading(path):
+        data = path.read_bytes()
+    return decode.turn(decode.decode(data), orientation)
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(
             "An image cannot be read",
@@ -195,12 +207,6 @@ def _files_split(
     pairs: Sequence[tuple[pathlib.Path, int]],
     unreadable: Mapping[str, str],
 ) -> Split:
-    # Bytes, because a file name is not always valid text.
-    paths = np.asarray([os.fsencode(file) for file, _ in pairs], dtype=object)
-    labels = np.asarray([label for _, label in pairs], np.int32)
-    turns = [source.infos[file].orientation for file, _ in pairs]
-    orientations = np.asarray(turns, np.int32)
-
     def identify() -> str:
         with concurrent.futures.ThreadPoolExecutor(image_files.THREADS) as threads:
             contents = threads.map(source.digest, [file for file, _ in pairs])
@@ -210,30 +216,13 @@ def _files_split(
             ]
         return files.digest(*described)
 
-    def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
-        tf = tensorflow()
-        rows = order(len(labels), seed)[index::count][skip:]
-        columns = {
-            "path": tf.constant(paths[rows], tf.string),
-            "label": labels[rows],
-            "index": rows,
-        }
-        if (orientations != 1).any():
-            columns["orientation"] = orientations[rows]
-
-        def read(example: Any) -> dict[str, Any]:
-            image = decode.decode(tf.io.read_file(example["path"]))
-            if "orientation" in example:
-                image = decode.turn(image, example["orientation"])
-            return {
-                "image": image,
-                "label": example["label"],
-                "index": example["index"],
-            }
-
-        return tf.data.Dataset.from_tensor_slices(columns).map(
-            read, num_parallel_calls=tf.data.AUTOTUNE
-        )
+    def examples(
+        seed: int | None, index: int, count: int, skip: int
+    ) -> Iterator[Example]:
+        for row in order(len(pairs), seed)[index::count][skip:]:
+            file, label = pairs[row]
+            orientation = source.infos[file].orientation
+            yield Example(int(row), label, functools.partial(_read, file, orientation))
 
     def subset(name: str, rows: np.ndarray) -> Split:
         return _files_split(source, name, [pairs[row] for row in rows], unreadable)
@@ -248,7 +237,7 @@ def _files_split(
 
     return Split(
         name,
-        len(labels),
+        len(pairs),
         identify,
         examples,
         subset,

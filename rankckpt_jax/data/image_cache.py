@@ -354,18 +354,19 @@ def _write(path: pathlib.Path, key: Mapping[str, Any], split: Split) -> Images:
 def _decode(split: Split, key: Mapping[str, Any]) -> Iterator[memoryview]:
     """Yield the contents of a file: images in batches, then all labels."""
     process, count, size = key["first_row"], key["row_step"], key["size"]
-    examples = stream.resized(
-        split, size, key["preprocess"], process=process, count=count
+    examples = split.examples(None, process, count, 0)
+    batches = stream.batches(
+        split, size, key["preprocess"], batch_size=_BATCH_SIZE, examples=examples
     )
     labels: list[int] = []
     with progress.bar(f"{split.name}: decoding", key["num_rows"], "image") as bar:
-        for batch in stream.to_numpy(split, examples.batch(_BATCH_SIZE)):
+        for batch in batches:
             first = len(labels)
-            labels.extend(batch["label"])
+            labels.extend(batch.labels)
             rows = range(first, len(labels))
-            if any(batch["index"] != [process + count * row for row in rows]):
+            if any(batch.index != [process + count * row for row in rows]):
                 raise _Unusable(f"the images of {split.name} are not in a fixed order")
-            yield np.ascontiguousarray(batch["image"]).data
+            yield batch.images.data
             bar.update(len(rows))
             _check_stop()
     if len(labels) != key["num_rows"]:

@@ -1,6 +1,6 @@
 """TensorFlow, imported on first use and restricted to the CPU.
 
-TensorFlow decodes images and reads some kinds of checkpoints. Importing it takes
+TensorFlow reads TFDS data sets and some kinds of checkpoints. Importing it takes
 seconds, and by default it would reserve the accelerator memory that JAX needs. All code
 of this package gets it from `tensorflow()`.
 """

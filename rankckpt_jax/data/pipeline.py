@@ -1,14 +1,15 @@
 """Batches of images for one process: decoded, resized, padded and masked.
 
-Images come from an `ImageCache`. If it cannot keep them, the threads of tf.data decode
-ahead of the consumer, so that decoding overlaps with the device's work. Every batch has
-the same shape: the last one is padded, and its mask marks the real rows. Every process
-takes the same number of steps.
+Images come from an `ImageCache`. If it cannot keep them, threads decode ahead of the
+consumer, so that decoding overlaps with the device's work. Every batch has the same
+shape: the last one is padded, and its mask marks the real rows. Every process takes the
+same number of steps.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import queue
 import threading
@@ -20,7 +21,7 @@ import numpy as np
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data import stream
 from rankckpt_jax.data.image_cache import ImageCache
-from rankckpt_jax.data.splits import Split
+from rankckpt_jax.data.splits import Example, Split
 from rankckpt_jax.devices import mapping, processes
 
 # Rows of a batch below which compiling another program takes longer than padding.
@@ -101,16 +102,18 @@ def _streamed(
     split: Split, size: int, preprocess: str, batch_size: int
 ) -> Iterator[Batch]:
     process, count = processes.process_index(), processes.process_count()
-    images = stream.resized(split, size, preprocess, process=process, count=count)
-    iterator = stream.to_numpy(split, images.batch(batch_size))
+    examples = split.examples(None, process, count, 0)
+    parts = stream.batches(
+        split, size, preprocess, batch_size=batch_size, examples=examples
+    )
     for _ in range(num_steps(split.num_examples, batch_size)):
-        batch = next(iterator, None)
-        if batch is None:
+        part = next(parts, None)
+        if part is None:
             empty = np.zeros(0, np.int64)
             none = np.zeros((0, size, size, 3), preprocess_lib.DTYPE)
             yield _padded(none, empty, empty, batch_size)
         else:
-            yield _padded(batch["image"], batch["label"], batch["index"], batch_size)
+            yield _padded(part.images, part.labels, part.index, batch_size)
 
 
 def training_batches(
@@ -178,26 +181,18 @@ def _shuffled_stream(
 ) -> Iterator[Batch]:
     process, count = processes.process_index(), processes.process_count()
 
-    def epoch(number: int, skip: int = 0) -> Any:
-        return stream.resized(
-            split,
-            size,
-            preprocess,
-            seed=_seed(seed, number),
-            process=process,
-            count=count,
-            skip=skip,
-        )
+    def epochs() -> Iterator[Example]:
+        share = len(range(process, split.num_examples, count))
+        first, skip = divmod(first_step * batch_size, share)
+        for number in itertools.count(first):
+            yield from split.examples(_seed(seed, number), process, count, skip)
+            skip = 0
 
-    share = len(range(process, split.num_examples, count))
-    first, skip = divmod(first_step * batch_size, share)
-    last = (last_step * batch_size - 1) // share
-    images = epoch(first, skip)
-    for number in range(first + 1, last + 1):
-        images = images.concatenate(epoch(number))
-    images = images.batch(batch_size, drop_remainder=True)
-    for batch in stream.to_numpy(split, images.take(last_step - first_step)):
-        yield _padded(batch["image"], batch["label"], batch["index"], batch_size)
+    examples = itertools.islice(epochs(), (last_step - first_step) * batch_size)
+    for part in stream.batches(
+        split, size, preprocess, batch_size=batch_size, examples=examples
+    ):
+        yield _padded(part.images, part.labels, part.index, batch_size)
 
 
 Item = TypeVar("Item")

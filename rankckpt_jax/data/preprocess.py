@@ -132,7 +132,7 @@ def resize(image: np.ndarray, size: int, preprocess: str) -> np.ndarray:
 
     Raises:
       InputError: The rule is unknown.
-      ValueError: The resized image would be too large.
+      UnusableImage: The resized image would be too large.
     """
     if transform.is_rule(preprocess):
         return transform.apply(image, size, preprocess)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.storage import files
 
@@ -21,8 +19,25 @@ of the files is corrupt, the copy or the format is wrong, and the remaining imag
 be a different task.
 """
 
-Examples = Callable[[int | None, int, int, int], Any]
-"""(shuffle_seed, process_index, process_count, skip) -> tf.data.Dataset."""
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A labeled image that is decoded when it is needed.
+
+    Attributes:
+      index: Position in its split.
+      label: Position of its class in `Task.class_names`.
+      read: Returns the pixels, uint8 [h, w, 3]. It raises `decode.UnusableImage` if
+        they cannot be decoded. Threads may call it.
+    """
+
+    index: int
+    label: int
+    read: Callable[[], np.ndarray]
+
+
+Examples = Callable[[int | None, int, int, int], Iterator[Example]]
+"""(shuffle_seed, process_index, process_count, skip) -> examples."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,11 +48,9 @@ class Split:
       name: "train", "val" or "test".
       num_examples: Number of images.
       identify: Returns `fingerprint`.
-      examples: `examples(shuffle_seed, process_index, process_count, skip)` returns a
-        `tf.data.Dataset` of {"image": uint8 [h, w, 3], "label": int32, "index": int64}.
-        It yields every `process_count`-th example from `process_index` on, after the
-        first `skip` of these. With a seed the examples are shuffled before they are
-        divided. `index` is the position in the split.
+      examples: `examples(shuffle_seed, process_index, process_count, skip)` yields
+        every `process_count`-th example from `process_index` on, after the first `skip`
+        of these. With a seed the examples are shuffled before they are divided.
       subset: `subset(name, rows)` returns the split of the examples at these positions;
         None if examples cannot be selected, as in a stream.
       without: `without(reasons)` returns the split without the examples at these
@@ -133,16 +146,13 @@ def array_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
     """
     labels = np.asarray(labels, np.int32)
 
-    def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
-        tf = tensorflow()
-        rows = order(len(labels), seed)[index::count][skip:]
-        return tf.data.Dataset.from_tensor_slices(rows).map(
-            lambda i: {
-                "image": tf.gather(images, i),
-                "label": tf.gather(labels, i),
-                "index": i,
-            }
-        )
+    def examples(
+        seed: int | None, index: int, count: int, skip: int
+    ) -> Iterator[Example]:
+        for row in order(len(labels), seed)[index::count][skip:]:
+            yield Example(
+                int(row), int(labels[row]), functools.partial(images.__getitem__, row)
+            )
 
     def subset(name: str, rows: np.ndarray) -> Split:
         return array_split(name, images[rows], labels[rows])

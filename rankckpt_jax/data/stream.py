@@ -1,77 +1,124 @@
-"""Images of a split, decoded and resized by the threads of tf.data."""
+"""Images of a split, decoded and resized ahead of the consumer by threads.
+
+Pillow and NumPy release the interpreter's lock while they compute.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
-from rankckpt_jax.data import corrupt_images, decode, image_headers
+import numpy as np
+
+from rankckpt_jax.data import decode, image_headers
 from rankckpt_jax.data import preprocess as preprocess_lib
-from rankckpt_jax.data.lazy_tensorflow import tensorflow
-from rankckpt_jax.data.splits import Split
+from rankckpt_jax.data.splits import Example, Split
 from rankckpt_jax.errors import UnreadableImage
 
+THREADS: int | None = None
+"""Number of threads of each iterator; None for Python's default, a few more than cores.
 
-def resized(
+More than 32 would wait for the interpreter's lock.
+"""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Some examples of a split.
+
+    Attributes:
+      images: uint8 [B, S, S, 3].
+      labels: int32 [B].
+      index: int64 [B], positions in the split.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+
+
+def batches(
     split: Split,
     size: int,
     preprocess: str,
     *,
-    seed: int | None = None,
-    process: int = 0,
-    count: int = 1,
-    skip: int = 0,
-) -> Any:
-    """Return a data set of resized images.
+    batch_size: int,
+    examples: Iterable[Example],
+) -> Iterator[Images]:
+    """Yield decoded and resized images; the last batch may be smaller.
 
     Args:
-      split: The split to read.
+      split: The split, for error messages.
       size: Side of the square images in pixels, S.
       preprocess: See `preprocess.resize`.
-      seed: Seed of the order; None for the split's own order.
-      process: First example of the order.
-      count: Every `count`-th example from `process` on is returned.
-      skip: Number of these examples to leave out.
-
-    Returns:
-      A `tf.data.Dataset` of {"image": uint8 [S, S, 3], "label": int32, "index":
-      int64}.
-    """
-    tf = tensorflow()
-
-    def resize(example: Any) -> Any:
-        image = tf.numpy_function(
-            lambda image: preprocess_lib.resize(image, size, preprocess),
-            [example["image"]],
-            tf.uint8,
-            stateful=False,
-        )
-        image.set_shape([size, size, 3])
-        return {**example, "image": image}
-
-    return split.examples(seed, process, count, skip).map(
-        resize, num_parallel_calls=tf.data.AUTOTUNE
-    )
-
-
-def to_numpy(split: Split, dataset: Any) -> Iterator[Any]:
-    """Yield the elements of a data set as NumPy arrays.
-
-    Args:
-      split: The split that the data set reads, for error messages.
-      dataset: A `tf.data.Dataset`.
+      batch_size: Images of a batch, B. Two batches are decoded ahead.
+      examples: Examples of the split, in the order of the images.
 
     Raises:
-      UnreadableImage: An image cannot be decoded.
+      UnreadableImage: An image cannot be decoded or resized.
     """
-    tf = tensorflow()
+    resize = functools.partial(_resize, size=size, preprocess=preprocess)
+    ahead = map_ahead(resize, examples, 2 * batch_size)
+    part: list[tuple[Example, np.ndarray]] = []
     try:
-        yield from dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-    except tf.errors.InvalidArgumentError as error:
+        for resized in ahead:
+            part.append(resized)
+            if len(part) == batch_size:
+                yield _stack(part)
+                part = []
+        if part:
+            yield _stack(part)
+    except decode.UnusableImage as error:
         raise UnreadableImage(
             "An image cannot be decoded",
             where=f"split {split.name!r}",
             expected=f"{image_headers.READABLE} files of at most "
             f"{decode.MAX_MEGAPIXELS} megapixels",
-            found=corrupt_images.reason(error),
+            found=str(error),
         ) from error
+
+
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """Yield the results of a function in order, computed ahead by threads.
+
+    Args:
+      function: What it raises is raised at its item's position.
+      items: Its arguments, taken one at a time.
+      ahead: Largest number of results that are held.
+    """
+    pending: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as threads:
+        try:
+            for item in items:
+                pending.append(threads.submit(function, item))
+                if len(pending) >= ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _resize(
+    example: Example, *, size: int, preprocess: str
+) -> tuple[Example, np.ndarray]:
+    return example, preprocess_lib.resize(example.read(), size, preprocess)
+
+
+def _stack(part: list[Any]) -> Images:
+    examples, images = zip(*part, strict=True)
+    return Images(
+        np.stack(images),
+        np.asarray([example.label for example in examples], np.int32),
+        np.asarray([example.index for example in examples], np.int64),
+    )

@@ -8,6 +8,7 @@ images. A fine-tuned network is evaluated on the test images.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from etils import epath
 from rankckpt_jax.data import decode
 from rankckpt_jax.data.folders import from_folder
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
-from rankckpt_jax.data.splits import MAX_UNREADABLE, Split, Task, array_split
+from rankckpt_jax.data.splits import MAX_UNREADABLE, Example, Split, Task, array_split
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.storage import files, network
 
@@ -347,9 +348,11 @@ def _tfds_split(
         described += [str(position) for position in sorted(reasons)]
         return files.digest(*described, *_sample_files(builder, expression))
 
-    def examples(seed: int | None, index: int, count: int, skip: int) -> Any:
+    def examples(
+        seed: int | None, index: int, count: int, skip: int
+    ) -> Iterator[Example]:
         tf = tensorflow()
-        # `decode.decode` decodes, so that JPEG pixels equal those of a folder.
+        # `decode` decodes, so that pixels equal those of a folder.
         dataset = builder.as_dataset(
             split=expression,
             decoders={"image": tfds.decode.SkipDecoding()},
@@ -363,18 +366,18 @@ def _tfds_split(
         if seed is not None:
             buffer = min(num_examples, 16_384)
             dataset = dataset.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
-        return (
-            dataset.shard(count, index)
-            .skip(skip)
-            .map(
-                lambda i, example: {
-                    "image": decode.decode(example["image"]),
-                    "label": tf.cast(example["label"], tf.int32),
-                    "index": i,
-                },
-                num_parallel_calls=tf.data.AUTOTUNE,
-            )
-        )
+        dataset = dataset.shard(count, index).skip(skip)
+        try:
+            for i, example in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+                read = functools.partial(decode.decode, example["image"])
+                yield Example(int(i), int(example["label"]), read)
+        except tf.errors.OpError as error:
+            raise InputError(
+                "The files of a TFDS data set cannot be read",
+                where=f"{builder.info.full_name}, {expression}",
+                found=str(error.message).splitlines()[0],
+                fix="prepare or copy the data set again",
+            ) from error
 
     def without(more: Mapping[int, str]) -> Split:
         kept = [i for i in range(stored) if i not in reasons]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rankckpt_jax.data.decode import MAX_MEGAPIXELS
+from rankckpt_jax.data.decode import MAX_MEGAPIXELS, UnusableImage
 from rankckpt_jax.errors import InputError, unknown_name
 
 INTERPOLATIONS: Mapping[str, Image.Resampling] = {
@@ -133,7 +133,7 @@ def apply(image: np.ndarray, size: int, rule: str) -> np.ndarray:
       uint8 [S, S, 3].
 
     Raises:
-      ValueError: The resized image would be larger than MAX_MEGAPIXELS.
+      UnusableImage: The resized image would be larger than MAX_MEGAPIXELS.
     """
     match = _RULE.fullmatch(rule)
     assert match is not None, rule
@@ -152,7 +152,7 @@ def apply(image: np.ndarray, size: int, rule: str) -> np.ndarray:
         new_height, new_width = side, int(side * width / height)
     # One row of pixels that is resized by its short side would take gigabytes.
     if new_height * new_width > MAX_MEGAPIXELS * 1_000_000:
-        raise ValueError(
+        raise UnusableImage(
             f"{width} x {height} pixels; its short side cannot be resized to {side}"
         )
     resized = image

@@ -25,7 +25,6 @@ import numpy as np
 
 from rankckpt_jax.benchmark import demo
 from rankckpt_jax.data import image_cache, pipeline, preprocess, stream, tasks
-from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.features import extract
 from tests.benchmarks.pipeline import draw
 
@@ -125,27 +124,30 @@ def memory():
 
 def compare_steps(split, cache, size):
     """Print the CPU time per image of decoding, resizing and reading the cache."""
-    tf = tensorflow()
     every = range(0, split.num_examples, -(-split.num_examples // 1000))
     some = split.subset("some", np.asarray(every))
-    decoded = list(some.examples(None, 0, 1, 0).map(lambda x: x["image"]))
-    pixels = tf.data.Dataset.from_tensor_slices(tf.ragged.stack(decoded)).map(
-        lambda image: preprocess.resize(image.to_tensor(), size, RULE),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+    examples = list(some.examples(None, 0, 1, 0))
+    decoded = [example.read() for example in examples]
     images, _ = cache.get(split, size, RULE)
 
     def read():
         for start in range(0, len(images), 64):
             np.array(images[start : start + 64])
 
-    def exhaust(dataset):
-        for _ in dataset.batch(64).prefetch(tf.data.AUTOTUNE):
+    def resize(image):
+        return preprocess.resize(image, size, RULE)
+
+    def decode_and_resize():
+        for _ in stream.batches(some, size, RULE, batch_size=64, examples=examples):
+            pass
+
+    def resize_decoded():
+        for _ in stream.map_ahead(resize, decoded, 64):
             pass
 
     for name, function, count in (
-        ("decode and resize", lambda: exhaust(stream.resized(some, size, RULE)), None),
-        ("resize decoded pixels", lambda: exhaust(pixels), None),
+        ("decode and resize", decode_and_resize, None),
+        ("resize decoded pixels", resize_decoded, None),
         ("read from the cache", read, len(images)),
     ):
         function()

@@ -26,8 +26,7 @@ import numpy as np
 from PIL import Image
 
 from rankckpt_jax.benchmark import demo
-from rankckpt_jax.data import image_cache, pipeline, tasks
-from rankckpt_jax.data.lazy_tensorflow import tensorflow
+from rankckpt_jax.data import image_cache, pipeline, stream, tasks
 from rankckpt_jax.features import extract
 
 PREPROCESS = "vtab"
@@ -55,9 +54,9 @@ def main():
             backbone = demo.from_scratch(name, args.size, seed=0)
             network = rate(backbone, split, args.batch, image_cache.open_cache())
             for threads in args.threads:
-                limited = Limited(split, threads)
-                alone = split.num_examples / input_seconds(limited, args)
-                both = rate(backbone, limited, args.batch, image_cache.ImageCache(None))
+                stream.THREADS = threads
+                alone = split.num_examples / input_seconds(split, args)
+                both = rate(backbone, split, args.batch, image_cache.ImageCache(None))
                 waiting = max(0.0, 1 - both / network)
                 print(
                     f"{name:14} {threads:7} {alone:8.1f} {network:8.1f} {both:8.1f} "
@@ -79,26 +78,11 @@ def draw(folder, count):
     return tasks.from_folder(folder).splits["train"]
 
 
-class Limited:
-    """A split whose examples are read by a given number of threads."""
-
-    def __init__(self, split, threads):
-        self._split, self._threads = split, threads
-
-    def __getattr__(self, name):
-        return getattr(self._split, name)
-
-    def examples(self, *given):
-        options = tensorflow().data.Options()
-        options.threading.private_threadpool_size = self._threads
-        return self._split.examples(*given).with_options(options)
-
-
 def decode_seconds(split, size):
     """Return the seconds per image to decode and resize in one thread."""
-    limited = Limited(split, 1)
+    stream.THREADS = 1
     args = argparse.Namespace(size=size, batch=32)
-    return min(input_seconds(limited, args) for _ in range(3)) / split.num_examples
+    return min(input_seconds(split, args) for _ in range(3)) / split.num_examples
 
 
 def input_seconds(split, args):

@@ -18,7 +18,7 @@ import argparse
 import numpy as np
 
 from rankckpt_jax import checkpoints, measures
-from rankckpt_jax.data import image_cache, stream, tasks
+from rankckpt_jax.data import image_cache, tasks
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.features import extract
 
@@ -38,16 +38,12 @@ class Exact(image_cache.ImageCache):
             tf = tensorflow()
 
             def resize(example):
-                square = tf.image.resize(example["image"], [size, size])
-                return {"image": tf.cast(square, tf.float32), "label": example["label"]}
+                square = tf.image.resize(example.read(), [size, size])
+                return tf.cast(square, tf.float32).numpy(), example.label
 
             examples = split.examples(None, 0, 1, 0)
-            examples = examples.map(resize, num_parallel_calls=tf.data.AUTOTUNE)
-            parts = list(stream.to_numpy(split, examples.batch(64)))
-            self._images[size] = tuple(
-                np.concatenate([part[name] for part in parts])
-                for name in ("image", "label")
-            )
+            images, labels = zip(*map(resize, examples), strict=True)
+            self._images[size] = np.stack(images), np.asarray(labels, np.int32)
         images, labels = self._images[size]
         return images[process::count], labels[process::count]
 

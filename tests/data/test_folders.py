@@ -114,8 +114,8 @@ def test_from_folder_reads_labels_csv(image_folder, change, encoding):
     assert task.class_names == before.class_names
     assert sizes(task) == sizes(before) and not task.warnings
     assert "classes of train from labels.csv" in task.description
-    for example in task.splits["train"].examples(None, 0, 1, 0).as_numpy_iterator():
-        assert example["image"].mean((0, 1)).argmax() == 2 - example["label"]
+    for example in task.splits["train"].examples(None, 0, 1, 0):
+        assert example.read().mean((0, 1)).argmax() == 2 - example.label
     # The same file beside a test split of folders, as the labels of one split.
     both = tasks.from_folder(str(image_folder))
     assert sizes(both) == {"train": 24, "test": 12} and not both.warnings

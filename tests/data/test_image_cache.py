@@ -26,13 +26,13 @@ def split():
 def decoded(monkeypatch):
     """The size in pixels of every pass that decodes images."""
     passes = []
-    resized = stream.resized
+    batches = stream.batches
 
     def count(split, size, *args, **options):
         passes.append(size)
-        return resized(split, size, *args, **options)
+        return batches(split, size, *args, **options)
 
-    monkeypatch.setattr(stream, "resized", count)
+    monkeypatch.setattr(stream, "batches", count)
     return passes
 
 

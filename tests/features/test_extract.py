@@ -73,8 +73,8 @@ def test_extract_matches_network_in_split_order(pool, first, split):
     assert "logits" not in run(second, split)
     assert list(extract.NUM_TRACES.values()) == [1]
 
-    examples = split.examples(None, 0, 1, 0).as_numpy_iterator()
-    images = [preprocess.resize(e["image"], 32, "vtab") for e in examples]
+    examples = split.examples(None, 0, 1, 0)
+    images = [preprocess.resize(e.read(), 32, "vtab") for e in examples]
     expected = jax.jit(first.apply)(first.variables, np.stack(images) / 127.5 - 1)
     # Float32 through 27 layers, in another order of operations.
     atol = 1e-5 * np.abs(expected.features).max()

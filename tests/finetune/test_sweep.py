@@ -120,9 +120,9 @@ def test_run_recomputes_for_changed_recipe(backbone, task, tmp_path):
 def test_run_repeats_after_images_change(backbone, task, tmp_path, split):
     first, _ = run(tmp_path, backbone, task, PROBE)
     given = task.splits[split]
-    examples = list(given.examples(None, 0, 1, 0).as_numpy_iterator())
-    images = np.stack([255 - example["image"] for example in examples])
-    labels = np.asarray([example["label"] for example in examples])
+    examples = list(given.examples(None, 0, 1, 0))
+    images = np.stack([255 - example.read() for example in examples])
+    labels = np.asarray([example.label for example in examples])
     splits = {**task.splits, split: splits_lib.array_split(split, images, labels)}
     changed = dataclasses.replace(task, splits=splits)
     assert run(tmp_path, backbone, changed, PROBE, compute=False) == (None, False)
