@@ -156,7 +156,8 @@ def members(
 def resolve_engine(setting: str, stages: Collection[str]) -> str:
     """Return what computes PyTorch networks: "jax", or "torch" for PyTorch itself.
 
-    PyTorch cannot fine-tune here, and is up to three times as fast on a CPU.
+    PyTorch cannot fine-tune here, and compiles nothing, which takes longer on a CPU
+    than extraction of a few hundred images.
 
     Args:
       setting: As `config.torch_engine`.

@@ -61,6 +61,26 @@ def test_rank_by_both_engines(image_folder, tmp_path):
     assert "Features by" in report.read_text() and "PyTorch" in report.read_text()
 
 
+def test_fine_tuning_learns(image_folder, tmp_path):
+    pytest.importorskip("torchax", reason="needs the extra torch")
+    fields = {
+        "finetune.num_steps": 30,
+        "finetune.learning_rate": 0.1,
+        "finetune.batch_size": 8,
+    }
+    ranking = rank(
+        image_folder,
+        from_torch(engine="jax"),
+        measures="h_score",
+        finetune=True,
+        workdir=tmp_path / "runs",
+        fields=fields,
+    )
+    # Three classes of different colors.
+    assert ranking.best.accuracy > 0.9
+    assert ranking.best.engine == "jax"
+
+
 def test_auto_takes_the_features_of_either_engine():
     pytest.importorskip("torchax", reason="needs the extra torch")
     split = types.SimpleNamespace(
