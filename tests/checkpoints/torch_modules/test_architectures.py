@@ -9,7 +9,7 @@ from tests.checkpoints.torch_modules import architectures  # noqa: E402
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 
-@pytest.mark.parametrize(("name", "size"), architectures.names())
+@pytest.mark.parametrize(("name", "size"), tuple(architectures.names()))
 def test_architecture_equals_pytorch(name, size):
     features, logits, _ = architectures.compare(name, size)
     assert features <= points.TOLERANCE
