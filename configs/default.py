@@ -65,8 +65,11 @@ def get_config() -> ml_collections.ConfigDict:
     # directory every TF-Slim checkpoint, TF-Hub module, SavedModel and Keras file is
     # ranked. A handle is like https://tfhub.dev/vtab/sup-100/1, an archive like
     # https://host/pool.zip!/inat_res50/model.ckpt-300000, with a path inside it after
-    # "!/". Options of a module follow "#": signature, output, image_size, input_range,
-    # as in DIR#output=pre_logits&input_range=-1:1.
+    # "!/". Networks by name: timm:resnet50.a1_in1k, timm:convnext_*, torchvision:NAME,
+    # keras:NAME, hf-hub:ORG/NAME. @FILE is a text file with one checkpoint per line.
+    # Options follow "#": signature, output, image_size, input_range, and for PyTorch
+    # weights model, as in DIR#output=pre_logits&input_range=-1:1 or
+    # FILE.pth#model=resnet50. docs/checkpoints.md has a table of all.
     config.checkpoints = ""
     # Rank these groups of NeuCRaB instead: group_i, group_ii, group_iii, separated by
     # commas. Their files are searched in `checkpoints`, then among the downloads, then

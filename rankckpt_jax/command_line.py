@@ -28,18 +28,20 @@ _HELP_FLAGS = {"--help", "-help", "--helpshort", "-h", "-?"}
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What a command line asks for. Exactly one of the first three is set.
+    """What a command line asks for. Exactly one of text, names and config is set.
 
     Attributes:
       text: A text to print.
       names: Names to list, one of usage.LISTS.
+      pattern: Which checkpoints to list, such as "timm:convnext*"; empty for NeuCRaB's.
       config: The config to run, or to plan.
-    plan: Name of the devices to plan it for; empty to run it.
+      plan: Name of the devices to plan it for; empty to run it.
       debug: Whether to show the tracebacks of input errors.
     """
 
     text: str = ""
     names: str = ""
+    pattern: str = ""
     config: ml_collections.ConfigDict | None = None
     plan: str = ""
     debug: bool = False
@@ -72,10 +74,9 @@ def parse(
         # ml_collections reports a missing file only when an attribute is read.
         values.config.keys()
     debug = values.debug
-    if words[:1] == ["list"]:
-        return Command(names=_name_of_list(words[1:]), debug=debug)
-    if values.list:
-        return Command(names=values.list, debug=debug)
+    if words[:1] == ["list"] or values.list:
+        words = [values.list, *words] if values.list else words[1:]
+        return _list_command(words, debug)
     has_config = any(argument.startswith("--config=") for argument in argv)
     if not words and not has_config:
         words = list(implied)
@@ -221,16 +222,21 @@ def _with_fields(
     return config
 
 
-def _name_of_list(words: list[str]) -> str:
-    if len(words) == 1 and words[0] in usage.LISTS:
-        return words[0]
+def _list_command(words: list[str], debug: bool) -> Command:
+    """Return the command to list names: a list's name and, optionally, a pattern."""
+    name, *patterns = words or [""]
+    if name in usage.LISTS and not patterns:
+        return Command(names=name, debug=debug)
+    if name == "checkpoints" and len(patterns) == 1:
+        return Command(names=name, pattern=patterns[0], debug=debug)
     if len(words) == 1:
-        raise unknown_name("list", words[0], usage.LISTS, "rankckpt list")
+        raise unknown_name("list", name, usage.LISTS, "rankckpt list")
     raise InputError(
         "`rankckpt list` takes one name",
-        expected="one of " + ", ".join(usage.LISTS),
+        expected="one of " + ", ".join(usage.LISTS) + ", or checkpoints and a pattern",
         found=", ".join(words) or "none",
-        fix="for example rankckpt list measures; write a folder as ./list",
+        fix="for example rankckpt list measures, or rankckpt list checkpoints "
+        "'timm:resnet*' with quotes; write a folder as ./list",
     )
 
 
@@ -262,9 +268,10 @@ def _check_exist(images: str, checkpoints: list[str]) -> None:
     for name in filter(_is_missing, checkpoints):
         raise InputError(
             f"No checkpoint is named {name!r}",
-            expected="a directory, file, glob or handle",
+            expected="a directory, file, glob, handle, or a name such as timm:resnet50",
             found="no such file or directory",
-            fix="check the path",
+            fix="check the path; networks by name are written timm:NAME, "
+            "torchvision:NAME or keras:NAME, and a list of checkpoints in a file @FILE",
         )
 
 
@@ -274,7 +281,7 @@ def _is_missing(name: str) -> bool:
     Names with other meanings (patterns, addresses, options, lists) are checked later,
     where they are read.
     """
-    is_plain = not re.search(r"[*?\[#,:]|!/|^tfhub\.dev/|^~", name)
+    is_plain = not re.search(r"[*?\[#,:]|!/|^tfhub\.dev/|^[~@]", name)
     # The prefix of a TF-Slim checkpoint is not a file itself.
     return is_plain and not os.path.exists(name) and not os.path.exists(f"{name}.index")
 

@@ -82,6 +82,10 @@ def suggest(given: object, known: Iterable[str]) -> str:
     return f"did you mean {nearest[0]!r}?" if nearest else "use one of the names above"
 
 
+# Names that a message has at most.
+_MANY = 60
+
+
 def unknown_name(
     kind: str, given: object, known: Iterable[str], where: str
 ) -> InputError:
@@ -98,14 +102,18 @@ def unknown_name(
     Args:
       kind: What the name stands for, such as "measure".
       given: The unknown name.
-      known: The names that exist.
+      known: The names that exist. Of many, the message has the nearest.
       where: The config field or argument.
     """
     known = list(known)
+    expected = "one of " + ", ".join(known)
+    if len(known) > _MANY:
+        near = difflib.get_close_matches(str(given), known, n=8, cutoff=0)
+        expected = f"one of {len(known)} names, such as " + ", ".join(near)
     return InputError(
         f"Unknown {kind} {str(given)!r}",
         where=where,
-        expected="one of " + ", ".join(known),
+        expected=expected,
         found=str(given),
         fix=suggest(given, known),
     )

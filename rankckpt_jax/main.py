@@ -34,7 +34,14 @@ def main(command: Command) -> int:
     if command.names:
         from rankckpt_jax.run import lists
 
-        _print(lists.LISTS[command.names]())
+        _configure_logging()
+        try:
+            _print(lists.list_names(command.names, command.pattern))
+        except InputError as error:
+            if command.debug:
+                raise
+            print(f"Error: {error}", file=sys.stderr)
+            return 2
         return 0
     assert command.config is not None
     _configure_logging()

@@ -24,12 +24,16 @@ Usage:
   rankckpt IMAGES CHECKPOINTS... [OPTION...]
   rankckpt demo [OPTION...]
   rankckpt list {lists}
+  rankckpt list checkpoints SCHEME:PATTERN
   rankckpt --config=FILE [OPTION...]
 
 IMAGES is a folder with train/CLASS/*.jpg and, optionally, val/ and test/, or only
 CLASS/*.jpg. It may also be a TFDS data set with its version ("caltech101:3.*.*").
-CHECKPOINTS are directories, files, globs or TF-Hub handles. Every checkpoint below a
-directory is ranked. A folder named `demo` or `list` is written ./demo or ./list.
+CHECKPOINTS are directories, files, globs, TF-Hub handles, names (timm:NAME,
+torchvision:NAME, keras:NAME, hf-hub:ORG/NAME), or @FILE with one of these per line.
+Every checkpoint below a directory is ranked. PyTorch weights need the name of their
+network: FILE.pth#model=resnet50. A folder named `demo` or `list` is written ./demo or
+./list.
 
 Options:
   --measures=NAME,...    measures, or `all`; the first one orders the ranking
@@ -49,6 +53,7 @@ Examples:
   rankckpt demo
   rankckpt photos checkpoints
   rankckpt photos "nets/*.keras" --measures=nleep,logme --image-size=96
+  rankckpt photos timm:resnet50.a1_in1k "timm:convnext_*" keras:ResNet50
   rankckpt photos checkpoints --finetune=2
   rankckpt photos checkpoints --config.stages=report
   rankckpt photos checkpoints --plan=v5e:2x4

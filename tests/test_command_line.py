@@ -107,6 +107,19 @@ def test_parse_list_equals_the_flag(name):
     assert parse("list", name).names == parse(f"--list={name}").names == name
 
 
+@pytest.mark.parametrize("words", [["list", "checkpoints"], ["--list=checkpoints"]])
+def test_parse_list_takes_a_pattern_of_checkpoints(words):
+    command = parse(*words, "timm:resnet*")
+    assert (command.names, command.pattern) == ("checkpoints", "timm:resnet*")
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:resnet50", "hf-hub:me/net", "@pool.txt", "net.pth#model=resnet50"]
+)
+def test_parse_accepts_names_that_are_no_paths(here, name):
+    assert parse("photos", name).config.checkpoints == name
+
+
 def test_parse_without_arguments_returns_the_usage():
     assert parse().text == usage.USAGE
     for flag in ("--help", "-h"):
@@ -144,6 +157,8 @@ def test_usage_names_every_option_and_exit_code():
         ("list", "one of measures, checkpoints, networks, tasks"),
         ("list mesures", "did you mean 'measures'?"),
         ("list measures nets", "found: measures, nets"),
+        ("list checkpoints timm:a timm:b", "with quotes"),
+        ("photos resnet50", "timm:NAME"),
         ("demo nets", "./demo"),
         ("demo --config=configs/folder.py", "leave out `demo` or --config"),
         ("--measures=nleep", "No images and checkpoints are given"),

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -46,8 +47,8 @@ def _problems(tree):
             value = getattr(node.value, "value", None)
             if node.arg == "allow_pickle" and value is not False:
                 yield node.value.lineno, "allow_pickle"
-            if node.arg == "safe_mode" and value is not True:
-                yield node.value.lineno, "safe_mode"
+            if node.arg in ("safe_mode", "weights_only") and value is not True:
+                yield node.value.lineno, node.arg
         if not isinstance(node, ast.Call):
             continue
         function = node.func
@@ -66,6 +67,15 @@ def _problems(tree):
         # An array of objects would take bytes of a file for pointers.
         if function.attr == "memmap" and not PLAIN & set(map(ast.unparse, node.args)):
             yield node.lineno, "memmap"
+        # PyTorch unpickles by default, and TorchScript and torch.hub run programs.
+        called = ast.unparse(function)
+        is_safe = called == "torch.load" and "weights_only" in given
+        if re.match(r"torch\.(\w+\.)*load", called) and not is_safe:
+            yield node.lineno, called
+        if function.attr in ("safe_globals", "add_safe_globals"):
+            allowed = ", ".join(map(ast.unparse, node.args))
+            if function.attr != "safe_globals" or allowed != "[argparse.Namespace]":
+                yield node.lineno, function.attr
         if function.attr == "load_model" and "safe_mode" not in given:
             yield node.lineno, "load_model"
         # TensorFlow's data sets of generators run Python code.
@@ -95,6 +105,14 @@ def test_no_file_unpickles():
         "np.load(file, allow_pickle=True)",
         "np.save(file, array, allow_pickle=flag)",
         "keras.saving.load_model(path)",
+        "import torch",
+        "torch.load(file)",
+        "torch.load(file, weights_only=False)",
+        "torch.load(file, weights_only=flag)",
+        "torch.jit.load(file)",
+        "torch.hub.load_state_dict_from_url(url)",
+        "torch.serialization.safe_globals([type])",
+        "torch.serialization.add_safe_globals([argparse.Namespace])",
         "load_model(path, safe_mode=False)",
         "array.dump(file)",
         "np.memmap(file, dtype, 'r')",

@@ -57,14 +57,14 @@ def load(
     """Load a checkpoint of any kind and architecture.
 
     Args:
-      path: A directory, file, archive, address or handle; see `fetch.uris`. Options
-        may follow after "#".
+      path: A directory, file, archive, address or handle, see `fetch.uris`, or
+        "SCHEME:NAME", such as "timm:resnet50.a1_in1k". Options may follow after "#".
       name: Unique in its pool. By default the name of the folder or handle.
       image_size: Side of the images in pixels. 0 means the checkpoint's own, else the
         architecture's default.
       preferred_image_size: The same, but a network of a fixed size keeps its own.
       use_moving_averages: Whether to load exponential moving averages of the weights.
-        Applies to TF-Slim only.
+        Applies to TF-Slim and PyTorch only.
       torch_engine: What computes a PyTorch network: "jax", or "torch" for extraction by
         PyTorch itself. "auto" is "jax".
       storage: Where downloads are kept.
@@ -84,6 +84,8 @@ def load(
         torch_engine="jax" if torch_engine == "auto" else torch_engine,
         **fields,
     )
+    if (named := sources.split_name(spec)) is not None:
+        return _load_named(*named, options, cache)
     place = uris.resolve(spec, storage or download.storage())
     return _load(sources.get(place), place, spec, options, cache)
 
@@ -92,12 +94,16 @@ def identify(path: epath.Path | str) -> str:
     """Return a digest that changes with a checkpoint, without loading or copying it.
 
     Files on this machine count by their contents, files in a bucket by their sizes and
-    times. A handle or address counts by itself, because its first download is kept.
+    times. A handle or address counts by itself, because its first download is kept. A
+    name such as "timm:resnet50" counts by its weights, and is "" before its download.
 
     Args:
       path: As for `load`. It need not exist.
     """
     spec, _ = uris.split_options(str(path))
+    if (named := sources.split_name(spec)) is not None:
+        source, name = named
+        return source.identify(name)
     outer, _ = uris.split_archive(spec)
     if uris.is_remote(outer):
         return files.digest(spec)
@@ -219,6 +225,21 @@ def load_hub(
         input_mean=input_mean,
     )
     return _load(source, place, str(handle), options, cache)
+
+
+def _load_named(
+    source: Any, name: str, options: Options, cache: epath.Path | str | None
+) -> Backbone:
+    """Load a checkpoint by name, or its kept conversion."""
+    if cache is not None and getattr(source, "KEEP_CONVERSION", False):
+        backbone = conversion.load_or_convert(
+            source.load_named, name, options, cache, source.identify(name)
+        )
+    else:
+        backbone = source.load_named(name, options)
+    return dataclasses.replace(
+        backbone, name=options.name or files.directory_name(name), source=options.handle
+    )
 
 
 def _load(

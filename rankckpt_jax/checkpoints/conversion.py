@@ -35,21 +35,23 @@ _GRAPHS = ("evaluation", "training")
 
 
 def load_or_convert(
-    convert: Callable[[epath.Path, Options], backbone_lib.Backbone],
-    path: epath.Path,
+    convert: Callable[[Any, Options], backbone_lib.Backbone],
+    path: epath.Path | str,
     options: Options,
     cache: epath.Path | str,
+    identity: str = "",
 ) -> backbone_lib.Backbone:
     """Return the kept conversion of a checkpoint, or convert it and keep the result.
 
     Args:
-      convert: `load` of the checkpoint's source.
-      path: The checkpoint, on this machine.
+      convert: `load` or `load_named` of the checkpoint's source.
+      path: The checkpoint on this machine, or its name.
       options: The user's choices. The handle and the name may differ from those of
         the kept conversion.
       cache: Directory of all conversions.
+      identity: Digest of the checkpoint; by default of its files.
     """
-    fingerprint = sources.fingerprint(path, options)
+    fingerprint = identity or sources.fingerprint(epath.Path(path), options)
     choices = dataclasses.asdict(dataclasses.replace(options, handle="", name=""))
     # Conversions of PyTorch networks are not kept.
     del choices["torch_engine"]

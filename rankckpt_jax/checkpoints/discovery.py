@@ -1,7 +1,8 @@
-"""Find the checkpoints below a directory and give each a readable name.
+"""Find the checkpoints that a text names, and give each a readable name.
 
-Handles of TF-Hub and paths in an archive are listed as they are, and downloaded when
-they are loaded. An archive without a path is downloaded here to list its contents.
+Handles of TF-Hub, names such as "timm:resnet50" and paths in an archive are listed
+without a download, which follows when they are loaded. An archive without a path is
+downloaded here to list its contents.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import collections
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from etils import epath
 
-from rankckpt_jax.checkpoints import sources
+from rankckpt_jax.checkpoints import sources, unread
 from rankckpt_jax.checkpoints.fetch import download, uris
-from rankckpt_jax.checkpoints.sources import slim
+from rankckpt_jax.checkpoints.sources import slim, torch_files
 from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import files
@@ -25,11 +27,12 @@ from rankckpt_jax.storage import files
 def find(
     pattern: epath.Path | str, storage: download.Storage | None = None
 ) -> list[tuple[str, str]]:
-    """List the checkpoints below directories or globs.
+    """List the checkpoints below directories or globs, and those named otherwise.
 
     Args:
       pattern: A directory, the prefix of a TF-Slim checkpoint, the directory of a
-        module, a Keras file, a glob of these, or a handle (see `fetch.uris`).
+        module, a file, a glob of these, a handle (see `fetch.uris`), "SCHEME:NAME" or
+        "SCHEME:PATTERN", or "@FILE", a text file with one of these on every line.
         Several are separated by commas.
       storage: Where archives are downloaded and unpacked; by default the user's cache.
 
@@ -40,26 +43,22 @@ def find(
       checkpoints (data without an index) are listed too; loading them raises.
 
     Raises:
-      InputError: No checkpoint was found, or a path or pattern matches nothing.
+      InputError: No checkpoint was found, a path or pattern matches nothing, a name is
+        unknown, or PyTorch weights do not name their network.
     """
     names: dict[str, str] = {}
     missing = []
-    for spec in uris.split_list(str(pattern)):
+    specs = list(_read_lists(uris.split_list(str(pattern))))
+    for spec in specs:
         found = list(_expand(spec, storage or download.storage()))
+        _check_named([path for path, _ in found])
         for path, name in found:
             names.setdefault(path, name)
         # Other files among several, as of a shell's pattern, are no checkpoints.
         if not found and not uris.exists(uris.split_options(spec)[0]):
             missing.append(spec)
     if missing or not names:
-        raise InputError(
-            "No checkpoints found",
-            where=", ".join(missing) or str(pattern),
-            expected="NAME.index and NAME.data-* (TF-Slim), directories with "
-            "saved_model.pb, or .keras and .h5 files",
-            found="none of these",
-            fix="check the path, or name a directory above the checkpoints",
-        )
+        raise _nothing_found(specs, missing)
     counts: collections.Counter[str] = collections.Counter()
     result = []
     for path, name in sorted(names.items()):
@@ -70,11 +69,81 @@ def find(
     return sorted(result)
 
 
+def _nothing_found(specs: Sequence[str], missing: Sequence[str]) -> InputError:
+    for spec in missing:
+        sources.check_scheme(spec)
+    places = [] if missing else [uris.split_options(spec)[0] for spec in specs]
+    others, advice = unread.describe(
+        match for place in places for match in files.expand(files.to_path(place))[1]
+    )
+    return InputError(
+        "No checkpoints found",
+        where=", ".join(missing or specs),
+        expected="NAME.index and NAME.data-* (TF-Slim), directories with "
+        "saved_model.pb, .keras and .h5 files, folders with config.json and "
+        "model.safetensors, or .safetensors and .pth files with #model=NAME",
+        found=others or "none of these",
+        fix=advice or "check the path, or name a directory above the checkpoints",
+    )
+
+
+def _check_named(paths: Sequence[str]) -> None:
+    """Raise if all paths are of PyTorch weights that do not name their network.
+
+    Among others they are listed, and loading them raises.
+    """
+    unnamed = []
+    for path in paths:
+        place, options = uris.split_options(path)
+        is_local = not (uris.is_remote(place) or sources.split_scheme(place))
+        has_model = "model" in uris.options(options)
+        if is_local and not has_model and torch_files.needs_model(files.to_path(place)):
+            unnamed.append(place)
+    if unnamed and len(unnamed) == len(paths):
+        raise torch_files.unnamed(unnamed)
+
+
+def _read_lists(specs: Sequence[str]) -> Iterator[str]:
+    """Replace every "@FILE" with the lines of the file.
+
+    Paths in it are relative to its folder. Empty lines and those that start with "#"
+    are skipped.
+    """
+    for spec in specs:
+        if not spec.startswith("@") or uris.exists(spec):
+            yield spec
+            continue
+        file = files.to_path(spec[1:])
+        try:
+            lines = file.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                "A list of checkpoints cannot be read",
+                where=spec,
+                expected="a text file with one checkpoint per line",
+                found=files.reason(error),
+                fix="check the path",
+            ) from error
+        for line in filter(None, map(str.strip, lines)):
+            if line.startswith("#"):
+                continue
+            is_path = not (uris.is_remote(line) or "://" in line)
+            if is_path and sources.split_scheme(line) is None:
+                line = str(file.parent / os.path.expanduser(line))
+            yield line
+
+
 def _expand(spec: str, storage: download.Storage) -> Iterator[tuple[str, str]]:
     """Yield (path, name) of the checkpoints that one part of a pattern names."""
     part, options = uris.split_options(spec)
+    if (named := sources.split_scheme(part)) is not None:
+        source, pattern = named
+        for name in _names(source, pattern):
+            path = f"{source.SCHEME}:{name}"
+            yield f"{path}#{options}" if options else path, _directory_name(name)
+        return
     outer, inner = uris.split_archive(part)
-    is_archive = outer.endswith(uris.ARCHIVES) and (
+    is_archive = uris.is_archive(outer) and (
         uris.is_remote(outer) or not files.to_path(outer).is_dir()
     )
     if is_archive and (not inner or files.WILDCARD.search(inner)):
@@ -103,6 +172,20 @@ def _expand(spec: str, storage: download.Storage) -> Iterator[tuple[str, str]]:
             is_alone = folder != root and count(folder) == 1
             name = _name(path, root, is_alone)
             yield f"{path}#{options}" if options else path, name
+
+
+def _names(source: Any, pattern: str) -> Sequence[str]:
+    """Return the names that a pattern of a source means, at least one."""
+    found = source.names(pattern) if pattern else ()
+    if not found:
+        raise InputError(
+            "No name matches",
+            where=f"{source.SCHEME}:{pattern}",
+            expected=f"{source.SCHEME}:NAME, or a pattern with *",
+            found=pattern or "nothing after the colon",
+            fix=f"rankckpt list checkpoints '{source.SCHEME}:*' lists all names",
+        )
+    return found
 
 
 def _checkpoints_at(
@@ -139,7 +222,8 @@ def _name(path: str, root: epath.Path, is_alone: bool = False) -> str:
     if place == root:
         return _directory_name(root.resolve().name)
     match = re.fullmatch(
-        r"(?P<stem>.*?)(\.ckpt)?(?P<step>-\d+)?(\.keras|\.h5|\.hdf5)?",
+        r"(?P<stem>.*?)(\.ckpt)?(?P<step>-\d+)?"
+        r"(\.keras|\.h5|\.hdf5|\.safetensors|\.pth|\.pth\.tar|\.pt|\.bin)?",
         place.name,
         re.DOTALL,
     )

@@ -42,7 +42,18 @@ def tensorflow() -> Any:
 
         for kind in ("GPU", "TPU"):
             tf.config.set_visible_devices([], kind)
+    hide_triton()
     return tf
+
+
+def hide_triton() -> None:
+    """Let PyTorch do without Triton once TensorFlow is loaded.
+
+    Both contain LLVM, and loading Triton second ends the process with a segmentation
+    fault. PyTorch imports it where it is installed, and needs it for nothing here.
+    """
+    if "tensorflow" in sys.modules and "triton" not in sys.modules:
+        sys.modules["triton"] = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager

@@ -5,14 +5,30 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 
+from rankckpt_jax import checkpoints as checkpoints_lib
 from rankckpt_jax import measures as registry
 from rankckpt_jax.benchmark import neucrab, standard
 from rankckpt_jax.models import architecture
 from rankckpt_jax.report import terminal
 
 
+def list_names(name: str, pattern: str = "") -> str:
+    """Return a list by its name, one of LISTS.
+
+    Args:
+      name: The list.
+      pattern: Which checkpoints to list, such as "timm:convnext*"; "" for NeuCRaB's.
+
+    Raises:
+      InputError: No checkpoint matches the pattern.
+    """
+    if not pattern:
+        return LISTS[name]()
+    return "\n".join(spec for _, spec in checkpoints_lib.find(pattern))
+
+
 def checkpoints() -> str:
-    """Return NeuCRaB's checkpoints by group."""
+    """Return NeuCRaB's checkpoints by group, and how to list those of libraries."""
     blocks = []
     for group in neucrab.GROUPS:
         lines = [["checkpoint", "network", "pixels", "trained on", "supervision"]]
@@ -30,6 +46,10 @@ def checkpoints() -> str:
         blocks.append(
             f"{neucrab.GROUP_TITLES[group]} (--config.neucrab={group})\n{text}"
         )
+    blocks.append(
+        "Networks of libraries: rankckpt list checkpoints 'timm:resnet*', and in the "
+        "same way\ntorchvision:PATTERN and keras:PATTERN"
+    )
     return "\n\n".join(blocks)
 
 

@@ -271,10 +271,15 @@ def _open(config: Any, spec: str, image_size: int) -> Network:
     place, text = uris.split_options(spec)
     outer, _ = uris.split_archive(place)
     storage = download.storage(config.get("download"))
-    if uris.is_remote(outer) and not uris.is_here(outer, storage):
+    is_named = sources.split_scheme(place) is not None
+    if is_named:
+        is_here = bool(checkpoints.identify(place))
+    else:
+        is_here = not uris.is_remote(outer) or uris.is_here(outer, storage)
+    if not is_here:
         raise InputError("not on this machine")
-    path = uris.resolve(place, storage)
-    if sources.find(path) is slim:
+    path = None if is_named else uris.resolve(place, storage)
+    if path is not None and sources.find(path) is slim:
         info = slim.recognize(path)
         size = uris.options(text).get("image_size") or image_size or info.image_size
         return registered(info.architecture, size or 0, info.num_classes)

@@ -158,3 +158,75 @@ def test_find_raises_for_one_of_several_that_does_not_exist(pool, missing):
     assert f"where: {pool}/{missing}\n" in str(raised.value)
     # Other files, as of a shell's pattern, are no checkpoints.
     assert len(checkpoints.find(f"{pool}/half,{pool}/run/checkpoint")) == 1
+
+
+def test_find_reads_lists(pool, tmp_path):
+    text = f"""
+    # Paths are relative to this file.
+    pool/half
+    {pool}/r*/model.ckpt-9*
+    https://tfhub.dev/vtab/vae/1#image_size=128
+    """
+    (tmp_path / "pool.txt").write_text(text)
+    assert checkpoints.find(f"@{tmp_path}/pool.txt, {pool}/mobilenet*") == [
+        ("half", f"{pool}/half/model.ckpt"),
+        ("mobilenet_v1_0.25_128", f"{pool}/mobilenet_v1_0.25_128/model.ckpt"),
+        ("run-90000", f"{pool}/run/model.ckpt-90000"),
+        ("vtab_vae", "https://tfhub.dev/vtab/vae/1#image_size=128"),
+    ]
+
+
+def test_find_names_a_list_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="list of checkpoints cannot be read"):
+        checkpoints.find(f"@{tmp_path}/pool.txt")
+
+
+def test_find_lists_pytorch_weights_with_their_network(tmp_path):
+    for name in ("a/best.pth", "a/last.pth.tar", "b/model.safetensors"):
+        touch_file(tmp_path / name)
+    assert checkpoints.find(f"{tmp_path}#model=resnet50") == [
+        ("a_best", f"{tmp_path}/a/best.pth#model=resnet50"),
+        ("a_last", f"{tmp_path}/a/last.pth.tar#model=resnet50"),
+        ("b", f"{tmp_path}/b/model.safetensors#model=resnet50"),
+    ]
+
+
+def touch_file(path, content=b""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("pattern", ["{}", "{}/*.pth", "{}/a.pth", "{}/a.pth,{}/pool"])
+def test_find_asks_for_the_network_of_pytorch_weights(pool, tmp_path, pattern):
+    folder = tmp_path / "nets"
+    touch_file(folder / "a.pth")
+    with pytest.raises(InputError, match=r"a\.pth#model=resnet50"):
+        checkpoints.find(pattern.format(folder, tmp_path))
+
+
+def test_find_lists_pytorch_weights_without_a_network_among_others(pool):
+    """Loading them raises, as for incomplete checkpoints."""
+    touch_file(pool / "a.pth")
+    assert ("a", f"{pool}/a.pth") in checkpoints.find(pool)
+
+
+def test_find_parts_lightning_from_tf_slim_by_the_header(tmp_path):
+    """Both name their files .ckpt."""
+    touch_file(tmp_path / "lightning.ckpt", b"PK\x03\x04")
+    touch_file(tmp_path / "slim.ckpt")
+    names = ("lightning", "slim")
+    assert [n for n, _ in checkpoints.find(f"{tmp_path}/*.ckpt")] == list(names)
+    with pytest.raises(InputError, match="#model="):
+        checkpoints.load(tmp_path / "lightning.ckpt")
+    with pytest.raises(InputError) as raised:
+        checkpoints.load(tmp_path / "slim.ckpt")
+    assert "#model=" not in str(raised.value)
+
+
+@pytest.mark.parametrize("pattern", ["{}/nets", "{}/nets/*", "{}/nets/a.onnx"])
+def test_find_names_weights_of_other_formats(tmp_path, pattern):
+    touch_file(tmp_path / "nets" / "a.onnx")
+    with pytest.raises(InputError) as raised:
+        checkpoints.find(pattern.format(tmp_path))
+    assert "found: a.onnx (ONNX)" in str(raised.value)
+    assert "SavedModel" in str(raised.value)

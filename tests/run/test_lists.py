@@ -24,6 +24,14 @@ def test_lists_contain_every_name_with_a_description(name, items):
     assert all(len(line) > 2 for line in lines if line[0] in items)
 
 
+def test_list_names_lists_what_a_pattern_names(tmp_path):
+    for name in ("b.keras", "a.keras"):
+        (tmp_path / name).touch()
+    text = lists.list_names("checkpoints", f"{tmp_path}/*")
+    assert text.splitlines() == [f"{tmp_path}/a.keras", f"{tmp_path}/b.keras"]
+    assert lists.list_names("tasks") == lists.tasks()
+
+
 def test_measures_fit_100_columns_and_show_the_records():
     lines = lists.measures().splitlines()
     assert max(map(len, lines)) <= 100

@@ -1,12 +1,14 @@
-"""Locks and errors of the directory for downloads."""
+"""Locks, errors and digests of the directories for downloads."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Iterator
 
 import filelock
+from etils import epath
 
 from rankckpt_jax.errors import InputError, StorageError
 from rankckpt_jax.storage import files
@@ -46,3 +48,13 @@ def writing(path: pathlib.Path) -> Iterator[None]:
             fix="free space, or choose another directory with "
             "--config.download.directory or RANKCKPT_DOWNLOADS",
         ) from error
+
+
+def digest(path: pathlib.Path) -> str:
+    """Return the SHA-256 of a file, read once while its size and time stay the same."""
+    return _digest(path, *files.size_and_time(epath.Path(path)))
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: pathlib.Path, size: int, changed: float) -> str:
+    return files.digest_file(path)

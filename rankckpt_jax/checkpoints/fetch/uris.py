@@ -1,6 +1,6 @@
 """What the user may name as a checkpoint, and the local path it resolves to.
 
-DIR, FILE.keras, FILE.h5             used in place
+DIR, FILE.keras, FILE.safetensors    used in place
 FILE.tar.gz, FILE.zip                unpacked beside the downloads
 gs://BUCKET/DIR, gs://.../X.tar.gz   copied, again after a change of sizes or times
 https://tfhub.dev/vtab/sup-100/1     handle of TF-Hub, also without "https://"
@@ -37,8 +37,8 @@ _REMOTE = re.compile(r"(https?://|tfhub\.dev/)")
 # Characters of a path; common file systems allow no more.
 _LONGEST = 4096
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_KERAS = re.compile(r"\.(keras|h5|hdf5)$")
-_OPTION = r"(signature|output|image_size|input_range)=[^&#]+"
+_FILE = re.compile(r"\.(keras|h5|hdf5|safetensors|pth|pt|pth\.tar)$")
+_OPTION = r"(signature|output|image_size|input_range|model)=[^&#]+"
 _OPTIONS = re.compile(rf"(?P<spec>.+)#(?P<options>{_OPTION}(&{_OPTION})*)")
 
 
@@ -99,8 +99,8 @@ def options(text: str) -> dict[str, Any]:
       {'output': 'pooled', 'image_size': 128, 'input_range': (-1.0, 1.0)}
 
     Args:
-      text: signature=NAME, output=NAME, image_size=PIXELS and input_range=LOW:HIGH,
-        separated by "&".
+      text: signature=NAME, output=NAME, model=NAME, image_size=PIXELS and
+        input_range=LOW:HIGH, separated by "&".
 
     Raises:
       InputError: A value is invalid.
@@ -124,6 +124,11 @@ def options(text: str) -> dict[str, Any]:
                 found=pair,
             ) from error
     return result
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file is unpacked; FILE.pth.tar is one of PyTorch's."""
+    return name.endswith(ARCHIVES) and not name.endswith(".pth.tar")
 
 
 def is_remote(spec: str) -> bool:
@@ -152,7 +157,7 @@ def resolve(spec: epath.Path | str, storage: download.Storage) -> epath.Path:
         to put it there by hand.
     """
     outer, inner = split_archive(str(spec))
-    unpacked = is_remote(outer) or outer.endswith(ARCHIVES)
+    unpacked = is_remote(outer) or is_archive(outer)
     if is_remote(outer):
         place = _resolve_remote(outer, storage)
     else:
@@ -169,7 +174,7 @@ def resolve(spec: epath.Path | str, storage: download.Storage) -> epath.Path:
 
 
 def _resolve_local(path: pathlib.Path, storage: download.Storage) -> pathlib.Path:
-    if not path.name.endswith(ARCHIVES) or path.is_dir():
+    if not is_archive(path.name) or path.is_dir():
         return path
     if not path.is_file():
         raise InputError("There is no such file", where=str(path))
@@ -277,9 +282,9 @@ def destination(
     host = urlsplit(handle).netloc.rpartition("@")[2].replace(":", "_")
     path = _path(handle)
     base = storage.place(host, path)
-    if path.endswith(ARCHIVES):
+    if is_archive(path):
         return base, base.with_name(_stem(base.name))
-    if _KERAS.search(path):
+    if _FILE.search(path):
         return base, base
     return base.with_name(f"{base.name}.tar.gz"), base
 
@@ -294,7 +299,7 @@ def is_here(spec: str, storage: download.Storage) -> bool:
 def addresses(handle: str, mirrors: tuple[str, ...]) -> list[str]:
     """Return the addresses of a handle, in the order in which they are tried."""
     path, parts = _path(handle), urlsplit(handle)
-    is_file = path.endswith(ARCHIVES) or _KERAS.search(path)
+    is_file = is_archive(path) or _FILE.search(path)
     file = path if is_file else f"{path}.tar.gz"
     urls = [
         mirror.format(path=path)

@@ -7,10 +7,22 @@ To add a kind, write a file with two functions:
     load(path: epath.Path, options: Options) -> Backbone
         Read the checkpoint. Raise `InputError` if it cannot be used.
 
+A kind that is named instead of found in files, such as "timm:resnet50", has these:
+
+    SCHEME: str
+        What stands before the colon.
+    names(pattern: str = "") -> tuple[str, ...]
+        The names that a pattern means. A pattern without "*" means one name, with
+        whatever the user left out, or raises `InputError` with the nearest names.
+    identify(name: str) -> str
+        A digest of the checkpoint without loading it; "" if it must be downloaded.
+    load_named(name: str, options: Options) -> Backbone
+        Load it. Downloads are looked for in a cache first.
+
 The file is found by its place in this directory; no list names it. `checkpoints.load`
 resolves handles, downloads and unpacks before it asks the sources, so `path` is always
-on this machine. A source whose conversion is slow sets `KEEP_CONVERSION = True`; then
-`checkpoints.load` keeps what `load` returns on disk.
+on this machine, and `name` is one of `names`. A source whose conversion is slow sets
+`KEEP_CONVERSION = True`; then `checkpoints.load` keeps what `load` returns on disk.
 """
 
 from __future__ import annotations
@@ -20,11 +32,13 @@ import functools
 import importlib
 import pathlib
 import pkgutil
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
-from rankckpt_jax.errors import InputError, some
+from rankckpt_jax.errors import InputError, some, unknown_name
 from rankckpt_jax.storage import files
 
 IMAGE_SIZES = (8, 1024)
@@ -63,6 +77,7 @@ class Options:
       architecture: Name of the network for `models.create`.
       use_moving_averages: Whether to load exponential moving averages of the weights.
       torch_engine: What computes a PyTorch network; see `checkpoints.load`.
+      model: The network that a file of PyTorch weights belongs to.
     """
 
     handle: str = ""
@@ -75,6 +90,7 @@ class Options:
     input_mean: tuple[float, float, float] | None = None
     architecture: str = ""
     use_moving_averages: bool = False
+    model: str = ""
     torch_engine: str = "jax"
 
     def __post_init__(self) -> None:
@@ -82,12 +98,61 @@ class Options:
         check_image_size(self.image_size, f"image_size of {self.handle or self.name}")
 
 
+def _modules() -> tuple[Any, ...]:
+    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    return tuple(importlib.import_module(f"{__name__}.{name}") for name in names)
+
+
 @functools.cache
 def all_sources() -> tuple[Any, ...]:
     """Return the modules of this directory that have `matches` and `load`."""
-    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
-    modules = (importlib.import_module(f"{__name__}.{name}") for name in names)
-    return tuple(m for m in modules if hasattr(m, "matches") and hasattr(m, "load"))
+    return tuple(m for m in _modules() if hasattr(m, "matches") and hasattr(m, "load"))
+
+
+@functools.cache
+def schemes() -> Mapping[str, Any]:
+    """Return the modules of this directory that load checkpoints by name, by scheme."""
+    return {m.SCHEME: m for m in _modules() if hasattr(m, "SCHEME")}
+
+
+def split_scheme(spec: str) -> tuple[Any, str] | None:
+    """Split "SCHEME:NAME" into (source, name); None for what is no such name."""
+    scheme, colon, name = spec.partition(":")
+    return (schemes()[scheme], name) if colon and scheme in schemes() else None
+
+
+def check_scheme(spec: str) -> None:
+    """Raise for "SCHEME:NAME" with an unknown scheme.
+
+    Args:
+      spec: What was found to be no path.
+
+    Raises:
+      InputError: The message has the nearest scheme.
+    """
+    match = re.fullmatch(r"([A-Za-z][\w+-]+):(?!//).*", spec)
+    if match and match[1] not in schemes():
+        raise unknown_name("scheme", match[1], schemes(), spec)
+
+
+def split_name(spec: str) -> tuple[Any, str] | None:
+    """Split "SCHEME:NAME" into (source, the one name that is meant in full).
+
+    Raises:
+      InputError: The source does not know the name, or it is a pattern.
+    """
+    if (named := split_scheme(spec)) is None:
+        return None
+    source, pattern = named
+    found = source.names(pattern)
+    if len(found) != 1:
+        raise InputError(
+            "A pattern is not one checkpoint",
+            where=spec,
+            expected="one name",
+            found=some(found) or "no name",
+        )
+    return source, found[0]
 
 
 def find(path: epath.Path) -> Any:
@@ -104,6 +169,8 @@ def get(path: epath.Path) -> Any:
     source = find(path)
     if source is not None:
         return source
+    if not path.exists():
+        check_scheme(str(path))
     found = "nothing"
     if path.is_dir():
         names = sorted(child.name for child in path.iterdir())

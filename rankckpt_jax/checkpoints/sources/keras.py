@@ -74,12 +74,7 @@ def load_model(path: epath.Path) -> Any:
       InputError: It cannot be read, or contains code.
     """
     description = keras_allowlist.read(path)
-    tensorflow()
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # Imported late, since it imports TensorFlow.
-    import keras
-
-    check_backend()
+    keras = import_keras()
 
     def hard_sigmoid(x: Any) -> Any:
         return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
@@ -98,6 +93,21 @@ def load_model(path: epath.Path) -> Any:
             f"with the installed Keras, {keras.__version__}",
         ) from error
     return model
+
+
+def import_keras() -> Any:
+    """Return the module `keras`, with TensorFlow behind it.
+
+    Raises:
+      InputError: It uses another backend.
+    """
+    tensorflow()
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # Imported late, since it imports TensorFlow.
+    import keras
+
+    check_backend()
+    return keras
 
 
 def check_backend() -> None:

@@ -32,6 +32,7 @@ from etils import epath
 from rankckpt_jax import models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints import sources
+from rankckpt_jax.checkpoints.sources import state_dict
 from rankckpt_jax.checkpoints.tensorflow_files import checkpoint_files, table
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.models import architecture as architecture_lib
@@ -101,8 +102,11 @@ def matches(path: epath.Path) -> bool:
     part = checkpoint_files.PART
     if path.is_dir():
         return any(part.fullmatch(str(child)) for child in path.iterdir())
-    if part.fullmatch(str(path)) or ".ckpt" in path.name:
+    if part.fullmatch(str(path)):
         return True
+    if ".ckpt" in path.name:
+        # PyTorch Lightning uses the ending for its own files.
+        return not state_dict.matches(path)
     if epath.Path(f"{path}.index").exists():
         return True
     # A checkpoint of format V1 is a single file of any name.

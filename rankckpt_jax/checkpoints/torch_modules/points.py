@@ -168,13 +168,14 @@ def split(module: Any, features: str, images: Any) -> Split:
         parts = [p for part in parts for p in part.modules() if id(p) not in used]
         heads = [_as_head(part, values.shape[1]) for part in parts]
     unused = tuple(names[id(part)] for part in parts)
+    # A network without a classifier may have an identity in its place.
+    if np.array_equal(values, logits):
+        return Split(point, values, None, None, unused)
     found = [head for head in heads if head is not None]
     # Distilled networks average two classifiers.
     for head in (*found, *map(_average, itertools.combinations(found, 2))):
         if _agree(head, values, logits):
             return Split(point, values, logits, head, unused)
-    if np.array_equal(values, logits):
-        return Split(point, values, None, None, unused)
     warning = (
         "The classifier is not a linear layer on the features, so it is left out and "
         "measures of logits have no score"

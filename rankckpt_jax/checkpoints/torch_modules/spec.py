@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 from typing import Any
 
+from rankckpt_jax.data import lazy_tensorflow
 from rankckpt_jax.errors import InputError
 
 ENGINES = ("auto", "jax", "torch")
@@ -55,6 +56,8 @@ def import_library(name: str) -> Any:
     Raises:
       InputError: It is not installed; the message has the line to install it.
     """
+    # The user may have imported TensorFlow.
+    lazy_tensorflow.hide_triton()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
