@@ -169,8 +169,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Fine-tuning; see rankckpt_jax/finetune/recipes.py.
     config.finetune = finetune = ml_collections.ConfigDict()
-    # vtab_1k (1000 steps), vtab_full (VTAB's grid), neucrab (the benchmark's grid) or
-    # quick (cosine schedule, two learning rates, a few hundred steps, chosen on val).
+    # vtab_1k (1000 steps), vtab_full (VTAB's grid), neucrab (the benchmark's grid), vit
+    # (AdamW for transformers) or quick (cosine schedule, two learning rates, a few
+    # hundred steps, chosen on val).
     finetune.recipe = "vtab_1k"
     # Fine-tune only this many checkpoints, the best ranked ones by the first measure,
     # after all checkpoints are scored; 0 for all. Not possible with `shard`.
@@ -189,6 +190,8 @@ def get_config() -> ml_collections.ConfigDict:
     finetune.train_on = placeholder(str)
     # Trials that share a device; faster for small networks.
     finetune.trials_at_once = placeholder(int)
+    # sgd or adamw.
+    finetune.optimizer = placeholder(str)
     finetune.momentum = placeholder(float)
     # piecewise, cosine or constant.
     finetune.schedule = placeholder(str)
@@ -198,6 +201,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Fraction of the steps over which the learning rate rises to its full value.
     finetune.warmup = placeholder(float)
     finetune.weight_decay = placeholder(float)
+    # Factor of the learning rate per block of a transformer, from the head down; 1 for
+    # none.
+    finetune.layer_decay = placeholder(float)
     finetune.label_smoothing = placeholder(float)
     # Largest norm of the gradient; 0 for no clipping.
     finetune.clip_norm = placeholder(float)

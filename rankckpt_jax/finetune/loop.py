@@ -238,7 +238,7 @@ def train_program(
       num_classes: Width of the head.
     """
     recipe, count = trials[0], len(trials)
-    state = step_lib.initial_shapes(backbone, num_classes, count)
+    state = step_lib.initial_shapes(backbone, num_classes, count, recipe.optimizer)
     scaling = mapping.replicated_shapes(preprocess_lib.scaling_shapes())
     rate = np.zeros(count) if count > 1 else 0.0
     hyper = step_lib.hyperparameters(recipe, rate, 0)

@@ -27,13 +27,18 @@ class Recipe:
       num_steps: Number of optimizer steps.
       batch_size: Global batch size, over all devices of all processes. A sweep lowers
         it to the largest power of two that is not above the number of training images.
-      momentum: Momentum of SGD, without Nesterov's correction.
+      optimizer: "sgd" or "adamw"; see `optimizers.make`.
+      momentum: Momentum of SGD, without Nesterov's correction, or decay of AdamW's
+        first moment. That of its second moment is 0.999.
       schedule: "piecewise" (decays at `decay_at`), "cosine" (to 0) or "constant".
       decay_at: Shares of `num_steps` at which a piecewise schedule decays.
       decay_factor: Factor of each piecewise decay.
       warmup: Share of the steps over which the rate rises linearly to its full value.
-      weight_decay: Factor of the kernels that is added to their gradients. Biases and
-        the parameters of batch norm are not decayed.
+      weight_decay: Factor of the kernels that is added to their gradients; for AdamW,
+        times the learning rate, the share by which a step lowers them. Biases, scales
+        and embeddings of positions are not decayed.
+      layer_decay: Factor of the learning rate from each block of a transformer to the
+        one before it, in (0, 1]; 1 for equal rates. See `optimizers.layer_factors`.
       label_smoothing: Probability spread evenly over all classes, in [0, 1).
       clip_norm: Maximum global norm of the gradient; 0 for no clipping.
       random_crop: Minimum share of the image's area that a random resized crop keeps,
@@ -58,12 +63,14 @@ class Recipe:
     learning_rate: float = 0.01
     num_steps: int = 1000
     batch_size: int = 64
+    optimizer: str = "sgd"
     momentum: float = 0.9
     schedule: str = "piecewise"
     decay_at: tuple[float, ...] = (0.3, 0.6, 0.9)
     decay_factor: float = 0.1
     warmup: float = 0.0
     weight_decay: float = 0.0
+    layer_decay: float = 1.0
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
     random_crop: float = 0.0
@@ -136,6 +143,23 @@ SWEEPS: Mapping[str, Sweep] = {
             (0.1, 0.05, 0.01, 0.005),
             (5000, 10_000),
         ),
+        # Full fine-tuning of transformers on 1000 images of VTAB, as in Visual Prompt
+        # Tuning (Jia et al., 2022, and their `tune_vtab.py`): 100 epochs, 10 of them
+        # warm-up, learning rates 5e-3, 1e-3, 5e-4 and 1e-4 times batch size / 256. Of
+        # their weight decays (0.01, 1e-3, 1e-4, 0) only the first is tried.
+        Sweep(
+            "vit",
+            Recipe(
+                optimizer="adamw",
+                weight_decay=0.01,
+                schedule="cosine",
+                warmup=0.1,
+                batch_size=64,
+            ),
+            (1.25e-3, 2.5e-4, 1.25e-4, 2.5e-5),
+            (1500,),
+            select_by="val",
+        ),
         # Our own: a few hundred steps, for a laptop.
         Sweep(
             "quick",
@@ -150,6 +174,7 @@ SWEEPS: Mapping[str, Sweep] = {
 """The named protocols."""
 
 _CHOICES = {
+    "optimizer": ("sgd", "adamw"),
     "schedule": ("piecewise", "cosine", "constant"),
     "dtype": ("float32", "bfloat16"),
     "select_by": ("val", "test"),
@@ -165,6 +190,7 @@ _LIMITS: Sequence[tuple[Sequence[str], str, Callable[[Any], bool]]] = (
         "a value in [0, 1)",
         lambda x: 0 <= x < 1,
     ),
+    (("layer_decay",), "a factor in (0, 1]", lambda x: 0 < x <= 1),
     (
         ("warmup", "early_stop", "random_crop"),
         "a share in [0, 1]",

@@ -24,7 +24,7 @@ from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.devices import mapping, processes, target
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features import extract
-from rankckpt_jax.finetune import augment
+from rankckpt_jax.finetune import augment, optimizers
 from rankckpt_jax.finetune.recipes import Recipe
 from rankckpt_jax.models import layers
 
@@ -46,7 +46,7 @@ class State(NamedTuple):
     Attributes:
       params: {"backbone": ..., "head": {"kernel" [D, C], "bias" [C]}}, float32.
       batch_stats: Moving averages of batch norm.
-      optimizer: Optax's state, which contains SGD's momentum.
+      optimizer: Optax's state, which contains SGD's momentum or AdamW's two moments.
     """
 
     params: Any
@@ -85,6 +85,7 @@ class StepSpec:
       flip: Whether images are mirrored at random.
       trials: Number of trials that share the step. With more than one, states are
         stacked along a leading axis.
+      optimizer: See `Recipe`, like `layer_decay`.
     """
 
     apply: Callable[..., Any]
@@ -92,6 +93,8 @@ class StepSpec:
     crop: bool = False
     flip: bool = False
     trials: int = 1
+    optimizer: str = "sgd"
+    layer_decay: float = 1.0
 
 
 def step_spec(
@@ -100,7 +103,8 @@ def step_spec(
     """Return the spec of the step that trains `backbone` with `recipe`.
 
     Raises:
-      InputError: PyTorch itself computes the network.
+      InputError: PyTorch itself computes the network, or `recipe.layer_decay` is not 1
+        and it has no blocks.
     """
     if extract.is_on_host(backbone.apply):
         raise InputError(
@@ -110,6 +114,8 @@ def step_spec(
             found="torch",
             fix='--config.torch_engine=jax, or engine="jax" in from_torch',
         )
+    if recipe.layer_decay != 1:
+        optimizers.layer_factors(backbone.variables["params"], recipe.layer_decay)
     apply = dataclasses.replace(
         backbone.apply,
         dtype=recipe.dtype,
@@ -118,7 +124,15 @@ def step_spec(
         precision=product_precision(),
     )
     crop, flip = recipe.random_crop > 0, recipe.random_flip
-    return StepSpec(apply, recipe.accumulate, crop, flip, trials)
+    return StepSpec(
+        apply,
+        recipe.accumulate,
+        crop,
+        flip,
+        trials,
+        recipe.optimizer,
+        recipe.layer_decay,
+    )
 
 
 def product_precision() -> str:
@@ -146,7 +160,10 @@ def hyperparameters(recipe: Recipe, rate: Any, step: int) -> Hyperparameters:
 
 
 def initial_state(
-    backbone: backbone_lib.Backbone, num_classes: int, trials: int = 1
+    backbone: backbone_lib.Backbone,
+    num_classes: int,
+    trials: int = 1,
+    optimizer: str = "sgd",
 ) -> State:
     """Return the checkpoint's weights with a new head of zeros, on every device.
 
@@ -155,30 +172,40 @@ def initial_state(
       num_classes: Width of the new head.
       trials: Number of trials. With more than one, their states are stacked along a
         leading axis.
+      optimizer: The recipe's.
     """
     variables = backbone.variables
-    state = _state(variables, backbone.feature_dim, num_classes, trials, np)
+    width = backbone.feature_dim
+    state = _state(variables, width, num_classes, trials, optimizer, np)
     return mapping.replicate(state)
 
 
-def initial_shapes(backbone: Any, num_classes: int, trials: int = 1) -> State:
+def initial_shapes(
+    backbone: Any, num_classes: int, trials: int = 1, optimizer: str = "sgd"
+) -> State:
     """Return the shapes of `initial_state`, which take no memory.
 
     Args:
       backbone: The checkpoint; `variables` may be shapes.
       num_classes: Width of the new head.
       trials: Number of trials.
+      optimizer: The recipe's.
     """
     width = backbone.feature_dim
     shapes = jax.eval_shape(
-        lambda variables: _state(variables, width, num_classes, trials, jnp),
+        lambda variables: _state(variables, width, num_classes, trials, optimizer, jnp),
         backbone.variables,
     )
     return mapping.replicated_shapes(shapes)
 
 
 def _state(
-    variables: Any, feature_dim: int, num_classes: int, trials: int, numpy: Any
+    variables: Any,
+    feature_dim: int,
+    num_classes: int,
+    trials: int,
+    optimizer: str,
+    numpy: Any,
 ) -> State:
     """Make the initial state with the functions of `numpy` or `jax.numpy`."""
     variables, _ = backbone_lib.split_head(variables)
@@ -189,9 +216,11 @@ def _state(
     params = {"backbone": variables["params"], "head": head}
     batch_stats = variables.get("batch_stats", {})
     params, batch_stats = jax.tree.map(numpy.asarray, (params, batch_stats))
-    # The optimizer's state does not depend on hyperparameters.
-    optimizer = _optimizer(hyperparameters(Recipe(), 0.0, 0))
-    state = State(params, batch_stats, optimizer.init(params))
+    # The optimizer's state does not depend on the numbers.
+    initial = optimizers.make(
+        optimizer, rate=0.0, momentum=0.0, weight_decay=0.0, clip_norm=1.0
+    )
+    state = State(params, batch_stats, initial.init(params))
     if trials > 1:
         state = jax.tree.map(lambda x: numpy.stack([numpy.asarray(x)] * trials), state)
     return state
@@ -279,32 +308,25 @@ def _update(
     # For a network that averages its batch moments over the axis, the moving averages
     # are equal on all devices already. For other networks they are averaged here.
     stats = jax.tree.map(_average_over_devices, stats)
-    updates, optimizer = _optimizer(hyper).update(
+    optimizer = optimizers.make(
+        spec.optimizer,
+        rate=hyper.rate,
+        momentum=hyper.momentum,
+        weight_decay=hyper.weight_decay,
+        clip_norm=hyper.clip_norm,
+        layer_decay=spec.layer_decay,
+    )
+    updates, optimizer_state = optimizer.update(
         gradients, state.optimizer, state.params
     )
     params = optax.apply_updates(state.params, updates)
-    return State(params, stats, optimizer), loss
+    return State(params, stats, optimizer_state), loss
 
 
 def _average_over_devices(statistic: jax.Array) -> jax.Array:
     """Average over devices; leave an integer as it is, a counter of equal values."""
     is_float = jnp.issubdtype(statistic.dtype, jnp.floating)
     return jax.lax.pmean(statistic, mapping.AXIS) if is_float else statistic
-
-
-def _optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
-    """Return SGD with momentum, whose settings may be traced values."""
-    return optax.chain(
-        optax.clip_by_global_norm(hyper.clip_norm),
-        optax.add_decayed_weights(hyper.weight_decay, mask=_is_kernel),
-        optax.trace(decay=hyper.momentum),
-        optax.scale(-hyper.rate),
-    )
-
-
-def _is_kernel(params: Any) -> Any:
-    """Return for each parameter whether it has more than one axis."""
-    return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
 @mapping.bounded_cache

@@ -133,7 +133,9 @@ def _train(
 ) -> list[TrialResult]:
     start, compiled = time.monotonic(), compilation.seconds()
     recipe, count = trials[0], len(trials)
-    state = step_lib.initial_state(context.backbone, context.num_classes, count)
+    state = step_lib.initial_state(
+        context.backbone, context.num_classes, count, recipe.optimizer
+    )
     state, first_step, facts = saved.restore(state)
     before = {
         name: float(facts.get(name, 0.0)) for name in ("seconds", "compile_seconds")

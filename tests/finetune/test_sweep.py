@@ -59,7 +59,10 @@ AUGMENTED = dataclasses.replace(
 )
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, AUGMENTED, PROBE])
+ADAMW = dataclasses.replace(RECIPE, optimizer="adamw", weight_decay=0.1)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, AUGMENTED, PROBE, ADAMW])
 def test_run_resumes_killed_trial(backbone, task, tmp_path, recipe):
     expected, _ = run(tmp_path / "expected", backbone, task, recipe)
 
