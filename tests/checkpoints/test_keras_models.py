@@ -60,8 +60,6 @@ def test_identity_changes_with_weights_and_layers_only(keras):
     layer = model.get_layer("conv")
     layer.set_weights([2 * weight for weight in layer.get_weights()])
     assert in_memory.read(model, "").identity != first.identity
-    old, new = first.load().fingerprint, checkpoints.from_keras(build(keras))
-    assert new.fingerprint != old
 
 
 def test_layers_of_other_code_count_by_their_graph(keras):
