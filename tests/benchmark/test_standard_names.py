@@ -3,6 +3,8 @@
 import pytest
 
 from rankckpt_jax.benchmark import standard
+from rankckpt_jax.checkpoints.sources import hf_hub, torchvision
+from rankckpt_jax.checkpoints.sources import timm as timm_source
 
 timm = pytest.importorskip("timm", reason="needs the extra torch")
 models = pytest.importorskip("torchvision.models", reason="needs the extra torch")
@@ -23,6 +25,17 @@ def test_networks_of_torchvision_have_these_weights_and_accuracies():
         assert entry.weights == found.url and entry.name == name
         metrics = found.meta["_metrics"]["ImageNet-1K"]
         assert entry.source_accuracy == metrics["acc@1"]
+
+
+def test_networks_resolve_through_their_schemes():
+    for scheme, pool, count in (
+        (torchvision, "sfda_group1", 11),
+        (timm_source, "hf", 40),
+        (hf_hub, "hf", 3),
+    ):
+        given = names(pool, scheme.SCHEME)
+        assert len(given) == count
+        assert all(scheme.names(name) == (name,) for name in given)
 
 
 def test_networks_of_timm_have_weights():
