@@ -24,6 +24,7 @@ A file of a few kilobytes can expand to gigabytes, in every decoding thread.
 
 _TOO_LARGE = f"an image of more than {MAX_MEGAPIXELS} megapixels"
 _BITS_PER_SAMPLE_TAG = 258
+_BAND_BYTES = 1 << 17
 
 
 class UnusableImage(ValueError):
@@ -80,7 +81,7 @@ def _is_deep(data: bytes, image: Image.Image) -> bool:
 def _pixels(image: Image.Image, is_deep: bool) -> np.ndarray:
     if not image.mode.startswith(("I", "F")):
         # Converting copies even what has the mode already.
-        pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        pixels = _to_array(image if image.mode == "RGB" else image.convert("RGB"))
     else:
         samples = np.asarray(image)
         if image.mode == "F" or samples.min() < 0 or samples.max() > 0xFFFF:
@@ -92,6 +93,21 @@ def _pixels(image: Image.Image, is_deep: bool) -> np.ndarray:
             "nearly black, because only 12 of its 16 bits are in use; convert it to 8 "
             "bits"
         )
+    return pixels
+
+
+def _to_array(image: Image.Image) -> np.ndarray:
+    """Return the pixels of an image in the mode RGB."""
+    width, height = image.size
+    if width * height < 1_000_000:
+        return np.asarray(image)
+    # Pillow joins many small pieces of memory, which takes as long as decoding a large
+    # image. Bands reuse the same memory.
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(_BAND_BYTES // (3 * width), 1)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
     return pixels
 
 

@@ -198,6 +198,12 @@ def test_decode_equals_tensorflow_on_ordinary_files():
         np.testing.assert_array_equal(decode.decode(data), expected)
 
 
+@pytest.mark.parametrize("sides", [(1001, 1999), (3, 400_000), (400_000, 3)])
+def test_decode_returns_all_pixels_of_large_images(sides):
+    pixels = RANDOM.integers(0, 256, (*sides, 3), np.uint8)
+    np.testing.assert_array_equal(decode.decode(saved(pixels, "BMP")), pixels)
+
+
 @pytest.mark.shared
 def test_decode_equals_tensorflow_on_real_photos(shared):
     photos = sorted((shared / "real" / "images").rglob("*.jpg"))[::100]
