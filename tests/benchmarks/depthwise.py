@@ -3,16 +3,15 @@
     python -m tests.benchmarks.depthwise
     python -m tests.benchmarks.depthwise --size=96 keras:MobileNetV2 mobilenet_v2
 
-A name is one of `models`, or `keras:` and one of `keras.applications`. Weights are
-random. For each network, a pass of extraction and a step of fine-tuning (forward,
-backward, SGD) are compiled with XLA's form of a depthwise convolution ("before") and as
-the sum of shifted products of `models/cpu.py` ("after"). Both take turns on one device.
-The rate is images per CPU second, the best of the turns, which other work on the
-machine hardly changes. `compile` is in CPU seconds.
+A name is one of `models`, or `keras:` and one of `keras.applications`, or `timm:` and
+one of timm. Weights are random. For each network, a pass of extraction and a step of
+fine-tuning (forward, backward, SGD) are compiled with XLA's form of a depthwise
+convolution ("before") and as the sum of shifted products of `models/cpu.py` ("after").
+Both take turns on one device. The rate is images per CPU second, the best of the turns,
+which other work on the machine hardly changes. `compile` is in CPU seconds.
 """
 
 import argparse
-import tempfile
 import time
 
 import jax
@@ -25,7 +24,7 @@ from rankckpt_jax.finetune import step
 from rankckpt_jax.models import cpu
 from tests.benchmarks.extract import alternate, draw_variables
 
-NAMES = ("mobilenet_v2", "keras:MobileNetV2", "keras:EfficientNetB0")
+NAMES = ("mobilenet_v2", "keras:MobileNetV2", "timm:mobilenetv3_small_100")
 CLASSES = 102
 
 
@@ -37,7 +36,7 @@ def main():
     parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
     print(f"batches of {args.batch} images of {args.size} pixels, float32")
-    print(f"{'network':24} {'job':10} {'before':>8} {'after':>8} {'gain':>6}  compile")
+    print(f"{'network':26} {'job':10} {'before':>8} {'after':>8} {'gain':>6}  compile")
     for name in args.names:
         network = load(name, args.size)
         for job, make in (("extraction", extraction), ("training", training)):
@@ -49,7 +48,7 @@ def main():
             _, used = alternate(contenders, args.turns)
             before, after = (args.batch / min(times) for times in used)
             print(
-                f"{name:24} {job:10} {before:8.1f} {after:8.1f} {after / before:6.2f} "
+                f"{name:26} {job:10} {before:8.1f} {after:8.1f} {after / before:6.2f} "
                 f"{seconds[0]:5.1f} -> {seconds[1]:4.1f} s",
                 flush=True,
             )
@@ -67,9 +66,15 @@ def load(name, size):
         model = application(
             input_shape=shape, weights=None, include_top=False, pooling="avg"
         )
-        with tempfile.TemporaryDirectory() as folder:
-            model.save(f"{folder}/net.keras")
-            return checkpoints.load(f"{folder}/net.keras")
+        return checkpoints.from_keras(model, name=rest)
+    if library == "timm":
+        import timm
+
+        module = timm.create_model(rest, num_classes=10)
+        pixels = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+        return checkpoints.from_torch(
+            module, image_size=size, name=rest, engine="jax", **pixels
+        )
     return backbone_lib.create(
         name, draw_variables(name), name=name, fingerprint="", source=""
     )
