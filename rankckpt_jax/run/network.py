@@ -65,6 +65,10 @@ def open_network(
     with progress.step(title, "reading", announce=False):
         identity = member.identify()
     if not identity:
+        load()
+        # A download has put its files into a cache.
+        identity = member.identify()
+    if not identity:
         return Network(describe(load()), load)
     path = context.directory / member.name / "checkpoint.json"
     place, options = uris.split_options(redact(member.spec))

@@ -106,6 +106,19 @@ def load_weights(
       InputError: The weights are not those of the network, or the images do not fit.
     """
     architecture = name.partition(".")[0]
+    preset = _weights(name).transforms()
+    (own,), (side,) = preset.crop_size, preset.resize_size
+    size, warnings = options.image_size or own, {}
+    if size != own and architecture.startswith(_FIXED):
+        text = f"The network takes images of {own} x {own} pixels only, not {size}"
+        if not options.is_size_preferred:
+            raise InputError(
+                text,
+                where=options.handle,
+                found=f"{size} x {size}",
+                fix=f"remove #image_size={size} from the checkpoint's name",
+            )
+        size, warnings = own, {"image_size": text}
     arguments = _ARGUMENTS.get(architecture, ())
     empty = spec.build(spec.ModuleSpec(SCHEME, architecture, arguments))
     expected = empty.state_dict()
@@ -127,19 +140,6 @@ def load_weights(
         raise state_dict.mismatch(
             weights, module.state_dict(), where, architecture, error
         ) from error
-    preset = _weights(name).transforms()
-    (own,), (side,) = preset.crop_size, preset.resize_size
-    size, warnings = options.image_size or own, {}
-    if size != own and architecture.startswith(_FIXED):
-        text = f"The network takes images of {own} x {own} pixels only, not {size}"
-        if not options.is_size_preferred:
-            raise InputError(
-                text,
-                where=options.handle,
-                found=f"{size} x {size}",
-                fix=f"remove #image_size={size} from the checkpoint's name",
-            )
-        size, warnings = own, {"image_size": text}
     backbone = convert.to_backbone(
         module.eval(),
         module_spec,
