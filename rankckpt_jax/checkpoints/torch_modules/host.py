@@ -37,7 +37,11 @@ class HostApply:
     dtype: str = "float32"
 
     def __call__(
-        self, variables: backbone_lib.Variables, images: Any, train: bool = False
+        self,
+        variables: backbone_lib.Variables,
+        images: Any,
+        train: bool = False,
+        key: Any = None,
     ) -> Any:
         """Apply the network.
 
@@ -46,6 +50,7 @@ class HostApply:
             are those of the module.
           images: float [B, H, W, 3] in [0, 1].
           train: Must be False.
+          key: Ignored, because only training is random.
 
         Raises:
           InputError: `train` is True.
