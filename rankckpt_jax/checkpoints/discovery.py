@@ -100,7 +100,7 @@ def _check_named(paths: Sequence[str]) -> None:
         if is_local and not has_model and torch_files.needs_model(files.to_path(place)):
             unnamed.append(place)
     if unnamed and len(unnamed) == len(paths):
-        raise torch_files.unnamed(unnamed)
+        raise torch_files.unnamed(sorted(unnamed))
 
 
 def _read_lists(specs: Sequence[str]) -> Iterator[str]:
