@@ -35,6 +35,15 @@ if importlib.util.find_spec("libtpu") and not glob.glob("/dev/accel*"):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
+# These import the extra `torch` at once, and pytest imports every module for doctests.
+if not importlib.util.find_spec("torchax"):
+    collect_ignore = [
+        "benchmarks/torch_engines.py",
+        "checkpoints/torch_modules/architectures.py",
+        "checkpoints/torch_modules/networks.py",
+    ]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Compile fast tests without optimization, which halves their time."""
     flags = os.environ.get("XLA_FLAGS", "")

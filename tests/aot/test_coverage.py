@@ -20,6 +20,7 @@ from tests.test_imports import modules
 ELSEWHERE = {
     "checkpoints.graphs.recognize.graph_backbone.apply",
     "checkpoints.backbone.Apply(architecture)",
+    "checkpoints.torch_modules.convert._features.features",
     "benchmark.demo.module.init",
     "devices.peaks._multiply",
     "devices.peaks._read",

@@ -271,7 +271,11 @@ def _check(
 @mapping.bounded_cache
 def _features(apply: TorchApply) -> Any:
     """Compile the features of two images, shared by all checkpoints of a network."""
-    return jax.jit(lambda variables, images: apply(variables, images).features)
+
+    def features(variables: Any, images: jax.Array) -> jax.Array:
+        return apply(variables, images).features
+
+    return jax.jit(features)
 
 
 def _without_classes(spec: ModuleSpec) -> ModuleSpec:
