@@ -17,7 +17,6 @@ balanced classes; grows with D. Higher is better.
 from __future__ import annotations
 
 import numpy as np
-import threadpoolctl
 
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Inputs, Result, register
@@ -41,7 +40,7 @@ def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:
     scaled.flat[:: len(scaled) + 1] += 1
     rate = symmetric.log_det(scaled) / 2
     # One BLAS thread; see `symmetric`.
-    with threadpoolctl.threadpool_limits(1):
+    with symmetric.one_blas_thread():
         rates = [
             _class_rate(statistics, label, rows, eps)
             for label, rows in enumerate(statistics.groups)

@@ -32,10 +32,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-import threadpoolctl
 
 from rankckpt_jax.devices import target
-from rankckpt_jax.measures.statistics import blocks
+from rankckpt_jax.measures.statistics import blocks, symmetric
 
 TYPES = ("full", "tied", "diag", "spherical")
 
@@ -199,7 +198,7 @@ def from_lists(
     counts, means = np.zeros(count), np.zeros((count, size))
     covariances, factors = np.zeros((2, count, size, size))
     eps = float(np.finfo(x.dtype).eps)
-    with threadpoolctl.threadpool_limits(1):
+    with symmetric.one_blas_thread():
         for k in range(count):
             used = values[k] > 0
             shares = values[k, used].astype(np.float64)

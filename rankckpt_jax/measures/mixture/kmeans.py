@@ -314,17 +314,21 @@ def _plus_plus(
     columns = jnp.swapaxes(x, 1, 2)
     rows = len(norms) // num_blocks
 
-    def squared_distances(chosen: jax.Array, candidates: jax.Array) -> jax.Array:
-        distances = _over_panels(
-            number,
-            lambda j: -2 * blocks.dot(candidates[j], columns[j]),
-            norms[None] + norms[chosen][:, None],
-        )
+    def clip(distances: jax.Array) -> jax.Array:
         return jnp.where(valid[None], jnp.maximum(distances, 0), 0)
+
+    def all_pairs(size: int) -> jax.Array:
+        flat = columns[:size].reshape(-1, len(norms))
+        return clip(norms[:, None] + norms[None] - 2 * blocks.dot(flat.T, flat))
 
     pairs = None
     if len(norms) <= _ALL_PAIRS:
-        pairs = squared_distances(jnp.arange(len(norms)), x)
+        # A sum over panels would write N x N numbers for each. Of three static widths,
+        # the smallest one that holds all panels is used.
+        sizes = sorted({-(-len(x) // 4), -(-len(x) // 2), len(x)})
+        index = jnp.sum(jnp.asarray(sizes[:-1]) < number)
+        branches = [functools.partial(all_pairs, size) for size in sizes]
+        pairs = jax.lax.switch(index, branches)
 
     def draw(key: jax.Array, weights: jax.Array) -> jax.Array:
         # Invert the cumulative distribution over blocks, then within a block. A
@@ -346,7 +350,13 @@ def _plus_plus(
         chosen = draw(jax.random.fold_in(key, i), weights)
         candidates = x[:, chosen]
         if pairs is None:
-            distances = squared_distances(chosen, candidates)
+            distances = clip(
+                _over_panels(
+                    number,
+                    lambda j: -2 * blocks.dot(candidates[j], columns[j]),
+                    norms[None] + norms[chosen][:, None],
+                )
+            )
         else:
             distances = pairs[chosen]
         lowered = jnp.minimum(nearest[None], distances)

@@ -21,8 +21,10 @@ columns) took 18 s. One thread is never far from the best time.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -41,9 +43,20 @@ _PANELS = 4
 """Minimum number of column panels; more panels save work but make products narrow."""
 
 
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Return a context in which NumPy's and SciPy's BLAS use one thread."""
+    return _blas().limit(limits=1)
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    """Find the loaded libraries once, because the search takes milliseconds."""
+    return threadpoolctl.ThreadpoolController()
+
+
 def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return eigenvalues [D], ascending, and eigenvectors [D, D] in columns."""
-    with threadpoolctl.threadpool_limits(1):
+    with one_blas_thread():
         values, vectors = np.linalg.eigh(matrix)
     return values, vectors
 
@@ -60,7 +73,7 @@ def factor(matrix: np.ndarray, least: float = 0.0) -> np.ndarray | None:
       The factor; None if A is not positive definite or is ill-conditioned.
     """
     lapack = scipy.linalg.lapack
-    with threadpoolctl.threadpool_limits(1):
+    with one_blas_thread():
         # A symmetric matrix is its own transpose: no copy for Fortran's order.
         lower, failed = lapack.dpotrf(matrix.T, lower=1, clean=1)
         if failed:
@@ -75,7 +88,7 @@ def factor(matrix: np.ndarray, least: float = 0.0) -> np.ndarray | None:
 
 def whiten(lower: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Return L^-1 b [D, K] for b [D, K]; its squares sum to b'A^-1 b."""
-    with threadpoolctl.threadpool_limits(1):
+    with one_blas_thread():
         return scipy.linalg.solve_triangular(lower, columns, lower=True)
 
 
@@ -135,7 +148,7 @@ def projected(matrix: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.n
     if len(matrix) < 3:
         values, vectors = eigh(matrix)
         return values, vectors.T @ columns
-    with threadpoolctl.threadpool_limits(1):
+    with one_blas_thread():
         reduced = _reduce(matrix)
         values, vectors, failed = scipy.linalg.lapack.dstevd(
             reduced.diagonal, reduced.off_diagonal
@@ -165,7 +178,7 @@ def leading(
     if size < 3:
         values, vectors = eigh(matrix)
         return values, vectors[:, size - choose(values) :]
-    with threadpoolctl.threadpool_limits(1):
+    with one_blas_thread():
         reduced = _reduce(matrix)
         diagonals = reduced.diagonal, reduced.off_diagonal
         values = scipy.linalg.eigvalsh_tridiagonal(*diagonals)
@@ -246,7 +259,7 @@ def _panels_on_host(a: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
         return total
 
     with (
-        threadpoolctl.threadpool_limits(1),
+        one_blas_thread(),
         concurrent.futures.ThreadPoolExecutor(threads) as pool,
     ):
         return list(pool.map(panel, range(0, dimensions, width)))
