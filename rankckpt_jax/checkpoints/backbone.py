@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rankckpt_jax import models
 from rankckpt_jax.data.transform import Transform
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.models import cpu, layers
+from rankckpt_jax.storage import files
 
 FORWARD_VERSION = 2
 """Version of the networks' forward passes, in the key of features and fine-tuning.
@@ -198,3 +200,17 @@ def split_head(variables: Variables) -> tuple[Variables, Any]:
     params = dict(variables["params"])
     head = params.pop(layers.HEAD, None)
     return {**variables, "params": params}, head
+
+
+def digest_weights(tree: Any) -> str:
+    """Return a digest of arrays and of their paths, shapes and dtypes.
+
+    Args:
+      tree: Any pytree of arrays, such as `Variables`.
+    """
+    parts: list[str | bytes] = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        parts.append(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}")
+        parts.append(array.tobytes())
+    return files.digest(*parts)

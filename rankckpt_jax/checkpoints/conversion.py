@@ -23,7 +23,8 @@ import rankckpt_jax
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints import sources
 from rankckpt_jax.checkpoints.graphs import pure_graph
-from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs, Pixels
+from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs
+from rankckpt_jax.checkpoints.pixels import Pixels
 from rankckpt_jax.checkpoints.sources import Options
 from rankckpt_jax.devices import processes
 from rankckpt_jax.storage import files, store

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
+from rankckpt_jax.checkpoints.pixels import Pixels
 from rankckpt_jax.models import cpu, layers
 
 MODULE = "module"
@@ -108,7 +108,7 @@ class FlaxApply:
             images = self.pixels(jnp.asarray(images, jnp.float32))
             if not train:
                 run = functools.partial(self._evaluate, collections)
-                return _output(cpu.map_parts(run, images), head)
+                return layers.make_output(cpu.map_parts(run, images), head)
             mutable = list(variables["batch_stats"])
             key = jax.random.key(0) if key is None else key
             # Streams without a key of their own take that of "params".
@@ -117,10 +117,12 @@ class FlaxApply:
                 collections, images, True, mutable=mutable, rngs=rngs
             )
             stats = {**variables["batch_stats"], **updated}
-            return _output(_pooled(value), head), jax.lax.stop_gradient(stats)
+            return layers.make_output(layers.pool(value), head), jax.lax.stop_gradient(
+                stats
+            )
 
     def _evaluate(self, collections: Any, images: jax.Array) -> jax.Array:
-        return _pooled(self._run(collections, images, False)[0])
+        return layers.pool(self._run(collections, images, False)[0])
 
     def _run(
         self,
@@ -219,7 +221,7 @@ def output_values(output: Any) -> dict[Path, Any]:
 def intermediate_values(intermediates: Mapping[str, Any]) -> dict[Path, Any]:
     """Return the arrays of the collection "intermediates" by their paths.
 
-    Flax keeps a tuple of all values of a name, of which the last one counts.
+    Flax keeps a tuple of all values of a name. The last one is returned.
     """
     return {
         (*path, *inner): value
@@ -248,15 +250,3 @@ def _set_batch_norm(
     object.__setattr__(layer, "axis_name", axis_name)
     if decay is not None:
         object.__setattr__(layer, "momentum", decay)
-
-
-def _pooled(features: jax.Array) -> jax.Array:
-    """Average [B, h, w, D] over h and w; keep [B, D]. Return float32."""
-    if features.ndim == 4:
-        features = jnp.mean(features, (1, 2))
-    return features.astype(jnp.float32)
-
-
-def _output(features: jax.Array, head: Any) -> layers.Output:
-    logits = None if head is None else layers.classify(head, features)
-    return layers.Output(features, logits)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.checkpoints import flax_apply
-from rankckpt_jax.checkpoints.backbone import Backbone
+from rankckpt_jax.checkpoints.backbone import Backbone, digest_weights
 from rankckpt_jax.checkpoints.flax_apply import (
     CALL,
     MODULE,
@@ -21,7 +21,7 @@ from rankckpt_jax.checkpoints.flax_apply import (
     Path,
     Selection,
 )
-from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
+from rankckpt_jax.checkpoints.pixels import standardize
 from rankckpt_jax.checkpoints.sources import check_image_size
 from rankckpt_jax.errors import InputError, suggest
 from rankckpt_jax.models import layers
@@ -96,7 +96,7 @@ def from_flax(
     _check_hashable(module, where)
     check_image_size(image_size, f"image_size of {where}")
     collections = _collections(variables, where)
-    pixels = _pixels(mean, std, where)
+    pixels = standardize(mean, std, where)
     images = jax.ShapeDtypeStruct((2, image_size, image_size, 3), jnp.float32)
     try:
         selection = _select(module, collections, images, features, where)
@@ -141,22 +141,12 @@ def from_flax(
             # Functions among the attributes have another address in each process.
             re.sub(r" at 0x[0-9a-f]+", "", repr(module)),
             repr((selection, pixels)),
-            digest_tree({"params": params, **heads, "rest": collections}),
+            digest_weights({"params": params, **heads, "rest": collections}),
         ),
         source=f"Flax module {type(module).__name__} in memory",
         feature_tensor=_describe(selection),
         own_image_size=image_size,
     )
-
-
-def digest_tree(tree: Any) -> str:
-    """Return the digest of a tree's arrays and of their paths, shapes and dtypes."""
-    parts: list[str | bytes] = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        parts.append(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}")
-        parts.append(array.tobytes())
-    return files.digest(*parts)
 
 
 def _check_hashable(module: nn.Module, where: str) -> None:
@@ -197,27 +187,6 @@ def _to_array(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
     is_float = jnp.issubdtype(array.dtype, jnp.floating)
     return array.astype(np.float32) if is_float else array
-
-
-def _pixels(
-    mean: Sequence[float] | None, std: Sequence[float] | None, where: str
-) -> Pixels:
-    """Return (pixel - mean) / std as preprocessing within the network."""
-    means = [float(value) for value in (mean if mean is not None else (0, 0, 0))]
-    stds = [float(value) for value in (std if std is not None else (1, 1, 1))]
-    if len(means) != 3 or len(stds) != 3 or not min(stds) > 0:
-        raise InputError(
-            "The scaling of the pixels cannot be used",
-            where=where,
-            expected="mean and std of three channels each, std above 0",
-            found=f"mean={mean}, std={std}",
-            fix="for ImageNet mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)",
-        )
-    pairs = list(zip(means, stds, strict=True))
-    scale, offset = [1 / s for _, s in pairs], [-m / s for m, s in pairs]
-    return Pixels(
-        scale=(scale[0], scale[1], scale[2]), offset=(offset[0], offset[1], offset[2])
-    )
 
 
 def _select(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rankckpt_jax.checkpoints import flax_modules, keras_models
-from rankckpt_jax.checkpoints.backbone import Backbone
+from rankckpt_jax.checkpoints import keras_models
+from rankckpt_jax.checkpoints.backbone import Backbone, digest_weights
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.storage import files
 
@@ -89,7 +89,7 @@ def read(item: Any, where: str) -> Model:
     """
     if isinstance(item, Backbone):
         # Its variables may have been replaced since it was loaded.
-        digest = flax_modules.digest_tree(item.variables)
+        digest = digest_weights(item.variables)
         fingerprint = files.digest(item.fingerprint, digest)
         item = dataclasses.replace(item, fingerprint=fingerprint)
         return Model(item.name, fingerprint, backbone=item)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rankckpt_jax.checkpoints.backbone import Backbone
+from rankckpt_jax.checkpoints.backbone import Backbone, digest_weights
 from rankckpt_jax.checkpoints.graphs import convert
 from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply
 from rankckpt_jax.checkpoints.sources import Options, keras
@@ -105,8 +105,4 @@ def _is_own(layer: Any) -> bool:
 
 
 def _digest_weights(model: Any) -> str:
-    parts: list[str | bytes] = []
-    for weight in model.weights:
-        array = np.asarray(weight)
-        parts += [f"{weight.path} {array.dtype} {array.shape}", array.tobytes()]
-    return files.digest(*parts)
+    return digest_weights([{w.path: np.asarray(w)} for w in model.weights])

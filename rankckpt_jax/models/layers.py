@@ -277,6 +277,23 @@ class SeparableConv(nn.Module):
         return endpoint(self, nn.relu(y + bias.astype(y.dtype)))
 
 
+def pool(features: jax.Array) -> jax.Array:
+    """Average [B, h, w, D] over h and w, and keep [B, D]. Return float32 [B, D]."""
+    if features.ndim == 4:
+        features = jnp.mean(features, (1, 2))
+    return features.astype(jnp.float32)
+
+
+def make_output(features: jax.Array, head: Any) -> Output:
+    """Return the output of a network from its features and its classifier.
+
+    Args:
+      features: float32 [B, D].
+      head: {"kernel" [D, C], "bias" [C]}, or None.
+    """
+    return Output(features, None if head is None else classify(head, features))
+
+
 def classify(head: Any, features: jax.Array) -> jax.Array:
     """Apply a classifier {"kernel" [D, C], "bias" [C]} to [B, D]: [B, C] float32.
 

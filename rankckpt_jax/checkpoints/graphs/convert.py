@@ -18,9 +18,10 @@ from rankckpt_jax.checkpoints.graphs import features as features_lib
 from rankckpt_jax.checkpoints.graphs import input_range as input_range_lib
 from rankckpt_jax.checkpoints.graphs import pure_graph, recognize
 from rankckpt_jax.checkpoints.graphs.flat_graph import UnsupportedOperation, node_name
-from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs, Pixels
+from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs
 from rankckpt_jax.checkpoints.graphs.network import Function, Network
 from rankckpt_jax.checkpoints.graphs.pure_graph import Path, PureGraph
+from rankckpt_jax.checkpoints.pixels import Pixels
 from rankckpt_jax.checkpoints.sources import Options
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.models import layers

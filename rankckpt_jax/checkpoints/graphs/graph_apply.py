@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.graphs import jax_function
 from rankckpt_jax.checkpoints.graphs.pure_graph import Path, PureGraph
+from rankckpt_jax.checkpoints.pixels import Pixels
 from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.models import cpu, layers
@@ -23,29 +24,6 @@ from rankckpt_jax.models import cpu, layers
 _MOVING = re.compile(r"(moving_|running_)?(mean|variance|var)\d*")
 # Precision of matrix products, by dtype.
 _DTYPES = ("float32", "bfloat16")
-
-
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-    """Preprocessing beyond an input range and a mean, within the network.
-
-    Attributes:
-      reverse: Whether to reverse the channels to blue, green, red.
-      scale: Factor of each channel.
-      offset: Added to each channel afterwards.
-    """
-
-    reverse: bool = False
-    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Preprocess images [B, H, W, 3]; the shape stays."""
-        if self.reverse:
-            images = images[..., ::-1]
-        if self == Pixels(self.reverse):
-            return images
-        return images * jnp.asarray(self.scale) + jnp.asarray(self.offset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +93,10 @@ class GraphApply:
             head = variables["params"].get(layers.HEAD)
             if not train:
                 forward = functools.partial(self._evaluate, variables)
-                return _output(cpu.map_parts(forward, images), head)
+                return layers.make_output(cpu.map_parts(forward, images), head)
             key = jax.random.key(0) if key is None else key
             features, batch_stats = self._train(variables, images, key)
-            return _output(features, head), batch_stats
+            return layers.make_output(features, head), batch_stats
 
     def _evaluate(
         self, variables: backbone_lib.Variables, images: jax.Array
@@ -131,12 +109,12 @@ class GraphApply:
             return function(values, images, key)[0]
 
         if not size:
-            return _pooled(forward(images))
+            return layers.pool(forward(images))
         batch = images.shape[0]
         padded = jnp.pad(images, ((0, -batch % size), (0, 0), (0, 0), (0, 0)))
         parts = padded.reshape(-1, size, *images.shape[1:])
         features = jax.lax.map(forward, parts)
-        return _pooled(features.reshape(-1, *features.shape[2:]))[:batch]
+        return layers.pool(features.reshape(-1, *features.shape[2:]))[:batch]
 
     def _train(
         self, variables: backbone_lib.Variables, images: jax.Array, key: jax.Array
@@ -170,7 +148,7 @@ class GraphApply:
         updated = {p: value for p, value in updated.items() if p not in seeds}
         updated = jax.lax.stop_gradient(updated)
         return (
-            _pooled(features),
+            layers.pool(features),
             flax.traverse_util.unflatten_dict({**stats, **updated}),
         )
 
@@ -238,15 +216,3 @@ def _values(graph: PureGraph, variables: backbone_lib.Variables) -> list[jax.Arr
     """Return the variables that a graph reads, in its order."""
     paths = (path for _, path in graph.variables)
     return [jnp.asarray(functools.reduce(getitem, path, variables)) for path in paths]
-
-
-def _pooled(features: jax.Array) -> jax.Array:
-    """Average [B, h, w, D] over h and w; keep [B, D]. Return float32."""
-    if features.ndim == 4:
-        features = jnp.mean(features, (1, 2))
-    return features.astype(jnp.float32)
-
-
-def _output(features: jax.Array, head: Any) -> layers.Output:
-    logits = None if head is None else layers.classify(head, features)
-    return layers.Output(features, logits)

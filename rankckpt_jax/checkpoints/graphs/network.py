@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from rankckpt_jax.checkpoints.graphs.flat_graph import FlatGraph
-from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
+from rankckpt_jax.checkpoints.pixels import Pixels
 
 Shape = tuple[int | None, ...] | None
 """A tensor's shape; None for unknown sizes, and for an unknown rank."""

@@ -15,8 +15,8 @@ from etils import epath
 
 from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.graphs import convert, saved_models
-from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
 from rankckpt_jax.checkpoints.graphs.network import Network
+from rankckpt_jax.checkpoints.pixels import Pixels
 from rankckpt_jax.checkpoints.sources import (
     Options,
     fingerprint,

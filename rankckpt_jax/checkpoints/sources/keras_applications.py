@@ -10,9 +10,7 @@ import pathlib
 import re
 from urllib.parse import urlsplit
 
-import numpy as np
-
-from rankckpt_jax.checkpoints.backbone import Backbone
+from rankckpt_jax.checkpoints.backbone import Backbone, digest_weights
 from rankckpt_jax.checkpoints.graphs import convert
 from rankckpt_jax.checkpoints.sources import Options, keras
 from rankckpt_jax.errors import InputError, unknown_name
@@ -68,9 +66,7 @@ def load_named(name: str, options: Options) -> Backbone:
         model = getattr(module.applications, name)(weights="imagenet")
     except Exception as error:  # Keras raises Exception if it cannot download.
         raise _missing(name, error) from error
-    digest = files.digest(
-        *(np.ascontiguousarray(weight).tobytes() for weight in model.get_weights())
-    )
+    digest = digest_weights(model.get_weights())
     where = f"{SCHEME}:{name}"
     network = keras.read_model(
         model, where, options.output or None, options.image_size or None

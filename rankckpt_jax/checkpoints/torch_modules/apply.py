@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
+from rankckpt_jax.checkpoints.pixels import Pixels
 from rankckpt_jax.checkpoints.torch_modules import environment, points, skeletons
 from rankckpt_jax.checkpoints.torch_modules.points import Point
 from rankckpt_jax.checkpoints.torch_modules.spec import ModuleSpec
@@ -72,9 +72,9 @@ class TorchApply:
             forward = functools.partial(self._forward, variables, train, key)
             if not train:
                 features = cpu.map_parts(lambda part: forward(part)[0], images)
-                return _output(features, head)
+                return layers.make_output(features, head)
             features, statistics = forward(images)
-            return _output(features, head), statistics
+            return layers.make_output(features, head), statistics
 
     def _forward(
         self,
@@ -109,8 +109,3 @@ class TorchApply:
 
 def _as_arrays(tree: Any) -> Any:
     return jax.tree.map(jnp.asarray, tree)
-
-
-def _output(features: jax.Array, head: Any) -> layers.Output:
-    logits = None if head is None else layers.classify(head, features)
-    return layers.Output(features, logits)

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax.checkpoints.backbone import Backbone, split_head
-from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
+from rankckpt_jax.checkpoints.backbone import Backbone, digest_weights, split_head
+from rankckpt_jax.checkpoints.pixels import standardize
+from rankckpt_jax.checkpoints.sources import check_image_size
 from rankckpt_jax.checkpoints.torch_modules import points, skeletons
 from rankckpt_jax.checkpoints.torch_modules import spec as spec_lib
 from rankckpt_jax.checkpoints.torch_modules.apply import TorchApply
@@ -79,7 +80,7 @@ def to_backbone(
     """
     size = (2, image_size, image_size, 3)
     images = np.random.default_rng(0).uniform(size=size).astype(np.float32)
-    host = HostApply(module, points.Point("output"), standardize(mean, std))
+    host = HostApply(module, points.Point("output"), standardize(mean, std, source))
     split = _split(module, features, host.prepare(images), source, image_size)
     parameters, statistics = skeletons.named_tensors(module)
     unused = tuple(f"{part}." for part in split.unused)
@@ -124,13 +125,6 @@ def to_backbone(
     )
 
 
-def standardize(mean: Sequence[float], std: Sequence[float]) -> Pixels:
-    """Return the function (x - mean) / std of images in [0, 1]."""
-    scale = [1 / float(deviation) for deviation in std]
-    offset = [-float(m) * s for m, s in zip(mean, scale, strict=True)]
-    return Pixels(scale=(*scale,), offset=(*offset,))  # type: ignore[arg-type]
-
-
 def from_torch(
     module: Any,
     *,
@@ -169,6 +163,7 @@ def from_torch(
             fix="build the network, load its weights with load_state_dict, and pass it",
         )
     check_engine(engine)
+    check_image_size(image_size, f"image_size of from_torch, {name!r}")
     with torch.no_grad():
         module = copy.deepcopy(module).cpu().eval()
     return to_backbone(
@@ -194,13 +189,13 @@ def check_engine(engine: str) -> None:
 
 def fingerprint(module: Any) -> str:
     """Return a digest of the names and values of a network's tensors."""
-    parts: list[str | bytes] = []
+    arrays = {}
     for name, tensor in module.state_dict().items():
         # Bytes of any dtype, such as bfloat16, which NumPy lacks.
         values = tensor.detach().cpu().contiguous().flatten()
-        shape = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
-        parts += [shape, values.view(skeletons.torch_dtype("uint8")).numpy().tobytes()]
-    return files.digest(*parts)
+        key = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        arrays[key] = values.view(skeletons.torch_dtype("uint8")).numpy()
+    return digest_weights(arrays)
 
 
 def _split(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.checkpoints.graphs.graph_apply import Pixels
+from rankckpt_jax.checkpoints.pixels import Pixels
 from rankckpt_jax.checkpoints.torch_modules import points
 from rankckpt_jax.checkpoints.torch_modules import spec as spec_lib
 from rankckpt_jax.checkpoints.torch_modules.points import Point

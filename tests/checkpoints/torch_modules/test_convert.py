@@ -158,6 +158,21 @@ def from_torch(module, **options):
     return checkpoints.from_torch(networks.perturb(module), **settings)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"std": (0.2, 0.0, 0.2)}, "scaling of the pixels"),
+        ({"mean": (0.5,)}, "scaling of the pixels"),
+        ({"image_size": 4}, "Images of 4 x 4 pixels"),
+    ],
+)
+def test_from_torch_refuses_settings_of_images(changed, message):
+    module = Perceptron(torch.nn.Linear(4, 3)).eval()
+    settings = dict(image_size=9, mean=networks.MEAN, std=networks.STD, name="mine")
+    with pytest.raises(InputError, match=message):
+        checkpoints.from_torch(module, **{**settings, **changed})
+
+
 def test_from_torch_takes_the_input_of_the_last_linear_layer():
     module = Perceptron(torch.nn.Linear(4, 3)).eval()
     backbone = from_torch(module)
