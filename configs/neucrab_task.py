@@ -16,6 +16,12 @@ from rankckpt_jax.errors import unknown_name
 ARGUMENTS = (*neucrab.GROUPS, "1k", "smoke")
 """Arguments after the colon, separated by commas."""
 
+MEASURES = (
+    "nleep,leep,nce,h_score,regularized_h_score,logme,transrate,gbc,sfda,lda,knn,"
+    "etran,ncti,energy,source_accuracy,num_parameters,feature_dim"
+)
+"""All measures except those that take longer than extraction."""
+
 
 def get_config(task_name: str, argument: str = "") -> ml_collections.ConfigDict:
     """Return the benchmark's configuration on one task.
@@ -39,11 +45,7 @@ def get_config(task_name: str, argument: str = "") -> ml_collections.ConfigDict:
     groups = [name for name in neucrab.GROUPS if name in given] or neucrab.GROUPS
     config.neucrab = ",".join(groups)
     config.stages = "extract,score,report"
-    # All measures except those that take longer than extraction.
-    config.measures = (
-        "nleep,leep,nce,h_score,regularized_h_score,logme,transrate,gbc,sfda,lda,knn,"
-        "etran,ncti,energy,source_accuracy,num_parameters,feature_dim"
-    )
+    config.measures = MEASURES
 
     # One start, as in the paper. More starts multiply the cost of 41 checkpoints.
     config.measure_options.nleep.num_restarts = 1

@@ -23,7 +23,7 @@ Result: not run yet, because the weights were not available.
 import ml_collections
 
 from rankckpt_jax.benchmark import standard
-from rankckpt_jax.configs import default
+from rankckpt_jax.configs import default, neucrab_task
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
@@ -40,11 +40,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config = default.get_config()
     config.pool = ",".join(pools)
     config.stages = "extract,score,report"
-    # All measures except those that take longer than extraction.
-    config.measures = (
-        "nleep,leep,nce,h_score,regularized_h_score,logme,transrate,gbc,sfda,lda,knn,"
-        "etran,ncti,energy,source_accuracy,num_parameters,feature_dim"
-    )
+    config.measures = neucrab_task.MEASURES
     # One start, as in the paper of NLEEP.
     config.measure_options.nleep.num_restarts = 1
     config.image_size = standard.POOLS[pools[0]].image_size

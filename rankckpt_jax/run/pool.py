@@ -165,8 +165,8 @@ def resolve_engine(setting: str, stages: Collection[str]) -> str:
     """
     if setting != "auto":
         return setting
-    is_slow = target.platform() == "cpu" and "finetune" not in stages
-    return "torch" if is_slow else "jax"
+    extracts_on_cpu = target.platform() == "cpu" and "finetune" not in stages
+    return "torch" if extracts_on_cpu else "jax"
 
 
 def describe_features(pattern: str) -> tuple[str, str]:
