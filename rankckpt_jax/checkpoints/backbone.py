@@ -202,6 +202,11 @@ def split_head(variables: Variables) -> tuple[Variables, Any]:
     return {**variables, "params": params}, head
 
 
+def is_on_host(apply: Any) -> bool:
+    """Return whether a forward function takes and returns NumPy arrays."""
+    return getattr(apply, "on_host", False)
+
+
 def digest_weights(tree: Any) -> str:
     """Return a digest of arrays and of their paths, shapes and dtypes.
 

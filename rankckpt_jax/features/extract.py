@@ -203,7 +203,7 @@ def extract(
         preprocess_lib.scaling(backbone.input_range, backbone.input_mean)
     )
     apply = dataclasses.replace(backbone.apply, dtype=dtype)
-    forward = _on_host(apply) if is_on_host(apply) else _forward(apply)
+    forward = _on_host(apply) if backbone_lib.is_on_host(apply) else _forward(apply)
     classify = _classify()
 
     batches = pipeline.batches(
@@ -246,7 +246,7 @@ def compile_forward(
 
     Args: as for `extract`.
     """
-    if is_on_host(backbone.apply):
+    if backbone_lib.is_on_host(backbone.apply):
         return
     batch_size = pipeline.fit_batch(batch_size, split.num_examples)
     forward, shapes = forward_program(backbone, dtype=dtype, batch_size=batch_size)
@@ -292,11 +292,6 @@ def _forward(apply: Callable[..., Any]) -> Callable[..., Any]:
         return apply(variables, images).features
 
     return mapping.map_devices(forward, in_axes=(None, None, 0))
-
-
-def is_on_host(apply: Any) -> bool:
-    """Return whether a forward function takes and returns NumPy arrays."""
-    return getattr(apply, "on_host", False)
 
 
 def _on_host(apply: Any) -> Callable[..., Any]:

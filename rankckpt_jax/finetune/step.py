@@ -23,7 +23,6 @@ from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.devices import mapping, processes, target
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import augment, optimizers
 from rankckpt_jax.finetune.recipes import Recipe
 from rankckpt_jax.models import layers
@@ -106,7 +105,7 @@ def step_spec(
       InputError: PyTorch itself computes the network, or `recipe.layer_decay` is not 1
         and it has no blocks.
     """
-    if extract.is_on_host(backbone.apply):
+    if backbone_lib.is_on_host(backbone.apply):
         raise InputError(
             f"{backbone.name} is computed by PyTorch, which only extracts features",
             where="config.torch_engine",
