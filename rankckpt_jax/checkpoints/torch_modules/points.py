@@ -164,7 +164,11 @@ def split(module: Any, features: str, images: Any) -> Split:
             values = pool(compute(module, point, images)).float().numpy()
         logits = pool(logits).float().numpy()
         used = {id(part) for part, _ in calls}
-        # Some of timm's networks return a head that contains the pooling.
+        # Some of timm's networks return a part of the head, behind its batch norm.
+        above = [names[id(part)].rpartition(".")[0] for part in parts]
+        heads_above = [module.get_submodule(name) for name in above if name]
+        parts += [h for h in heads_above if not any(id(p) in used for p in h.modules())]
+        # Others return a head that contains the pooling.
         parts = [p for part in parts for p in part.modules() if id(p) not in used]
         heads = [_as_head(part, values.shape[1]) for part in parts]
     unused = tuple(names[id(part)] for part in parts)

@@ -186,6 +186,50 @@ def test_from_torch_takes_the_input_of_the_last_linear_layer():
     assert (backbone.name, backbone.feature_tensor) == ("mine", "input of head")
 
 
+class TwoLayerHead(torch.nn.Module):
+    """A network like torchvision's VGG, whose features are inside its classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Conv2d(3, 6, 3)
+        self.classifier = torch.nn.Sequential(
+            torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3)
+        )
+
+    def forward(self, x):
+        return self.classifier(self.body(x).mean((2, 3)))
+
+
+def test_from_torch_keeps_the_part_of_a_classifier_before_its_last_layer():
+    backbone = from_torch(TwoLayerHead().eval())
+    params = backbone.variables["params"]
+    assert "classifier.0.weight" in params and "classifier.2.weight" not in params
+    assert (backbone.feature_dim, backbone.num_source_classes) == (4, 3)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_to_backbone_takes_a_classifier_behind_a_norm(norm):
+    """As in timm's EfficientViT, which returns only the linear layer of its head."""
+
+    class Head(torch.nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(width) if norm else torch.nn.Identity()
+            self.linear = torch.nn.Linear(width, 5)
+
+        def forward(self, x):
+            return self.linear(self.norm(x))
+
+    module, spec, size = networks.make("resnet")
+    module.fc = networks.perturb(Head(module.num_features)).eval()
+    module.get_classifier = lambda: module.fc.linear
+    backbone = networks.to_backbone(module, spec, size, "torch")
+    batch = images(size)
+    output = backbone.apply(backbone.variables, batch)
+    assert_close(output.logits, reference(module, batch)[1])
+    assert not backbone.warnings
+
+
 def test_from_torch_takes_a_named_layer():
     module = Perceptron(torch.nn.Linear(4, 3)).eval()
     backbone = from_torch(module, features="body")
