@@ -14,9 +14,9 @@ memory, because reading a larger file from the disk in each pass can take longer
 decoding (`python -m tests.benchmarks.image_cache`).
 
 A file is written under a temporary name, and renamed when it is complete. A header of
-4096 bytes is followed by the images, uint8 [N, S, S, 3], and the labels, little-endian
-int32 [N]. A checksum is verified when a process opens the file. If a file cannot be
-kept, images are decoded in each pass.
+4096 bytes is followed by the images, uint8 [N, S, S, 3], and the labels in
+little-endian order: int32 [N], or as the key states. A checksum is verified when a
+process opens the file. If a file cannot be kept, images are decoded in each pass.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ OFF = "off"
 _FORMAT = 2
 # A multiple of the page size, so that the images are aligned.
 _HEADER_BYTES = 4096
-_LABEL = np.dtype("<i4")
+_CLASS = np.dtype("<i4")
 _SUFFIX, _PARTIAL = ".images", ".partial"
 # Images decoded at a time.
 _BATCH_SIZE = 64
@@ -66,7 +66,7 @@ _POLL, _PATIENCE = 1.0, 1800.0
 _log = logging.getLogger(__name__)
 
 Images = tuple[np.ndarray, np.ndarray]
-"""(images uint8 [N, S, S, 3], labels int32 [N])."""
+"""(images uint8 [N, S, S, 3], labels [N] or [N, L]; see `Split.labels`)."""
 
 
 class _Unusable(Exception):
@@ -240,6 +240,10 @@ def _make_key(
     split: Split, size: int, preprocess: str, process: int, count: int
 ) -> dict[str, Any]:
     """Return everything that determines the bytes of a file."""
+    labels = {}
+    if split.target != "classes":
+        empty = split.label_array([])
+        labels = {"labels": [empty.dtype.newbyteorder("<").str, *empty.shape[1:]]}
     return {
         "format": _FORMAT,
         "images": split.fingerprint,
@@ -249,6 +253,7 @@ def _make_key(
         "num_rows": len(range(process, split.num_examples, count)),
         "size": size,
         **preprocess_lib.key(preprocess),
+        **labels,
     }
 
 
@@ -262,7 +267,14 @@ def _image_bytes(key: Mapping[str, Any]) -> int:
 
 
 def _file_bytes(key: Mapping[str, Any]) -> int:
-    return _HEADER_BYTES + _image_bytes(key) + key["num_rows"] * _LABEL.itemsize
+    dtype, shape = _label_layout(key)
+    return _HEADER_BYTES + _image_bytes(key) + math.prod(shape) * dtype.itemsize
+
+
+def _label_layout(key: Mapping[str, Any]) -> tuple[np.dtype, tuple[int, ...]]:
+    """Return the dtype and the shape of the labels in a file."""
+    dtype, *width = key.get("labels", [_CLASS.str])
+    return np.dtype(dtype), (key["num_rows"], *width)
 
 
 def _describe_bytes(count: float) -> str:
@@ -308,10 +320,11 @@ def _checksum(file: BinaryIO) -> int:
 
 def _map(file: BinaryIO, key: Mapping[str, Any]) -> Images:
     rows, size = key["num_rows"], key["size"]
-    shape = (rows, size, size, 3)
-    images = np.memmap(file, preprocess_lib.DTYPE, "r", _HEADER_BYTES, shape)
+    pixels = (rows, size, size, 3)
+    images = np.memmap(file, preprocess_lib.DTYPE, "r", _HEADER_BYTES, pixels)
     # Not aligned to 4 bytes for some odd sizes, which NumPy allows.
-    labels = np.memmap(file, _LABEL, "r", _HEADER_BYTES + _image_bytes(key), (rows,))
+    dtype, shape = _label_layout(key)
+    labels = np.memmap(file, dtype, "r", _HEADER_BYTES + _image_bytes(key), shape)
     return np.asarray(images), np.asarray(labels)
 
 
@@ -358,7 +371,7 @@ def _decode(split: Split, key: Mapping[str, Any]) -> Iterator[memoryview]:
     batches = stream.batches(
         split, size, key["preprocess"], batch_size=_BATCH_SIZE, examples=examples
     )
-    labels: list[int] = []
+    labels: list[Any] = []
     with progress.bar(f"{split.name}: decoding", key["num_rows"], "image") as bar:
         for batch in batches:
             first = len(labels)
@@ -373,7 +386,7 @@ def _decode(split: Split, key: Mapping[str, Any]) -> Iterator[memoryview]:
         raise _Unusable(
             f"{split.name} has {len(labels)} images instead of {key['num_rows']}"
         )
-    yield np.asarray(labels, _LABEL).data
+    yield np.ascontiguousarray(split.label_array(labels), _label_layout(key)[0]).data
 
 
 @contextlib.contextmanager

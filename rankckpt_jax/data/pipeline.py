@@ -34,7 +34,7 @@ class Batch:
 
     Attributes:
       images: uint8 [B, S, S, 3].
-      labels: int32 [B]; 0 in padding rows.
+      labels: [B] or [B, L]; see `Split.labels`. 0 in padding rows.
       index: int64 [B], the example's position in its split; -1 in padding rows.
       mask: bool [B]; False in padding rows.
     """
@@ -109,9 +109,9 @@ def _streamed(
     for _ in range(num_steps(split.num_examples, batch_size)):
         part = next(parts, None)
         if part is None:
-            empty = np.zeros(0, np.int64)
+            index = np.zeros(0, np.int64)
             none = np.zeros((0, size, size, 3), preprocess_lib.DTYPE)
-            yield _padded(none, empty, empty, batch_size)
+            yield _padded(none, split.label_array([]), index, batch_size)
         else:
             yield _padded(part.images, part.labels, part.index, batch_size)
 
@@ -265,6 +265,7 @@ def _padded(
         images = np.concatenate(
             [images, np.zeros((missing, *images.shape[1:]), images.dtype)]
         )
-        labels = np.concatenate([labels, np.zeros(missing, labels.dtype)])
+        zeros = np.zeros((missing, *labels.shape[1:]), labels.dtype)
+        labels = np.concatenate([labels, zeros])
         index = np.concatenate([index, np.full(missing, -1, index.dtype)])
-    return Batch(images, labels.astype(np.int32), index.astype(np.int64), mask)
+    return Batch(images, labels, index.astype(np.int64), mask)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from rankckpt_jax.data import targets
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.storage import files
 
@@ -26,13 +28,13 @@ class Example:
 
     Attributes:
       index: Position in its split.
-      label: Position of its class in `Task.class_names`.
+      label: Its row of `Split.labels`: an integer, booleans [L] or a float.
       read: Returns the pixels, uint8 [h, w, 3]. It raises `decode.UnusableImage` if
         they cannot be decoded. Threads may call it.
     """
 
     index: int
-    label: int
+    label: Any
     read: Callable[[], np.ndarray]
 
 
@@ -58,6 +60,10 @@ class Split:
       unreadable: The reason by the name of each image that was dropped from the split.
       orientation: "EXIF" if images are turned by it, or "as stored". Part of the key of
         every stored result.
+      target: Kind of the labels, one of `targets.TARGETS`.
+      labels: The labels in the split's order: positions in `Task.class_names`, int32
+        [N], for classes; which of these names an image has, bool [N, L], for
+        multi_label; numbers, float64 [N], for regression. None for classes of a stream.
     """
 
     name: str
@@ -68,6 +74,14 @@ class Split:
     without: Callable[[Mapping[int, str]], Split] | None = None
     unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     orientation: str = "as stored"
+    target: str = "classes"
+    labels: np.ndarray | None = None
+
+    def label_array(self, labels: Sequence[Any]) -> np.ndarray:
+        """Return the labels of n >= 0 examples as one array with n rows."""
+        array = targets.to_array(labels, self.target)
+        width = () if self.labels is None else self.labels.shape[1:]
+        return array.reshape(-1, *width)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -92,15 +106,17 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """An image classification task.
+    """Labeled images with fixed splits.
 
     Attributes:
       name: Decides the directory's name in the store.
-      class_names: Name of each class; labels are positions in this tuple.
+      class_names: Name of each class, or of each label for multi_label; empty for
+        regression.
       splits: "train" and "test", and optionally "val" and "trainval" (the images of
         both "train" and "val").
       origin: A phrase that names the source of the images and splits.
       notes: One sentence per topic that qualifies the results.
+      target: Kind of the labels, one of `targets.TARGETS`.
     """
 
     name: str
@@ -108,11 +124,17 @@ class Task:
     splits: Mapping[str, Split]
     origin: str
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    target: str = "classes"
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, C."""
+        """Number of classes, C, or of labels, L; 0 for regression."""
         return len(self.class_names)
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of a new head: C classes, L labels, or 1 for a number."""
+        return 1 if self.target == "regression" else len(self.class_names)
 
     @property
     def description(self) -> str:
@@ -121,7 +143,12 @@ class Task:
         if not counted:
             return self.origin
         counts = ", ".join(f"{s.num_examples} {s.name}" for s in counted)
-        return f"{self.origin}: {len(self.class_names)} classes, {counts} images"
+        kind = {
+            "classes": f"{len(self.class_names)} classes",
+            "multi_label": f"{len(self.class_names)} labels, several per image",
+            "regression": "a number per image",
+        }[self.target]
+        return f"{self.origin}: {kind}, {counts} images"
 
     @property
     def warnings(self) -> dict[str, str]:
@@ -136,31 +163,35 @@ class Task:
         return notes
 
 
-def array_split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
+def array_split(
+    name: str, images: np.ndarray, labels: np.ndarray, target: str = "classes"
+) -> Split:
     """Return a split of images in memory.
 
     Args:
       name: "train", "val" or "test".
       images: uint8 [N, H, W, 3].
-      labels: int [N].
+      labels: [N] or [N, L]; see `Split.labels`.
+      target: One of `targets.TARGETS`.
     """
-    labels = np.asarray(labels, np.int32)
+    labels = targets.to_array(labels, target)
 
     def examples(
         seed: int | None, index: int, count: int, skip: int
     ) -> Iterator[Example]:
         for row in order(len(labels), seed)[index::count][skip:]:
-            yield Example(
-                int(row), int(labels[row]), functools.partial(images.__getitem__, row)
-            )
+            read = functools.partial(images.__getitem__, row)
+            yield Example(int(row), labels[row], read)
 
     def subset(name: str, rows: np.ndarray) -> Split:
-        return array_split(name, images[rows], labels[rows])
+        return array_split(name, images[rows], labels[rows], target)
 
     def identify() -> str:
         return files.digest(str(images.shape), images.tobytes(), labels.tobytes())
 
-    return Split(name, len(labels), identify, examples, subset)
+    return Split(
+        name, len(labels), identify, examples, subset, target=target, labels=labels
+    )
 
 
 def order(num_examples: int, seed: int | None) -> np.ndarray:

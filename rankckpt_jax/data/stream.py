@@ -41,7 +41,7 @@ class Images:
 
     Attributes:
       images: uint8 [B, S, S, 3].
-      labels: int32 [B].
+      labels: [B] or [B, L]; see `Split.labels`.
       index: int64 [B], positions in the split.
     """
 
@@ -77,10 +77,10 @@ def batches(
         for resized in ahead:
             part.append(resized)
             if len(part) == batch_size:
-                yield _stack(part)
+                yield _stack(split, part)
                 part = []
         if part:
-            yield _stack(part)
+            yield _stack(split, part)
     except decode.UnusableImage as error:
         raise UnreadableImage(
             "An image cannot be decoded",
@@ -121,10 +121,10 @@ def _resize(
     return example, preprocess_lib.resize(example.read(), size, preprocess)
 
 
-def _stack(part: list[Any]) -> Images:
+def _stack(split: Split, part: list[Any]) -> Images:
     examples, images = zip(*part, strict=True)
     return Images(
         np.stack(images),
-        np.asarray([example.label for example in examples], np.int32),
+        split.label_array([example.label for example in examples]),
         np.asarray([example.index for example in examples], np.int64),
     )

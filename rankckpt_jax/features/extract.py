@@ -82,6 +82,8 @@ def make_key(
     """Return everything that determines the features, as stored in their manifest."""
     # Of a PyTorch network. Its engines agree, so "auto" takes the features of either.
     engine = {"torch_engine": torch_engine} if checkpoint.engine else {}
+    # Not for classes, so that features of earlier versions stay valid.
+    target = {} if split.target == "classes" else {"target": split.target}
     return {
         "checkpoint": checkpoint.fingerprint,
         "architecture": checkpoint.architecture,
@@ -96,6 +98,7 @@ def make_key(
         "forward_version": backbone_lib.FORWARD_VERSION,
         "dtype": dtype,
         **engine,
+        **target,
     }
 
 
@@ -192,7 +195,8 @@ def extract(
 
     Returns:
       This process's N rows, in the split's order: "features" float32 [N, D], "labels"
-      int32 [N] and, if the checkpoint has a classifier, "logits" float32 [N, V].
+      as in `Split.labels` and, if the checkpoint has a classifier, "logits" float32
+      [N, V].
 
     Raises:
       Interrupted: The run was asked to stop.

@@ -23,7 +23,7 @@ class FeatureSet:
 
     Attributes:
       features: float [N, D], pooled, before the classifier, in the split's order.
-      labels: int [N].
+      labels: int [N], or as `target` says; see `data.splits.Split.labels`.
       logits: float [N, V] of the checkpoint's own V classes; None without a classifier.
       checksum: Digest of the arrays.
       seconds: Time that extraction took; None if unknown.
@@ -33,6 +33,7 @@ class FeatureSet:
       accuracy: Accuracy after fine-tuning, in [0, 1]; None if unknown.
       num_parameters: Parameters of the network; None if unknown.
       engine: What computed the features of a PyTorch network; see `Backbone`.
+      target: Kind of the labels, one of `data.targets.TARGETS`.
     """
 
     features: np.ndarray
@@ -46,6 +47,7 @@ class FeatureSet:
     accuracy: float | None = None
     num_parameters: int | None = None
     engine: str = ""
+    target: str = "classes"
 
 
 def from_arrays(
@@ -153,4 +155,5 @@ def from_store(key: Mapping[str, Any], entry: store.Entry) -> FeatureSet:
         architecture=str(key.get("architecture", "")),
         image_size=key.get("image_size"),
         engine=entry.result.get("engine", ""),
+        target=key.get("target", "classes"),
     )

@@ -84,7 +84,7 @@ class FeatureCache(ImageCache):
         process: int = 0,
         count: int = 1,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return (features float32 [N, D], labels int32 [N]) instead of images.
+        """Return (features float32 [N, D], labels) instead of images and labels.
 
         Raises:
           InputError: There are several processes.

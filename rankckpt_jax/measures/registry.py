@@ -25,6 +25,7 @@ from typing import Any, Concatenate
 
 import numpy as np
 
+from rankckpt_jax.data.targets import TARGETS as TARGETS
 from rankckpt_jax.errors import InputError, suggest, unknown_name
 from rankckpt_jax.measures.inputs import Inputs
 
@@ -151,13 +152,6 @@ class Evidence:
     num_pairs: int
 
 
-TARGETS: Mapping[str, str] = {
-    "classes": "one class",
-    "multi_label": "several labels",
-    "regression": "one number",
-}
-"""What an image has in each kind of target."""
-
 Compute = Callable[Concatenate[Inputs, ...], Result]
 Combine = Callable[[Sequence[Mapping[str, float]]], list[float]]
 Bounds = tuple[float, float]
@@ -173,7 +167,7 @@ class Measure:
       compute: Maps inputs and options to a result.
       about: One line about the measure.
       needs_logits: Whether it reads the logits of the checkpoint's own classifier.
-      targets: The kinds of TARGETS for which it is implemented.
+      targets: The kinds of `TARGETS` for which it is implemented.
       reads_images: Whether its score depends on the images of the task. Other scores
         are those of a baseline, the same for all tasks.
       cost: Order of its FLOP for one checkpoint, apart from extraction: N images, D

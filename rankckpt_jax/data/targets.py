@@ -1,0 +1,46 @@
+"""Kinds of targets: what the label of an image is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rankckpt_jax.errors import unknown_name
+
+TARGETS: Mapping[str, str] = {
+    "classes": "one class",
+    "multi_label": "several labels",
+    "regression": "one number",
+}
+"""What an image has in each kind of target."""
+
+AUTO = "auto"
+"""The value of `config.task.target` that finds the kind from the files."""
+
+_DTYPES: Mapping[str, Any] = {
+    "classes": np.int32,
+    "multi_label": np.bool_,
+    "regression": np.float64,
+}
+
+
+def to_array(labels: Sequence[Any] | np.ndarray, target: str) -> np.ndarray:
+    """Return the labels of N images as one array.
+
+    Args:
+      labels: N labels of the kind `target`.
+      target: One of TARGETS.
+
+    Returns:
+      int32 [N] for classes, bool [N, L] for multi_label and L labels, float64 [N] for
+      regression.
+    """
+    return np.asarray(labels, _DTYPES[target])
+
+
+def check(target: str, field: str = "config.task.target") -> None:
+    """Raise an `InputError` if `target` is neither AUTO nor one of TARGETS."""
+    if target not in (AUTO, *TARGETS):
+        raise unknown_name("target", target, (AUTO, *TARGETS), field)
