@@ -1,16 +1,20 @@
 """kNN: leave-one-out accuracy of a k-nearest-neighbors classifier.
 
-N images. Each image is assigned the majority class of its k nearest other images in
-Euclidean distance. Ties between classes go to the class with the nearer neighbors.
+N images. Each image is assigned the majority class of its k nearest other images. Ties
+go to the first class, as in scikit-learn.
 
     kNN = fraction of images that are assigned their own class.
+
+The option `metric` is the distance: "euclidean", the default, or "cosine", which is 1
+minus the cosine of the angle between two images and 1 to an image of zeros. Sorkhei et
+al. (2025, arXiv 2503.18528) find kNN the best of 23 measures over 42,000 fine-tunings.
 
 The search is exact and works on tiles, so no N x N array exists. One tile of products
 between images i and j serves the queries of both. If there are more than `max_queries`
 images, a stratified subset (`sampling.subset`) is queried against all images.
 
 Cost: N^2 D FLOP. Range: [0, 1]. Higher is better. Published code by PARC's authors
-returns percent; other code uses cosine similarity.
+returns percent.
 """
 
 from __future__ import annotations
@@ -22,10 +26,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures import regimes
-from rankckpt_jax.measures.registry import FRACTION, Inputs, Regime, Result, register
+from rankckpt_jax.measures.registry import (
+    FRACTION,
+    Inputs,
+    Options,
+    Regime,
+    Result,
+    register,
+)
 from rankckpt_jax.measures.statistics import blocks, sampling, scaling
+
+METRICS = ("euclidean", "cosine")
 
 _TILE = 512
 """Rows of a tile."""
@@ -46,20 +59,30 @@ def _no_neighbors(inputs: Inputs, result: Result) -> str:
 NO_NEIGHBORS = Regime("no neighbors", _no_neighbors, saturates=True)
 
 
+def _check(options: Options) -> None:
+    metric = options.get("metric", METRICS[0])
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS, "measure_options.knn.metric")
+
+
 @register(
     "knn",
     cost="N^2 D",
     resampling="bootstrap",
     bounds=(0.0, 1.0),
+    check=_check,
     tolerance=FRACTION,
     regimes=(NO_NEIGHBORS, regimes.MAJORITY, regimes.COPIES),
 )
-def knn(inputs: Inputs, k: int = 1, max_queries: int = 20_000) -> Result:
+def knn(
+    inputs: Inputs, k: int = 1, metric: str = "euclidean", max_queries: int = 20_000
+) -> Result:
     """Return the leave-one-out accuracy.
 
     Args:
       inputs: Features [N, D] and labels [N]; the seed selects the queries.
       k: Number of neighbors.
+      metric: "euclidean" or "cosine".
       max_queries: Maximum number of images to classify.
 
     Raises:
@@ -78,13 +101,17 @@ def knn(inputs: Inputs, k: int = 1, max_queries: int = 20_000) -> Result:
     others = np.setdiff1d(np.arange(count), queries, assume_unique=True)
     order = np.concatenate([queries, others])
     size = min(_TILE, -(-count // 8) * 8)
-    # Centering makes the products smaller, whose differences are distances.
-    x = scaling.to_unit(statistics.centered)
+    if metric == "cosine":
+        x, penalty = scaling.unit_rows(statistics.features), 0.0
+    else:
+        # Centering makes the products smaller, whose differences are distances.
+        x, penalty = scaling.to_unit(statistics.centered), 0.5
     x = x[order] if len(others) else x
     classes = _classify(
         np.pad(x, ((0, -count % size), (0, 0))),
         np.pad(statistics.labels[order], (0, -count % size)),
         count,
+        penalty,
         _tile_pairs(-(-len(queries) // size), -(-count // size)),
         size,
         k,
@@ -113,15 +140,19 @@ def _classify(
     x: jax.Array,
     labels: jax.Array,
     count: int,
+    penalty: float,
     pairs: jax.Array,
     size: int,
     k: int,
     num_classes: int,
 ) -> jax.Array:
-    """Return the majority class of each row's neighbors among `count` rows: [rows]."""
-    # x_i'x_j - |x_j|^2 / 2 decreases with the distance between i and j.
-    half = jnp.sum(x * x, axis=1) / 2
-    half = jnp.where(jnp.arange(len(x)) < count, half, jnp.inf)
+    """Return the majority class of each row's neighbors among `count` rows: [rows].
+
+    The neighbors of row i have the largest x_i'x_j - penalty |x_j|^2, which decreases
+    with the Euclidean distance for a penalty of 1/2.
+    """
+    offset = penalty * jnp.sum(x * x, axis=1)
+    offset = jnp.where(jnp.arange(len(x)) < count, offset, jnp.inf)
 
     def part(array: jax.Array, tile: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(array, tile * size, size)
@@ -131,7 +162,7 @@ def _classify(
     ) -> Any:
         """Merge neighbors from tile `other`, along `axis`, into those of `tile`."""
         value, label = part(best[0], tile), part(best[1], tile)
-        similarity = product - jnp.expand_dims(part(half, other), 1 - axis)
+        similarity = product - jnp.expand_dims(part(offset, other), 1 - axis)
         if k == 1:
             new, place = blocks.maximum(similarity, axis)
             # The first of several equal neighbors stays.
@@ -169,8 +200,6 @@ def _classify(
         jnp.zeros((len(x), k), labels.dtype),
     )
     _, nearest = jax.lax.scan(step, best, pairs)[0]
-    # Nearer neighbors count slightly more, which breaks ties but no majority.
-    weights = 1 + jnp.arange(k, 0, -1, x.dtype) / (4.0 * k * k)
-    votes = jnp.zeros((len(x), num_classes), x.dtype)
+    votes = jnp.zeros((len(x), num_classes), jnp.int32)
     place = jnp.arange(len(x))[:, None]
-    return jnp.argmax(votes.at[place, nearest].add(weights[None]), axis=1)
+    return jnp.argmax(votes.at[place, nearest].add(1), axis=1)

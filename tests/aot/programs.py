@@ -243,7 +243,7 @@ def neighbors(k: int) -> Call:
     size = knn._TILE
     tiles = math.ceil(IMAGES / size)
     pairs = ints(tiles * (tiles + 1) // 2, 2)
-    args = (floats(tiles * size, WIDTH), ints(tiles * size), IMAGES, pairs)
+    args = (floats(tiles * size, WIDTH), ints(tiles * size), IMAGES, 0.5, pairs)
     options = {"size": size, "k": k, "num_classes": CLASSES}
     return Call(knn._classify, args, options)
 

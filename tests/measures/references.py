@@ -264,6 +264,28 @@ def parc(x: np.ndarray, y: np.ndarray, standardize: bool = True) -> float:
     return float(stats.spearmanr(first, np.round(second, 6)).statistic)
 
 
+def cka(x: np.ndarray, y: np.ndarray) -> float:
+    x, one_hot = x - x.mean(axis=0), _one_hot(y)
+    one_hot -= one_hot.mean(axis=0)
+    norms = np.linalg.norm(x.T @ x) * np.linalg.norm(one_hot.T @ one_hot)
+    return float(np.linalg.norm(x.T @ one_hot) ** 2 / norms)
+
+
+def lfc(x: np.ndarray, y: np.ndarray, variant: str) -> float:
+    if variant == "lfc_correlation":
+        kernel = np.corrcoef(x)
+    else:
+        kernel = x @ x.T
+    if variant == "lfc_cosine":
+        length = np.sqrt(np.diagonal(kernel))
+        kernel = kernel / np.outer(length, length)
+    same = np.where(y[:, None] == y, 1.0, -1.0)
+    if variant == "lfc_uncentered":
+        norms = np.linalg.norm(kernel) * np.linalg.norm(same)
+        return float(np.sum(kernel * same) / norms)
+    return float(stats.pearsonr(kernel.ravel(), same.ravel()).statistic)
+
+
 def ncti_terms(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     pca = decomposition.PCA(min(64, *x.shape), svd_solver="full")
     x = pca.fit_transform(x)
@@ -284,20 +306,11 @@ def ncti_terms(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     }
 
 
-def _votes(members: np.ndarray) -> tuple[int, int]:
-    """The number of neighbors of a class, and minus the sum of their ranks."""
-    return int(members.sum()), -int(np.flatnonzero(members).sum())
-
-
-def knn(x: np.ndarray, y: np.ndarray, k: int = 1) -> float:
-    nearest = neighbors.NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x)
-    votes = y[nearest.kneighbors(return_distance=False)]
-    correct = [
-        # Ties go to the label with the nearer neighbors.
-        max(np.unique(row), key=lambda c, row=row: _votes(row == c)) == c
-        for row, c in zip(votes, y, strict=True)
-    ]
-    return float(np.mean(correct))
+def knn(x: np.ndarray, y: np.ndarray, k: int = 1, metric: str = "euclidean") -> float:
+    search = neighbors.NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute")
+    nearest = y[search.fit(x).kneighbors(return_distance=False)]
+    # The mode is the first class of several.
+    return float(np.mean(stats.mode(nearest, axis=1).mode == y))
 
 
 def mutual_information(

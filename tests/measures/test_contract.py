@@ -36,6 +36,7 @@ RANGES = {
     "sfda": (0, 1),
     "lda": (0, 1),
     "knn": (0, 1),
+    "cka": (0, 1),
     "linear": (0, 1),
     "mutual_information": (-np.inf, np.log(4)),
     "pactran": (-np.inf, 0),
@@ -111,6 +112,7 @@ REFUSED = {
         "rsa": "pairs within a class",
     },
     "constant features": {
+        "cka": "All rows of the features are equal",
         "ncti": "a class with images that differ",
         "parc": "All features of each image are equal",
         "rsa": "All features of each image are equal",

@@ -28,6 +28,7 @@ HOLDS = {
     # Computed from distances, or standardized first.
     "knn": ALL,
     "gbc": ALL,
+    "cka": ALL,
     # The evidence is maximized over scales, but not over shifts.
     "logme": ALL - {"shift"},
     # These compare distances with a constant.

@@ -31,13 +31,20 @@ REAL = {
     "lda score (ETran)": "lda",
 }
 PUBLISHED = ("leep", "nce", "h_score", "regularized_h_score", "logme", "transrate")
-PUBLISHED += ("gbc", "sfda", "lda", "parc")
+PUBLISHED += ("gbc", "sfda", "lda", "parc", "cka", "knn")
+LFC = ("lfc", "lfc_cosine", "lfc_correlation", "lfc_uncentered")
 # Key in small.json, measure, options.
 SMALL = [(name, name, {}) for name in PUBLISHED]
 SMALL += [
     ("nce_soft", "nce", {"soft": True}),
     ("gbc_diagonal", "gbc", {"covariance": "diagonal", "dimensions": 0}),
     ("logme", "logme", {"published": True}),
+    *((variant, "cka", {"variant": variant}) for variant in LFC),
+    ("knn_cosine", "knn", {"metric": "cosine"}),
+    ("knn_5", "knn", {"k": 5}),
+    ("knn_5_cosine", "knn", {"k": 5, "metric": "cosine"}),
+    ("knn_20", "knn", {"k": 20}),
+    ("knn_20_cosine", "knn", {"k": 20, "metric": "cosine"}),
 ]
 
 
@@ -112,6 +119,7 @@ def test_measures_match_references_for_unbalanced_classes(n, d):
         "parc": 100 * references.parc(x, labels),
         "rsa": references.parc(x, labels, standardize=False),
         "knn": references.knn(x, labels),
+        "cka": references.cka(x, labels),
         "nce": references.nce(z, labels),
         "leep": references.leep(z, labels),
         "energy": references.energy(z),
@@ -125,6 +133,11 @@ def test_measures_match_references_for_unbalanced_classes(n, d):
     assert result == pytest.approx(references.logme(x, labels), rel=1e-4)
     result = measures.compute_prepared("gbc", inputs, covariance="diagonal").score
     assert result == pytest.approx(references.gbc(x, labels, "diagonal"), rel=1e-4)
+    for variant in LFC:
+        result = measures.compute_prepared("cka", inputs, variant=variant).score
+        assert result == pytest.approx(references.lfc(x, labels, variant), rel=1e-4)
+    result = measures.compute_prepared("knn", inputs, k=3, metric="cosine").score
+    assert result == references.knn(x, labels, 3, "cosine")
 
 
 def test_h_score_ignores_directions_without_variance(small):
@@ -286,19 +299,37 @@ def test_mutual_information_matches_numpy(small):
     assert result == pytest.approx(expected, rel=1e-4)
 
 
-def test_knn_matches_scikit_learn():
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_knn_matches_scikit_learn(k, metric):
     from sklearn.model_selection import LeaveOneOut, cross_val_score
     from sklearn.neighbors import KNeighborsClassifier
 
     features, labels, _ = generate(separation=0.5, n=60)
-    # scikit-learn breaks ties between classes differently.
-    for k, tolerance in ((1, 1e-6), (5, 0.1)):
-        model = KNeighborsClassifier(k)
-        expected = cross_val_score(model, features, labels, cv=LeaveOneOut()).mean()
-        result = score("knn", features, labels, None, k=k)
-        assert result == pytest.approx(expected, abs=tolerance)
+    features[7] = 0
+    model = KNeighborsClassifier(k, metric=metric)
+    expected = cross_val_score(model, features, labels, cv=LeaveOneOut()).mean()
+    result = score("knn", features, labels, None, k=k, metric=metric)
+    assert result == pytest.approx(expected, abs=1e-6)
+
+
+def test_knn_refuses_impossible_options():
+    features, labels, _ = generate(n=60)
     with pytest.raises(InputError, match="k must be smaller"):
         score("knn", features, labels, None, k=60)
+    with pytest.raises(InputError, match="did you mean 'cosine'"):
+        score("knn", features, labels, None, metric="cosin")
+
+
+def test_cka_of_random_labels_is_its_chance():
+    features, labels, _ = generate(n=40, d=60)
+    random = np.random.default_rng(0)
+    scores = [
+        score("cka", features, random.permutation(labels), None) for _ in range(40)
+    ]
+    details = measures.compute("cka", features, labels).details
+    # The mean of 40 scores has a standard deviation of 0.5 %.
+    assert np.mean(scores) == pytest.approx(details["chance"], rel=0.02)
 
 
 def test_knn_and_parc_with_several_tiles():

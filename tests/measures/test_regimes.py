@@ -42,6 +42,8 @@ SATURATED = [
     ("knn", SEPARATED(), {}, "maximum", 1.0),
     ("knn", ONE_EACH(20), {}, "no neighbors", 0.0),
     ("knn", _few(12, 4, 3), {"k": 11}, "no neighbors", 0.0),
+    ("cka", ONE_EACH(4), {}, "single images", None),
+    ("cka", (_few(200, 8)[0], np.arange(200) % 2), {}, "chance", None),
     ("gbc", SEPARATED(), {}, "maximum", 0.0),
     ("nleep", SEPARATED(), {"components_per_class": 1}, "maximum", 0.0),
 ]
@@ -86,6 +88,7 @@ def test_nleep_is_at_chance_unless_its_variant_is_a_probability():
     ("name", "inputs", "text"),
     [
         ("transrate", _few(), "no more images (54) than feature dimensions"),
+        ("cka", generate(n=40, d=60)[:2], "no more images (40) than feature dimen"),
         ("logme", ONE_EACH(20), "Each class has one image"),
         ("gbc", (_few(8, 4)[0] / 1e3, np.arange(8)), "Each class has one image"),
         ("knn", (_few(60, 3, 2)[0], np.arange(60) // 58), "most frequent class"),
@@ -108,8 +111,7 @@ def test_compute_says_nothing_in_an_ordinary_regime():
 
 
 def test_measures_that_need_more_images_than_dimensions_warn_without_them():
-    features, labels = _few()
-    logits = np.random.default_rng(2).normal(size=(len(labels), 5))
+    features, labels, logits = generate(n=54, d=256)
     results = measures.compute_all(features, labels, logits, facts=FACTS)
     for name, result in results.items():
         warns = "feature dimensions" in result.warning

@@ -13,7 +13,7 @@ from tests.measures import references
 from tests.measures.data import FACTS, generate, score
 
 SCALE_FREE = ("h_score", "regularized_h_score", "knn", "linear", "logme")
-SCALE_FREE += ("mutual_information", "parc", "rsa", "sfda")
+SCALE_FREE += ("mutual_information", "parc", "rsa", "sfda", "cka")
 WARNED = ("gbc", "transrate", "lda", "etran", "pactran", "ncti")
 
 

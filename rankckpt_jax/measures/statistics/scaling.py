@@ -31,6 +31,15 @@ def to_unit(x: np.ndarray) -> np.ndarray:
     return divide(x, power_of_two(largest))
 
 
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Divide each row of x [N, D] by its Euclidean length; rows of zeros stay zeros."""
+    largest = np.max(np.abs(x), axis=1, keepdims=True)
+    # First by the largest entry, so that squares cannot overflow or vanish.
+    rows = x / np.where(largest > 0, largest, 1)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(length > 0, length, 1)
+
+
 def divide(x: np.ndarray, scale: float) -> np.ndarray:
     """Divide x by a power of two that the dtype of x may not represent."""
     return np.ldexp(x, -int(np.log2(scale)))
