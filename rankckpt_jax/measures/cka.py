@@ -17,9 +17,9 @@ between classes:
     lfc_correlation  k(a, b) = correlation of the entries of a and of b
     lfc_uncentered   k(a, b) = a'b, without subtracting the means of r
 
-With q = sum_c n_c^2 / N^2, the mean m of all features, and N^2 cov = sum_c n_c^2 (|g_c|^2
-+ 2 m'g_c), r is N cov / sqrt(q (1 - q) (|T|^2 + 2 N m'Tm)). With equal classes, CKA
-is LFC of centered features. Published code, by others, has the first three variants.
+With q = sum_c n_c^2 / N^2, the mean m of all features, and v = sum_c n_c^2 (|g_c|^2 +
+2 m'g_c), r is v / (N sqrt(q (1 - q) (|T|^2 + 2 N m'Tm))). With equal classes, CKA is
+LFC of centered features. Published code, by others, has the first three variants.
 
 Cost: 2 N D^2 FLOP, shared; no pair of images is visited. Range: CKA [0, 1], LFC [-1,
 1]. Higher is better. Labels without relation to the features have an expected CKA of

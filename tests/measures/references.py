@@ -272,10 +272,7 @@ def cka(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def lfc(x: np.ndarray, y: np.ndarray, variant: str) -> float:
-    if variant == "lfc_correlation":
-        kernel = np.corrcoef(x)
-    else:
-        kernel = x @ x.T
+    kernel = np.corrcoef(x) if variant == "lfc_correlation" else x @ x.T
     if variant == "lfc_cosine":
         length = np.sqrt(np.diagonal(kernel))
         kernel = kernel / np.outer(length, length)
