@@ -14,7 +14,7 @@ import numpy as np
 
 from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError, describe_unexpected
-from rankckpt_jax.measures import regimes, registry
+from rankckpt_jax.measures import regimes, registry, weight_spectra
 from rankckpt_jax.measures.inputs import Inputs, prepare
 from rankckpt_jax.measures.registry import Measure, Options, Result
 
@@ -137,6 +137,13 @@ def compute_prepared(
             expected="logits [N, source classes]",
             found="no logits",
             fix="rank by another measure, such as nleep",
+        )
+    if measure.needs_weights and weight_spectra.FACT not in inputs.facts:
+        raise InputError(
+            f"{name} needs the weights of the checkpoint, and only features were given",
+            expected="a checkpoint or a model",
+            found="features that were made elsewhere",
+            fix="rank the checkpoint itself, or leave the measure out",
         )
     inputs = dataclasses.replace(inputs, seed=seed)
     result = _run(measure, inputs, options)

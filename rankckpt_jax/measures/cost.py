@@ -25,6 +25,9 @@ EM_ITERATIONS = 20
 STEPS = 100
 """Assumed steps of a logistic regression."""
 
+FREE = ("none", "fine-tuning", "SVD")
+"""Costs of measures that compute nothing from features."""
+
 _LARGEST = 4
 """Assumed images of the largest component, in units of their mean."""
 
@@ -86,7 +89,7 @@ def memory(name: str, sizes: Sizes) -> float:
 
     EM of NLEEP takes more; see `mixture.fitting.dense_program`.
     """
-    if registry.get(name).cost in ("none", "fine-tuning"):
+    if registry.get(name).cost in FREE:
         return 0.0
     features = sizes.images * (sizes.dimensions + sizes.source_classes)
     return 4.0 * features + 3 * 8 * sizes.dimensions**2

@@ -167,6 +167,8 @@ class Measure:
       compute: Maps inputs and options to a result.
       about: One line about the measure.
       needs_logits: Whether it reads the logits of the checkpoint's own classifier.
+      needs_weights: Whether it reads the checkpoint's weights, through
+        `inputs.facts[weight_spectra.FACT]`.
       targets: The kinds of `TARGETS` for which it is implemented.
       reads_images: Whether its score depends on the images of the task. Other scores
         are those of a baseline, the same for all tasks.
@@ -201,6 +203,7 @@ class Measure:
     compute: Compute
     about: str = ""
     needs_logits: bool = False
+    needs_weights: bool = False
     targets: tuple[str, ...] = ("classes",)
     reads_images: bool = True
     cost: str = ""

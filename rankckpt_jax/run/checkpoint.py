@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from rankckpt_jax import finetune
+from rankckpt_jax import finetune, measures
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.devices import background, processes, progress, signals
 from rankckpt_jax.errors import (
@@ -20,10 +20,11 @@ from rankckpt_jax.errors import (
 )
 from rankckpt_jax.features import extract, precomputed
 from rankckpt_jax.features.feature_set import FeatureSet
+from rankckpt_jax.measures import weight_spectra
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import scoring
 from rankckpt_jax.run.context import RunContext
-from rankckpt_jax.run.network import Network, open_network
+from rankckpt_jax.run.network import Network, load_weight_spectra, open_network
 from rankckpt_jax.run.pool import Member
 
 OnComputed = Callable[[str, float], None]
@@ -193,10 +194,23 @@ def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> R
     wait = (
         _compile_finetuning(context, network, member.name, events) if compute else None
     )
+    if any(measures.get(name).needs_weights for name in context.settings.measures):
+        member = _with_weight_spectra(context, member, network, events)
     row = _extract_and_score(context, member, network, row, events)
     if wait is not None:
         wait()
     return _finetune(context, network, row, events, compute=compute)
+
+
+def _with_weight_spectra(
+    context: RunContext, member: Member, network: Network, events: Events
+) -> Member:
+    """Add what measures of the weights read to the facts of a checkpoint."""
+    if not {"extract", "score"} & set(context.stages):
+        return member
+    spectra = load_weight_spectra(context, member, network, events.title, events.add)
+    facts = {**member.facts, weight_spectra.FACT: spectra}
+    return dataclasses.replace(member, facts=facts)
 
 
 def _compile_finetuning(

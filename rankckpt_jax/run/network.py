@@ -14,10 +14,12 @@ from typing import Any
 
 import rankckpt_jax
 from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.checkpoints import kernels
 from rankckpt_jax.checkpoints.description import Description, describe
 from rankckpt_jax.checkpoints.fetch import uris
 from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import redact
+from rankckpt_jax.measures import weight_spectra
 from rankckpt_jax.run.context import RunContext
 from rankckpt_jax.run.pool import Member
 from rankckpt_jax.storage import store
@@ -89,6 +91,42 @@ def open_network(
     description = describe(load())
     store.save_result(path, key, dataclasses.asdict(description))
     return Network(description, load)
+
+
+def load_weight_spectra(
+    context: RunContext,
+    member: Member,
+    network: Network,
+    title: str,
+    on_computed: Callable[[str, float | None], None],
+) -> Mapping[str, Any]:
+    """Return `weight_spectra.summarize` of a checkpoint, stored or computed.
+
+    It is stored in CHECKPOINT/weight_spectra.json, so that a cached run reads no
+    weights.
+
+    Args:
+      context: Everything that the stages need.
+      member: The checkpoint.
+      network: The same.
+      title: Prefix of log lines.
+      on_computed: Called with "weight spectra" and the seconds, or None if stored.
+    """
+    path = context.directory / member.name / "weight_spectra.json"
+    key = {
+        "checkpoint": network.description.fingerprint,
+        "version": rankckpt_jax.__version__,
+    }
+    stored = store.load_result(path, key)
+    if stored is not None:
+        on_computed("weight spectra", None)
+        return stored.result
+    backbone, start = network.load(), time.monotonic()
+    with progress.step(title, "decomposing weights"):
+        spectra = weight_spectra.summarize(kernels.kernels(backbone))
+    store.save_result(path, key, spectra)
+    on_computed("weight spectra", time.monotonic() - start)
+    return spectra
 
 
 def _from_json(stored: Mapping[str, Any]) -> Description:

@@ -5,16 +5,26 @@ import functools
 import numpy as np
 
 from rankckpt_jax import measures
+from rankckpt_jax.measures import weight_spectra
 
+_RANDOM = np.random.default_rng(0)
 FACTS = {
     "name": "a",
     "num_parameters": 1000,
     "source_accuracy": 70.0,
     "early_stop_accuracy": 0.5,
+    # Its tail has more than 10 eigenvalues and an alpha below 6.
+    weight_spectra.FACT: weight_spectra.summarize(
+        [("layer", _RANDOM.standard_t(2, (60, 40)))]
+    ),
 }
 # Scores that do not depend on the images.
-CONSTANT = ("num_parameters", "feature_dim", "source_accuracy", "early_stopping")
 NAMES = [name for name in measures.names() if name != "static"]
+CONSTANT = [
+    name
+    for name in NAMES
+    if name == "early_stopping" or not measures.reads_images(name)
+]
 FROM_IMAGES = [name for name in NAMES if name not in CONSTANT]
 NEED_LOGITS = [name for name in NAMES if measures.get(name).needs_logits]
 

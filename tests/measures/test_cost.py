@@ -26,9 +26,7 @@ def test_flop_follows_the_cost_of_a_measure(name, expected):
 
 def test_flop_reads_the_cost_of_every_measure():
     free = {n for n in measures.names() if not cost.flop(n, SIZES)}
-    stated = {
-        n for n in measures.names() if measures.get(n).cost in ("none", "fine-tuning")
-    }
+    stated = {n for n in measures.names() if measures.get(n).cost in cost.FREE}
     assert free == stated
     # No term is ignored: each one is a product of known symbols, or EM.
     known = {"N", "D", "C", "V", "steps", "EM"}

@@ -94,7 +94,7 @@ def to_backbone(
     head = {} if split.head is None else {layers.HEAD: dict(split.head)}
     apply: Any
     if engine == "torch":
-        apply = dataclasses.replace(host, point=split.point)
+        apply = dataclasses.replace(host, point=split.point, parameters=params)
         variables: dict[str, Any] = {"params": head, "batch_stats": {}}
     else:
         batch_stats = {key: values[key] for key in values if key in statistics}

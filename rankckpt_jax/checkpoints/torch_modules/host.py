@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +28,7 @@ class HostApply:
       point: Where its features are.
       pixels: Subtracts the mean of its images and divides by the standard deviation.
       dtype: "float32", or "bfloat16" for the products.
+      parameters: Its trainable weights by name, without those of the classifier.
     """
 
     on_host: ClassVar[bool] = True
@@ -35,6 +37,9 @@ class HostApply:
     point: Point
     pixels: Pixels
     dtype: str = "float32"
+    parameters: Mapping[str, np.ndarray] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
 
     def __call__(
         self,
