@@ -62,7 +62,7 @@ _LEGEND = """\
 logits   needs the checkpoint's own classifier
 N > D    needs more images (N) than feature dimensions (D)
 targets  {targets}
-cost     order of FLOP; C classes, V classes of the checkpoint's classifier; SVD of the weights
+cost     order of FLOP; C classes, V of the checkpoint's classifier; SVD of its weights
 tau      mean Kendall's tau of published scores with fine-tuning; - if there are none
 docs/choosing-a-measure.md has the sources, and a recommendation for each situation."""
 
