@@ -139,8 +139,8 @@ def _check_matrix(name: str, array: Any, where: str) -> jax.Array:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         array = array.astype(jnp.float32)
     array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
-    bad = int(_count_not_finite(array))
-    if bad:
+    if not _all_finite(array):
+        bad = np.count_nonzero(~np.isfinite(np.asarray(array)))
         raise InputError(
             f"{name} must be finite",
             where=where or name,
@@ -152,8 +152,8 @@ def _check_matrix(name: str, array: Any, where: str) -> jax.Array:
 
 
 @jax.jit
-def _count_not_finite(array: jax.Array) -> jax.Array:
-    return jnp.sum(~jnp.isfinite(array))
+def _all_finite(array: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(array))
 
 
 def _encode_labels(labels: Any, num_examples: int, where: str) -> tuple[jax.Array, int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rankckpt_jax import finetune, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
@@ -279,12 +280,10 @@ SUN = Points(19_850, 1985, 340)
 
 def cluster(points: Points) -> Call:
     blocks_, rows = blocks.shape(points.count, points.components)
-    panel = kmeans._PANEL
-    capacity = -(-points.dimensions // kmeans._CAPACITY) * kmeans._CAPACITY
-    devices, panels = mapping.local_device_count(), capacity // panel
+    widths = np.diff([0, *kmeans.group_ends(points.dimensions)])
     args = (
-        floats(devices, blocks_ // devices, panels, rows, panel),
-        floats(panels, blocks_, rows, panel),
+        ints(mapping.local_device_count(), 1),
+        tuple(floats(blocks_, rows, int(width)) for width in widths),
         ints(),
         jax.ShapeDtypeStruct((2,), jnp.uint32),
         floats(),
@@ -464,9 +463,9 @@ PROGRAMS = [
         "statistics",
     ),
     Program(
-        "measures.inputs._count_not_finite",
+        "measures.inputs._all_finite",
         "D=2048",
-        simple(inputs._count_not_finite, floats(IMAGES, WIDTH)),
+        simple(inputs._all_finite, floats(IMAGES, WIDTH)),
         "statistics",
     ),
     Program(

@@ -6,18 +6,16 @@ device.
 Initialization (Arthur and Vassilvitskii 2007). The next center is drawn with
 probability proportional to the squared distance to the nearest center so far. As in
 scikit-learn, 2 + log K candidates are drawn, and the one that lowers the sum of these
-distances most is kept. Cost: 2 N K D (2 + log K) FLOP in K sequential steps. Up to
-_ALL_PAIRS points, the distances of all pairs are computed first instead, in one product
-of 2 N^2 D FLOP, and the steps only read rows of them.
+distances most is kept. Cost: 2 N K D (2 + log K) FLOP in K sequential steps.
 
 Lloyd. Each point is assigned to the nearest center: 2 N K D FLOP in one matrix product
 of |c|^2 - 2 c.x, since |x|^2 is equal for all centers. Each center moves to the mean of
 its points (N D FLOP), until no assignment changes or the centers move by less than
 `tol`. An empty cluster takes the point that is farthest from its own center.
 
-Dimensions. Points are stored in panels of _PANEL columns, and loops over the panels
-skip those that are padding. One program therefore serves all D up to _CAPACITY, and
-wastes less than a panel.
+Dimensions. Points are stored in groups of columns, and groups that are padding are
+skipped. One program therefore serves all D up to _CAPACITY. Above the first 64 columns
+it multiplies at most half more than D.
 
 Lloyd is discontinuous: a rounding error that moves one point to another cluster can
 change the result. For equal clusters with any number of devices, each device assigns
@@ -39,15 +37,12 @@ from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.statistics import blocks
 
-_PANEL = 32
-"""Columns that are multiplied at once."""
-
 _CAPACITY = 512
 """Dimensions are padded to a multiple of this, so that a pool needs one program."""
 
 
-_ALL_PAIRS = 4096
-"""Number of points up to which the distances of all pairs are kept: 64 MB."""
+Groups = tuple[jax.Array, ...]
+"""An array in groups of columns."""
 
 
 class KMeans(NamedTuple):
@@ -112,12 +107,12 @@ def fit_many(
         )
     # Centering makes the products smaller, whose differences are distances.
     mean = x.mean(axis=0)
-    capacity = -(-dimensions // _CAPACITY) * _CAPACITY
-    centered = np.pad(x - mean, ((0, 0), (0, capacity - dimensions)))
+    ends = group_ends(dimensions)
+    centered = np.pad(x - mean, ((0, 0), (0, ends[-1] - dimensions)))
     points = blocks.split(centered, blocks.shape(num_rows, num_clusters))
-    points = points.reshape(*points.shape[:2], -1, _PANEL).transpose(2, 0, 1, 3)
-    local = blocks.for_devices(np.ascontiguousarray(points.swapaxes(0, 1)))
-    number = np.int32(-(-dimensions // _PANEL))
+    groups = tuple(np.split(points, ends[:-1], axis=2))
+    device = blocks.for_devices(np.arange(blocks.num_devices(), dtype=np.int32))
+    number = np.int32(1 + np.searchsorted(ends, dimensions))
     shift = x.dtype.type(tol * np.mean(np.var(x, axis=0)))
     run = program(num_rows, num_clusters, max_iter)
     results = []
@@ -125,64 +120,95 @@ def fit_many(
         # map_devices takes raw key data, not typed keys.
         key = jax.random.key_data(jax.random.key(np.uint32(seed)))
         centers, *outputs = map(
-            np.asarray, run(local, points, number, np.asarray(key), shift)
+            np.asarray, run(device, groups, number, np.asarray(key), shift)
         )
-        centers = centers.swapaxes(0, 1).reshape(num_clusters, -1)[:, :dimensions]
+        centers = centers[:, :dimensions]
         assignments, inertia, steps = outputs
         results.append(KMeans(centers + mean, assignments[:num_rows], inertia, steps))
     return results
 
 
+def group_ends(dimensions: int) -> list[int]:
+    """Return the last columns of the groups: 64, 96, 128, 192, ... up to the capacity.
+
+    The capacity is the multiple of _CAPACITY that holds all dimensions.
+    """
+    capacity = -(-dimensions // _CAPACITY) * _CAPACITY
+    ends = [size << i for i in range(5, 32) for size in (2, 3)]
+    return [end for end in ends if end < capacity] + [capacity]
+
+
 @functools.lru_cache(maxsize=64)
 def program(num_rows: int, num_clusters: int, max_iter: int) -> Callable[..., Any]:
-    """Return the mapped `_fit`, from points in panels (see `fit_many`)."""
+    """Return the mapped `_fit`, from groups of columns (see `fit_many`)."""
 
     def fit_one(
-        local: jax.Array,
-        x: jax.Array,
+        device: jax.Array,
+        groups: Groups,
         number: jax.Array,
         key: jax.Array,
         shift: jax.Array,
     ) -> Any:
         key = jax.random.wrap_key_data(key)
-        return _fit(local, x, number, num_rows, num_clusters, max_iter, shift, key)
+        points = _arrange(groups, number, num_rows)
+        return _fit(device[0], points, num_clusters, max_iter, shift, key)
 
     axes = (0, None, None, None, None)
     return mapping.map_devices(fit_one, in_axes=axes, out_axes=None)
 
 
+class _Points(NamedTuple):
+    """Points on a device, in blocks of B rows.
+
+    Attributes:
+      rows: For each group of w columns, [blocks * B, w].
+      columns: The same, [w, blocks * B].
+      number: int32 scalar, groups that are not padding.
+      norms: [blocks * B], |x|^2.
+      valid: bool [blocks * B], False in rows that are padding.
+      num_blocks: Number of blocks.
+    """
+
+    rows: Groups
+    columns: Groups
+    number: jax.Array
+    norms: jax.Array
+    valid: jax.Array
+    num_blocks: int
+
+
+def _arrange(groups: Groups, number: jax.Array, num_rows: int) -> _Points:
+    """Arrange groups [blocks, B, w], of which the first `num_rows` rows are points."""
+    rows = tuple(group.reshape(-1, group.shape[2]) for group in groups)
+    norms = _squares(number, rows)
+    columns = tuple(group.T for group in rows)
+    valid = jnp.arange(len(norms)) < num_rows
+    return _Points(rows, columns, number, norms, valid, len(groups[0]))
+
+
 def _fit(
-    local: jax.Array,
-    x: jax.Array,
-    number: jax.Array,
-    num_rows: int,
+    device: jax.Array,
+    points: _Points,
     num_clusters: int,
     max_iter: int,
     shift: jax.Array,
     key: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Cluster the first `num_rows` points.
+    """Cluster the points.
 
     Args:
-      local: The points that this device assigns, [blocks of this device, P, B, _PANEL].
-      x: All points, [P, blocks, B, _PANEL].
-      number: int32 scalar, panels that are not padding.
-      num_rows: N; other rows are padding.
+      device: int32 scalar, the index of this device.
+      points: All points.
       num_clusters: K.
       max_iter: Maximum number of Lloyd's iterations.
       shift: Scalar; Lloyd stops when the centers move by less, squared and summed.
       key: The random key.
     """
-    panels, num_blocks, rows, _ = x.shape
-    flat = x.reshape(panels, num_blocks * rows, -1)
-    norms = _over_panels(
-        number, lambda j: jnp.sum(flat[j] ** 2, axis=1), jnp.zeros_like(flat[0, :, 0])
-    )
-    valid = jnp.arange(len(norms)) < num_rows
-    centers = _plus_plus(flat, number, norms, valid, num_blocks, num_clusters, key)
+    norms, valid = points.norms, points.valid
+    centers = _plus_plus(points, num_clusters, key)
 
-    def nearest(centers: jax.Array) -> tuple[jax.Array, jax.Array]:
-        least, labels = _nearest(local, number, centers)
+    def nearest(centers: Groups) -> tuple[jax.Array, jax.Array]:
+        least, labels = _nearest(device, points, centers)
         return jnp.maximum(norms + 2 * least, 0), labels
 
     def is_running(state: Any) -> jax.Array:
@@ -193,11 +219,10 @@ def _fit(
         centers, before, _, _, step = state
         distances, labels = nearest(centers)
         labels = jnp.where(valid, labels, num_clusters)
-        labels, sums, counts = _sums(
-            flat, number, distances, labels, num_blocks, num_clusters
-        )
-        moved = sums / counts[None, :, None]
-        still = jnp.sum((moved - centers) ** 2) <= shift
+        labels, sums, counts = _sums(points, distances, labels, num_clusters)
+        moved = tuple(group / counts[:, None] for group in sums)
+        pairs = zip(moved, centers, strict=True)
+        still = sum(jnp.sum((new - old) ** 2) for new, old in pairs) <= shift
         converged = jnp.all(labels == before) | still
         return moved, labels, distances, converged, step + 1
 
@@ -207,56 +232,76 @@ def _fit(
     # The centers moved after the last assignment.
     distances, labels = nearest(centers)
     inertia = jnp.sum(jnp.where(valid, distances, 0))
-    return centers, labels, inertia, jnp.asarray(steps, jnp.int32)
+    together = jnp.concatenate(centers, axis=1)
+    return together, labels, inertia, jnp.asarray(steps, jnp.int32)
 
 
-def _over_panels(
-    number: jax.Array, function: Callable[[jax.Array], jax.Array], start: jax.Array
+def _over_groups(
+    number: jax.Array,
+    function: Callable[..., jax.Array],
+    start: jax.Array,
+    *groups: Groups,
 ) -> jax.Array:
-    """Return start plus the sum of function(j) over the panels that are not padding."""
-    return jax.lax.fori_loop(0, number, lambda j, total: total + function(j), start)
+    """Return start plus the sum of function(group, ...) over groups without padding."""
+
+    def add(total: jax.Array, *group: jax.Array) -> jax.Array:
+        return total + function(*group)
+
+    def keep(total: jax.Array, *group: jax.Array) -> jax.Array:
+        return total
+
+    first, *others = zip(*groups, strict=True)
+    total = add(start, *first)
+    for j, group in enumerate(others, 1):
+        total = jax.lax.cond(j < number, add, keep, total, *group)
+    return total
+
+
+def _squares(number: jax.Array, rows: Groups) -> jax.Array:
+    """Return the squared norms of rows [M, D] in groups: [M]."""
+    zeros = jnp.zeros_like(rows[0][:, 0])
+    return _over_groups(number, lambda x: jnp.sum(x * x, axis=1), zeros, rows)
 
 
 def _nearest(
-    local: jax.Array, number: jax.Array, centers: jax.Array
+    device: jax.Array, points: _Points, centers: Groups
 ) -> tuple[jax.Array, jax.Array]:
     """Return |c|^2 / 2 - c.x of the nearest centers, and their indices.
 
     Both are of all devices' points, [blocks * B].
     """
-    half = jnp.sum(centers * centers, axis=(0, 2))[:, None] / 2
+    half = _squares(points.number, centers)[:, None] / 2
     ranks = jnp.arange(len(half), dtype=jnp.int32)[:, None]
+    size = len(points.norms) // points.num_blocks
+    count = points.num_blocks // blocks.num_devices()
 
     def assign(block: jax.Array) -> tuple[jax.Array, jax.Array]:
-        score = _over_panels(
-            number,
-            lambda j: -blocks.dot(centers[j], block[j].T),
-            jnp.broadcast_to(half, (len(half), block.shape[1])),
-        )
+        def multiply(centers: jax.Array, columns: jax.Array) -> jax.Array:
+            part = jax.lax.dynamic_slice_in_dim(columns, block * size, size, axis=1)
+            return -blocks.dot(centers, part)
+
+        start = jnp.broadcast_to(half, (len(half), size))
+        score = _over_groups(points.number, multiply, start, centers, points.columns)
         # Reductions over the first axis vectorize. So do min and ==, unlike argmin.
         least = jnp.min(score, axis=0)
         label = jnp.min(jnp.where(score == least[None], ranks, len(half) - 1), axis=0)
         return least, label
 
-    parts = jax.lax.map(assign, local)
+    parts = jax.lax.map(assign, device * count + jnp.arange(count))
     return tuple(jax.lax.all_gather(part, mapping.AXIS).reshape(-1) for part in parts)
 
 
 def _sums(
-    x: jax.Array,
-    number: jax.Array,
-    distances: jax.Array,
-    labels: jax.Array,
-    num_blocks: int,
-    num_clusters: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Fill empty clusters; return labels, and sums [P, K, _PANEL] and counts [K].
+    points: _Points, distances: jax.Array, labels: jax.Array, num_clusters: int
+) -> tuple[jax.Array, Groups, jax.Array]:
+    """Fill empty clusters; return labels, and sums [K, w] of groups and counts [K].
 
     Rows with the label K belong to no cluster.
     """
+    dtype = points.norms.dtype
 
     def count(labels: jax.Array) -> jax.Array:
-        return jnp.zeros(num_clusters, x.dtype).at[labels].add(1, mode="drop")
+        return jnp.zeros(num_clusters, dtype).at[labels].add(1, mode="drop")
 
     def relocate(labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Each empty cluster takes the farthest point that is not alone in its cluster.
@@ -279,63 +324,41 @@ def _sums(
 
     any_empty = jnp.any(count(labels) == 0)
     labels, counts = jax.lax.cond(any_empty, relocate, keep, labels)
-    zeros = jnp.zeros((num_clusters, x.shape[2]), x.dtype)
 
     def add_block(sums: jax.Array, block: tuple[jax.Array, ...]) -> Any:
-        one_hot = jax.nn.one_hot(block[1], num_clusters, axis=0, dtype=x.dtype)
+        one_hot = jax.nn.one_hot(block[1], num_clusters, axis=0, dtype=dtype)
         return sums + blocks.dot(one_hot, block[0]), None
 
-    def add(j: jax.Array, sums: jax.Array) -> jax.Array:
-        if target.platform() == "cpu":
-            panel = zeros.at[labels].add(x[j], mode="drop")
-        else:
-            # A GPU scatters in random order, a TPU one element at a time.
-            in_blocks = x[j].reshape(num_blocks, -1, x.shape[2])
-            by_block = in_blocks, labels.reshape(num_blocks, -1)
-            panel, _ = jax.lax.scan(add_block, zeros, by_block)
-        return sums.at[j].set(panel)
+    def zeros(rows: jax.Array) -> jax.Array:
+        return jnp.zeros((num_clusters, rows.shape[1]), dtype)
 
-    sums = jnp.zeros((len(x), *zeros.shape), x.dtype)
-    sums = jax.lax.fori_loop(0, number, add, sums)
+    def add(rows: jax.Array) -> jax.Array:
+        if target.platform() == "cpu":
+            return zeros(rows).at[labels].add(rows, mode="drop")
+        # A GPU scatters in random order, a TPU one element at a time.
+        in_blocks = rows.reshape(points.num_blocks, -1, rows.shape[1])
+        by_block = in_blocks, labels.reshape(points.num_blocks, -1)
+        return jax.lax.scan(add_block, zeros(rows), by_block)[0]
+
+    sums = tuple(
+        jax.lax.cond(j < points.number, add, zeros, rows)
+        for j, rows in enumerate(points.rows)
+    )
     return labels, sums, jnp.maximum(counts, 1)
 
 
-def _plus_plus(
-    x: jax.Array,
-    number: jax.Array,
-    norms: jax.Array,
-    valid: jax.Array,
-    num_blocks: int,
-    num_clusters: int,
-    key: jax.Array,
-) -> jax.Array:
-    """Return greedy k-means++ centers [P, K, _PANEL] among points [P, N, _PANEL]."""
+def _plus_plus(points: _Points, num_clusters: int, key: jax.Array) -> Groups:
+    """Return greedy k-means++ centers: for each group, [K, w]."""
     trials = 2 + int(math.log(num_clusters))
-    columns = jnp.swapaxes(x, 1, 2)
+    norms, num_blocks = points.norms, points.num_blocks
     rows = len(norms) // num_blocks
-
-    def clip(distances: jax.Array) -> jax.Array:
-        return jnp.where(valid[None], jnp.maximum(distances, 0), 0)
-
-    def all_pairs(size: int) -> jax.Array:
-        flat = columns[:size].reshape(-1, len(norms))
-        return clip(norms[:, None] + norms[None] - 2 * blocks.dot(flat.T, flat))
-
-    pairs = None
-    if len(norms) <= _ALL_PAIRS:
-        # A sum over panels would write N x N numbers for each. Of three static widths,
-        # the smallest one that holds all panels is used.
-        sizes = sorted({-(-len(x) // 4), -(-len(x) // 2), len(x)})
-        index = jnp.sum(jnp.asarray(sizes[:-1]) < number)
-        branches = [functools.partial(all_pairs, size) for size in sizes]
-        pairs = jax.lax.switch(index, branches)
 
     def draw(key: jax.Array, weights: jax.Array) -> jax.Array:
         # Invert the cumulative distribution over blocks, then within a block. A
         # cumulative sum over all points would cost more than the distances.
         table = weights.reshape(num_blocks, rows)
         cumulative = jnp.cumsum(jnp.sum(table, axis=1))
-        target = cumulative[-1] * jax.random.uniform(key, (trials,), x.dtype)
+        target = cumulative[-1] * jax.random.uniform(key, (trials,), norms.dtype)
         block = jnp.sum(cumulative[None] <= target[:, None], axis=1)
         block = jnp.minimum(block, num_blocks - 1)
         before = jnp.where(block > 0, cumulative[block - 1], 0)
@@ -346,25 +369,23 @@ def _plus_plus(
     def add(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         centers, nearest = state
         is_first = i == 0
-        weights = jnp.where(is_first, valid.astype(x.dtype), nearest)
+        weights = jnp.where(is_first, points.valid.astype(norms.dtype), nearest)
         chosen = draw(jax.random.fold_in(key, i), weights)
-        candidates = x[:, chosen]
-        if pairs is None:
-            distances = clip(
-                _over_panels(
-                    number,
-                    lambda j: -2 * blocks.dot(candidates[j], columns[j]),
-                    norms[None] + norms[chosen][:, None],
-                )
-            )
-        else:
-            distances = pairs[chosen]
+        distances = _over_groups(
+            points.number,
+            lambda rows, columns: -2 * blocks.dot(rows[chosen], columns),
+            norms[None] + norms[chosen][:, None],
+            points.rows,
+            points.columns,
+        )
+        distances = jnp.where(points.valid[None], jnp.maximum(distances, 0), 0)
         lowered = jnp.minimum(nearest[None], distances)
         total = jnp.sum(lowered, axis=1)
         # The first center is not chosen among candidates.
         best = jnp.where(is_first, 0, jnp.argmin(total))
-        return centers.at[:, i].set(candidates[:, best]), lowered[best]
+        return centers.at[i].set(chosen[best]), lowered[best]
 
-    centers = jnp.zeros((len(x), num_clusters, x.shape[2]), x.dtype)
-    nearest = jnp.where(valid, jnp.inf, 0).astype(x.dtype)
-    return jax.lax.fori_loop(0, num_clusters, add, (centers, nearest))[0]
+    nearest = jnp.where(points.valid, jnp.inf, 0).astype(norms.dtype)
+    start = jnp.zeros(num_clusters, jnp.int32), nearest
+    centers, _ = jax.lax.fori_loop(0, num_clusters, add, start)
+    return tuple(group[centers] for group in points.rows)

@@ -44,9 +44,17 @@ def test_padding_of_a_pool_adds_less_than_half():
     padded = [blocks.pad_dimensions(np.zeros((1, d))).shape[1] for d in DIMENSIONS]
     assert set(padded) == {96, 192, 384}
     assert sum(padded) <= 1.5 * sum(DIMENSIONS)
-    # Panels that are padding are skipped.
-    panels = [-(-d // kmeans._PANEL) * kmeans._PANEL for d in DIMENSIONS]
-    assert sum(panels) <= 1.5 * sum(DIMENSIONS)
+    # Groups of columns that are padding are skipped.
+    ends = kmeans.group_ends(max(DIMENSIONS))
+    columns = [min(end for end in ends if end >= d) for d in DIMENSIONS]
+    assert sum(columns) <= 1.25 * sum(DIMENSIONS)
+
+
+def test_group_ends_are_at_most_half_more_than_the_dimensions():
+    assert kmeans.group_ends(300) == [64, 96, 128, 192, 256, 384, 512]
+    ends = kmeans.group_ends(2048)
+    assert ends[-3:] == [1024, 1536, 2048]
+    assert all(2 * b <= 3 * a for a, b in zip(ends, ends[1:], strict=False))
 
 
 @pytest.mark.usefixtures("double")
