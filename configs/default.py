@@ -150,6 +150,15 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Measures separated by commas, or all. The first one orders the ranking.
     config.measures = "nleep,leep,h_score"
+    # Score every checkpoint on this many training images, the same for all: a random
+    # draw from each class in proportion to its size, and at least five images of each.
+    # Only these are extracted. The report states the noise that this adds to a score,
+    # from 20 resamples unless num_bootstrap sets another number. 0 for all images.
+    config.score_on = 0
+    # Extract in growing parts (1/8, 1/4, 1/2 and all of the images), and after each one
+    # drop the checkpoints that the first measure places below the best three with 95 %
+    # confidence. See docs/reading-a-ranking.md.
+    config.race = False
     # Bootstrap resamples of the images for each score's standard deviation; each costs
     # as much as the score. 0 for none.
     config.num_bootstrap = 0

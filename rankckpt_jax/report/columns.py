@@ -154,6 +154,20 @@ def columns(ranking: Ranking) -> list[Column]:
             _each("{:.1f}".format),
         ),
         Column(
+            "extract_images",
+            "images",
+            "Number of training images that features were extracted from.",
+            lambda row: row.extract_images,
+            WHOLE,
+        ),
+        Column(
+            "train_images",
+            "training images",
+            "Number of training images.",
+            lambda row: row.train_images,
+            WHOLE,
+        ),
+        Column(
             "finetune_seconds",
             "fine-tuning (s)",
             "Seconds of fine-tuning.",
@@ -212,6 +226,19 @@ def columns(ranking: Ranking) -> list[Column]:
             "warnings",
             "Warnings, each after its measure or topic.",
             lambda row: "; ".join(f"{k}: {text}" for k, text in row.warnings.items()),
+        ),
+        Column(
+            "dropped_score",
+            "last score",
+            "Last score of a checkpoint that the race dropped.",
+            lambda row: None if row.dropped is None else row.dropped.score,
+            format_scores,
+        ),
+        Column(
+            "dropped",
+            "dropped",
+            "When the race dropped the checkpoint, and how far it was behind.",
+            lambda row: str(row.dropped or ""),
         ),
         Column(
             "failure",
@@ -309,6 +336,13 @@ def _of_measure(measure: str) -> tuple[Column, ...]:
             f"{name} spread",
             f"Standard deviation of the score by {name} over repetitions.",
             lambda row: row.spreads.get(measure),
+            format_scores,
+        ),
+        Column(
+            f"{measure}_subset_spread",
+            f"{name} spread of the subset",
+            f"The part of the spread of {name} that is due to scoring on a subset.",
+            lambda row: row.subset_spreads.get(measure),
             format_scores,
         ),
         Column(

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterable, Sequence
 
 from rankckpt_jax.report import columns, evaluation
-from rankckpt_jax.results.formatting import NONE, one_line, printable
+from rankckpt_jax.results.formatting import NONE, printable
 from rankckpt_jax.results.summary import Summary
 
 
@@ -51,10 +51,10 @@ def _ranking_table(summary: Summary) -> str:
     cells = [columns.cells(column, rows, NONE) for column in table]
     lines = []
     for row, line in zip(rows, zip(*cells, strict=True), strict=True):
-        shown = line[:2] if row.failure else line
+        shown = line[:2] if row.excuse else line
         text = "".join(map(_cell, shown))
-        if row.failure:
-            reason = html.escape(f"failed: {one_line(row.failure)}")
+        if row.excuse:
+            reason = html.escape(row.excuse)
             text += f'<td colspan="{len(table) - 2}">{reason}</td>'
         lines.append(text)
     legend = "Higher scores are better; ± is the standard deviation of a score"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rankckpt_jax.report import columns, evaluation
 from rankckpt_jax.report.names import shorten_names, text_start, text_width
-from rankckpt_jax.results.formatting import count, one_line, printable
+from rankckpt_jax.results.formatting import count, printable
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.summary import Summary
 
@@ -128,12 +128,12 @@ def _ranking_lines(ranking: Ranking, width: int, most: int | None = None) -> str
     lines: list[Sequence[str]] = list(
         zip(*(texts[column.name] for column in table), strict=True)
     )
-    # The rank and the texts come first; of a failed row only these are shown.
+    # The rank and the texts come first; only these are shown of a failed row.
     num_texts = 1 + sum(column.format is None for column in table)
     tails = {}
     for i, row in enumerate(rows, start=1):
-        if row.failure:
-            tails[i] = f"failed: {one_line(row.failure)}"
+        if row.excuse:
+            tails[i] = row.excuse
             lines[i] = lines[i][:num_texts]
     shown = lines if most is None else lines[: most + 1]
     result = [align(shown, left=range(1, num_texts), tails=tails, width=width)]

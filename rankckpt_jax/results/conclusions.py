@@ -28,6 +28,7 @@ from rankckpt_jax.results.recommendation import (
     rank_of,
     recommend,
 )
+from rankckpt_jax.results.saved_images import describe_saved_images
 
 _MIN_FOR_INTERVAL = 8
 """Bootstrap intervals over fewer checkpoints are too narrow."""
@@ -85,7 +86,12 @@ def conclude(
     if recommendation.use is None:
         is_pool = len(ranking.rows) - len(ranking.failed) > 1
         support = [_other_measure(ranking)] if is_pool else []
-        return Conclusion(_no_answer(ranking), tuple(support), figures=figures)
+        return Conclusion(
+            _no_answer(ranking),
+            tuple(support),
+            details=describe_saved_images(ranking),
+            figures=figures,
+        )
     evidence = (
         _accuracy(ranking, recommendation),
         _votes(ranking, recommendation),
@@ -94,6 +100,7 @@ def conclude(
     against = find_objections(ranking, agreement, warnings, recommendation)
     details = (
         *against[_MOST_AGAINST:],
+        *describe_saved_images(ranking),
         _ties(ranking),
         _interval(ranking, agreement),
         _probability_best(ranking, agreement),

@@ -28,8 +28,8 @@ class Ranking:
       task: The task's short name.
       task_description: The task in a phrase or sentence; may be empty.
       measures: Names of the measures; the first one orders the ranking.
-      rows: Best first by the first measure; then rows without a score by it, then
-        failures.
+      rows: Best first by the first measure; then rows that a race dropped, the last
+        dropped first; then rows without a score by it, then failures.
       evaluation: For each measure, the result of `evaluation.score_ranking` over
         `evaluated_rows(measure)`.
       provenance: Configuration, versions and devices of the run.
@@ -305,9 +305,19 @@ def rank(
                 fix="divide percentages by 100",
             )
 
-    def order(row: Row) -> tuple[bool, bool, float, str]:
-        score = row.score(measures[0])
-        return bool(row.failure), score is None, -(score or 0.0), row.checkpoint
+    def order(row: Row) -> tuple[bool, bool, bool, int, float, str]:
+        score, images = row.score(measures[0]), 0
+        if row.dropped is not None:
+            score, images = row.dropped.score, row.dropped.images
+        return (
+            bool(row.failure),
+            score is None,
+            row.dropped is not None,
+            # Scores of different numbers of images cannot be compared.
+            -images,
+            -(score or 0.0),
+            row.checkpoint,
+        )
 
     return Ranking(
         task=task,

@@ -7,7 +7,39 @@ import math
 import textwrap
 from collections.abc import Mapping
 
-from rankckpt_jax.results.formatting import printable
+from rankckpt_jax.results.formatting import one_line, printable
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """The last score of a checkpoint that a race dropped; see `run.race`.
+
+    It is not among `Row.scores`, because scores change with the number of images.
+
+    Attributes:
+      measure: The measure of the race.
+      score: The score of the images up to then.
+      spread: Its standard deviation.
+      images: Number of these images.
+      place: Place that the checkpoint was found not to reach, such as 3.
+      behind: Confidence interval of the difference to the score of that place.
+    """
+
+    measure: str
+    score: float
+    spread: float
+    images: int
+    place: int
+    behind: tuple[float, float]
+
+    def __str__(self) -> str:
+        """Describe it in one line."""
+        low, high = self.behind
+        return (
+            f"dropped after {self.images:,} images: {printable(self.measure)} "
+            f"{self.score:.4g} ±{self.spread:.2g}, {low:.2g} to {high:.2g} below "
+            f"place {self.place}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +55,11 @@ class Row:
         or not finite has no score.
       spreads: Standard deviation of the score, by measure. For a mean over random
         starts it is that of a single start, divided by the root of their number.
+      subset_spreads: The part of `spreads` that is due to scoring on a subset of the
+        training images: the standard deviation of the score around that of all of them.
+      resampled: By measure, the scores of resamples of the images, which are the same
+        for all checkpoints with the same images.
+      dropped: Its last score if a race dropped it, else None.
       warnings: One warning by measure or topic.
       saturated: For measures whose score means nothing here, the regime's name; see
         `measures.Regime`.
@@ -36,6 +73,8 @@ class Row:
       compile_seconds: The part of these times that was spent on compiling, for
         `"features"`, each measure and `"fine-tuning"`.
       extract_images: Number of images that features were extracted from.
+      train_images: Number of training images that they were chosen from; None if
+        unknown.
       finetune_images: Number of images that all fine-tuning runs trained on; an image
         counts each time it is used.
       multiply_adds: Multiply-adds of one forward pass with one image.
@@ -61,6 +100,9 @@ class Row:
     group: str = ""
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     spreads: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    subset_spreads: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    resampled: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    dropped: Dropped | None = None
     warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     saturated: Mapping[str, str] = dataclasses.field(default_factory=dict)
     score_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -72,6 +114,7 @@ class Row:
     finetune_seconds: float | None = None
     compile_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     extract_images: int | None = None
+    train_images: int | None = None
     finetune_images: int | None = None
     multiply_adds: int | None = None
     num_parameters: int | None = None
@@ -103,6 +146,24 @@ class Row:
     def groups(self) -> tuple[str, ...]:
         """The names of the groups it belongs to."""
         return tuple(name.strip() for name in self.group.split(",") if name.strip())
+
+    @property
+    def subset_factor(self) -> float:
+        """The finite-population factor of scoring n of N training images; 0 if n = N.
+
+        A score of n images varies with the standard deviation s over samples of n other
+        images, and with sqrt(1 - n / N) s around the score of all N images, if the n
+        are drawn from them without replacement (Cochran 1977, section 2.6).
+        """
+        n, total = self.extract_images, self.train_images
+        return math.sqrt(1 - n / total) if n and total and n < total else 0.0
+
+    @property
+    def excuse(self) -> str:
+        """Say in one line why it failed or was dropped; empty otherwise."""
+        if self.failure:
+            return f"failed: {one_line(self.failure)}"
+        return str(self.dropped or "")
 
     def score(self, measure: str) -> float | None:
         """Return the score by `measure`, or None if there is no finite one."""

@@ -42,7 +42,7 @@ def run(context: RunContext, rows: Iterable[Row]) -> tuple[Ablation, ...]:
     """
     if MEASURE not in context.settings.measures:
         return ()
-    rows = [row for row in rows if not row.failure]
+    rows = [row for row in rows if not row.failure and row.dropped is None]
     points: dict[tuple[str, float], dict[str, float]] = {}
     for row in rows:
         name = row.checkpoint

@@ -10,6 +10,7 @@ from typing import Any
 
 from rankckpt_jax import finetune, measures
 from rankckpt_jax.data import preprocess as preprocess_lib
+from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import background, processes, progress, signals
 from rankckpt_jax.errors import (
     InputError,
@@ -18,7 +19,7 @@ from rankckpt_jax.errors import (
     UnreadableImage,
     describe_unexpected,
 )
-from rankckpt_jax.features import extract, precomputed
+from rankckpt_jax.features import extract, parts, precomputed
 from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.measures import weight_spectra
 from rankckpt_jax.results.row import Row
@@ -29,6 +30,9 @@ from rankckpt_jax.run.pool import Member
 
 OnComputed = Callable[[str, float], None]
 """Called with the name and the seconds of a computed result."""
+
+NO_FEATURES = "no features yet: run the stage `extract`"
+"""The failure of a checkpoint whose features are missing."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,10 +72,10 @@ def evaluate(
         else:
             row = _evaluate_backbone(context, member, events)
         if member.warning:
-            row = _with_warning(row, "checkpoint", member.warning)
+            row = with_warning(row, "checkpoint", member.warning)
         return row
 
-    return _with_failures(member, events, evaluate_member)
+    return with_failures(member, events, evaluate_member)
 
 
 def finetune_later(
@@ -102,10 +106,15 @@ def finetune_later(
         network = open_network(context, member, title, on_computed)
         return _finetune(context, network, row, events, compute=True)
 
-    return _with_failures(member, events, finetune_member)
+    return with_failures(member, events, finetune_member)
 
 
-def _with_failures(member: Member, events: Events, make_row: Callable[[], Row]) -> Row:
+def with_failures(member: Member, events: Events, make_row: Callable[[], Row]) -> Row:
+    """Return what `make_row` returns; what it raises becomes the row's failure.
+
+    Raises:
+      StorageError, UnreadableImage, Interrupted: See `evaluate`.
+    """
     try:
         return make_row()
     except (StorageError, UnreadableImage, Interrupted):
@@ -125,7 +134,8 @@ def _with_failures(member: Member, events: Events, make_row: Callable[[], Row]) 
 def load_features(context: RunContext, name: str) -> FeatureSet | None:
     """Load the stored features of the training images, or None if there are none."""
     [member] = [member for member in context.members if member.name == name]
-    path = member.features or context.directory / name / "features" / "train"
+    directory = context.directory / name / "features"
+    path = member.features or directory / context.scored_split.name
     try:
         return precomputed.load_features(path)
     except InputError as error:
@@ -167,6 +177,22 @@ class Events:
 
 def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> Row:
     network = open_network(context, member, events.title, events.on_computed)
+    row = describe(context, member, network)
+    # The best checkpoints are known, and fine-tuned, only after all are scored.
+    compute = "finetune" in context.stages and not context.finetune_top
+    wait = (
+        _compile_finetuning(context, network, member.name, events) if compute else None
+    )
+    if any(measures.get(name).needs_weights for name in context.settings.measures):
+        member = _with_weight_spectra(context, member, network, events)
+    row = _extract_and_score(context, member, network, row, events)
+    if wait is not None:
+        wait()
+    return _finetune(context, network, row, events, compute=compute)
+
+
+def describe(context: RunContext, member: Member, network: Network) -> Row:
+    """Return the row of a checkpoint without its results."""
     checkpoint = network.description
     low, high = checkpoint.input_range
     preprocess = _rule(context, network)
@@ -174,7 +200,7 @@ def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> R
     if any(checkpoint.input_mean):
         mean = ", ".join(f"{value:g}" for value in checkpoint.input_mean)
         preprocessing += f" less {mean}"
-    row = Row(
+    return Row(
         member.name,
         architecture=checkpoint.architecture,
         group=member.group,
@@ -189,17 +215,6 @@ def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> R
         preprocessing=preprocessing,
         source_accuracy=member.facts.get("source_accuracy"),
     )
-    # The best checkpoints are known, and fine-tuned, only after all are scored.
-    compute = "finetune" in context.stages and not context.finetune_top
-    wait = (
-        _compile_finetuning(context, network, member.name, events) if compute else None
-    )
-    if any(measures.get(name).needs_weights for name in context.settings.measures):
-        member = _with_weight_spectra(context, member, network, events)
-    row = _extract_and_score(context, member, network, row, events)
-    if wait is not None:
-        wait()
-    return _finetune(context, network, row, events, compute=compute)
 
 
 def _with_weight_spectra(
@@ -240,7 +255,7 @@ def load_ahead(context: RunContext, member: Member) -> Member:
     """
     compile_forward = functools.partial(
         extract.compile_forward,
-        split=context.task.splits["train"],
+        split=context.scored_split,
         dtype=context.dtype,
         batch_size=context.batch_size,
     )
@@ -292,40 +307,77 @@ def _evaluate_features(context: RunContext, member: Member, events: Events) -> R
 def _extract_and_score(
     context: RunContext, member: Member, network: Network, row: Row, events: Events
 ) -> Row:
-    split = context.task.splits["train"]
+    split, train = context.scored_split, context.task.splits["train"]
     directory = context.directory / member.name / "features"
-    settings = {
+    settings = extraction_settings(context, network)
+    extracted = extract.load(directory, network.description, split, **settings)
+    if extracted is None and context.subset is not None:
+        complete = extract.load(directory, network.description, train, **settings)
+        if complete is not None:
+            some = parts.take(complete, context.subset.rows)
+            extracted = parts.save(
+                directory, network.description, split, some, **settings
+            )
+    if extracted is None:
+        extracted = extract_split(context, member, network, split, events)
+    else:
+        events.add("features", None)
+    if extracted is None:
+        return dataclasses.replace(row, failure=NO_FEATURES)
+    row = with_features(row, extracted, train.num_examples)
+    return _score(context, member, extracted, row, events)
+
+
+def extraction_settings(context: RunContext, network: Network) -> dict[str, str]:
+    """Return the settings that decide the features of a checkpoint."""
+    return {
         "preprocess": _rule(context, network),
         "dtype": context.dtype,
         "torch_engine": context.torch_engine,
     }
-    extracted = extract.load(directory, network.description, split, **settings)
-    if extracted is not None:
-        events.add("features", None)
-    elif "extract" in context.stages:
-        backbone = network.load()
-        with progress.step(events.title, f"extracting {split.num_examples:,} images"):
-            extracted = extract.extract_and_store(
-                directory,
-                backbone,
-                split,
-                **settings,
-                batch_size=context.batch_size,
-                cache=context.cache,
-                description=f"{events.title}: extracting",
-            )
-        events.add("features", extracted.seconds)
-    else:
-        failure = "no features yet: run the stage `extract`"
-        return dataclasses.replace(row, failure=failure)
-    row = dataclasses.replace(
+
+
+def extract_split(
+    context: RunContext,
+    member: Member,
+    network: Network,
+    split: Split,
+    events: Events,
+) -> FeatureSet | None:
+    """Extract and store the features of a split; None without the stage `extract`."""
+    if "extract" not in context.stages:
+        return None
+    backbone = network.load()
+    with progress.step(events.title, f"extracting {split.num_examples:,} images"):
+        extracted = extract.extract_and_store(
+            context.directory / member.name / "features",
+            backbone,
+            split,
+            **extraction_settings(context, network),
+            batch_size=context.batch_size,
+            cache=context.cache,
+            description=f"{events.title}: extracting",
+        )
+    events.add("features", extracted.seconds)
+    return extracted
+
+
+def with_features(row: Row, extracted: FeatureSet, num_train: int) -> Row:
+    """Return the row with what is known of its features.
+
+    Args:
+      row: Row of the checkpoint.
+      extracted: The features that are scored.
+      num_train: Number of all training images.
+    """
+    return dataclasses.replace(
         row,
         engine=extracted.engine,
         extract_seconds=extracted.seconds,
         compile_seconds=_compile_seconds("features", extracted.compile_seconds),
-        extract_images=split.num_examples,
+        extract_images=len(extracted.features),
+        train_images=num_train,
     )
-    return _score(context, member, extracted, row, events)
 
 
 def _score(
@@ -373,7 +425,7 @@ def _finetune(
     else:
         return row
     if result.warning:
-        row = _with_warning(row, "accuracy", result.warning)
+        row = with_warning(row, "accuracy", result.warning)
     if "early_stopping" in context.settings.measures and not row.failure:
         row = _with_early_stopping(row, result.early_stop_accuracy)
     return dataclasses.replace(
@@ -402,5 +454,6 @@ def _compile_seconds(work: str, seconds: float | None) -> dict[str, float]:
     return {} if seconds is None else {work: seconds}
 
 
-def _with_warning(row: Row, topic: str, text: str) -> Row:
+def with_warning(row: Row, topic: str, text: str) -> Row:
+    """Return the row with one more warning."""
     return dataclasses.replace(row, warnings={**row.warnings, topic: text})

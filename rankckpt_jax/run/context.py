@@ -16,10 +16,11 @@ from rankckpt_jax.benchmark import demo, published
 from rankckpt_jax.checkpoints import in_memory
 from rankckpt_jax.data import corrupt_images, splits, tasks
 from rankckpt_jax.data.image_cache import ImageCache, open_cache
+from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.features import extract
-from rankckpt_jax.run import pool, scoring, validation
+from rankckpt_jax.run import pool, scoring, subset, validation
 from rankckpt_jax.run import shard as shard_lib
 from rankckpt_jax.storage import files, lock, store
 
@@ -38,6 +39,8 @@ class RunContext:
       settings: What to score. The first measure orders the ranking.
       full_task: The task with all its images.
       task: The task without images that are known to be corrupt.
+      score_on: Number of training images to score on; 0 for all.
+      race: Whether to drop checkpoints while extraction goes on.
       max_unreadable: Largest share of a split's images that may be corrupt.
       members: The pool, in a fixed order.
       shard: The part of the pool that this run evaluates; None for all of it.
@@ -64,6 +67,8 @@ class RunContext:
     settings: scoring.Settings
     full_task: tasks.Task
     task: tasks.Task
+    score_on: int
+    race: bool
     max_unreadable: float
     members: tuple[pool.Member, ...]
     shard: shard_lib.Shard | None
@@ -87,6 +92,23 @@ class RunContext:
     def images(self) -> dict[str, str]:
         """Fingerprint of the images of each split."""
         return {s.name: s.fingerprint for s in self.task.splits.values()}
+
+    @functools.cached_property
+    def subset(self) -> subset.Subset | None:
+        """The training images that are scored; None for all of them.
+
+        Raises:
+          InputError: No subset of `score_on` images can be drawn.
+        """
+        train = self.task.splits.get("train")
+        if train is None or not 0 < self.score_on < train.num_examples:
+            return None
+        return subset.draw(train, self.score_on, self.settings.seed)
+
+    @property
+    def scored_split(self) -> Split:
+        """The images that are scored."""
+        return self.task.splits["train"] if self.subset is None else self.subset.split
 
     def evaluates(self, name: str) -> bool:
         """Return whether this run evaluates a checkpoint, or another shard does."""
@@ -157,7 +179,8 @@ def parse(config: Any, objects: Sequence[in_memory.Model] = ()) -> Choices:
         scoring.parse_measures(config.measures, "config.measures"),
         config.measure_options.to_dict(),
         config.seed,
-        config.num_bootstrap,
+        # The noise of a subset is that of resamples of its images.
+        config.num_bootstrap or (subset.RESAMPLES if config.score_on else 0),
     )
     scoring.check_settings(settings)
     trackers = validation.check_trackers(config.track, stages)
@@ -212,6 +235,8 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         settings=settings,
         full_task=task,
         task=task,
+        score_on=config.score_on,
+        race=config.race,
         max_unreadable=config.task.get("max_unreadable", splits.MAX_UNREADABLE),
         members=members,
         shard=shard,
@@ -242,7 +267,10 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         if set(stages) != {"report"}:
             name = f"{shard.index}-of-{shard.count}" if shard else ""
             held.enter_context(lock.exclusive(context.directory, name))
-        yield context.without_corrupt_images()
+        context = context.without_corrupt_images()
+        # Refuses what cannot be drawn before any long work.
+        _ = context.subset
+        yield context
 
 
 def _load_task(config: Any) -> tasks.Task:

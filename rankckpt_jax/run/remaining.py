@@ -75,7 +75,9 @@ def _find_pending(context: RunContext, member: Member) -> Iterable[str]:
     stages = context.stages
     needs_weights = False
     if member.features is None and "extract" in stages:
-        needs_weights = not (directory / "features" / "train").exists()
+        needs_weights = not (
+            directory / "features" / context.scored_split.name
+        ).exists()
         if needs_weights:
             yield "features"
     trains = "finetune" in stages and not context.finetune_top

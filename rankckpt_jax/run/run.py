@@ -38,7 +38,7 @@ from rankckpt_jax.results import comparison
 from rankckpt_jax.results.ranking import Ranking, rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
-from rankckpt_jax.run import ablation, checkpoint, scoring, shard
+from rankckpt_jax.run import ablation, checkpoint, race, scoring, shard
 from rankckpt_jax.run.context import RunContext, load
 from rankckpt_jax.run.illustrations import illustrate
 from rankckpt_jax.run.pool import Member
@@ -120,13 +120,21 @@ def _evaluate_members(context: RunContext) -> list[Row]:
     _log.info("%s on %s", context.task.description, processes.describe_devices())
     for topic, text in context.task.warnings.items():
         _log.warning("%s: %s", topic, text)
+    decided = race.run(context) if context.race else {}
     rows = []
-    own = [member for member in context.members if context.evaluates(member.name)]
+    own = [
+        member
+        for member in context.members
+        if context.evaluates(member.name) and member.name not in decided
+    ]
     pending = find_pending(context, own)
     remaining = Remaining(pending)
     following = dict(zip([member.name for member in own], own[1:], strict=False))
     loading: dict[str, Member] = {}
     for position, member in enumerate(context.members):
+        if member.name in decided:
+            rows.append(decided[member.name])
+            continue
         key = {} if context.shard is None else _row_key(context, member)
         if context.shard is None or context.shard.contains(position):
             if signals.should_stop():

@@ -180,6 +180,7 @@ def score_row(
         )
     )
     scores, spreads, seconds, terms = {}, {}, {}, {}
+    subset_spreads, resampled = {}, {}
     compile_seconds = dict(row.compile_seconds)
     warnings, saturated = dict(row.warnings), {}
     for measure in settings.measures:
@@ -216,6 +217,11 @@ def score_row(
             scores[measure] = result["score"]
         if (spread := result["details"].get("spread")) is not None:
             spreads[measure] = spread
+        spread = result["details"].get("bootstrap_spread")
+        if row.subset_factor and spread is not None:
+            subset_spreads[measure] = row.subset_factor * spread
+        if (values := result["details"].get("bootstrap_scores")) is not None:
+            resampled[measure] = tuple(values)
         if (regime := result["details"].get("saturated")) is not None:
             saturated[measure] = regime
         if measures.get(measure).combine and "terms" in result["details"]:
@@ -224,6 +230,8 @@ def score_row(
         row,
         scores=scores,
         spreads=spreads,
+        subset_spreads=subset_spreads,
+        resampled=resampled,
         warnings=warnings,
         saturated=saturated,
         score_seconds=seconds,

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from rankckpt_jax import checkpoints
+from rankckpt_jax import checkpoints, measures
 from rankckpt_jax.checkpoints import sources
 from rankckpt_jax.checkpoints.fetch import uris
 from rankckpt_jax.checkpoints.torch_modules import convert
@@ -87,13 +87,13 @@ def _finds(find: Callable[[Any], Any], place: Any) -> bool:
     return True
 
 
-def check(config: Any, stages: Collection[str], measures: Sequence[str]) -> None:
+def check(config: Any, stages: Collection[str], names: Sequence[str]) -> None:
     """Raise if a setting is out of range or does not fit the others.
 
     Args:
       config: Fields as in configs/default.py.
       stages: Stages to run.
-      measures: Measures to compute; the first one orders the ranking.
+      names: Measures to compute; the first one orders the ranking.
 
     Raises:
       InputError: Names the field.
@@ -134,16 +134,17 @@ def check(config: Any, stages: Collection[str], measures: Sequence[str]) -> None
             found=", ".join(stages),
             fix="run --config.stages=pretrain first, without config.shard",
         )
-    if "ablate" in stages and "nleep" not in measures:
+    if "ablate" in stages and "nleep" not in names:
         raise InputError(
             "The stage `ablate` needs the measure nleep",
             where="config.measures",
             expected="nleep among the measures",
-            found=", ".join(measures),
+            found=", ".join(names),
             fix="add nleep, or leave `ablate` out of config.stages",
         )
     if "finetune" in stages:
-        _check_top(config.finetune.get("top", 0), config.shard, measures)
+        _check_top(config.finetune.get("top", 0), config.shard, names)
+    _check_part(config, names)
     if config.get("compilation_cache", "") != compilation.OFF:
         files.to_path(config.get("compilation_cache", ""))
     if "://" in config.get("profile", ""):
@@ -167,7 +168,7 @@ def check(config: Any, stages: Collection[str], measures: Sequence[str]) -> None
             )
 
 
-def _check_top(top: Any, shard: str, measures: Sequence[str]) -> None:
+def _check_top(top: Any, shard: str, names: Sequence[str]) -> None:
     """Raise if the best `top` checkpoints cannot be chosen for fine-tuning."""
     field = "config.finetune.top"
     if not isinstance(top, int) or top < 0:
@@ -186,14 +187,61 @@ def _check_top(top: Any, shard: str, measures: Sequence[str]) -> None:
             found=f"{top} with config.shard={shard}",
             fix="score with all shards first, then run once without config.shard",
         )
-    if top and measures[0] == "early_stopping":
+    if top and names[0] == "early_stopping":
         raise InputError(
             "Only fine-tuning computes early_stopping, so it cannot choose the "
             "checkpoints to fine-tune",
             where=field,
             expected="another first measure",
-            found=", ".join(measures),
+            found=", ".join(names),
             fix="name another measure first in config.measures, such as nleep",
+        )
+
+
+def _check_part(config: Any, names: Sequence[str]) -> None:
+    """Raise if `score_on` or `race` cannot be used."""
+    count, is_race = config.score_on, config.race
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise InputError(
+            f"Invalid number of images to score on: {count!r}",
+            where="config.score_on",
+            expected="a whole number of at least 0; 0 scores on all",
+            found=repr(count),
+            fix="change it, or leave it out to score on all training images",
+        )
+    field = "config.race" if is_race else "config.score_on"
+    if config.features and (count or is_race):
+        raise InputError(
+            "Features that were extracted already leave no extraction to save",
+            where=field,
+            expected="images and checkpoints",
+            found=f"config.features={config.features}",
+            fix=f"leave {field} out",
+        )
+    if is_race and config.shard:
+        raise InputError(
+            "A race needs the scores of the whole pool after each part",
+            where="config.race",
+            expected="no config.shard",
+            found=f"config.shard={config.shard}",
+            fix="run without config.shard, or score all checkpoints with "
+            "--config.score_on=N",
+        )
+    if not is_race:
+        return
+    first = measures.get(names[0])
+    if names[0] == "early_stopping" or not first.reads_images or first.combine:
+        why = (
+            "is relative to the pool"
+            if first.combine
+            else "does not depend on the number of images"
+        )
+        raise InputError(
+            f"A race cannot be run by {names[0]}, which {why}",
+            where="config.race",
+            expected="a first measure that scores each checkpoint on images",
+            found=", ".join(names),
+            fix="name another measure first in config.measures, such as logme",
         )
 
 

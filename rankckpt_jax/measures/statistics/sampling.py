@@ -29,6 +29,28 @@ def shuffled_classes(labels: np.ndarray, seed: int) -> list[np.ndarray]:
     return classes
 
 
+def stratified_order(labels: np.ndarray, seed: int, least: int) -> np.ndarray:
+    """Return all rows in a random order of which every beginning is stratified.
+
+    The first `least` images of every class come first. Of a longer beginning, each
+    class has its share of all rows, rounded up or down, or `least` rows if that is
+    more.
+
+    Args:
+      labels: [N], in any coding.
+      seed: Seed of the order.
+      least: Number of images of each class that come first.
+
+    Returns:
+      int [N], a permutation of 0 ... N-1.
+    """
+    position = np.empty(len(labels))
+    for rows in shuffled_classes(labels, seed):
+        position[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+        position[rows[:least]] -= 1
+    return np.argsort(position, kind="stable")
+
+
 def subset(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
     """Return at most about `most` rows, ascending, stratified by class.
 

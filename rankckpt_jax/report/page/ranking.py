@@ -225,9 +225,11 @@ def _chips(summary: Summary) -> dict[int, list[tuple[str, int]]]:
 
 
 def _about(row: Row) -> str:
-    """Return a line on the network's size and input, or on the failure."""
+    """Return a line on the network's size and input, or on why it has no score."""
     if row.failure:
         return f"not ranked: {printable(row.failure.splitlines()[0])}"
+    if row.dropped is not None:
+        return str(row.dropped)
     parts = []
     if row.feature_dim is not None:
         parts.append(f"{row.feature_dim:,}\N{NO-BREAK SPACE}features")

@@ -1,0 +1,307 @@
+"""Successive elimination: `config.race` drops checkpoints while extraction goes on.
+
+The training images are put into a random stratified order, the same for all
+checkpoints. After each round, in which an eighth, a quarter and a half of the images
+are extracted, the first measure scores the checkpoints that are left on the same
+images, and those that are not among the best `KEEP` are dropped. The others are
+extracted completely and evaluated as without a race.
+
+A round compares scores of equal numbers of images only, because scores such as NLEEP's
+change with them. Whether checkpoint j is above i is decided by their difference: its
+standard deviation is that over resamples of the images, which are the same for both,
+times the finite-population factor sqrt(1 - n / N) of n of N images, plus the noise of
+random starts. i is dropped if at least `KEEP` checkpoints are above it by more than the
+quantile of Student's t distribution. Its level is the error rate 1 - `CONFIDENCE`
+divided by the number of comparisons that could drop one of the best by mistake: those
+of the best with all others, in each round (Bonferroni). The intervals hold for scores
+of n images: an order that changes systematically with the number of images is not
+covered.
+
+Features of each round are stored as CHECKPOINT/features/train.START-STOP, so that no
+image is extracted twice, also after an interruption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import stats
+
+from rankckpt_jax import measures
+from rankckpt_jax.devices import processes, signals
+from rankckpt_jax.errors import Interrupted, some
+from rankckpt_jax.features import extract, parts
+from rankckpt_jax.features.feature_set import FeatureSet
+from rankckpt_jax.results.row import Dropped, Row
+from rankckpt_jax.run import checkpoint, scoring, subset
+from rankckpt_jax.run.context import RunContext
+from rankckpt_jax.run.network import Network, open_network
+from rankckpt_jax.run.pool import Member
+from rankckpt_jax.run.subset import Subset
+from rankckpt_jax.storage import files
+
+SHARES = (1 / 8, 1 / 4, 1 / 2)
+"""Shares of the images after which checkpoints are dropped."""
+
+KEEP = 3
+"""Number of best checkpoints that are never dropped, with `CONFIDENCE`; more if
+`finetune.top` is larger."""
+
+CONFIDENCE = 0.95
+"""Probability that none of the best is dropped, over all rounds and checkpoints."""
+
+_log = logging.getLogger(__name__)
+
+
+def run(context: RunContext) -> dict[str, Row]:
+    """Race the checkpoints; extract the features of those that are left completely.
+
+    Args:
+      context: Everything that the stages need.
+
+    Returns:
+      The rows of the checkpoints that were dropped or failed, by name.
+
+    Raises:
+      InputError: The images cannot be selected.
+      StorageError, UnreadableImage, Interrupted: See `checkpoint.evaluate`.
+    """
+    split, alive = context.scored_split, list(context.members)
+    order = subset.find_order(split, context.settings.seed, "config.race")
+    keep = max(KEEP, context.finetune_top)
+    ends = find_ends(split.num_examples, subset.smallest(split))
+    starts = [0, *ends]
+    taken = [
+        subset.take(split, order[start:stop], f"{split.name}.{start}-{stop}")
+        for start, stop in itertools.pairwise([*starts, split.num_examples])
+    ]
+    comparisons = max(len(ends) * keep * (len(alive) - keep), 1)
+    decided: dict[str, Row] = {}
+    for number, stop in enumerate(ends, start=1):
+        if len(alive) <= keep:
+            break
+        rows = []
+        for position, member in enumerate(alive, start=1):
+            if signals.should_stop():
+                raise Interrupted(f"stopped before {member.name}")
+            title = f"[{position}/{len(alive)}] {member.name}, {stop:,} images"
+            rows.append(_score(context, member, title, taken[:number]))
+        dropped = find_dropped(
+            rows, context.settings.measures[0], keep, (1 - CONFIDENCE) / comparisons
+        )
+        # Scores may differ between processes by rounding, and all must agree.
+        dropped = processes.broadcast_from_main(dropped)
+        decided |= {row.checkpoint: row for row in rows if row.failure}
+        decided |= {
+            row.checkpoint: _drop(row, dropped[row.checkpoint])
+            for row in rows
+            if row.checkpoint in dropped
+        }
+        alive = [member for member in alive if member.name not in decided]
+        _log.info(
+            "%s: after %d of %d images %d of %d checkpoints are left%s",
+            *(context.task.name, stop, split.num_examples),
+            *(len(alive), len(context.members)),
+            f"; dropped {some(dropped, most=8)}" if dropped else "",
+        )
+    for position, member in enumerate(alive, start=1):
+        if signals.should_stop():
+            raise Interrupted(f"stopped before {member.name}")
+        title = f"[{position}/{len(alive)}] {member.name}, all images"
+        row = _complete(context, member, title, taken)
+        if row.failure:
+            decided[member.name] = row
+    return decided
+
+
+def find_ends(num_images: int, least: int) -> list[int]:
+    """Return the numbers of images after which checkpoints are dropped, ascending.
+
+    Args:
+      num_images: Number of images to score on.
+      least: Number of images that the measures need.
+    """
+    ends = {max(math.ceil(share * num_images), least) for share in SHARES}
+    return sorted(end for end in ends if end < num_images)
+
+
+def find_dropped(
+    rows: Sequence[Row], measure: str, keep: int, level: float
+) -> dict[str, Dropped]:
+    """Return which checkpoints are not among the best `keep`, by name.
+
+    Saturated scores, and scores of too few images for the measure, are not compared.
+
+    Args:
+      rows: Scored checkpoints with `resampled` scores, all on the same images.
+      measure: The measure to compare by.
+      keep: Number of checkpoints to keep at least.
+      level: Error rate of one comparison.
+    """
+    rows = [row for row in rows if _is_comparable(row, measure)]
+    if len(rows) <= keep:
+        return {}
+    scores = np.array([row.scores[measure] for row in rows])
+    resampled = np.array([row.resampled[measure] for row in rows])
+    factors = np.array([row.subset_factor for row in rows])
+    covariance = np.cov(resampled)
+    variances = np.diag(covariance)
+    # What random starts add to the variance of resamples.
+    starts = np.maximum([row.spreads[measure] ** 2 for row in rows] - variances, 0)
+    paired = np.maximum(variances[:, None] + variances - 2 * covariance, 0)
+    deviations = np.sqrt(factors**2 * paired + starts[:, None] + starts)
+    # ahead[i, j]: how far j is above i.
+    ahead = scores - scores[:, None]
+    half = stats.t.ppf(1 - level, resampled.shape[1] - 1) * deviations
+    lows = np.where(ahead > 0, ahead - half, -np.inf)
+    # The checkpoint in whose favor the comparison is the `keep`-th clearest.
+    reference = np.argsort(-lows, axis=1)[:, keep - 1]
+    dropped = {}
+    for i, j in enumerate(reference):
+        if lows[i, j] > 0:
+            row, behind = rows[i], (lows[i, j], ahead[i, j] + half[i, j])
+            dropped[row.checkpoint] = Dropped(
+                measure,
+                row.scores[measure],
+                row.spreads[measure],
+                row.extract_images or 0,
+                keep,
+                (float(behind[0]), float(behind[1])),
+            )
+    return dropped
+
+
+def _is_comparable(row: Row, measure: str) -> bool:
+    if row.score(measure) is None or measure in row.saturated:
+        return False
+    if measure not in row.resampled:
+        return False
+    images, size = row.extract_images or 0, row.feature_dim or 0
+    return images > size or not measures.get(measure).needs_more_images_than_dimensions
+
+
+def _drop(row: Row, dropped: Dropped) -> Row:
+    """Return the row of a dropped checkpoint, without scores of so few images."""
+    warnings = {k: v for k, v in row.warnings.items() if k != dropped.measure}
+    return dataclasses.replace(
+        row,
+        scores={},
+        spreads={},
+        subset_spreads={},
+        resampled={},
+        warnings=warnings,
+        images="",
+        order="",
+        dropped=dropped,
+    )
+
+
+def _score(
+    context: RunContext, member: Member, title: str, taken: Sequence[Subset]
+) -> Row:
+    """Extract the images `taken` that are missing, and score all of them."""
+    settings = dataclasses.replace(
+        context.settings,
+        measures=context.settings.measures[:1],
+        num_bootstrap=context.settings.num_bootstrap or subset.RESAMPLES,
+    )
+
+    def make_row(network: Network, events: checkpoint.Events) -> Row:
+        row = checkpoint.describe(context, member, network)
+        features = _join(context, member, network, taken, events)
+        if features is None:
+            return dataclasses.replace(row, failure=checkpoint.NO_FEATURES)
+        count = len(features.features)
+        total = context.task.splits["train"].num_examples
+        return scoring.score_row(
+            checkpoint.with_features(row, features, total),
+            features,
+            settings,
+            facts=member.facts,
+            directory=context.directory / member.name / "scores" / f"first-{count}",
+            compute="score" in context.stages,
+            title=title,
+            on_result=events.add,
+        )
+
+    return _with_network(context, member, title, make_row)
+
+
+def _complete(
+    context: RunContext, member: Member, title: str, taken: Sequence[Subset]
+) -> Row:
+    """Store the features of all images, and remove those of the rounds."""
+
+    def make_row(network: Network, events: checkpoint.Events) -> Row:
+        directory = context.directory / member.name / "features"
+        places = [directory / part.split.name for part in taken]
+        row = Row(member.name)
+        # Without any part, the evaluation that follows extracts all images.
+        if not any(place.exists() for place in places):
+            return row
+        features = _join(context, member, network, taken, events)
+        if features is None:
+            return dataclasses.replace(row, failure=checkpoint.NO_FEATURES)
+        settings = checkpoint.extraction_settings(context, network)
+        split, description = context.scored_split, network.description
+        if extract.load(directory, description, split, **settings) is None:
+            parts.save(directory, description, split, features, **settings)
+        if processes.is_main_process():
+            with files.writing(directory):
+                for place in places:
+                    if place.exists():
+                        place.rmtree()
+        return row
+
+    return _with_network(context, member, title, make_row)
+
+
+def _with_network(
+    context: RunContext,
+    member: Member,
+    title: str,
+    make_row: Callable[[Network, checkpoint.Events], Row],
+) -> Row:
+    events = checkpoint.Events(title)
+
+    def make() -> Row:
+        network = open_network(context, member, title, events.on_computed)
+        row = make_row(network, events)
+        if member.warning:
+            row = checkpoint.with_warning(row, "checkpoint", member.warning)
+        return row
+
+    return checkpoint.with_failures(member, events, make)
+
+
+def _join(
+    context: RunContext,
+    member: Member,
+    network: Network,
+    taken: Sequence[Subset],
+    events: checkpoint.Events,
+) -> FeatureSet | None:
+    """Return the features of the images `taken`; None if they cannot be extracted."""
+    directory = context.directory / member.name / "features"
+    settings = checkpoint.extraction_settings(context, network)
+    description, split = network.description, context.scored_split
+    complete = extract.load(directory, description, split, **settings)
+    rows = [part.rows for part in taken]
+    if complete is not None:
+        return parts.take(complete, np.sort(np.concatenate(rows)))
+    found = []
+    for part in taken:
+        features = extract.load(directory, description, part.split, **settings)
+        if features is None:
+            features = checkpoint.extract_split(
+                context, member, network, part.split, events
+            )
+        if features is None:
+            return None
+        found.append(features)
+    return parts.join(found, rows)
