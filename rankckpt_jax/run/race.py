@@ -27,7 +27,7 @@ import dataclasses
 import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -94,8 +94,7 @@ def run(context: RunContext) -> dict[str, Row]:
         dropped = find_dropped(
             rows, context.settings.measures[0], keep, (1 - CONFIDENCE) / comparisons
         )
-        # Scores may differ between processes by rounding, and all must agree.
-        dropped = processes.broadcast_from_main(dropped)
+        dropped = _agree(dropped)
         decided |= {row.checkpoint: row for row in rows if row.failure}
         decided |= {
             row.checkpoint: _drop(row, dropped[row.checkpoint])
@@ -174,6 +173,15 @@ def find_dropped(
                 (float(behind[0]), float(behind[1])),
             )
     return dropped
+
+
+def _agree(dropped: Mapping[str, Dropped]) -> dict[str, Dropped]:
+    """Return what process 0 drops: scores may differ between processes by rounding."""
+    fields = {name: dataclasses.asdict(last) for name, last in dropped.items()}
+    return {
+        name: Dropped(**{**last, "behind": tuple(last["behind"])})
+        for name, last in processes.broadcast_from_main(fields).items()
+    }
 
 
 def _is_comparable(row: Row, measure: str) -> bool:
