@@ -16,6 +16,7 @@ from rankckpt_jax.results.ablation import Ablation
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import checkpoint, scoring
 from rankckpt_jax.run.context import RunContext
+from rankckpt_jax.run.events import Events
 
 MEASURE = "nleep"
 
@@ -53,7 +54,7 @@ def run(context: RunContext, rows: Iterable[Row]) -> tuple[Ablation, ...]:
         loaded = checkpoint.load_features(context, name)
         if loaded is None:
             continue
-        events = checkpoint.Events(f"{name}, ablation")
+        events = Events(f"{name}, ablation")
         for option, value in ((o, v) for o, values in GRID.items() for v in values):
             add = functools.partial(_add_point, events, f"{option} {value:g}")
             scored = scoring.score_row(
@@ -71,9 +72,7 @@ def run(context: RunContext, rows: Iterable[Row]) -> tuple[Ablation, ...]:
     return evaluate(points, rows, context.settings)
 
 
-def _add_point(
-    events: checkpoint.Events, point: str, measure: str, seconds: float | None
-) -> None:
+def _add_point(events: Events, point: str, measure: str, seconds: float | None) -> None:
     events.add(point, seconds)
 
 

@@ -25,20 +25,14 @@ from rankckpt_jax.measures import weight_spectra
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import scoring
 from rankckpt_jax.run.context import RunContext
+from rankckpt_jax.run.events import Events, OnComputed, ignore
 from rankckpt_jax.run.network import Network, load_weight_spectra, open_network
 from rankckpt_jax.run.pool import Member
-
-OnComputed = Callable[[str, float], None]
-"""Called with the name and the seconds of a computed result."""
 
 NO_FEATURES = "no features yet: run the stage `extract`"
 """The failure of a checkpoint whose features are missing."""
 
 _log = logging.getLogger(__name__)
-
-
-def ignore(work: str, seconds: float) -> None:
-    """Ignore a computed result."""
 
 
 def evaluate(
@@ -141,38 +135,6 @@ def load_features(context: RunContext, name: str) -> FeatureSet | None:
     except InputError as error:
         _log.warning("%s", error)
         return None
-
-
-class Events:
-    """What was computed and what was cached for one checkpoint, for the log."""
-
-    def __init__(self, title: str, on_computed: OnComputed = ignore):
-        """Collect no events yet.
-
-        Args:
-          title: Prefix of log lines.
-          on_computed: Called with the name and the seconds of each computed result.
-        """
-        self.title = title
-        self.on_computed = on_computed
-        self._computed: dict[str, float] = {}
-        self._cached: list[str] = []
-
-    def add(self, work: str, seconds: float | None) -> None:
-        """Add a result that took so many seconds, or None if it was cached."""
-        if seconds is None:
-            self._cached.append(work)
-        else:
-            self._computed[work] = seconds
-            self.on_computed(work, seconds)
-
-    def log(self) -> None:
-        """Log all results in at most two lines."""
-        if self._cached:
-            _log.info("%s: loaded cached %s", self.title, ", ".join(self._cached))
-        if self._computed:
-            parts = [f"{work} ({s:.1f} s)" for work, s in self._computed.items()]
-            _log.info("%s: computed %s", self.title, ", ".join(parts))
 
 
 def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> Row:

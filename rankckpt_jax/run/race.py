@@ -40,6 +40,7 @@ from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.results.row import Dropped, Row
 from rankckpt_jax.run import checkpoint, scoring, subset
 from rankckpt_jax.run.context import RunContext
+from rankckpt_jax.run.events import Events
 from rankckpt_jax.run.network import Network, open_network
 from rankckpt_jax.run.pool import Member
 from rankckpt_jax.run.subset import Subset
@@ -219,7 +220,7 @@ def _score(
         num_bootstrap=context.settings.num_bootstrap or subset.RESAMPLES,
     )
 
-    def make_row(network: Network, events: checkpoint.Events) -> Row:
+    def make_row(network: Network, events: Events) -> Row:
         row = checkpoint.describe(context, member, network)
         features = _join(context, member, network, taken, events)
         if features is None:
@@ -245,7 +246,7 @@ def _complete(
 ) -> Row:
     """Store the features of all images, and remove those of the rounds."""
 
-    def make_row(network: Network, events: checkpoint.Events) -> Row:
+    def make_row(network: Network, events: Events) -> Row:
         directory = context.directory / member.name / "features"
         places = [directory / part.split.name for part in taken]
         row = Row(member.name)
@@ -273,9 +274,9 @@ def _with_network(
     context: RunContext,
     member: Member,
     title: str,
-    make_row: Callable[[Network, checkpoint.Events], Row],
+    make_row: Callable[[Network, Events], Row],
 ) -> Row:
-    events = checkpoint.Events(title)
+    events = Events(title)
 
     def make() -> Row:
         network = open_network(context, member, title, events.on_computed)
@@ -292,7 +293,7 @@ def _join(
     member: Member,
     network: Network,
     taken: Sequence[Subset],
-    events: checkpoint.Events,
+    events: Events,
 ) -> FeatureSet | None:
     """Return the features of the images `taken`; None if they cannot be extracted."""
     directory = context.directory / member.name / "features"
