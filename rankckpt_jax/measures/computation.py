@@ -205,6 +205,8 @@ def _apply_regimes(
     found = list(measure.regimes)
     if measure.needs_logits:
         found.append(regimes.PROBABILITIES)
+    elif measure.reads_images:
+        found += [regimes.EQUAL_CLASSES, regimes.EQUAL_ROWS]
     _, highest = measure.bounds_for(options)
     if math.isfinite(highest):
         found.append(regimes.maximum(lambda inputs: highest, measure.tolerance))

@@ -11,17 +11,38 @@ checkpoint was trained on. Published code also has a variant over the top logits
 
 from __future__ import annotations
 
+import math
+
 import jax
 import numpy as np
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import Inputs, Result, register
+from rankckpt_jax.measures.registry import Inputs, Regime, Result, register
 
 _NORMALIZED = 5e-3
 """Energies of log probabilities are 0 up to rounding in float16 or bfloat16."""
 
+_FLAT = 1e-3
+"""Difference from log V up to which logits are flat."""
 
-@register("energy", cost="N V", needs_logits=True, resampling="bootstrap")
+
+def _flat(inputs: Inputs, result: Result) -> str:
+    uniform = math.log(inputs.logits.shape[1])
+    if abs(result.score - uniform) >= _FLAT:
+        return ""
+    return (
+        f"The logits are so small that the energy is about log V = {uniform:.4g}, that "
+        "of logits of 0. Check the input range of the network."
+    )
+
+
+@register(
+    "energy",
+    cost="N V",
+    needs_logits=True,
+    resampling="bootstrap",
+    regimes=(Regime("flat logits", _flat),),
+)
 def energy(inputs: Inputs) -> Result:
     """Return the mean log-sum-exp of the logits [N, V].
 

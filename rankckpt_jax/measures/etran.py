@@ -38,7 +38,11 @@ def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
     uses_weights=True,
     combine=combine,
     tolerance=UNIT_SCALE,
-    regimes=(regimes.FEW_IMAGES,),
+    regimes=(
+        regimes.FEW_IMAGES,
+        regimes.SINGLE_IMAGES,
+        regimes.EQUAL_CLASSES,
+    ),
 )
 def etran(inputs: Inputs) -> Result:
     """Return ETran's two terms from features, labels and logits [N, V]."""

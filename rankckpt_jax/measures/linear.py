@@ -59,15 +59,16 @@ def linear(inputs: Inputs, num_steps: int = 100) -> Result:
       num_steps: Maximum number of L-BFGS steps.
 
     Raises:
-      InputError: No class has three images.
+      InputError: Fewer than two classes have three images.
     """
     x, labels = np.asarray(inputs.features), np.asarray(inputs.labels)
     part = split(labels, inputs.seed)
-    if not (part == _HELD_OUT).any():
+    if len(np.unique(labels[part == _HELD_OUT])) < 2:
         raise InputError(
-            "linear needs a class with at least three images",
-            expected="at least three images in some class",
+            "linear needs two classes with at least three images",
+            expected="held-out images of two classes or more",
             found=f"{len(part)} images in {inputs.num_classes} classes",
+            fix="add images, or use another measure, such as logme",
         )
     train = part == _TRAIN
     mean = x[train].mean(axis=0, dtype=np.float64)

@@ -34,7 +34,7 @@ import optax
 import scipy.special
 
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
+from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Regime, Result, register
 from rankckpt_jax.measures.statistics import blocks, sampling
 
 _DIMENSIONS = 64
@@ -47,12 +47,23 @@ _VALIDATION = 5
 """One in this many images of a half is used for early stopping."""
 
 
+def _chance(inputs: Inputs, result: Result) -> str:
+    # As for log likelihoods, see `regimes.CHANCE`.
+    if len(inputs.labels) * result.score >= 0.5:
+        return ""
+    return (
+        "The estimate is not above 0, so features and labels seem independent, and the "
+        "score cannot order checkpoints. Add images, or use another measure."
+    )
+
+
 @register(
     "mutual_information",
     cost="N D^2 + D^3",
     holds_out=True,
     resampling="bootstrap",
     tolerance=UNIT_SCALE,
+    regimes=(Regime("chance", _chance, saturates=True),),
 )
 def mutual_information(
     inputs: Inputs,

@@ -132,6 +132,35 @@ COPIES = Regime("copies", _copies)
 """For accuracies on images that are not trained on, unless they have a copy."""
 
 
+def _equal_rows(inputs: Inputs, result: Result) -> str:
+    if not inputs.statistics.has_equal_rows:
+        return ""
+    return (
+        "All rows of the features are equal, so the score depends on the labels alone "
+        "and cannot order checkpoints. Check the weights and the input range of the "
+        "network."
+    )
+
+
+EQUAL_ROWS = Regime("equal rows", _equal_rows, saturates=True)
+"""For all measures that read the features."""
+
+
+def _equal_classes(inputs: Inputs, result: Result) -> str:
+    statistics = inputs.statistics
+    if statistics.has_equal_rows or not statistics.has_equal_classes:
+        return ""
+    return (
+        "The images of each class have the same features, so the score does not depend "
+        "on how much images of a class differ. Check for duplicates, and for features "
+        "that hold the labels."
+    )
+
+
+EQUAL_CLASSES = Regime("equal classes", _equal_classes)
+"""For all measures that read the features."""
+
+
 def _probabilities(inputs: Inputs, result: Result) -> str:
     if not inputs.from_probabilities:
         return ""

@@ -21,6 +21,7 @@ import math
 
 import numpy as np
 
+from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import (
     UNIT_SCALE,
     Evidence,
@@ -52,7 +53,7 @@ SHRUNK = Regime("shrinkage", _shrunk, saturates=True)
     bounds=(0.0, math.inf),
     uses_weights=True,
     tolerance=UNIT_SCALE,
-    regimes=(SHRUNK,),
+    regimes=(SHRUNK, regimes.SINGLE_IMAGES),
 )
 def regularized_h_score(inputs: Inputs) -> Result:
     """Return the regularized H-score of features [N, D] and labels [N]."""

@@ -26,11 +26,13 @@ import scipy.linalg
 
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Evidence, Inputs, Result, register
-from rankckpt_jax.measures.statistics import discriminant
+from rankckpt_jax.measures.statistics import discriminant, scaling
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _POWER_STEPS = 3
 _LEAST_SHRINKAGE = 1e-10
+_MOST_SHRINKAGE = 0.5
+"""Above it the discriminant is mostly one of class means, whatever the scatter is."""
 
 
 @register(
@@ -59,7 +61,8 @@ def sfda(inputs: Inputs) -> Result:
     )
     # Rounding can raise a mean of posteriors slightly above 1.
     score = min(statistics.average(result.posterior), 1.0)
-    return Result(score, {"shrinkage": float(shrinkage)})
+    warning = scaling.warn_if(shrinkage > _MOST_SHRINKAGE, "the shrinkage")
+    return Result(score, {"shrinkage": float(shrinkage)}, warning)
 
 
 def _discriminant(

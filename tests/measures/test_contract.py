@@ -105,7 +105,7 @@ EDGE_CASES = {
 REFUSED = {
     "one dimension": {"parc": "at least two features", "rsa": "at least two features"},
     "only classes with one image": {
-        "linear": "a class with at least three images",
+        "linear": "two classes with at least three images",
         "mutual_information": "a class with at least four images",
         "ncti": "a class with images that differ",
         "parc": "pairs within a class",

@@ -175,6 +175,24 @@ class Statistics:
         # Rows with equal sums are almost surely equal, and equal rows have equal sums.
         return len(np.unique(np.concatenate(sums)))
 
+    @functools.cached_property
+    def has_equal_rows(self) -> bool:
+        """Whether all rows of the features are equal."""
+        x = self.features
+        # The first rows of ordinary features differ already.
+        return bool((x[:_BLOCK] == x[:1]).all() and (x == x[:1]).all())
+
+    @functools.cached_property
+    def has_equal_classes(self) -> bool:
+        """Whether each row equals the others of its class, and some class has two."""
+        firsts = self.by_class[np.cumsum(self.sizes) - self.sizes]
+        blocks = range(0, len(self.labels), _BLOCK)
+        return len(firsts) < len(self.labels) and all(
+            (x == self.features[firsts[self.labels[i : i + _BLOCK]]]).all()
+            for i in blocks
+            for x in [self.features[i : i + _BLOCK]]
+        )
+
     def principal(self, count: int) -> np.ndarray:
         """Return the first principal components: float64 [N, min(count, N, D)].
 
