@@ -73,12 +73,14 @@ def flop(name: str, sizes: Sizes, options: Mapping[str, Any] | None = None) -> f
     }
     total = 0.0
     for term in measure.cost.split(" + "):
-        factors = re.findall(r"(\w+)(?:\^(\d))?", term)
         if term == "EM":
             total += _mixture_flop(sizes, options or {})
-        elif factors and all(symbol in values for symbol, _ in factors):
+            continue
+        product, _, divisor = term.partition(" / ")
+        factors = re.findall(r"(\w+)(?:\^(\d))?", product)
+        if factors and all(symbol in values for symbol, _ in factors):
             powers = (values[symbol] ** int(power or 1) for symbol, power in factors)
-            total += 2.0 * math.prod(powers)
+            total += 2.0 * math.prod(powers) / values.get(divisor, 1)
     return total
 
 

@@ -118,17 +118,26 @@ _MOST_COPIES = 0.1
 """Share of copies among the images below which their effect is small."""
 
 
-def _copies(inputs: Inputs, result: Result) -> str:
-    distinct, count = inputs.statistics.num_distinct, len(inputs.features)
-    if count - distinct <= _MOST_COPIES * count:
-        return ""
-    return (
-        f"Only {distinct} of {count} images have features of their own, so images are "
-        "classified by their copies and the accuracy is too high. Remove duplicates."
-    )
+def copies(effect: str) -> Regime:
+    """Return the regime of many images with the features of another one.
+
+    Args:
+      effect: Their effect on the score.
+    """
+
+    def describe(inputs: Inputs, result: Result) -> str:
+        distinct, count = inputs.statistics.num_distinct, len(inputs.features)
+        if count - distinct <= _MOST_COPIES * count:
+            return ""
+        return (
+            f"Only {distinct} of {count} images have features of their own, so "
+            f"{effect}. Remove duplicates."
+        )
+
+    return Regime("copies", describe)
 
 
-COPIES = Regime("copies", _copies)
+COPIES = copies("images are classified by their copies and the accuracy is too high")
 """For accuracies on images that are not trained on, unless they have a copy."""
 
 

@@ -21,7 +21,7 @@ from rankckpt_jax.data import preprocess
 from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import loop, probe, restore_batch_norm, step
-from rankckpt_jax.measures import inputs, knn, mutual_information, pactran
+from rankckpt_jax.measures import inputs, knn, mutual_information, pactran, tmi
 from rankckpt_jax.measures.mixture import (
     covariance,
     em,
@@ -249,6 +249,12 @@ def neighbors(k: int) -> Call:
     return Call(knn._classify, args, options)
 
 
+def distances_within_classes() -> Call:
+    # 30 images per class fit into a tile of 32.
+    x, valid = floats(CLASSES, WIDTH, 32), jax.ShapeDtypeStruct((CLASSES, 32), bool)
+    return Call(tmi._nearest, (x, valid, ints(CLASSES, 2)), {"k": 3})
+
+
 @dataclasses.dataclass(frozen=True)
 class Points:
     """A clustering task: N points in D dimensions, K components."""
@@ -438,6 +444,7 @@ PROGRAMS = [
         histograms,
         "statistics",
     ),
+    Program("measures.tmi._nearest", "k=3", distances_within_classes, "statistics"),
     Program(
         "measures.knn._classify", "k=1", functools.partial(neighbors, 1), "statistics"
     ),

@@ -140,6 +140,7 @@ REFERENCES = {
     "sfda": lambda x, y, z: references.sfda(x.astype(float), y),
     "lda": lambda x, y, z: references.lda(x.astype(float), y),
     "knn": lambda x, y, z: knn(x, y),
+    "tmi": lambda x, y, z: references.tmi(x.astype(float), y),
     "cka": lambda x, y, z: references.cka(x.astype(float), y),
     "parc": lambda x, y, z: 100 * references.parc(x.astype(float), y),
     "rsa": lambda x, y, z: references.parc(x.astype(float), y, standardize=False),

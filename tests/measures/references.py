@@ -283,6 +283,26 @@ def lfc(x: np.ndarray, y: np.ndarray, variant: str) -> float:
     return float(stats.pearsonr(kernel.ravel(), same.ravel()).statistic)
 
 
+def tmi(x: np.ndarray, y: np.ndarray, least: float | None = 0.0) -> float:
+    """TMI with distances of at least `least`; None for the smallest positive one."""
+    groups = [x[y == c] for c in np.unique(y) if np.sum(y == c) > 3]
+    distances = []
+    for group in groups:
+        search = neighbors.NearestNeighbors(n_neighbors=3, metric="chebyshev").fit(
+            group
+        )
+        distances.append(search.kneighbors()[0][:, -1])
+    if least is None:
+        least = min(r[r > 0].min() for r in distances)
+    entropies = [
+        special.digamma(len(r))
+        - special.digamma(3)
+        + x.shape[1] * np.log(2 * np.maximum(r, least)).mean()
+        for r in distances
+    ]
+    return float(np.average(entropies, weights=[len(r) for r in distances]))
+
+
 def ncti_terms(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     pca = decomposition.PCA(min(64, *x.shape), svd_solver="full")
     x = pca.fit_transform(x)

@@ -53,8 +53,12 @@ def test_score_is_repeatable_and_in_range(name):
     assert np.isfinite(result)
 
 
-# Energy does not read the labels; NCTI's terms are comparable only within a pool.
-@pytest.mark.parametrize("name", sorted({*FROM_IMAGES} - {"energy", "ncti"}))
+# Energy does not read the labels; NCTI's terms are comparable only within a pool; TMI
+# does not depend on the distances between classes.
+OTHERS = {"energy", "ncti", "tmi"}
+
+
+@pytest.mark.parametrize("name", sorted({*FROM_IMAGES} - OTHERS))
 @pytest.mark.parametrize("seed", [0, 3, 4])
 def test_score_increases_with_class_separation(name, seed):
     scores = [score_of(name, separation, seed) for separation in (0.1, 0.7, 2.0)]
@@ -110,12 +114,14 @@ REFUSED = {
         "ncti": "a class with images that differ",
         "parc": "pairs within a class",
         "rsa": "pairs within a class",
+        "tmi": "a class with more than k = 3 images",
     },
     "constant features": {
         "cka": "All rows of the features are equal",
         "ncti": "a class with images that differ",
         "parc": "All features of each image are equal",
         "rsa": "All features of each image are equal",
+        "tmi": "Each image has k = 3 copies in its class",
     },
 }
 

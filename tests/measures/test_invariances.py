@@ -38,6 +38,8 @@ HOLDS = {
     "pactran": ALL - {"scale"},
     "ncti": ALL - {"scale"},
     "etran": ALL - {"scale"},
+    # The maximum norm depends on the axes, and an entropy on the scale.
+    "tmi": {"order", "names", "shift"},
     # Correlations over the dimensions of one image depend on the axes, and on the mean
     # unless features are centered first.
     "parc": ALL - {"rotation"},

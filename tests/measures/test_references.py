@@ -31,7 +31,7 @@ REAL = {
     "lda score (ETran)": "lda",
 }
 PUBLISHED = ("leep", "nce", "h_score", "regularized_h_score", "logme", "transrate")
-PUBLISHED += ("gbc", "sfda", "lda", "parc", "cka", "knn")
+PUBLISHED += ("gbc", "sfda", "lda", "parc", "cka", "knn", "tmi")
 LFC = ("lfc", "lfc_cosine", "lfc_correlation", "lfc_uncentered")
 # Key in small.json, measure, options.
 SMALL = [(name, name, {}) for name in PUBLISHED]
@@ -40,6 +40,8 @@ SMALL += [
     ("gbc_diagonal", "gbc", {"covariance": "diagonal", "dimensions": 0}),
     ("logme", "logme", {"published": True}),
     *((variant, "cka", {"variant": variant}) for variant in LFC),
+    ("tmi_published", "tmi", {"variant": "published"}),
+    ("tmi_published_1", "tmi", {"variant": "published", "k": 1}),
     ("knn_cosine", "knn", {"metric": "cosine"}),
     ("knn_5", "knn", {"k": 5}),
     ("knn_5_cosine", "knn", {"k": 5, "metric": "cosine"}),
@@ -120,6 +122,7 @@ def test_measures_match_references_for_unbalanced_classes(n, d):
         "rsa": references.parc(x, labels, standardize=False),
         "knn": references.knn(x, labels),
         "cka": references.cka(x, labels),
+        "tmi": references.tmi(x, labels),
         "nce": references.nce(z, labels),
         "leep": references.leep(z, labels),
         "energy": references.energy(z),
@@ -319,6 +322,51 @@ def test_knn_refuses_impossible_options():
         score("knn", features, labels, None, k=60)
     with pytest.raises(InputError, match="did you mean 'cosine'"):
         score("knn", features, labels, None, metric="cosin")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda x, y: (1e-4 * x, y), 2.8702424783),
+        (lambda x, y: (1e4 * x, y), 32.1998249209),
+        (lambda x, y: (np.repeat(x, 2, axis=0), np.repeat(y, 2)), 4.2526284391),
+    ],
+)
+def test_published_tmi_at_other_scales_and_of_copies(small, change, expected):
+    features, labels = change(small.features, small.labels)
+    result = score("tmi", features, labels, None, variant="published")
+    assert result == pytest.approx(expected, rel=1e-6)
+
+
+def test_tmi_with_several_tiles_and_small_classes():
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(5), [700, 40, 5, 3, 1])
+    x = random.normal(size=(len(labels), 20)).astype(np.float32)
+    result = measures.compute("tmi", x, labels)
+    expected = references.tmi(x.astype(float), labels)
+    assert result.score == pytest.approx(expected, rel=1e-6)
+    assert "2 of 5 classes have no more than k = 3 images" in result.warning
+    published = measures.compute("tmi", x, labels, variant="published").score
+    # The authors' code counts the class of one image as 0, and drops that of three.
+    shares = 745 / 749 / 4
+    floored = references.tmi(x.astype(float), labels, least=1.0)
+    assert published == pytest.approx(shares * floored, rel=1e-6)
+
+
+def test_tmi_counts_the_distance_of_copies_as_the_smallest_positive_one(small):
+    x = small.features.copy()
+    x[4], x[8], x[12] = x[0], x[0], x[0]
+    expected = references.tmi(x, small.labels, least=None)
+    assert score("tmi", x, small.labels, None) == pytest.approx(expected, rel=1e-6)
+
+
+def test_normalized_tmi_does_not_depend_on_the_lengths_of_the_features(small):
+    lengths = np.random.default_rng(0).uniform(0.1, 10, (240, 1))
+    options = {"variant": "normalized"}
+    result = measures.compute("tmi", lengths * small.features, small.labels, **options)
+    x = small.features / np.linalg.norm(small.features, axis=1, keepdims=True)
+    assert result.score == pytest.approx(references.tmi(x, small.labels), rel=1e-5)
+    assert not result.warning
 
 
 def test_cka_of_random_labels_is_its_chance():
