@@ -20,7 +20,7 @@ import numpy as np
 
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Inputs, Result, register
-from rankckpt_jax.measures.statistics import discriminant, scaling
+from rankckpt_jax.measures.statistics import discriminant, remappings, scaling
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _LEAST_VARIANCE = 1.0
@@ -32,11 +32,17 @@ _LEAST_VARIANCE = 1.0
     cost="N D C",
     bounds=(0.0, 1.0),
     uses_weights=True,
+    check=remappings.check("lda"),
     regimes=(regimes.INTERPOLATION, regimes.FEW_IMAGES, regimes.SINGLE_IMAGES),
 )
-def lda(inputs: Inputs) -> Result:
-    """Return the mean posterior of the true class for features [N, D]."""
-    statistics = inputs.statistics
+def lda(inputs: Inputs, remap: str = "none") -> Result:
+    """Return the mean posterior of the true class for features [N, D].
+
+    Args:
+      inputs: Features [N, D] and labels [N].
+      remap: "ped" or "sa" moves the classes first; see `remappings`.
+    """
+    statistics = remappings.apply(inputs.statistics, remap)
     return Result(posterior(statistics), warning=warn(statistics))
 
 

@@ -39,7 +39,7 @@ import numpy as np
 
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Evidence, Inputs, Result, register
-from rankckpt_jax.measures.statistics import symmetric
+from rankckpt_jax.measures.statistics import remappings, symmetric
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 
@@ -63,21 +63,23 @@ _LARGEST_RATIO = 1e10
     cost="N D^2 + D^3",
     evidence=Evidence(0.43, 28),
     uses_weights=True,
+    check=remappings.check("logme"),
     regimes=(regimes.SINGLE_IMAGES,),
 )
-def logme(inputs: Inputs, published: bool = False) -> Result:
+def logme(inputs: Inputs, published: bool = False, remap: str = "none") -> Result:
     """Return LogME of features [N, D] and labels [N].
 
     Args:
       inputs: Features [N, D] and labels [N].
       published: Whether to stop where published code stops.
+      remap: "ped" or "sa" moves the classes first; see `remappings`.
 
     Returns:
       The score. Its details hold the number of steps and of the classes that did not
       converge.
     """
     stop = _PUBLISHED if published else _CONVERGED
-    regression = _Regression(inputs.statistics)
+    regression = _Regression(remappings.apply(inputs.statistics, remap))
     counts = regression.counts
     alpha, beta, m2, e2 = (np.ones_like(counts) for _ in range(4))
     ratio = np.ones_like(counts) if published else regression.first_ratio()

@@ -26,7 +26,7 @@ import scipy.linalg
 
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Evidence, Inputs, Result, register
-from rankckpt_jax.measures.statistics import discriminant, scaling
+from rankckpt_jax.measures.statistics import discriminant, remappings, scaling
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _POWER_STEPS = 3
@@ -41,11 +41,18 @@ _MOST_SHRINKAGE = 0.5
     evidence=Evidence(0.31, 11),
     bounds=(0.0, 1.0),
     uses_weights=True,
+    check=remappings.check("sfda"),
     regimes=(regimes.INTERPOLATION, regimes.FEW_IMAGES),
 )
-def sfda(inputs: Inputs) -> Result:
-    """Return SFDA of features [N, D] and labels [N]."""
+def sfda(inputs: Inputs, remap: str = "none") -> Result:
+    """Return SFDA of features [N, D] and labels [N].
+
+    Args:
+      inputs: Features [N, D] and labels [N].
+      remap: "ped" or "sa" moves the classes first; see `remappings`.
+    """
     statistics, num_classes = inputs.statistics, inputs.num_classes
+    statistics = remappings.apply(statistics, remap)
     labels = statistics.labels
     within = statistics.within / statistics.total
     shrinkage = max(np.exp(-5 * _largest_eigenvalue(within)), _LEAST_SHRINKAGE)
