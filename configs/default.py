@@ -44,6 +44,10 @@ def get_config() -> ml_collections.ConfigDict:
     task.name = ""
     # A folder with train/CLASS/*.jpg, and optionally val/ and test/.
     task.path = ""
+    # What the label of an image is: classes (one class), multi_label (several labels),
+    # regression (a number), or auto to find it from the files, which the log states.
+    # See docs/tasks.md.
+    task.target = "auto"
     # A TFDS name with a version, such as caltech101:3.*.*.
     task.tfds = ""
     # Directory of TFDS data sets; empty for the default of TFDS.
@@ -185,6 +189,11 @@ def get_config() -> ml_collections.ConfigDict:
     # Fine-tune only this many checkpoints, the best ranked ones by the first measure,
     # after all checkpoints are scored; 0 for all. Not possible with `shard`.
     finetune.top = 0
+    # Metric that chooses among hyperparameters and that rankings are compared with. For
+    # classes: accuracy (the default), balanced_accuracy, auroc (macro-AUROC); for
+    # several labels: mean_average_precision (the default), auroc; for numbers: r2 (the
+    # default), spearman. All of them are measured.
+    finetune.metric = ""
     # The following fields override the recipe. Learning rate and number of steps may be
     # several values, of which every pair is tried:
     # --config.finetune.learning_rate=0.1,0.01

@@ -1,4 +1,4 @@
-"""Finds the splits and classes of a folder of images."""
+"""Finds the splits, and the classes or labels, of a folder of images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from rankckpt_jax.data import image_files, label_file
+from rankckpt_jax.data import image_files, label_file, targets
+from rankckpt_jax.data.label_kind import Label
 from rankckpt_jax.errors import InputError, some
 
 ByClass = dict[str, list[pathlib.Path]]
+
+ALL = ""
+"""The key of all images of a split whose labels are not classes."""
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training", "trn"),
@@ -30,15 +34,24 @@ class Layout:
 
     Attributes:
       by_split: Image files by class, by split: "train", and perhaps "val" and "test".
+        Without classes, all files of a split have the key ALL.
       places: Folder of each split; the folder itself if it is not divided.
       origin: A phrase that names the folder and what was taken for which split.
       warnings: Sentences about what was ignored or is ambiguous.
+      target: Kind of the labels, one of `targets.TARGETS`.
+      label_of: The label of each image if they are not classes.
+      of_folders: Whether the classes are folders.
+      assumed: A sentence on the kind that was assumed, or empty.
     """
 
     by_split: Mapping[str, ByClass]
     places: Mapping[str, pathlib.Path]
     origin: str
     warnings: tuple[str, ...]
+    target: str = "classes"
+    label_of: Mapping[pathlib.Path, Label] = dataclasses.field(default_factory=dict)
+    of_folders: bool = False
+    assumed: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +59,23 @@ class _Found:
     by_split: dict[str, ByClass]
     sources: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    target: str = "classes"
+    label_of: Mapping[pathlib.Path, Label] = dataclasses.field(default_factory=dict)
+    of_folders: bool = False
+    assumed: str = ""
 
 
-def find(root: pathlib.Path) -> Layout:
+def find(root: pathlib.Path, target: str = targets.AUTO) -> Layout:
     """Return the splits and classes of a folder.
 
     A split is a sub-folder with one of SPLIT_NAMES, in any case. Without such a
     sub-folder all images belong to `train`. A class is a sub-folder of the split, or a
     label in its `labels.csv`. A `labels.csv` in `root` may list the images of all
-    splits.
+    splits. Without such sub-folders, its column `split` may divide them.
+
+    Args:
+      root: The folder.
+      target: Kind of the labels; see `config.task.target`. Folders are classes here.
 
     Raises:
       InputError: There are no training images, two folders have names of the same
@@ -68,37 +89,44 @@ def find(root: pathlib.Path) -> Layout:
     if not places:
         if not labels.is_file() and not image_files.folders(root):
             raise _no_images(root / "train", _listing(root))
-        places = {"train": root}
-        found_classes = _read_splits(places)
+        found_classes = _read_splits({"train": root}, target)
+        places = dict.fromkeys(found_classes.by_split, root)
     elif "train" not in places:
         raise _no_images(root / "train", _listing(root))
     elif labels.is_file() and not any(map(_has_classes, places.values())):
-        found_classes = _read_common_labels(labels, places)
+        found_classes = _read_common_labels(labels, places, target)
     else:
         unlabeled = [
             p for s, p in places.items() if s != "train" and not _has_classes(p)
         ]
         places = {s: place for s, place in places.items() if place not in unlabeled}
-        found_classes = _read_splits(places)
+        found_classes = _read_splits(places, target)
         if labels.is_file() and label_file.lists_images(labels):
             text = f"{label_file.NAME} is ignored, because the splits have folders of "
             ignored = (f"{text}classes; remove one of the two",)
             found_classes = dataclasses.replace(
                 found_classes, warnings=(*found_classes.warnings, *ignored)
             )
-    by_split, warnings = _unify_names(found_classes.by_split)
+    by_split = found_classes.by_split
+    warnings: tuple[str, ...] = ()
+    if found_classes.target == "classes":
+        by_split, warnings = _unify_names(by_split)
     taken = [
         f"{place.name!r} taken as {split}"
         for split, place in places.items()
         if place.name != split and place != root
     ]
-    if root in places.values():
+    if list(places.values()) == [root]:
         taken.append("taken as train")
     return Layout(
         by_split,
         places,
         ", ".join([f"folder {root}", *taken, *found_classes.sources]),
         (*_warn_about_folders(root, places), *found_classes.warnings, *warnings),
+        found_classes.target,
+        found_classes.label_of,
+        found_classes.of_folders,
+        found_classes.assumed,
     )
 
 
@@ -128,38 +156,65 @@ def _has_classes(folder: pathlib.Path) -> bool:
     return bool(image_files.folders(folder)) or (folder / label_file.NAME).is_file()
 
 
-def _read_splits(places: Mapping[str, pathlib.Path]) -> _Found:
+def _read_splits(places: Mapping[str, pathlib.Path], target: str) -> _Found:
     by_split: dict[str, ByClass] = {}
     sources: list[str] = []
     warnings: list[str] = []
+    label_of: dict[pathlib.Path, Label] = {}
+    kinds: dict[str, str] = {}
+    of_folders, assumed = True, ""
     for split, place in places.items():
         labels = place / label_file.NAME
         folders = image_files.folders(place)
         # Beside folders of classes it may describe the classes.
         if labels.is_file() and (not folders or label_file.lists_images(labels)):
-            label_of = label_file.read(labels)
-            by_split[split] = _group(label_of)
-            sources.append(f"classes of {split} from {label_file.NAME}")
-            warnings.append(label_file.describe_unlisted(labels, label_of))
+            # The other splits have the kind of `train`, which comes first.
+            read = label_file.read(labels, kinds.get("train", target))
+            of_folders = False
+            kinds[split], assumed = read.target, assumed or read.note
+            label_of |= read.labels
+            sources.append(f"{read.source} of {split} from {label_file.NAME}")
+            warnings.append(label_file.describe_unlisted(labels, read.labels))
+            if list(places) == ["train"] and read.splits:
+                by_split |= _divide(labels, read)
+            else:
+                by_split[split] = _group(read.labels, read.target)
         else:
+            kinds[split] = "classes"
             by_split[split] = {
                 folder.name: image_files.images(folder) for folder in folders
             }
-    return _Found(by_split, tuple(sources), tuple(filter(None, warnings)))
+    if len(set(kinds.values())) > 1:
+        raise InputError(
+            "The splits have labels of different kinds",
+            where=", ".join(str(place) for place in places.values()),
+            expected=f"a file {label_file.NAME} in each, or folders of classes in each",
+            found=", ".join(f"{split}: {kind}" for split, kind in kinds.items()),
+            fix="label all splits in the same way",
+        )
+    return _Found(
+        by_split,
+        tuple(sources),
+        tuple(filter(None, warnings)),
+        kinds["train"],
+        {} if kinds["train"] == "classes" else label_of,
+        of_folders,
+        assumed,
+    )
 
 
 def _read_common_labels(
-    labels: pathlib.Path, places: Mapping[str, pathlib.Path]
+    labels: pathlib.Path, places: Mapping[str, pathlib.Path], target: str
 ) -> _Found:
     """Divide the images of one `labels.csv` by the folders of the splits."""
-    label_of = label_file.read(labels)
+    read = label_file.read(labels, target)
     by_split: dict[str, ByClass] = {}
     for split, place in places.items():
-        inside = {f: c for f, c in label_of.items() if place in f.parents}
-        by_split[split] = _group(inside)
+        inside = {f: label for f, label in read.labels.items() if place in f.parents}
+        by_split[split] = _group(inside, read.target)
     outside = [
         str(file.relative_to(labels.parent))
-        for file in label_of
+        for file in read.labels
         if not set(places.values()) & set(file.parents)
     ]
     if outside:
@@ -170,16 +225,45 @@ def _read_common_labels(
             found=some(map(repr, outside)),
             fix="write the folder of the split in front of the name of the file",
         )
-    unlisted = label_file.describe_unlisted(labels, label_of)
-    warnings = (unlisted,) if unlisted else ()
-    return _Found(by_split, (f"classes from {label_file.NAME}",), warnings)
+    unlisted = label_file.describe_unlisted(labels, read.labels)
+    return _Found(
+        by_split,
+        (f"{read.source} from {label_file.NAME}",),
+        (unlisted,) if unlisted else (),
+        read.target,
+        {} if read.target == "classes" else read.labels,
+        False,
+        read.note,
+    )
 
 
-def _group(label_of: Mapping[pathlib.Path, str]) -> ByClass:
-    by_class: ByClass = {}
-    for file, label in label_of.items():
-        by_class.setdefault(label, []).append(file)
-    return {label: sorted(by_class[label]) for label in sorted(by_class)}
+def _divide(path: pathlib.Path, read: label_file.Labels) -> dict[str, ByClass]:
+    """Divide images by the column `split` of a file."""
+    split_of = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    inside: dict[str, dict[pathlib.Path, Label]] = {}
+    for file, label in read.labels.items():
+        split = split_of.get(_SUFFIX.sub("", read.splits[file].casefold()))
+        if split is None:
+            raise InputError(
+                "An image belongs to no split",
+                where=str(path),
+                expected="one of " + ", ".join(split_of) + " in the column `split`",
+                found=f"{read.splits[file]!r} for {file.relative_to(path.parent)}",
+                fix="correct the file, or remove the column",
+            )
+        inside.setdefault(split, {})[file] = label
+    if "train" not in inside:
+        raise _no_images(path, "no line of train in the column `split`")
+    return {s: _group(inside[s], read.target) for s in SPLIT_NAMES if s in inside}
+
+
+def _group(labels: Mapping[pathlib.Path, Label], target: str) -> ByClass:
+    """Group images by class, or under ALL if their labels are not classes."""
+    by_class: ByClass = {} if target == "classes" else {ALL: []}
+    for file, label in labels.items():
+        key = str(label) if target == "classes" else ALL
+        by_class.setdefault(key, []).append(file)
+    return {key: sorted(by_class[key]) for key in sorted(by_class)}
 
 
 def _unify_names(

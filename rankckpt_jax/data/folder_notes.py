@@ -30,8 +30,9 @@ def make(
     root: pathlib.Path,
     layout: Layout,
     by_split: Mapping[str, ByClass],
-    infos: Mapping[pathlib.Path, FileInfo],
-    digest: Digest,
+    copies: Iterable[Sequence[pathlib.Path]],
+    target: str,
+    warnings: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return warnings about a usable folder, by topic.
 
@@ -39,22 +40,20 @@ def make(
       root: The folder.
       layout: Its splits and classes.
       by_split: The images that can be read, by split and class.
-      infos: Facts about each file.
-      digest: Returns the digest of a file's contents.
+      copies: Groups of files with the same bytes.
+      target: Kind of the labels.
+      warnings: Further warnings about labels.
     """
-    every = [
-        f for by_class in by_split.values() for fs in by_class.values() for f in fs
-    ]
-    linked = _linked_classes(layout)
-    copies = _find_copies(every, infos, digest)
+    linked = _linked_classes(layout) if target == "classes" else {}
     labels, splits = _about_copies(root, by_split, copies, linked)
     sentences = {
-        "classes": _about_classes(by_split),
+        "classes": _about_classes(by_split) if target == "classes" else [],
         "folders": list(layout.warnings),
         "images": _about_formats(layout),
-        "labels": [*_about_links(linked), *labels],
+        "labels": [*warnings, *_about_links(linked), *labels],
         "pixels": _about_pixels(root, by_split),
         "splits": splits,
+        "target": [layout.assumed] if layout.assumed else [],
     }
     return {topic: "; ".join(texts) for topic, texts in sentences.items() if texts}
 
@@ -81,7 +80,7 @@ def _about_classes(by_split: Mapping[str, ByClass]) -> list[str]:
 def _about_formats(layout: Layout) -> list[str]:
     others = collections.Counter(
         path.suffix.lower()
-        for place in layout.places.values()
+        for place in dict.fromkeys(layout.places.values())
         for path in image_files.walk(place)
         if path.suffix.lower() in image_files.UNSUPPORTED_SUFFIXES
     )
@@ -176,7 +175,11 @@ def _about_copies(
 
     mislabeled = []
     tested = []
-    for files in copies:
+    for group in copies:
+        # Further copies of an image with several labels belong to no split.
+        files = [file for file in group if file in place_of]
+        if not files:
+            continue
         others = [file for file in files if class_of(file) != class_of(files[0])]
         if others:
             mislabeled.append((files[0], others[0]))
@@ -187,7 +190,9 @@ def _about_copies(
     if mislabeled:
         labels.append(
             f"{len(mislabeled)} images are in several classes, as byte-for-byte "
-            f"copies; remove those of the wrong class: {show(mislabeled)}"
+            "copies; remove those of the wrong class, or set "
+            "config.task.target=multi_label if an image may have several labels: "
+            + show(mislabeled)
         )
     splits = []
     if tested:
@@ -200,12 +205,25 @@ def _about_copies(
     return labels, splits
 
 
-def _find_copies(
-    paths: Iterable[pathlib.Path],
+def without_links(
+    layout: Layout, copies: Iterable[Sequence[pathlib.Path]]
+) -> list[list[pathlib.Path]]:
+    """Return groups of copies without files in a link to another folder of a class."""
+    links = {
+        layout.places[split] / name
+        for split, groups in _linked_classes(layout).items()
+        for names in groups
+        for name in names[1:]
+    }
+    return [[f for f in group if not links & set(f.parents)] for group in copies]
+
+
+def find_copies(
+    by_split: Mapping[str, ByClass],
     infos: Mapping[pathlib.Path, FileInfo],
     digest: Digest,
 ) -> list[list[pathlib.Path]]:
-    """Return the groups of files with the same bytes.
+    """Return the groups of files of all splits with the same bytes.
 
     Files are compared by size, then by a few kilobytes from the middle, where the
     pixels are. Only files that are still equal are read to the end.
@@ -215,7 +233,7 @@ def _find_copies(
         lambda file: _middle(file, infos[file].size),
         digest,
     )
-    groups = [list(paths)]
+    groups = [[f for by in by_split.values() for fs in by.values() for f in fs]]
     for key in keys:
         finer: dict[Any, list[pathlib.Path]] = {}
         for number, group in enumerate(groups):

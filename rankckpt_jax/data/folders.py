@@ -15,10 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from rankckpt_jax.data import decode, folder_layout, folder_notes, image_files
+from rankckpt_jax.data import (
+    decode,
+    folder_labels,
+    folder_layout,
+    folder_notes,
+    image_files,
+    targets,
+)
 from rankckpt_jax.data.folder_layout import ByClass, Layout
 from rankckpt_jax.data.folder_notes import Digest
 from rankckpt_jax.data.image_files import FileInfo
+from rankckpt_jax.data.label_kind import Label
 from rankckpt_jax.data.splits import (
     MAX_UNREADABLE,
     Example,
@@ -38,13 +46,17 @@ At least one image of a class is held out, so the share is larger in small class
 
 
 def from_folder(
-    path: str, name: str = "", max_unreadable: float = MAX_UNREADABLE
+    path: str,
+    name: str = "",
+    max_unreadable: float = MAX_UNREADABLE,
+    target: str = targets.AUTO,
 ) -> Task:
-    """Return the task of a folder; see `folder_layout.find` for its splits and classes.
+    """Return the task of a folder; see `folder_layout.find` for its splits and labels.
 
     Without `test`, the images of `val` become the test images. Without either, a fifth
-    of each class of `train` is held out. It is chosen by a hash of the file names, so
-    that the choice does not depend on the order of files or on other files.
+    of each class of `train`, or of all images, is held out. It is chosen by a hash of
+    the file names, so that the choice does not depend on the order of files or on other
+    files.
 
     Files that cannot be opened, or do not start with an image signature, are dropped.
     `corrupt_images` finds those that cannot be decoded.
@@ -53,15 +65,16 @@ def from_folder(
       path: A local directory.
       name: Name of the task; by default that of the directory.
       max_unreadable: Largest share of a split that may be dropped, in [0, 1].
+      target: Kind of the labels; see `config.task.target`.
 
     Raises:
       InputError: The directory does not exist or has fewer than two classes, a class
-        has no training images, another split has a class that `train` lacks, or too
-        many files are not images.
+        has no training images, another split has a class that `train` lacks, the labels
+        are not of the kind `target` or do not vary, or too many files are not images.
     """
     root = pathlib.Path(files.to_path(path))
-    layout = folder_layout.find(root)
-    classes = _check_classes(layout)
+    layout = folder_layout.find(root, target)
+    classes = _check_classes(layout) if layout.target == "classes" else ()
     infos = image_files.read_infos(
         f
         for by_class in layout.by_split.values()
@@ -79,7 +92,15 @@ def from_folder(
         by_split[split] = {
             c: [file for file in fs if file not in bad] for c, fs in by_class.items()
         }
-    origin = layout.origin
+    origin, kind, label_of = layout.origin, layout.target, dict(layout.label_of)
+    copies = folder_notes.find_copies(by_split, infos, source.digest)
+    if layout.of_folders:
+        separate = folder_notes.without_links(layout, copies)
+        merged = folder_labels.merge_copies(root, by_split, separate, target)
+        if merged is not None:
+            kind = "multi_label"
+            by_split, label_of = dict(merged[0]), merged[1]
+            origin += ", labels from the folders of each image"
     if "test" not in by_split and "val" in by_split:
         by_split["test"] = by_split.pop("val")
         corrupt["test"] = corrupt.pop("val")
@@ -93,8 +114,14 @@ def from_folder(
         origin += f", {held} of {total} images of train ({share:.0%}) held out as test"
     if turned := sum(info.orientation != 1 for info in infos.values()):
         origin += f", {turned} images turned by their EXIF orientation"
+    warnings: list[str] = []
+    if kind == "multi_label":
+        classes, warnings = folder_labels.label_names(root, by_split, label_of)
+    elif kind == "regression":
+        folder_labels.check_numbers(root, by_split, label_of)
+    labeling = _Labeling(kind, classes, label_of)
     splits = {
-        split: _folder_split(source, split, by_class, classes, corrupt.get(split, {}))
+        split: _folder_split(source, split, by_class, labeling, corrupt.get(split, {}))
         for split, by_class in by_split.items()
     }
     for split_name, made in splits.items():
@@ -112,9 +139,9 @@ def from_folder(
         train, val = by_split["train"], by_split["val"]
         both = {name: train[name] + val.get(name, []) for name in train}
         dropped = {**corrupt["train"], **corrupt["val"]}
-        splits["trainval"] = _folder_split(source, "trainval", both, classes, dropped)
-    notes = folder_notes.make(root, layout, by_split, infos, source.digest)
-    return Task(name or root.resolve().name, classes, splits, origin, notes)
+        splits["trainval"] = _folder_split(source, "trainval", both, labeling, dropped)
+    notes = folder_notes.make(root, layout, by_split, copies, kind, warnings)
+    return Task(name or root.resolve().name, classes, splits, origin, notes, kind)
 
 
 def _check_classes(layout: Layout) -> tuple[str, ...]:
@@ -189,61 +216,90 @@ class _Source:
     digest: Digest
 
 
+@dataclasses.dataclass(frozen=True)
+class _Labeling:
+    """The kind of the labels, their names, and the label of each image.
+
+    Labels that are classes follow from the class of an image instead.
+    """
+
+    target: str
+    names: Sequence[str]
+    label_of: Mapping[pathlib.Path, Label]
+
+
 def _folder_split(
     source: _Source,
     name: str,
     by_class: Mapping[str, list[pathlib.Path]],
-    classes: Sequence[str],
+    labeling: _Labeling,
     unreadable: Mapping[str, str],
 ) -> Split:
-    label_of = {class_name: label for label, class_name in enumerate(classes)}
-    pairs = [(f, label_of[c]) for c, paths in by_class.items() for f in paths]
-    return _files_split(source, name, pairs, unreadable)
+    target, names = labeling.target, labeling.names
+    paths = [file for members in by_class.values() for file in members]
+    if target == "classes":
+        position = {name: label for label, name in enumerate(names)}
+        labels = targets.to_array(
+            [position[c] for c, members in by_class.items() for _ in members], target
+        )
+    else:
+        labels = folder_labels.encode(paths, names, labeling.label_of, target)
+    return _files_split(source, name, paths, labels, target, unreadable)
 
 
 def _files_split(
     source: _Source,
     name: str,
-    pairs: Sequence[tuple[pathlib.Path, int]],
+    paths: Sequence[pathlib.Path],
+    labels: np.ndarray,
+    target: str,
     unreadable: Mapping[str, str],
 ) -> Split:
     def identify() -> str:
         with concurrent.futures.ThreadPoolExecutor(image_files.THREADS) as threads:
-            contents = threads.map(source.digest, [file for file, _ in pairs])
+            contents = threads.map(source.digest, paths)
             described = [
-                f"{file.relative_to(source.root)}\0{content}\0{label}"
-                for (file, label), content in zip(pairs, contents, strict=True)
+                f"{file.relative_to(source.root)}\0{content}\0"
+                f"{folder_labels.describe(label, target)}"
+                for file, content, label in zip(paths, contents, labels, strict=True)
             ]
         return files.digest(*described)
 
     def examples(
         seed: int | None, index: int, count: int, skip: int
     ) -> Iterator[Example]:
-        for row in order(len(pairs), seed)[index::count][skip:]:
-            file, label = pairs[row]
-            orientation = source.infos[file].orientation
-            yield Example(int(row), label, functools.partial(_read, file, orientation))
+        for row in order(len(paths), seed)[index::count][skip:]:
+            file = paths[row]
+            read = functools.partial(_read, file, source.infos[file].orientation)
+            yield Example(int(row), labels[row], read)
+
+    def take(name: str, rows: Sequence[int], unreadable: Mapping[str, str]) -> Split:
+        chosen = [paths[row] for row in rows]
+        own = labels[np.asarray(rows, np.int64)]
+        return _files_split(source, name, chosen, own, target, unreadable)
 
     def subset(name: str, rows: np.ndarray) -> Split:
-        return _files_split(source, name, [pairs[row] for row in rows], unreadable)
+        return take(name, rows.tolist(), unreadable)
 
     def without(reasons: Mapping[int, str]) -> Split:
-        kept = [pair for row, pair in enumerate(pairs) if row not in reasons]
+        kept = [row for row in range(len(paths)) if row not in reasons]
         more = {
-            str(pairs[row][0].relative_to(source.root)): why
+            str(paths[row].relative_to(source.root)): why
             for row, why in reasons.items()
         }
-        return _files_split(source, name, kept, {**unreadable, **more})
+        return take(name, kept, {**unreadable, **more})
 
     return Split(
         name,
-        len(pairs),
+        len(paths),
         identify,
         examples,
         subset,
         without,
         unreadable,
         orientation="EXIF",
+        target=target,
+        labels=labels,
     )
 
 

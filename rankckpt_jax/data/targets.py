@@ -40,6 +40,35 @@ def to_array(labels: Sequence[Any] | np.ndarray, target: str) -> np.ndarray:
     return np.asarray(labels, _DTYPES[target])
 
 
+def scale(labels: np.ndarray | None, target: str) -> tuple[float, float]:
+    """Return the mean and the standard deviation of numbers; (0, 1) for other labels.
+
+    Args:
+      labels: The training labels; see `Split.labels`.
+      target: One of TARGETS.
+    """
+    if target != "regression":
+        return 0.0, 1.0
+    assert labels is not None
+    # A part of the images may have equal numbers.
+    return float(labels.mean()), float(labels.std()) or 1.0
+
+
+def standardize(
+    labels: np.ndarray, target: str, scale: tuple[float, float]
+) -> np.ndarray:
+    """Return labels as fine-tuning takes them: numbers as float32 of the given scale.
+
+    Args:
+      labels: See `Split.labels`.
+      target: One of TARGETS.
+      scale: Mean and standard deviation of the training labels; see `scale`.
+    """
+    if target != "regression":
+        return labels
+    return ((labels - scale[0]) / scale[1]).astype(np.float32)
+
+
 def check(target: str, field: str = "config.task.target") -> None:
     """Raise an `InputError` if `target` is neither AUTO nor one of TARGETS."""
     if target not in (AUTO, *TARGETS):

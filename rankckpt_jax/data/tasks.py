@@ -18,7 +18,7 @@ import numpy as np
 import scipy.ndimage
 from etils import epath
 
-from rankckpt_jax.data import decode
+from rankckpt_jax.data import decode, targets
 from rankckpt_jax.data.folders import from_folder
 from rankckpt_jax.data.lazy_tensorflow import tensorflow
 from rankckpt_jax.data.splits import MAX_UNREADABLE, Example, Split, Task, array_split
@@ -43,6 +43,8 @@ def load(config: Any) -> Task:
     """
     limit = config.get("limit", 0)
     most = config.get("max_unreadable", MAX_UNREADABLE)
+    target = config.get("target", targets.AUTO)
+    targets.check(target)
     for field, value, valid, expected in (
         ("limit", limit, limit >= 0, "at least 0"),
         ("max_unreadable", most, 0 <= most <= 1, "a share in [0, 1]"),
@@ -56,8 +58,16 @@ def load(config: Any) -> Task:
                 fix="omit it to use the default",
             )
     if config.path:
-        task = from_folder(config.path, name=config.name, max_unreadable=most)
+        task = from_folder(config.path, config.name, most, target)
         return _limited(task, limit)
+    if target not in (targets.AUTO, "classes"):
+        raise InputError(
+            "Only a folder of images can have labels of this kind",
+            where="config.task.target",
+            expected="auto or classes for TFDS and digits",
+            found=target,
+            fix="pass the images as a folder with labels.csv: --config.task.path=DIR",
+        )
     if config.tfds:
         return from_tfds(
             config.tfds,

@@ -83,7 +83,7 @@ def make_key(
     # Of a PyTorch network. Its engines agree, so "auto" takes the features of either.
     engine = {"torch_engine": torch_engine} if checkpoint.engine else {}
     # Not for classes, so that features of earlier versions stay valid.
-    target = {} if split.target == "classes" else {"target": split.target}
+    kind = {} if split.target == "classes" else {"target": split.target}
     return {
         "checkpoint": checkpoint.fingerprint,
         "architecture": checkpoint.architecture,
@@ -98,7 +98,7 @@ def make_key(
         "forward_version": backbone_lib.FORWARD_VERSION,
         "dtype": dtype,
         **engine,
-        **target,
+        **kind,
     }
 
 

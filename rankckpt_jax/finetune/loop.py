@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.data import pipeline
+from rankckpt_jax.data import metrics as metrics_lib
+from rankckpt_jax.data import pipeline, targets
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
@@ -29,6 +30,9 @@ _log = logging.getLogger(__name__)
 # enough that a diverged trial ends soon.
 _STEPS_BETWEEN_READS = 20
 
+# Batches of an evaluation whose outputs stay on the device.
+_IN_FLIGHT = 3
+
 OnLosses = Callable[[int, np.ndarray, float], None]
 """Called as `on_losses(step, losses [trials, steps since the last call], images/s)`."""
 
@@ -38,7 +42,7 @@ class TrainingResult(NamedTuple):
 
     Attributes:
       state: State after the last step; useless if the trial diverged.
-      loss: Loss of the last batch, in nats; [T] for T trials.
+      loss: Loss of the last batch; see `step._loss`. [T] for T trials.
       diverged_at: First step with a loss that was not finite, or -1; [T] for T trials.
     """
 
@@ -104,7 +108,9 @@ def train_trials(
     """
     recipe = trials[0]
     per_process = step_lib.check_batch(recipe.batch_size, recipe.accumulate)
-    step_fn = step_lib.train_step(step_lib.step_spec(backbone, recipe, len(trials)))
+    spec = step_lib.step_spec(backbone, recipe, len(trials), split.target)
+    step_fn = step_lib.train_step(spec)
+    scale = targets.scale(split.labels, split.target)
     scaling = _scaling(backbone)
     last_step = recipe.num_steps if last_step is None else last_step
     rates = np.stack([recipes.schedule(trial) for trial in trials])
@@ -130,7 +136,8 @@ def train_trials(
         for step, batch in enumerate(pipeline.ahead(batches), start=first_step + 1):
             rate = rates[:, step - 1] if len(trials) > 1 else rates[0, step - 1]
             hyper = step_lib.hyperparameters(recipe, rate, step - 1)
-            data = (*mapping.shard((batch.images, batch.labels)), rows)
+            labels = targets.standardize(batch.labels, split.target, scale)
+            data = (*mapping.shard((batch.images, labels)), rows)
             args = state, scaling, hyper, data
             # The first step compiles.
             if step == first_step + 2:
@@ -173,18 +180,29 @@ def evaluate(
     preprocess: str,
     cache: ImageCache,
     trials: int = 1,
-) -> np.ndarray:
-    """Return each trial's accuracy on a split, float [T] in [0, 1].
+    scale: tuple[float, float] = (0.0, 1.0),
+) -> list[dict[str, float]]:
+    """Return the metrics of each trial on a split, by name.
 
-    Each image counts once: padding is masked, and counts are summed over all processes.
-    The accuracy is NaN if any output of the network is not finite.
+    Each image counts once: padding is masked, and the outputs of all processes are
+    gathered. There are no metrics if any output of the network is not finite.
+
+    Args:
+      backbone: As for `train_trials`, like the other arguments.
+      state: The trained state.
+      split: The images.
+      recipe: A recipe of the trials.
+      preprocess: The preprocessing.
+      cache: Cache of decoded images.
+      trials: Number of trials.
+      scale: Mean and standard deviation of the numbers that were trained on; see
+        `targets.scale`.
     """
     per_process = _evaluation_batch(recipe, split)
-    spec = step_lib.step_spec(backbone, recipe, trials)
-    count = step_lib.count_correct(spec.apply, trials)
+    apply = step_lib.step_spec(backbone, recipe, trials, split.target).apply
+    predict = step_lib.predict(apply, trials)
     scaling = _scaling(backbone)
-    correct: Any = 0
-    not_finite: Any = 0
+    parts: list[Any] = []
     for batch in pipeline.ahead(
         pipeline.batches(
             split,
@@ -194,17 +212,37 @@ def evaluate(
             cache=cache,
         )
     ):
-        data = mapping.shard((batch.images, batch.labels, batch.mask))
-        counts = count(state, scaling, data)
-        correct, not_finite = correct + counts[0], not_finite + counts[1]
-    accuracy = np.asarray(correct, np.int64).reshape(-1) / split.num_examples
-    return np.where(np.asarray(not_finite).reshape(-1) > 0, math.nan, accuracy)
+        labels = targets.standardize(batch.labels, split.target, scale)
+        data = mapping.shard((batch.images, labels, batch.mask))
+        parts.append(predict(state, scaling, data))
+        if len(parts) > _IN_FLIGHT:
+            # The device computes the next batches meanwhile.
+            parts[-1 - _IN_FLIGHT] = jax.tree.map(np.asarray, parts[-1 - _IN_FLIGHT])
+    masks = [np.asarray(mask) for _, _, mask in parts]
+    true = np.concatenate(
+        [np.asarray(part[1])[mask] for part, mask in zip(parts, masks, strict=True)]
+    )
+    results = []
+    for trial in range(trials):
+        logits = np.concatenate(
+            [
+                np.asarray(part[0] if trials == 1 else part[0][:, trial])[mask]
+                for part, mask in zip(parts, masks, strict=True)
+            ]
+        )
+        if split.target == "regression":
+            logits = logits[:, 0]
+        is_finite = np.isfinite(logits).all()
+        results.append(
+            metrics_lib.compute(logits, true, split.target) if is_finite else {}
+        )
+    return results
 
 
 def compile_programs(
     backbone: backbone_lib.Backbone,
     trials: Sequence[Recipe],
-    num_classes: int,
+    num_outputs: int,
     validation: Split,
 ) -> None:
     """Compile what `train_trials` and `evaluate` call, for the persistent cache.
@@ -212,22 +250,26 @@ def compile_programs(
     Args:
       backbone: As for `train_trials`, like `trials`.
       trials: The recipes.
-      num_classes: Width of the head.
+      num_outputs: Width of the head.
       validation: The split that `evaluate` is called with.
     """
-    recipe, count = trials[0], len(trials)
-    step_fn, shapes = train_program(backbone, trials, num_classes)
+    recipe, count, target = trials[0], len(trials), validation.target
+    step_fn, shapes = train_program(backbone, trials, num_outputs, target)
     mapping.lower(step_fn, *shapes).compile()
     state, scaling, *_ = shapes
-    images, labels = _batch_shapes(backbone, _evaluation_batch(recipe, validation))
-    mask = jax.ShapeDtypeStruct(labels.shape, bool)
-    apply = step_lib.step_spec(backbone, recipe, count).apply
-    count_fn = step_lib.count_correct(apply, count)
-    mapping.lower(count_fn, state, scaling, (images, labels, mask)).compile()
+    batch = _evaluation_batch(recipe, validation)
+    images, labels, rows = _batch_shapes(backbone, batch, num_outputs, target)
+    mask = jax.ShapeDtypeStruct(rows.shape, bool)
+    apply = step_lib.step_spec(backbone, recipe, count, target).apply
+    predict = step_lib.predict(apply, count)
+    mapping.lower(predict, state, scaling, (images, labels, mask)).compile()
 
 
 def train_program(
-    backbone: Any, trials: Sequence[Recipe], num_classes: int
+    backbone: Any,
+    trials: Sequence[Recipe],
+    num_outputs: int,
+    target: str = "classes",
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return the step that `train_trials` calls and the shapes of its arguments.
 
@@ -235,27 +277,31 @@ def train_program(
       backbone: A `Backbone`. Only `apply`, `feature_dim`, `image_size` and the shapes
         of `variables` are read.
       trials: The recipes.
-      num_classes: Width of the head.
+      num_outputs: Width of the head.
+      target: Kind of the labels, one of `data.targets.TARGETS`.
     """
     recipe, count = trials[0], len(trials)
-    state = step_lib.initial_shapes(backbone, num_classes, count, recipe.optimizer)
+    state = step_lib.initial_shapes(backbone, num_outputs, count, recipe.optimizer)
     scaling = mapping.replicated_shapes(preprocess_lib.scaling_shapes())
     rate = np.zeros(count) if count > 1 else 0.0
     hyper = step_lib.hyperparameters(recipe, rate, 0)
     per_process = step_lib.check_batch(recipe.batch_size, recipe.accumulate)
-    images, labels = _batch_shapes(backbone, per_process)
-    step_fn = step_lib.train_step(step_lib.step_spec(backbone, recipe, count))
-    return step_fn, (state, scaling, hyper, (images, labels, labels))
+    step_fn = step_lib.train_step(step_lib.step_spec(backbone, recipe, count, target))
+    data = _batch_shapes(backbone, per_process, num_outputs, target)
+    return step_fn, (state, scaling, hyper, data)
 
 
 def _batch_shapes(
-    backbone: Any, per_process: int
-) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Return the shapes of images and labels on the devices; see `pipeline.Batch`."""
+    backbone: Any, per_process: int, num_outputs: int, target: str
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Return the shapes of images, labels and rows on the devices."""
     devices, size = mapping.local_device_count(), backbone.image_size
-    labels = jax.ShapeDtypeStruct((devices, per_process // devices), np.int32)
-    shape = (*labels.shape, size, size, 3)
-    return jax.ShapeDtypeStruct(shape, preprocess_lib.DTYPE), labels
+    rows = jax.ShapeDtypeStruct((devices, per_process // devices), np.int32)
+    images = jax.ShapeDtypeStruct((*rows.shape, size, size, 3), preprocess_lib.DTYPE)
+    example = np.zeros((1, num_outputs) if target == "multi_label" else 1)
+    example = targets.standardize(targets.to_array(example, target), target, (0, 1))
+    labels = jax.ShapeDtypeStruct((*rows.shape, *example.shape[1:]), example.dtype)
+    return images, labels, rows
 
 
 def _evaluation_batch(recipe: Recipe, split: Split) -> int:

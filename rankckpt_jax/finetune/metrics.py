@@ -14,20 +14,20 @@ import csv
 import dataclasses
 import io
 import logging
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.devices import processes
 from rankckpt_jax.storage import files
 
 _log = logging.getLogger(__name__)
 
-COLUMNS = ("step", "loss", "learning_rate", "images_per_second", "accuracy")
+_COLUMNS = ("step", "loss", "learning_rate", "images_per_second")
 
 
 @dataclasses.dataclass
@@ -35,7 +35,8 @@ class History:
     """Metrics of a trial so far, in the order of its steps.
 
     Attributes:
-      rows: Some of `COLUMNS` for each step at which a metric was recorded.
+      rows: Loss, learning rate, images per second, and metrics of `data.metrics`, for
+        each step at which one of them was recorded.
       diverged_at: First step with a loss that was not finite; -1 if there is none.
     """
 
@@ -49,15 +50,20 @@ class History:
         self.rows[-1].update(values)
 
     @property
-    def accuracies(self) -> tuple[tuple[int, float], ...]:
-        """(step, accuracy) of each evaluation."""
-        rows = [row for row in self.rows if "accuracy" in row]
-        return tuple((int(row["step"]), row["accuracy"]) for row in rows)
+    def curves(self) -> dict[str, tuple[tuple[int, float], ...]]:
+        """By metric, (step, value) of each evaluation."""
+        curves: dict[str, tuple[tuple[int, float], ...]] = {}
+        for row in self.rows:
+            for name in METRICS.keys() & row.keys():
+                point = (int(row["step"]), row[name])
+                curves[name] = (*curves.get(name, ()), point)
+        return curves
 
     def csv(self) -> str:
         """Return the rows as CSV. Metrics that were not recorded are empty."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        columns = (*_COLUMNS, *(name for name in METRICS if name in self.curves))
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         return text.getvalue()
@@ -148,10 +154,10 @@ class TrialLog:
             images_per_second=images_per_second,
         )
 
-    def add_accuracy(self, step: int, accuracy: float) -> None:
-        """Record an accuracy, unless it is NaN."""
-        if math.isfinite(accuracy):
-            self._add(step, accuracy=float(accuracy))
+    def add_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the metrics of an evaluation, by name."""
+        if values:
+            self._add(step, **values)
 
     def write(self) -> None:
         """Write the CSV file, and flush the events."""

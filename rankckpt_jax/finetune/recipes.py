@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.errors import InputError, unknown_name
 
 
@@ -101,6 +102,8 @@ class Sweep:
         `select_by="val"`, the chosen setting is then trained again on both.
       trials_at_once: Number of trials with equal `num_steps` that share a device by
         `jax.vmap`. This is faster for networks too small to fill the device.
+      metric: Name of the metric of `data.metrics` that trials are compared by; empty
+        for that of the task's kind of target.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Sweep:
     select_by: str = "test"
     train_on: str = "trainval"
     trials_at_once: int = 1
+    metric: str = ""
 
     @property
     def trials(self) -> tuple[Recipe, ...]:
@@ -211,6 +215,8 @@ def make_sweep(settings: Mapping[str, Any], seed: int) -> Sweep:
     Raises:
       InputError: A name or value is not allowed; names the field.
     """
+    if (metric := settings.get("metric")) and metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS, "config.finetune.metric")
     given = {key: value for key, value in settings.items() if value is not None}
     name = given.pop("recipe", "vtab_1k")
     if name not in SWEEPS:

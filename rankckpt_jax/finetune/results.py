@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+Curve = tuple[tuple[int, float], ...]
+"""(step, value) pairs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrialResult:
-    """Result of one trial. Accuracies are in [0, 1], and None if the trial diverged.
+    """Result of one trial.
+
+    Its accuracies are values of one metric of `data.metrics`, by default that of the
+    kind of target. They are None if the trial diverged.
 
     Attributes:
       learning_rate: Its learning rate.
       num_steps: Its number of steps.
       trained_on: Name of the training split.
       validated_on: Name of the split that accuracy was measured on during training.
-      accuracy: Test accuracy after the last step.
+      accuracy: Accuracy on the test images after the last step.
       validation_accuracy: Accuracy on `validated_on` after the last step.
       best_accuracy: Highest accuracy on `validated_on` during training.
       early_stop_accuracy: Accuracy on `validated_on` after `early_stop_step` steps.
       early_stop_step: See `Recipe.early_stop`.
       curve: (step, accuracy on `validated_on`) pairs, up to the last step.
       diverged_at: First step with a loss that was not finite; -1 if all were finite.
-      final_loss: Training loss of the last batch, in nats; None if the trial diverged.
+      final_loss: Training loss of the last batch; None if the trial diverged.
       seconds: Time for training and evaluation, over all processes that contributed;
         divided evenly among trials that shared their steps.
       compile_seconds: The part of it that was spent on compiling. 0 in results of older
         versions, which did not measure it.
       images: Number of training images, counted once per epoch.
       metrics: The CSV file of the trial; see `metrics`.
+      values: All metrics on the test images after the last step, by name. Empty in
+        results of older versions, like `curves`.
+      curves: By metric, (step, value on `validated_on`) pairs.
     """
 
     learning_rate: float
@@ -41,13 +51,15 @@ class TrialResult:
     best_accuracy: float | None
     early_stop_accuracy: float | None
     early_stop_step: int
-    curve: tuple[tuple[int, float], ...]
+    curve: Curve
     diverged_at: int
     final_loss: float | None
     seconds: float
     images: int
     metrics: str
     compile_seconds: float = 0.0
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    curves: Mapping[str, Curve] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +76,9 @@ class SweepResult:
       images: Sum over all trials.
       trials: All trials of the grid, followed by the trial of the chosen setting on
         train and val if there was one.
+      metric: Name of the metric that accuracies are values of, and that chose the
+        trial.
+      values: The chosen trial's metrics on the test images, by name.
     """
 
     recipe: str
@@ -79,9 +94,11 @@ class SweepResult:
     images: int
     trials: tuple[TrialResult, ...]
     compile_seconds: float = 0.0
+    metric: str = "accuracy"
+    values: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
-    def curve(self) -> tuple[tuple[int, float], ...]:
+    def curve(self) -> Curve:
         """The curve with the most points of a trial with the chosen setting."""
         chosen = (self.learning_rate, self.num_steps)
         curves = [
@@ -118,15 +135,44 @@ def choose(trials: Sequence[TrialResult]) -> TrialResult:
 
     def order(trial: TrialResult) -> tuple[float, int]:
         accuracy = trial.validation_accuracy
-        return (-1.0 if accuracy is None else accuracy), trial.diverged_at
+        return (-math.inf if accuracy is None else accuracy), trial.diverged_at
 
     return max(trials, key=order)
 
 
+def by_metric(trial: TrialResult, metric: str) -> TrialResult | None:
+    """Return a trial whose accuracies are values of a metric; None if it has none.
+
+    A trial that diverged is returned unchanged.
+    """
+    if trial.diverged_at >= 0:
+        return trial
+    curve = trial.curves.get(metric, ())
+    if metric not in trial.values or not curve:
+        # Older versions stored accuracies alone.
+        return trial if metric == "accuracy" and trial.accuracy is not None else None
+    at = dict(curve)
+    return dataclasses.replace(
+        trial,
+        accuracy=trial.values[metric],
+        validation_accuracy=curve[-1][1],
+        best_accuracy=max(at.values()),
+        early_stop_accuracy=at.get(trial.early_stop_step),
+        curve=curve,
+    )
+
+
 def trial_from_store(stored: Mapping[str, Any]) -> TrialResult:
     """Rebuild a `TrialResult` from stored JSON."""
-    curve = tuple((int(step), float(value)) for step, value in stored["curve"])
-    return TrialResult(**{**stored, "curve": curve})
+    curves = {
+        name: _to_curve(curve) for name, curve in stored.get("curves", {}).items()
+    }
+    curve = _to_curve(stored["curve"])
+    return TrialResult(**{**stored, "curve": curve, "curves": curves})
+
+
+def _to_curve(stored: Sequence[Sequence[float]]) -> Curve:
+    return tuple((int(step), float(value)) for step, value in stored)
 
 
 def sweep_from_store(stored: Mapping[str, Any]) -> SweepResult:

@@ -85,6 +85,7 @@ class StepSpec:
       trials: Number of trials that share the step. With more than one, states are
         stacked along a leading axis.
       optimizer: See `Recipe`, like `layer_decay`.
+      target: Kind of the labels, which decides the loss; see `_loss`.
     """
 
     apply: Callable[..., Any]
@@ -94,12 +95,22 @@ class StepSpec:
     trials: int = 1
     optimizer: str = "sgd"
     layer_decay: float = 1.0
+    target: str = "classes"
 
 
 def step_spec(
-    backbone: backbone_lib.Backbone, recipe: Recipe, trials: int = 1
+    backbone: backbone_lib.Backbone,
+    recipe: Recipe,
+    trials: int = 1,
+    target: str = "classes",
 ) -> StepSpec:
     """Return the spec of the step that trains `backbone` with `recipe`.
+
+    Args:
+      backbone: The checkpoint.
+      recipe: The recipe.
+      trials: See `StepSpec`, like `target`.
+      target: One of `data.targets.TARGETS`.
 
     Raises:
       InputError: PyTorch itself computes the network, or `recipe.layer_decay` is not 1
@@ -131,6 +142,7 @@ def step_spec(
         trials,
         recipe.optimizer,
         recipe.layer_decay,
+        target,
     )
 
 
@@ -160,7 +172,7 @@ def hyperparameters(recipe: Recipe, rate: Any, step: int) -> Hyperparameters:
 
 def initial_state(
     backbone: backbone_lib.Backbone,
-    num_classes: int,
+    num_outputs: int,
     trials: int = 1,
     optimizer: str = "sgd",
 ) -> State:
@@ -168,31 +180,31 @@ def initial_state(
 
     Args:
       backbone: The checkpoint.
-      num_classes: Width of the new head.
+      num_outputs: Width of the new head.
       trials: Number of trials. With more than one, their states are stacked along a
         leading axis.
       optimizer: The recipe's.
     """
     variables = backbone.variables
     width = backbone.feature_dim
-    state = _state(variables, width, num_classes, trials, optimizer, np)
+    state = _state(variables, width, num_outputs, trials, optimizer, np)
     return mapping.replicate(state)
 
 
 def initial_shapes(
-    backbone: Any, num_classes: int, trials: int = 1, optimizer: str = "sgd"
+    backbone: Any, num_outputs: int, trials: int = 1, optimizer: str = "sgd"
 ) -> State:
     """Return the shapes of `initial_state`, which take no memory.
 
     Args:
       backbone: The checkpoint; `variables` may be shapes.
-      num_classes: Width of the new head.
+      num_outputs: Width of the new head.
       trials: Number of trials.
       optimizer: The recipe's.
     """
     width = backbone.feature_dim
     shapes = jax.eval_shape(
-        lambda variables: _state(variables, width, num_classes, trials, optimizer, jnp),
+        lambda variables: _state(variables, width, num_outputs, trials, optimizer, jnp),
         backbone.variables,
     )
     return mapping.replicated_shapes(shapes)
@@ -201,7 +213,7 @@ def initial_shapes(
 def _state(
     variables: Any,
     feature_dim: int,
-    num_classes: int,
+    num_outputs: int,
     trials: int,
     optimizer: str,
     numpy: Any,
@@ -209,8 +221,8 @@ def _state(
     """Make the initial state with the functions of `numpy` or `jax.numpy`."""
     variables, _ = backbone_lib.split_head(variables)
     head = {
-        "kernel": numpy.zeros((feature_dim, num_classes), numpy.float32),
-        "bias": numpy.zeros(num_classes, numpy.float32),
+        "kernel": numpy.zeros((feature_dim, num_outputs), numpy.float32),
+        "bias": numpy.zeros(num_outputs, numpy.float32),
     }
     params = {"backbone": variables["params"], "head": head}
     batch_stats = variables.get("batch_stats", {})
@@ -230,10 +242,12 @@ def train_step(spec: StepSpec) -> Callable[..., tuple[State, jax.Array]]:
     """Compile a training step, shared by all checkpoints of an architecture.
 
     Returns:
-      step(state, scaling, hyperparameters, (images [n, b, S, S, 3], labels [n, b], rows
-      [n, b])) -> (state, loss in nats). `rows` are the images' indices in the global
-      batch, which determine their augmentation. The state's memory is reused. With T >
-      1 trials, the state, the learning rate and the loss have a leading axis [T].
+      step(state, scaling, hyperparameters, (images [n, b, S, S, 3], labels, rows [n,
+      b])) -> (state, loss; see `_loss`). Labels are int32 [n, b] for classes, bool [n,
+      b, L] for multi_label and standardized float32 [n, b] for regression. `rows` are
+      the images' indices in the global batch, which determine their augmentation. The
+      state's memory is reused. With T > 1 trials, the state, the learning rate and the
+      loss have a leading axis [T].
     """
 
     def step(
@@ -279,9 +293,7 @@ def _update(
         variables = {"params": params["backbone"], "batch_stats": stats}
         output, stats = spec.apply(variables, images, train=True, key=key)
         logits = layers.classify(params["head"], output.features)
-        targets = jax.nn.one_hot(labels, logits.shape[-1])
-        targets = optax.smooth_labels(targets, hyper.label_smoothing)
-        return optax.softmax_cross_entropy(logits, targets).mean(), stats
+        return _loss(spec.target, logits, labels, hyper.label_smoothing), stats
 
     gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if spec.accumulate == 1:
@@ -322,6 +334,33 @@ def _update(
     return State(params, stats, optimizer_state), loss
 
 
+def _loss(
+    target: str, logits: jax.Array, labels: jax.Array, smoothing: jax.Array
+) -> jax.Array:
+    """Return the mean loss over images.
+
+    - classes: softmax cross-entropy in nats.
+    - multi_label: sigmoid cross-entropy in nats, summed over the labels, so that the
+      gradient of a label does not depend on their number. Smoothing moves a label
+      towards 0.5.
+    - regression: squared error of the standardized number.
+
+    Args:
+      target: One of `data.targets.TARGETS`.
+      logits: float [b, C], [b, L] or [b, 1].
+      labels: See `train_step`.
+      smoothing: See `Recipe.label_smoothing`.
+    """
+    if target == "regression":
+        return optax.squared_error(logits[:, 0], labels).mean()
+    if target == "multi_label":
+        targets = labels * (1 - smoothing) + smoothing / 2
+        return optax.sigmoid_binary_cross_entropy(logits, targets).sum(-1).mean()
+    targets = jax.nn.one_hot(labels, logits.shape[-1])
+    targets = optax.smooth_labels(targets, smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
 def _average_over_devices(statistic: jax.Array) -> jax.Array:
     """Average over devices; leave an integer as it is, a counter of equal values."""
     is_float = jnp.issubdtype(statistic.dtype, jnp.floating)
@@ -329,33 +368,31 @@ def _average_over_devices(statistic: jax.Array) -> jax.Array:
 
 
 @mapping.bounded_cache
-def count_correct(apply: Callable[..., Any], trials: int = 1) -> Callable[..., Any]:
+def predict(apply: Callable[..., Any], trials: int = 1) -> Callable[..., Any]:
     """Compile an evaluation step, shared by all checkpoints of an architecture.
 
     Returns:
-      count(state, scaling, (images, labels, mask)) -> (number of correct images, number
-      of images with logits that are not finite), scalars or [T] for T > 1 trials.
+      predict(state, scaling, (images, labels, mask)) -> (logits, labels, mask) of all
+      devices of all processes: logits float32 [n, b, C], or [n, T, b, C] for T > 1
+      trials, and the others as given, with n for all devices.
     """
 
-    def count(state: State, scaling: Any, data: Any) -> tuple[jax.Array, jax.Array]:
+    def predict(state: State, scaling: Any, data: Any) -> Any:
         raw, labels, mask = data
         images = preprocess_lib.to_input_range(raw, *scaling)
 
-        def count_one(state: State) -> tuple[jax.Array, jax.Array]:
+        def predict_one(state: State) -> jax.Array:
             variables = {
                 "params": state.params["backbone"],
                 "batch_stats": state.batch_stats,
             }
             features = apply(variables, images).features
-            logits = layers.classify(state.params["head"], features)
-            correct = (jnp.argmax(logits, axis=-1) == labels) & mask
-            not_finite = ~jnp.isfinite(logits).all(axis=-1) & mask
-            return jnp.sum(correct), jnp.sum(not_finite)
+            return layers.classify(state.params["head"], features)
 
-        counts = count_one(state) if trials == 1 else jax.vmap(count_one)(state)
-        return jax.lax.psum(counts, mapping.AXIS)
+        logits = predict_one(state) if trials == 1 else jax.vmap(predict_one)(state)
+        return jax.lax.all_gather((logits, labels, mask), mapping.AXIS)
 
-    return mapping.map_devices(count, in_axes=(None, None, 0), out_axes=None)
+    return mapping.map_devices(predict, in_axes=(None, None, 0), out_axes=None)
 
 
 def num_parts(accumulate: int) -> int:

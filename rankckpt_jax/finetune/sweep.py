@@ -18,6 +18,7 @@ from etils import epath
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.description import Description, describe
+from rankckpt_jax.data import metrics as metrics_lib
 from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data import tasks
 from rankckpt_jax.data.image_cache import ImageCache
@@ -95,8 +96,8 @@ def check(task: Task, sweep: Sweep) -> None:
     """Check that a sweep suits the task and the devices, before the work starts.
 
     Raises:
-      InputError: There are no test images, no validation images can be held out, or the
-        devices cannot share a batch.
+      InputError: There are no test images, no validation images can be held out, the
+        devices cannot share a batch, or the metric is not defined for the images.
     """
     if "test" not in task.splits or not task.splits["test"].num_examples:
         raise InputError(
@@ -108,8 +109,20 @@ def check(task: Task, sweep: Sweep) -> None:
             fix="add test images, or omit `finetune` from config.stages",
         )
     step_lib.check_batch(sweep.recipe.batch_size, sweep.recipe.accumulate)
-    recipe = fit_batch(sweep, choose_splits(task, sweep).train).recipe
+    splits = choose_splits(task, sweep)
+    recipe = fit_batch(sweep, splits.train).recipe
     step_lib.check_batch(recipe.batch_size, recipe.accumulate)
+    metric = metrics_lib.resolve(sweep.metric, task.target)
+    for split in (splits.validation, splits.test):
+        labels = split.labels
+        if labels is not None and not metrics_lib.is_defined(metric.name, labels):
+            raise InputError(
+                f"{metric.title} is not defined for the images of {split.name}",
+                where="config.finetune.metric",
+                expected="labels that vary",
+                found=f"{len(labels)} images with the same label, or none",
+                fix="add images, or choose another metric or config.finetune.select_by",
+            )
 
 
 def load(
@@ -134,7 +147,7 @@ def load(
     sweep = fit_batch(_to_sweep(sweep), splits.train)
     key = {
         **_shared_key(checkpoint, splits.test, preprocess, sweep),
-        **_sweep_key(sweep, splits),
+        **_sweep_key(sweep, splits, _metric(task, sweep)),
     }
     stored = store.load_result(directory / _RESULT, key)
     if stored is None:
@@ -162,7 +175,7 @@ def compile_programs(
     sweep = fit_batch(sweep, splits.train)
     if not sweep.recipe.frozen:
         trials = next(_groups(sweep))
-        loop.compile_programs(backbone, trials, task.num_classes, splits.validation)
+        loop.compile_programs(backbone, trials, task.num_outputs, splits.validation)
 
 
 def run(
@@ -203,7 +216,8 @@ def run(
     frozen = sweep.recipe.frozen
     checkpoint = describe(backbone)
     shared_key = _shared_key(checkpoint, splits.test, preprocess, sweep)
-    key = {**shared_key, **_sweep_key(sweep, splits)}
+    metric = _metric(task, sweep)
+    key = {**shared_key, **_sweep_key(sweep, splits, metric)}
     if sweep.recipe.batch_size != asked:
         _log.info(
             "%s: batches of %d images, not %d, because %s has %d",
@@ -227,7 +241,8 @@ def run(
     context = trials_lib.Context(
         directory,
         backbone,
-        task.num_classes,
+        task.num_outputs,
+        metric,
         splits.test,
         shared_key,
         preprocess,
@@ -265,6 +280,8 @@ def run(
         compile_seconds=sum(trial.compile_seconds for trial in trials),
         images=sum(trial.images for trial in trials),
         trials=tuple(trials),
+        metric=metric,
+        values=chosen.values,
     )
     store.save_result(directory / _RESULT, key, dataclasses.asdict(result))
     _restore_metrics(directory, result, len(sweep.trials))
@@ -323,9 +340,15 @@ def _shared_key(
     return key
 
 
-def _sweep_key(sweep: Sweep, splits: Splits) -> dict[str, Any]:
+def _metric(task: Task, sweep: Sweep) -> str:
+    return metrics_lib.resolve(sweep.metric, task.target).name
+
+
+def _sweep_key(sweep: Sweep, splits: Splits, metric: str) -> dict[str, Any]:
     """Return the inputs that determine which trials there are, and the choice."""
     return {
+        # Absent from results of older versions, which had no other metric.
+        **({} if metric == "accuracy" else {"metric": metric}),
         **trials_lib.recipe_key(sweep.recipe),
         "name": sweep.name,
         "learning_rate": list(sweep.learning_rates),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
+from rankckpt_jax.data import metrics as metrics_lib
+from rankckpt_jax.data import targets
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import compilation
@@ -31,7 +32,8 @@ class Context:
     """Values that all trials of a sweep share; see `sweep.run`.
 
     Attributes:
-      num_classes: Number of classes of the task.
+      num_outputs: Width of the new head.
+      metric: Name of the metric that accuracies are values of.
       test: The split that final accuracy is measured on.
       key: Inputs that determine the results of all trials.
       cache: Cache of decoded images, or of features for a linear probe.
@@ -39,7 +41,8 @@ class Context:
 
     directory: epath.Path
     backbone: backbone_lib.Backbone
-    num_classes: int
+    num_outputs: int
+    metric: str
     test: Split
     key: dict[str, Any]
     preprocess: str
@@ -73,11 +76,12 @@ def load_or_train(
         for trial in trials
     ]
     stored = [store.load_result(*pair) for pair in zip(paths, keys, strict=True)]
-    loaded = {
-        i: results.trial_from_store(entry.result)
-        for i, entry in enumerate(stored)
-        if entry is not None
-    }
+    loaded: dict[int, TrialResult] = {}
+    for i, entry in enumerate(stored):
+        known = None if entry is None else results.trial_from_store(entry.result)
+        known = None if known is None else results.by_metric(known, context.metric)
+        if known is not None:
+            loaded[i] = known
     missing = [i for i in range(len(trials)) if i not in loaded]
     if missing:
         key = {"trials": [keys[i] for i in missing]}
@@ -94,7 +98,8 @@ def load_or_train(
             )
             for i, result in zip(missing, trained, strict=True):
                 store.save_result(paths[i], keys[i], dataclasses.asdict(result))
-                loaded[i] = result
+                # It has all metrics that are defined for the splits; see `sweep.check`.
+                loaded[i] = results.by_metric(result, context.metric) or result
             saved.discard()
     return [loaded[i] for i in range(len(trials))]
 
@@ -134,7 +139,7 @@ def _train(
     start, compiled = time.monotonic(), compilation.seconds()
     recipe, count = trials[0], len(trials)
     state = step_lib.initial_state(
-        context.backbone, context.num_classes, count, recipe.optimizer
+        context.backbone, context.num_outputs, count, recipe.optimizer
     )
     state, first_step, facts = saved.restore(state)
     before = {
@@ -164,16 +169,17 @@ def _train(
             - compiled,
         }
 
-    def evaluate(state: step_lib.State, split: Split) -> np.ndarray:
-        return loop.evaluate(
-            context.backbone, state, split, recipe, trials=count, **settings
-        )
+    scale = targets.scale(train.labels, train.target)
 
-    def validate(step: int, state: step_lib.State) -> np.ndarray:
-        accuracies = evaluate(state, validation)
-        for log, accuracy in zip(logs, accuracies, strict=True):
-            log.add_accuracy(step, accuracy)
-        return accuracies
+    def evaluate(state: step_lib.State, split: Split) -> list[dict[str, float]]:
+        options = {"trials": count, "scale": scale, **settings}
+        return loop.evaluate(context.backbone, state, split, recipe, **options)
+
+    def validate(step: int, state: step_lib.State) -> list[dict[str, float]]:
+        values = evaluate(state, validation)
+        for log, own in zip(logs, values, strict=True):
+            log.add_metrics(step, own)
+        return values
 
     def on_losses(step: int, losses: np.ndarray, images_per_second: float) -> None:
         for log, trial_losses in zip(logs, losses, strict=True):
@@ -206,7 +212,8 @@ def _train(
             description=description,
             **settings,
         )
-        validated = tested = np.full(count, math.nan)
+        validated: list[dict[str, float]] = [{} for _ in trials]
+        tested = validated
         if not all(log.diverged for log in logs):
             validated = tested = validate(last_step, trained.state)
             if context.test.fingerprint != validation.fingerprint:
@@ -219,10 +226,11 @@ def _train(
         _result(
             trial,
             logs[i].history,
+            train.target,
             trained_on=train.name,
             validated_on=validation.name,
-            accuracy=float(tested[i]),
-            validation_accuracy=float(validated[i]),
+            values=tested[i],
+            validated=validated[i],
             early_stop_step=early_stop_step,
             final_loss=float(trained.loss[i]),
             **measured,
@@ -231,29 +239,37 @@ def _train(
     ]
 
 
-def _result(recipe: Recipe, history: metrics.History, **values: Any) -> TrialResult:
-    """Return a trial's result, without accuracies and loss if the trial diverged."""
-    curve = history.accuracies
-    values["best_accuracy"] = max((accuracy for _, accuracy in curve), default=None)
-    values["early_stop_accuracy"] = dict(curve).get(values["early_stop_step"])
+def _result(
+    recipe: Recipe,
+    history: metrics.History,
+    target: str,
+    validated: Mapping[str, float],
+    **fields: Any,
+) -> TrialResult:
+    """Return a trial's result, without metrics and loss if the trial diverged."""
     diverged_at = history.diverged_at
-    if diverged_at < 0 and not math.isfinite(values["validation_accuracy"]):
+    if diverged_at < 0 and not validated:
         # The loss was finite, but the last update gave weights with infinite outputs.
         diverged_at = recipe.num_steps
     if diverged_at >= 0:
-        for name in ("", "validation_", "best_", "early_stop_"):
-            values[f"{name}accuracy"] = None
-        values["final_loss"] = None
-    steps = diverged_at if diverged_at >= 0 else recipe.num_steps
-    return TrialResult(
+        fields |= {"values": {}, "final_loss": None}
+    default, curves = metrics_lib.names(target)[0], history.curves
+    result = TrialResult(
         learning_rate=recipe.learning_rate,
         num_steps=recipe.num_steps,
-        curve=curve,
+        accuracy=None,
+        validation_accuracy=None,
+        best_accuracy=None,
+        early_stop_accuracy=None,
+        curve=curves.get(default, ()),
+        curves=curves,
         diverged_at=diverged_at,
-        images=steps * recipe.batch_size,
+        images=(diverged_at if diverged_at >= 0 else recipe.num_steps)
+        * recipe.batch_size,
         metrics=history.csv(),
-        **values,
+        **fields,
     )
+    return results.by_metric(result, default) or result
 
 
 def _evaluation_steps(recipe: Recipe) -> tuple[set[int], int]:

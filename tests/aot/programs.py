@@ -175,9 +175,9 @@ def train_probe() -> Call:
     return Call(function, (*args, (features, rows, rows)))
 
 
-def count_correct(name: str) -> Call:
+def predict_logits(name: str) -> Call:
     backbone = network_of(name)
-    function = step.count_correct(step.step_spec(backbone, recipe(), 1).apply)
+    function = step.predict(step.step_spec(backbone, recipe(), 1).apply)
     images = batch_of(name, TRAINING_BATCH)
     labels = ints(*images.shape[:2])
     mask = jax.ShapeDtypeStruct(labels.shape, bool)
@@ -393,9 +393,9 @@ PROGRAMS = [
     Program("models.layers.classify", "resnet_v1_50", classify, "statistics"),
     Program("finetune.step.train_step.step", "probe", train_probe, "statistics"),
     Program(
-        "finetune.step.count_correct.count",
+        "finetune.step.predict.predict",
         "resnet_v1_50",
-        functools.partial(count_correct, "resnet_v1_50"),
+        functools.partial(predict_logits, "resnet_v1_50"),
         "training",
         False,
     ),

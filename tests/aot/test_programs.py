@@ -41,7 +41,7 @@ LOWERED = (
     "features.extract._forward.forward[inception_v1]",
     "finetune.step.train_step.step[augmented]",
     "finetune.step.train_step.step[two trials]",
-    "finetune.step.count_correct.count[resnet_v1_50]",
+    "finetune.step.predict.predict[resnet_v1_50]",
 )
 
 
