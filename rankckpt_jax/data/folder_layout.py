@@ -173,9 +173,11 @@ def _read_splits(places: Mapping[str, pathlib.Path], target: str) -> _Found:
             of_folders = False
             kinds[split], assumed = read.target, assumed or read.note
             label_of |= read.labels
-            sources.append(f"{read.source} of {split} from {label_file.NAME}")
+            is_divided = list(places) == ["train"] and bool(read.splits)
+            what = "and splits" if is_divided else f"of {split}"
+            sources.append(f"{read.source} {what} from {label_file.NAME}")
             warnings.append(label_file.describe_unlisted(labels, read.labels))
-            if list(places) == ["train"] and read.splits:
+            if is_divided:
                 by_split |= _divide(labels, read)
             else:
                 by_split[split] = _group(read.labels, read.target)

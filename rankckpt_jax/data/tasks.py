@@ -59,7 +59,7 @@ def load(config: Any) -> Task:
             )
     if config.path:
         task = from_folder(config.path, config.name, most, target)
-        return _limited(task, limit)
+        return _with_imbalance(_limited(task, limit))
     if target not in (targets.AUTO, "classes"):
         raise InputError(
             "Only a folder of images can have labels of this kind",
@@ -271,6 +271,31 @@ def _limited(task: Task, limit: int) -> Task:
         splits[name] = split.subset(name, np.sort(order[:limit]))
     origin = f"{task.origin}, at most {limit} images of a split"
     return dataclasses.replace(task, splits=splits, origin=origin)
+
+
+# Smallest share of the largest class, and its multiple of the mean share, from which a
+# task is called imbalanced.
+_LARGEST_CLASS, _ABOVE_MEAN = 0.5, 1.5
+
+
+def _with_imbalance(task: Task) -> Task:
+    """Add a note if a network that always answers the largest class is often right."""
+    train, test = task.splits["train"], task.splits["test"]
+    if task.target != "classes" or train.labels is None or test.labels is None:
+        return task
+    counts = np.bincount(train.labels, minlength=task.num_classes)
+    largest, share = int(counts.argmax()), float(counts.max() / counts.sum())
+    if share < max(_LARGEST_CLASS, _ABOVE_MEAN / task.num_classes):
+        return task
+    reached = float(np.mean(test.labels == largest))
+    note = (
+        f"the largest class, {task.class_names[largest]!r}, has {share:.0%} of the "
+        f"training images, and the majority class alone reaches an accuracy of "
+        f"{reached:.1%}; compare by config.finetune.metric=balanced_accuracy"
+    )
+    notes = dict(task.notes)
+    notes["classes"] = "; ".join(filter(None, (notes.get("classes", ""), note)))
+    return dataclasses.replace(task, notes=notes)
 
 
 def _classes(dataset: str, features: Any) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
+from rankckpt_jax.errors import some
 from rankckpt_jax.measures.statistics import pca
 
 ENERGY = 0.8
@@ -30,11 +31,13 @@ class FeatureSummary:
       checkpoint: Name of the checkpoint.
       cumulative: Share of the variance within the first 1, 2, ... principal components.
       dimensions: Number of components that hold more than ENERGY of the variance.
-      between: Share of the variance that lies between classes, in [0, 1].
+      between: Share of the variance that lies between classes, in [0, 1]; for other
+        kinds of target, the share of it that a linear map of the labels explains.
       points: (x, y) of some images of a few classes, in the plane in which the means
-        of these classes differ most.
+        of these classes differ most; empty for other kinds of target.
       labels: Index into `classes` of each point.
       classes: Names of these classes.
+      target: Kind of the labels, one of `data.targets.TARGETS`.
     """
 
     checkpoint: str
@@ -44,6 +47,7 @@ class FeatureSummary:
     points: tuple[tuple[float, float], ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
+    target: str = "classes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Sample:
     """An image as the network receives it.
 
     Attributes:
-      class_name: Name of its class.
+      class_name: Its label in words: the name of its class, the names of its labels,
+        or its number.
       size: Its side in pixels.
       jpeg: The image as a JPEG file.
     """
@@ -62,15 +67,20 @@ class Sample:
 
 
 def summarize(
-    checkpoint: str, features: Any, labels: Any, class_names: Sequence[str] = ()
+    checkpoint: str,
+    features: Any,
+    labels: Any,
+    class_names: Sequence[str] = (),
+    target: str = "classes",
 ) -> FeatureSummary:
     """Summarize a checkpoint's features, of at most 4000 images drawn at random.
 
     Args:
       checkpoint: Name of the checkpoint.
       features: float [N, D].
-      labels: int [N].
+      labels: [N] or [N, L]; see `data.splits.Split.labels`.
       class_names: Name of each label; "class LABEL" for labels without a name.
+      target: Kind of the labels, one of `data.targets.TARGETS`.
     """
     x, y = np.asarray(features, np.float32), np.asarray(labels)
     if len(x) > _MAX_ROWS:
@@ -78,6 +88,11 @@ def summarize(
         x, y = x[rows], y[rows]
     fitted = pca.fit(x, ENERGY)
     centered = x - x.mean(0)
+    cumulative = tuple(float(share) for share in np.cumsum(fitted.explained))
+    if target != "classes":
+        share = _explained(centered, y)
+        shown = cumulative, len(fitted.components), share, (), (), ()
+        return FeatureSummary(checkpoint, *shown, target)
     classes, position, counts = np.unique(y, return_inverse=True, return_counts=True)
     means = np.stack([centered[position == c].mean(0) for c in range(len(classes))])
     total = float((centered**2).sum())
@@ -99,13 +114,39 @@ def summarize(
     ]
     return FeatureSummary(
         checkpoint,
-        tuple(float(share) for share in np.cumsum(fitted.explained)),
+        cumulative,
         len(fitted.components),
         between,
         tuple(points),
         tuple(point_labels),
         tuple(names),
     )
+
+
+def _explained(centered: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of the variance that a linear map of the labels explains."""
+    design = np.asarray(labels, np.float64).reshape(len(labels), -1)
+    basis, values, _ = np.linalg.svd(design - design.mean(0), full_matrices=False)
+    # Directions of labels that depend on others have no length but rounding.
+    basis = basis[:, values > values.max(initial=0) * 1e-9]
+    total = float((centered**2).sum())
+    return float(((basis.T @ centered) ** 2).sum()) / total if total > 0 else 0.0
+
+
+def describe_label(label: Any, class_names: Sequence[str], target: str) -> str:
+    """Return the label of an image in words.
+
+    Args:
+      label: A row of `data.splits.Split.labels`.
+      class_names: The names of the classes or labels.
+      target: Kind of the label, one of `data.targets.TARGETS`.
+    """
+    if target == "regression":
+        return f"{float(label):.4g}"
+    if target == "multi_label":
+        own = [str(class_names[int(i)]) for i in np.flatnonzero(label)]
+        return some(own, most=3) if own else "no label"
+    return str(class_names[int(label)])
 
 
 def samples(
@@ -136,7 +177,7 @@ def samples(
         cache=ImageCache(None),
     ):
         return tuple(
-            Sample(str(class_names[label]), size, _jpeg(image))
+            Sample(describe_label(label, class_names, split.target), size, _jpeg(image))
             for image, label in zip(
                 batch.images[batch.mask], batch.labels[batch.mask], strict=True
             )

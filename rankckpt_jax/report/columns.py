@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.results.formatting import (
     LEAST_COMPILING,
-    format_percent,
+    format_metric,
     format_scores,
     one_line,
     printable,
@@ -84,6 +85,7 @@ def columns(ranking: Ranking) -> list[Column]:
     first = ranking.measures[0]
     ranks = dict(zip(map(id, ranking.rows), ranking.ranks, strict=True))
     everywhere = ("terminal", "notebook", "page")
+    measured = {name for row in ranking.rows for name in row.metrics}
     result = [
         Column(
             "rank",
@@ -119,11 +121,18 @@ def columns(ranking: Ranking) -> list[Column]:
         Column(
             "accuracy",
             "fine-tuned",
-            "Test accuracy after fine-tuning.",
+            f"Test {ranking.metric_title} after fine-tuning.",
             lambda row: row.accuracy,
-            _each(format_percent),
+            _each(lambda value: format_metric(value, ranking.metric)),
             everywhere,
         ),
+        Column(
+            "metric",
+            "metric",
+            "Name of the metric that the column `accuracy` has.",
+            lambda row: "" if row.accuracy is None else ranking.metric,
+        ),
+        *(_of_metric(name, ranking) for name in METRICS if name in measured),
         Column(
             "accuracy_source",
             "source of the accuracy",
@@ -352,6 +361,19 @@ def _of_measure(measure: str) -> tuple[Column, ...]:
             lambda row: row.score_seconds.get(measure),
             _each("{:.1f}".format),
         ),
+    )
+
+
+def _of_metric(name: str, ranking: Ranking) -> Column:
+    """Return the column of a metric; people see those besides the ranking's own."""
+    title = METRICS[name].title
+    return Column(
+        f"test_{name}",
+        title,
+        f"Test {title} after fine-tuning.",
+        lambda row: row.metrics.get(name),
+        _each(lambda value: format_metric(value, name)),
+        () if name == ranking.metric else ("notebook", "page"),
     )
 
 

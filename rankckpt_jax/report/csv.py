@@ -7,6 +7,7 @@ import io
 import math
 import re
 
+from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.report.columns import columns
 from rankckpt_jax.results.ranking import Ranking, rank
@@ -73,6 +74,7 @@ def from_csv(text: str, task: str, where: str = "") -> Ranking:
         return {name: read_cell(value) for name, value in values.items() if value}
 
     try:
+        lines = list(reader)
         rows = [
             Row(
                 read_cell(line["checkpoint"]),
@@ -83,10 +85,18 @@ def from_csv(text: str, task: str, where: str = "") -> Ranking:
                 saturated=texts(line, "_saturated"),
                 score_seconds=numbers(line, "_seconds"),
                 accuracy=float(line["accuracy"]) if line["accuracy"] else None,
+                metrics={
+                    name: float(value)
+                    for name in METRICS
+                    if (value := line.get(f"test_{name}"))
+                },
                 failure=read_cell(line["failure"]),
             )
-            for line in reader
+            for line in lines
         ]
+        metric = next(filter(None, (line.get("metric") for line in lines)), "accuracy")
+        if metric not in METRICS:
+            raise ValueError(f"unknown metric {metric!r}")
     except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(
             "A line of the ranking cannot be read",
@@ -95,7 +105,7 @@ def from_csv(text: str, task: str, where: str = "") -> Ranking:
             found=str(error),
             fix="write it again with --config.stages=report",
         ) from error
-    return rank(task, [read_cell(name) for name in measures], rows)
+    return rank(task, [read_cell(name) for name in measures], rows, metric=metric)
 
 
 def text_cell(text: str) -> str:

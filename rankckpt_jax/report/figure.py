@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.errors import unknown_name
 from rankckpt_jax.results.formatting import printable
 from rankckpt_jax.results.ranking import Ranking
@@ -62,17 +63,23 @@ def plot(ranking: Ranking, measure: str) -> Figure:
     axes.grid(alpha=0.25)
     axes.set_title(printable(ranking.task), loc="left", parse_math=False)
     axes.set_xlabel(f"{printable(measure)} score (higher is better)", parse_math=False)
-    (_draw_accuracies if has_accuracies else _draw_scores)(axes, rows, measure)
+    if has_accuracies:
+        _draw_accuracies(axes, rows, measure, ranking.metric)
+    else:
+        _draw_scores(axes, rows, measure)
     return figure
 
 
-def _draw_accuracies(axes: Axes, rows: Sequence[Row], measure: str) -> None:
+def _draw_accuracies(axes: Axes, rows: Sequence[Row], measure: str, name: str) -> None:
     scores = [row.scores[measure] for row in rows]
-    accuracies = [100 * (row.finite_accuracy() or 0.0) for row in rows]
+    metric = METRICS[name]
+    factor = 100 if metric.is_share else 1
+    accuracies = [factor * (row.finite_accuracy() or 0.0) for row in rows]
     spreads = [row.spread(measure) or 0.0 for row in rows]
     axes.errorbar(scores, accuracies, xerr=spreads, fmt="o", ecolor="0.6")
     axes.margins(0.1)
-    axes.set_ylabel("accuracy after fine-tuning (%)")
+    unit = " (%)" if metric.is_share else ""
+    axes.set_ylabel(f"{metric.title} after fine-tuning{unit}")
     by_accuracy = sorted(range(len(rows)), key=lambda i: -accuracies[i])
     # The rows are ordered by score.
     named = [0, by_accuracy[0], by_accuracy[-1], *range(1, min(5, len(rows)))]

@@ -27,11 +27,17 @@ def to_json(summary: Summary) -> str:
         "task": ranking.task,
         "description": ranking.task_description,
         "measures": ranking.measures,
+        "metric": ranking.metric,
         "conclusion": _conclusion(summary.conclusion),
         "evaluation": _evaluation(summary.agreement),
         "baselines": [
             {"name": baseline.name, "n": baseline.n, **_numbers(baseline.scores)}
             for baseline in summary.agreement.baselines
+        ],
+        "other_metrics": [
+            {**dataclasses.asdict(other), "kendall": finite(other.kendall)}
+            | {"measures": _numbers(other.measures)}
+            for other in summary.other_metrics
         ],
         "warnings": [dataclasses.asdict(warning) for warning in summary.warnings],
         "rows": [

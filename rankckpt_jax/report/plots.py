@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.report import svg
 from rankckpt_jax.report.names import shorten_names
 from rankckpt_jax.results.ablation import Ablation
-from rankckpt_jax.results.formatting import format_percent, format_scores, printable
+from rankckpt_jax.results.formatting import (
+    capitalize,
+    format_metric,
+    format_scores,
+    printable,
+)
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row
 
@@ -59,7 +65,7 @@ def scatter(ranking: Ranking, measure: str) -> str:
             [s + d for s, p in zip(scores, spreads, strict=True) for d in (-p, p)],
             f"score by {printable(measure)}",
         ),
-        svg.percent_axis(accuracies, "accuracy after fine-tuning"),
+        metric_axis(ranking)(accuracies, f"{ranking.metric_title} after fine-tuning"),
     )
     points = [plot.place(s, a) for s, a in zip(scores, accuracies, strict=True)]
     bars = [
@@ -72,7 +78,7 @@ def scatter(ranking: Ranking, measure: str) -> str:
         svg.dot(
             points[i],
             f"{printable(row.checkpoint)}\n{printable(measure)} {texts[i]}, "
-            f"fine-tuned {format_percent(accuracies[i])}",
+            f"fine-tuned {format_metric(accuracies[i], ranking.metric)}",
             "best" if accuracies[i] == max(accuracies) else "",
         )
         for i, row in enumerate(rows)
@@ -83,8 +89,8 @@ def scatter(ranking: Ranking, measure: str) -> str:
         *_labels(plot, points, bars, _names(ranking, rows, accuracies)),
     ]
     label = (
-        f"Accuracy after fine-tuning against {printable(measure)} score "
-        f"of {len(rows)} checkpoints"
+        f"{capitalize(ranking.metric_title)} after fine-tuning against "
+        f"{printable(measure)} score of {len(rows)} checkpoints"
     )
     return svg.draw(plot, marks, label)
 
@@ -102,7 +108,9 @@ def curves(ranking: Ranking) -> str:
     best = rows[max(range(len(rows)), key=ends.__getitem__)]
     plot = _wide_plot(
         svg.axis([s for row in rows for s, _ in row.curve], "training steps"),
-        svg.percent_axis([a for row in rows for _, a in row.curve], "accuracy"),
+        metric_axis(ranking)(
+            [a for row in rows for _, a in row.curve], ranking.metric_title
+        ),
     )
 
     def classes(row: Row) -> str:
@@ -116,13 +124,20 @@ def curves(ranking: Ranking) -> str:
             [plot.place(*point) for point in row.curve],
             classes(row),
             f"{printable(row.checkpoint)}\n"
-            f"{format_percent(row.curve[-1][1])} after {row.curve[-1][0]} steps",
+            f"{format_metric(row.curve[-1][1], ranking.metric)} after "
+            f"{row.curve[-1][0]} steps",
         )
         # Thick lines are drawn last, so that no other line covers them.
         for row in sorted(rows, key=lambda row: "heavy" in classes(row))
     ]
-    label = f"Accuracy over the steps of fine-tuning of {len(rows)} checkpoints"
+    name = capitalize(ranking.metric_title)
+    label = f"{name} over the steps of fine-tuning of {len(rows)} checkpoints"
     return svg.draw(plot, lines, label)
+
+
+def metric_axis(ranking: Ranking) -> Callable[..., svg.Axis]:
+    """Return the function that makes an axis for accuracies."""
+    return svg.percent_axis if METRICS[ranking.metric].is_share else svg.axis
 
 
 def spectrum(ranking: Ranking) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import rankckpt_jax
 from rankckpt_jax.report import paths
+from rankckpt_jax.results.formatting import capitalize
 from rankckpt_jax.results.summary import Summary
 
 _STYLES = ("base.css", "tables.css", "plots.css", "print.css")
@@ -35,7 +36,7 @@ class Section:
 
     Attributes:
       order: Sections with smaller numbers come first.
-      title: The heading.
+      title: The heading; `{metric}` and `{Metric}` stand for `Ranking.metric_title`.
       template: A Jinja template of the section's content; all values are escaped.
       values: Returns the values of the template, or None to omit the section.
       anchor: Name for links to the section.
@@ -46,6 +47,11 @@ class Section:
     template: str
     values: Callable[[Summary], Mapping[str, Any] | None]
     anchor: str = ""
+
+    def heading(self, summary: Summary) -> str:
+        """Return the heading for a ranking."""
+        title = summary.ranking.metric_title
+        return self.title.format(metric=title, Metric=capitalize(title))
 
     def render(self, summary: Summary) -> str | None:
         """Return the content as HTML, or None if there is nothing to show."""

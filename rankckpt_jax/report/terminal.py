@@ -223,7 +223,7 @@ def _legend(
     if any(cell.warning for cell in of_table):
         parts.append(f"{columns.MARK} marks a score with a warning")
     if "accuracy" in shown:
-        parts.append("fine-tuned is the test accuracy after fine-tuning")
+        parts.append(f"fine-tuned is the test {ranking.metric_title} after fine-tuning")
     if "ranking_seconds" in shown:
         first = printable(ranking.measures[0])
         compiling = any(" + " in cell.text for cell in cells["ranking_seconds"])

@@ -305,7 +305,7 @@ def _scores(ranking: Ranking) -> dict[str, tuple[str, dict[str, float]]]:
     used: set[str] = set()
     for row in ranking.rows:
         values = {_key(name): row.score(name) for name in ranking.measures}
-        values["accuracy"] = row.finite_accuracy()
+        values[ranking.metric] = row.finite_accuracy()
         known = {name: value for name, value in values.items() if value is not None}
         name = _key(row.checkpoint)
         if name in used:

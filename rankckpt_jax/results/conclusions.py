@@ -13,7 +13,7 @@ from rankckpt_jax.results.agreement import Agreement
 from rankckpt_jax.results.costs import Costs
 from rankckpt_jax.results.figures import Figure, main_figures
 from rankckpt_jax.results.formatting import (
-    format_percent,
+    format_metric,
     format_points,
     format_probability,
     ordinal,
@@ -21,6 +21,7 @@ from rankckpt_jax.results.formatting import (
 )
 from rankckpt_jax.results.grouped_warnings import GroupedWarning
 from rankckpt_jax.results.objections import MIN_SIGNIFICANT, find_objections
+from rankckpt_jax.results.other_metrics import OtherMetric
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.recommendation import (
     Recommendation,
@@ -72,6 +73,7 @@ def conclude(
     agreement: Agreement,
     costs: Costs | None,
     warnings: Sequence[GroupedWarning],
+    others: Sequence[OtherMetric] = (),
 ) -> Conclusion:
     """Return the conclusion of a ranking.
 
@@ -80,6 +82,7 @@ def conclude(
       agreement: Its agreement with fine-tuning.
       costs: Its costs, if known.
       warnings: The warnings of its rows.
+      others: The other metrics of fine-tuning.
     """
     recommendation = recommend(ranking)
     figures = main_figures(ranking, agreement, costs, recommendation)
@@ -104,6 +107,7 @@ def conclude(
         _ties(ranking),
         _interval(ranking, agreement),
         _probability_best(ranking, agreement),
+        *(other.sentence for other in others),
     )
     command = ""
     if len(ranking.scored_rows) > 1 and agreement.measures[ranking.measures[0]].n < 2:
@@ -154,7 +158,10 @@ def _accuracy(ranking: Ranking, recommendation: Recommendation) -> str:
     use, picked = recommendation.use, recommendation.picked
     if use is None or (accuracy := use.finite_accuracy()) is None:
         return ""
-    sentence = f"Fine-tuned, it reaches {format_percent(accuracy)}"
+    metric = ranking.metric
+    sentence = f"Fine-tuned, it reaches {format_metric(accuracy, metric)}"
+    if metric != "accuracy":
+        sentence += f" {ranking.metric_title}"
     if not recommendation.is_measured:
         return f"{sentence}."
     n = len(recommendation.measured)
@@ -166,8 +173,9 @@ def _accuracy(ranking: Ranking, recommendation: Recommendation) -> str:
     if not loss:
         return f"{sentence}; following {measure} loses nothing."
     return (
-        f"{sentence}; following {measure} would lose {format_points(loss)} "
-        f"({printable(picked.checkpoint)}, {format_percent(accuracy - loss)})."
+        f"{sentence}; following {measure} would lose "
+        f"{format_points(loss, metric=metric)} ({printable(picked.checkpoint)}, "
+        f"{format_metric(accuracy - loss, metric)})."
     )
 
 

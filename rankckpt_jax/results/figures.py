@@ -11,7 +11,7 @@ from rankckpt_jax.results.formatting import (
     LEAST_COMPILING,
     NONE,
     format_decimal,
-    format_percent,
+    format_metric,
     format_points,
     format_seconds,
     printable,
@@ -52,8 +52,9 @@ def _loss(ranking: Ranking, recommendation: Recommendation) -> Figure | None:
         return None
     return (
         f"Loss from following {printable(ranking.measures[0])}",
-        format_points(loss, short=True) if loss else "none",
-        f"its first reaches {format_percent(picked.finite_accuracy() or 0.0)}",
+        format_points(loss, True, ranking.metric) if loss else "none",
+        "its first reaches "
+        + format_metric(picked.finite_accuracy() or 0.0, ranking.metric),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rankckpt_jax.data.metrics import METRICS
+
 NONE = "–"
 """The text of a missing value on a page."""
 
@@ -79,18 +81,39 @@ def format_scores(values: Sequence[float | None]) -> list[str]:
     return ["-" if value is None else f"{value:,.{digits}f}" for value in values]
 
 
+def capitalize(text: str) -> str:
+    """Return a text that starts with a capital letter, otherwise unchanged."""
+    return text[:1].upper() + text[1:]
+
+
 def format_percent(accuracy: float) -> str:
     """Return an accuracy in [0, 1] as a percentage, such as `"84.2%"`."""
     return f"{100 * accuracy:.1f}%"
 
 
-def format_points(difference: float, short: bool = False) -> str:
-    """Return a difference of accuracies in [0, 1] in percentage points.
+def format_metric(value: float, metric: str) -> str:
+    """Return a value of a metric of `data.metrics`.
+
+    Example:
+      >>> format_metric(0.842, "accuracy"), format_metric(0.842, "r2")
+      ('84.2%', '0.842')
+    """
+    return format_percent(value) if METRICS[metric].is_share else f"{value:.3f}"
+
+
+def format_points(
+    difference: float, short: bool = False, metric: str = "accuracy"
+) -> str:
+    """Return a difference of accuracies, in percentage points if they are shares.
 
     Example:
       >>> format_points(0.034), format_points(0.0004, short=True)
       ('3.4 percentage points', '0.04 points')
+      >>> format_points(0.0342, metric="auroc")
+      '0.034'
     """
+    if not METRICS[metric].is_share:
+        return f"{difference:.3f}" if difference >= 0.01 else f"{difference:.2g}"
     points = 100 * difference
     number = f"{points:.1f}" if points >= 1 else f"{points:.2g}"
     return f"{number} {'' if short else 'percentage '}points"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from etils import epath
 
 from rankckpt_jax import evaluation
+from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.storage import files
@@ -35,10 +36,12 @@ class Ranking:
       provenance: Configuration, versions and devices of the run.
       group_titles: Title of each group of checkpoints; a group without a title is
         shown by its name.
-      num_test: Number of test images that the accuracies were measured on, or None.
+      num_test: Number of test images that the accuracies were measured on, if they are
+        shares of these; otherwise None.
       views: Summaries of the features of some checkpoints.
       samples: Some preprocessed images.
       ablations: How the ranking depends on options of the measure.
+      metric: Name of the metric of `data.metrics` that accuracies are values of.
     """
 
     task: str
@@ -52,6 +55,12 @@ class Ranking:
     views: tuple["views_lib.FeatureSummary", ...] = ()
     samples: tuple["views_lib.Sample", ...] = ()
     ablations: tuple["Ablation", ...] = ()
+    metric: str = "accuracy"
+
+    @property
+    def metric_title(self) -> str:
+        """The name of the metric in sentences."""
+        return METRICS[self.metric].title
 
     @property
     def best(self) -> Row | None:
@@ -129,6 +138,13 @@ class Ranking:
                 found=other.task,
                 fix="append a ranking of the same task",
             )
+        if other.metric != self.metric:
+            raise InputError(
+                "Rankings with different metrics cannot be combined",
+                expected=self.metric,
+                found=other.metric,
+                fix="fine-tune both with the same config.finetune.metric",
+            )
         measures = tuple(dict.fromkeys((*self.measures, *other.measures)))
         rows = {row.checkpoint: row for row in (*self.rows, *other.rows)}
         return rank(
@@ -138,6 +154,7 @@ class Ranking:
             task_description=self.task_description,
             provenance={**other.provenance, **self.provenance},
             group_titles={**other.group_titles, **self.group_titles},
+            metric=self.metric,
         )
 
     def to_csv(self, path: epath.PathLike | None = None) -> str | None:
@@ -240,6 +257,7 @@ def rank(
     task_description: str = "",
     provenance: Mapping[str, Any] | None = None,
     group_titles: Mapping[str, str] | None = None,
+    metric: str = "accuracy",
 ) -> Ranking:
     """Order checkpoints by the first measure and evaluate every measure.
 
@@ -279,9 +297,10 @@ def rank(
       task_description: The task in a phrase or sentence.
       provenance: Configuration, versions and devices, as nested plain data.
       group_titles: Title of each group of checkpoints.
+      metric: Name of the metric that accuracies are values of.
 
     Raises:
-      InputError: There is no measure, or an accuracy lies outside [0, 1].
+      InputError: There is no measure, or an accuracy is not a value of the metric.
     """
     if not measures:
         raise InputError(
@@ -296,11 +315,12 @@ def rank(
     rows = tuple(comparison.resolve_scores(tuple(rows), measures))
     for row in rows:
         accuracy = row.finite_accuracy()
-        if accuracy is not None and not 0 <= accuracy <= 1:
+        lowest = METRICS[metric].lowest
+        if accuracy is not None and not lowest <= accuracy <= 1:
             raise InputError(
                 "An accuracy is not a fraction",
                 where=f"checkpoint {row.checkpoint!r}",
-                expected="a value from 0 to 1",
+                expected=f"a value from {lowest:g} to 1",
                 found=str(accuracy),
                 fix="divide percentages by 100",
             )
@@ -327,6 +347,7 @@ def rank(
         evaluation={m: _evaluate(_evaluated_rows(rows, m), m) for m in measures},
         provenance=dict(provenance or {}),
         group_titles=dict(group_titles or {}),
+        metric=metric,
     )
 
 

@@ -65,8 +65,11 @@ class Row:
         `measures.Regime`.
       score_seconds: Time to compute the score from features, by measure.
       terms: For measures that are relative to the pool, the terms of the score.
-      accuracy: Test accuracy after fine-tuning, in [0, 1]; NaN if training diverged.
+      accuracy: Value of `Ranking.metric` on the test images after fine-tuning; NaN if
+        training diverged.
       accuracy_source: The source of an accuracy that was not measured in this run.
+      metrics: All metrics on the test images after fine-tuning, by their name in
+        `data.metrics`; empty for an accuracy that was not measured in this run.
       curve: (step, accuracy) during fine-tuning with the chosen hyperparameters.
       extract_seconds: Time to extract the features, which all measures share.
       finetune_seconds: Time of fine-tuning, including the hyperparameter search.
@@ -109,6 +112,7 @@ class Row:
     terms: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     accuracy: float | None = None
     accuracy_source: str = ""
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
     extract_seconds: float | None = None
     finetune_seconds: float | None = None
@@ -174,7 +178,7 @@ class Row:
         return None if self.failure else finite(self.spreads.get(measure))
 
     def finite_accuracy(self) -> float | None:
-        """Return the accuracy in [0, 1], or None if unknown or if training diverged."""
+        """Return the accuracy, or None if it is unknown or if training diverged."""
         return finite(self.accuracy)
 
     def ranking_seconds(self, measure: str) -> float | None:

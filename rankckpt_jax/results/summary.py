@@ -9,6 +9,7 @@ from rankckpt_jax.results.agreement import Agreement, measure_agreement
 from rankckpt_jax.results.conclusions import Conclusion, conclude
 from rankckpt_jax.results.costs import Costs, compare_costs
 from rankckpt_jax.results.grouped_warnings import GroupedWarning, group_warnings
+from rankckpt_jax.results.other_metrics import OtherMetric, compare_metrics
 from rankckpt_jax.results.ranking import Ranking
 
 
@@ -24,6 +25,7 @@ class Summary:
         each of `ranking.scored_rows`; None where there is no value.
       costs: The costs of ranking and of fine-tuning; None if no time is known.
       warnings: The warnings of all rows; each kind occurs once.
+      other_metrics: The agreement with the other metrics of fine-tuning.
     """
 
     ranking: Ranking
@@ -32,6 +34,7 @@ class Summary:
     ranks: Mapping[str, tuple[int | None, ...]]
     costs: Costs | None
     warnings: tuple[GroupedWarning, ...]
+    other_metrics: tuple[OtherMetric, ...] = ()
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -43,13 +46,15 @@ def summarize(ranking: Ranking) -> Summary:
     """Compute everything that a report prints about a ranking."""
     agreement, costs = measure_agreement(ranking), compare_costs(ranking)
     warnings = group_warnings(ranking.rows)
+    others = compare_metrics(ranking)
     return Summary(
         ranking,
-        conclude(ranking, agreement, costs, warnings),
+        conclude(ranking, agreement, costs, warnings, others),
         agreement,
         _ranks(ranking),
         costs,
         warnings,
+        others,
     )
 
 

@@ -393,6 +393,7 @@ def _finetune(
     return dataclasses.replace(
         row,
         accuracy=result.accuracy,
+        metrics=result.values,
         finetune_seconds=result.seconds,
         compile_seconds={
             **row.compile_seconds,

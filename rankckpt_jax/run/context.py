@@ -14,7 +14,7 @@ from etils import epath
 from rankckpt_jax import finetune
 from rankckpt_jax.benchmark import demo, published
 from rankckpt_jax.checkpoints import in_memory
-from rankckpt_jax.data import corrupt_images, splits, tasks
+from rankckpt_jax.data import corrupt_images, metrics, splits, tasks
 from rankckpt_jax.data.image_cache import ImageCache, open_cache
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import progress
@@ -87,6 +87,11 @@ class RunContext:
     unmatched: str
     directory: epath.Path
     config: Mapping[str, Any]
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric of `data.metrics` that accuracies are values of."""
+        return metrics.resolve(self.sweep.metric, self.task.target).name
 
     @property
     def images(self) -> dict[str, str]:
@@ -217,6 +222,7 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         task = tasks.Task(config.task.name or name, (), {}, origin)
     else:
         task = _load_task(config)
+    metrics.resolve(choices.sweep.metric, task.target)
     if "finetune" in stages:
         finetune.check(task, choices.sweep)
     accuracies, source = published.load_accuracies(config.accuracies, task.name)

@@ -38,7 +38,9 @@ def illustrate(ranking: Ranking, context: RunContext) -> Ranking:
         ranking,
         views=tuple(summary for summary in summaries if summary is not None),
         samples=samples,
-        num_test=splits["test"].num_examples if "test" in splits else None,
+        num_test=splits["test"].num_examples
+        if "test" in splits and context.metric == "accuracy"
+        else None,
     )
 
 
@@ -57,7 +59,9 @@ def _summarize(context: RunContext, name: str) -> views.FeatureSummary | None:
     if stored is not None:
         fields = {field: _immutable(value) for field, value in stored.result.items()}
         return views.FeatureSummary(**fields)
-    summary = views.summarize(name, loaded.features, loaded.labels, classes)
+    summary = views.summarize(
+        name, loaded.features, loaded.labels, classes, loaded.target
+    )
     store.save_result(path, key, dataclasses.asdict(summary))
     return summary
 

@@ -83,6 +83,7 @@ def run(config: Any, objects: Sequence[in_memory.Model] = ()) -> Ranking:
             task_description=context.task.description,
             provenance=_provenance(context, time.monotonic() - start),
             group_titles={**neucrab.GROUP_TITLES, **standard.GROUP_TITLES},
+            metric=context.metric,
         )
         ablations = ablation.run(context, ranking.rows)
         ranking = dataclasses.replace(ranking, ablations=ablations)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rankckpt_jax.configs import default
 from rankckpt_jax.data import pipeline, tasks
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.errors import InputError
@@ -259,9 +260,22 @@ def test_splits_with_labels_of_different_kinds_are_refused(image_folder):
         tasks.from_folder(str(image_folder))
 
 
-def test_config_task_target_is_checked(image_folder):
-    from rankckpt_jax.configs import default
+@pytest.mark.parametrize(("common", "warns"), [(16, True), (12, False)])
+def test_load_notes_a_class_that_is_most_of_the_images(tmp_path, common, warns):
+    names = make_images(tmp_path)
+    lines = [f"{n},{'common' if i < common else 'rare'}" for i, n in enumerate(names)]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    config = default.get_config().task
+    config.path = str(tmp_path)
+    task = tasks.load(config)
+    assert ("classes" in task.warnings) == warns
+    if warns:
+        reached = np.mean(task.splits["test"].labels == 0)
+        assert f"reaches an accuracy of {reached:.1%}" in task.warnings["classes"]
+        assert "config.finetune.metric=balanced_accuracy" in task.warnings["classes"]
 
+
+def test_config_task_target_is_checked(image_folder):
     config = default.get_config().task
     config.path, config.target = str(image_folder), "multilabel"
     with pytest.raises(InputError, match="did you mean 'multi_label'"):

@@ -103,6 +103,7 @@ def hostile():
             scores={HOSTILE: float(i)},
             warnings={HOSTILE: HOSTILE},
             accuracy=0.1 * i,
+            metrics={"accuracy": 0.1 * i, "auroc": 1 - 0.1 * i},
             accuracy_source=HOSTILE,
             curve=((0, 0.0), (10, 0.1 * i)),
             score_seconds={HOSTILE: 1.0},

@@ -55,5 +55,9 @@ def to_html(summary: Summary) -> str:
         figures=conclusion.figures,
         is_long=len(conclusion.answer[1]) > _LONG_NAME,
         command=paths.relative_command(conclusion.command),
-        sections=[(section, html) for section, html in rendered if html is not None],
+        sections=[
+            (section.heading(summary), section.anchor, html)
+            for section, html in rendered
+            if html is not None
+        ],
     )

@@ -22,9 +22,9 @@ from rankckpt_jax.results.summary import Summary
 METRICS = (
     ("Finds the best", "recall@1", "1 if the best checkpoint is ranked first, else 0."),
     (
-        "Accuracy of the first",
+        "Result of the first",
         "rel@1",
-        "Accuracy of the checkpoint ranked first, as a share of the best accuracy.",
+        "Fine-tuned, the first checkpoint reaches this share of the best result.",
     ),
     (
         "Best among three",
@@ -32,14 +32,14 @@ METRICS = (
         "1 if the best checkpoint is among the first three, else 0.",
     ),
     (
-        "Accuracy of three",
+        "Result of three",
         "rel@3",
-        "Best accuracy of the first three, as a share of the best accuracy.",
+        "Fine-tuned, the best of three reaches this share of the best result.",
     ),
     (
         "Pearson",
         "pearson",
-        "Linear correlation of scores and accuracies, -1 to 1.",
+        "Linear correlation of scores and fine-tuned results, -1 to 1.",
     ),
     (
         "Kendall's tau",
@@ -99,7 +99,7 @@ SIGNIFICANCE_COLUMNS: tuple[tuple[str, str, _Format], ...] = (
 )
 """Heading, meaning, and value and text of each further column."""
 
-_N = ("Number", "Number of checkpoints with both a score and an accuracy.")
+_N = ("Number", "Number of checkpoints with both a score and a fine-tuned result.")
 
 _TEMPLATE = """
 {% from "macros.html.j2" import name_heading, number_heading %}
@@ -277,4 +277,4 @@ def _cell(
     }
 
 
-SECTION = Section(30, "How well each measure predicts accuracy", _TEMPLATE, _values)
+SECTION = Section(30, "How well each measure predicts {metric}", _TEMPLATE, _values)

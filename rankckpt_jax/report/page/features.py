@@ -15,6 +15,13 @@ _TEMPLATE = """
 {{ legend(names) -}}
 <p class="note">Share of the variance in the first principal components. NLEEP keeps the
 components up to 80% of the variance, the dotted line.</p>
+{% if not classes %}
+<ul>
+{% for name, caption in captions %}
+<li>{{ name | breaks }}: {{ caption }}.</li>
+{% endfor %}
+</ul>
+{% else %}
 <div class="plots small">
 {% for svg, name, caption in pictures %}
 {{ figure(svg, name, caption) -}}
@@ -29,7 +36,15 @@ components up to 80% of the variance, the dotted line.</p>
 <p class="note">Training images of some classes, projected to the plane in which the
 class means differ most, for the checkpoints ranked first and last. Well separated
 classes are easy to classify.</p>
+{% endif %}
 """
+
+
+_PARTS = {
+    "classes": "is between classes",
+    "multi_label": "follows the labels linearly",
+    "regression": "follows the number linearly",
+}
 
 
 def _values(summary: Summary) -> dict[str, Any] | None:
@@ -38,20 +53,22 @@ def _values(summary: Summary) -> dict[str, Any] | None:
         return None
     names = (row.checkpoint for row in ranking.rows)
     ranks = dict(zip(names, ranking.ranks, strict=True))
-    pictures = []
+    pictures, captions = [], []
     for view in ranking.views:
         rank = ranks.get(view.checkpoint)
         caption = (
             (f"rank {rank}, " if rank else "")
-            + f"{100 * view.between:.0f}% of the variance is between classes, "
+            + f"{100 * view.between:.0f}% of the variance {_PARTS[view.target]}, "
             + f"80% is in {view.dimensions} components"
         )
-        svg = plots.separation(view)
-        pictures.append((svg, printable(view.checkpoint), caption))
+        captions.append((printable(view.checkpoint), caption))
+        if view.points:
+            pictures.append((plots.separation(view), *captions[-1]))
     classes = ranking.views[0].classes
     return {
         "spectrum": plots.spectrum(ranking),
         "pictures": pictures,
+        "captions": captions,
         "names": [printable(view.checkpoint) for view in ranking.views],
         "classes": [printable(name) for name in classes],
         "keys": [plots.class_marker([(0, 0)], i) for i in range(len(classes))],

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from rankckpt_jax.report import columns, csv, paths, svg
+from rankckpt_jax.report import columns, csv, paths, plots, svg
 from rankckpt_jax.report.columns import Cell, Column
 from rankckpt_jax.report.page import ranks
 from rankckpt_jax.report.rendering import Section
-from rankckpt_jax.results.formatting import NONE, count, format_large, printable
+from rankckpt_jax.results.formatting import (
+    NONE,
+    capitalize,
+    count,
+    format_large,
+    printable,
+)
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row, finite
 from rankckpt_jax.results.summary import Summary
@@ -27,7 +33,7 @@ _TEMPLATE = """
 each side{% endif %}; all checkpoints are on one axis.
 {% endif %}
 {% if has_accuracies %}
-◆ is the accuracy after fine-tuning.
+◆ is the {{ metric }} after fine-tuning.
 {% endif %}
 {% if chips %}
 The numbers on the right are the ranks by each measure, the best with the most color.
@@ -126,9 +132,9 @@ def _values(summary: Summary) -> dict[str, Any] | None:
         scale
         for name, heading in (
             (first, f"Score by {printable(first)}"),
-            ("accuracy", "Accuracy after fine-tuning"),
+            ("accuracy", f"{capitalize(ranking.metric_title)} after fine-tuning"),
         )
-        if name in shown and (scale := _scale(shown[name], heading, rows))
+        if name in shown and (scale := _scale(shown[name], heading, ranking))
     ]
     chips = ranking.measures if ranks.fits_beside_names(ranking) else ()
     chips_by_row = _chips(summary) if chips else {}
@@ -159,6 +165,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
         "has_scores": bool(ranking.scored_rows),
         "has_spreads": any(row.spread(first) for row in rows),
         "has_accuracies": any(scale["is_measured"] for scale in scales),
+        "metric": ranking.metric_title,
         "has_others": len(ranking.measures) > 1,
         "has_provenance": bool(ranking.provenance),
         "mark": columns.MARK,
@@ -171,13 +178,12 @@ def _values(summary: Summary) -> dict[str, Any] | None:
     }
 
 
-def _scale(
-    column: Column, heading: str, rows: Sequence[Row]
-) -> Mapping[str, Any] | None:
+def _scale(column: Column, heading: str, ranking: Ranking) -> Mapping[str, Any] | None:
     """Return the ruler and the cells of a column, or None if it has no value.
 
     Each cell comes with its drawing on the axis that the rows share.
     """
+    rows = ranking.rows
     cells = [
         Cell(None, "") if row.failure else cell
         for row, cell in zip(rows, columns.cells(column, rows, NONE), strict=True)
@@ -196,9 +202,9 @@ def _scale(
         if isinstance(cell.value, float)
         for side in (-1, 1)
     ]
-    make_axis = svg.percent_axis if is_measured else svg.axis
+    make_axis = plots.metric_axis(ranking) if is_measured else svg.axis
     axis = make_axis(ends, num_ticks=_NUM_TICKS)
-    name = "accuracy" if is_measured else "score"
+    name = ranking.metric_title if is_measured else "score"
     return {
         "column": column,
         "heading": heading,

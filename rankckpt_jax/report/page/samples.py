@@ -13,7 +13,7 @@ _TEMPLATE = """
 <ul class="samples">
 {% for source, name in images %}
 <li><img src="{{ source | markup }}" width="112" height="112"
- alt="An image of class {{ name }}">
+ alt="An image labeled {{ name }}">
 <small>{{ name }}</small></li>
 {% endfor %}
 </ul>

@@ -16,7 +16,7 @@ _NUM_SHOWN = 6
 _TEMPLATE = """
 {% from "macros.html.j2" import figure %}
 <p class="note">The points of a good measure rise from lower left to upper right. The
-filled point is the checkpoint with the highest accuracy. Horizontal bars are the
+filled point is the best checkpoint after fine-tuning. Horizontal bars are the
 standard deviation of a score. #3 marks the checkpoint ranked third where its name does
 not fit.
 {% if is_crowded %}
@@ -63,4 +63,4 @@ def _values(summary: Summary) -> dict[str, Any] | None:
     }
 
 
-SECTION = Section(20, "Scores against accuracy after fine-tuning", _TEMPLATE, _values)
+SECTION = Section(20, "Scores against {metric} after fine-tuning", _TEMPLATE, _values)
