@@ -223,7 +223,7 @@ def get_config() -> ml_collections.ConfigDict:
     # none.
     finetune.layer_decay = placeholder(float)
     finetune.label_smoothing = placeholder(float)
-    # Largest norm of the gradient; 0 for no clipping.
+    # Largest norm of the gradient; 0 for no clipping, or for 1 in regression.
     finetune.clip_norm = placeholder(float)
     # Smallest share of an image that a random resized crop keeps; 0 for no cropping.
     finetune.random_crop = placeholder(float)

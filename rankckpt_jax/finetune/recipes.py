@@ -41,7 +41,8 @@ class Recipe:
       layer_decay: Factor of the learning rate from each block of a transformer to the
         one before it, in (0, 1]; 1 for equal rates. See `optimizers.layer_factors`.
       label_smoothing: Probability spread evenly over all classes, in [0, 1).
-      clip_norm: Maximum global norm of the gradient; 0 for no clipping.
+      clip_norm: Maximum global norm of the gradient; 0 for no clipping, or for 1 in
+        regression.
       random_crop: Minimum share of the image's area that a random resized crop keeps,
         in (0, 1]; 0 for no cropping. Crops are taken from the resized image.
       random_flip: Whether to mirror images left to right with probability 0.5.
