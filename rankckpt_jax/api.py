@@ -18,9 +18,10 @@ from typing import Any
 from rankckpt_jax import short_form
 from rankckpt_jax.benchmark import published
 from rankckpt_jax.configs import default
+from rankckpt_jax.data import targets
 from rankckpt_jax.devices import compilation
 from rankckpt_jax.devices import progress as progress_lib
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features.feature_set import from_arrays, to_accuracy
 from rankckpt_jax.results import comparison
 from rankckpt_jax.results import ranking as ranking_lib
@@ -128,6 +129,7 @@ def rank_features(
     measures: str | Sequence[str] = "nleep,h_score",
     accuracies: Mapping[str, float] | None = None,
     task: str = "features",
+    target: str = targets.CLASSES,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     num_bootstrap: int = 0,
     seed: int = 0,
@@ -153,10 +155,14 @@ def rank_features(
       features: By checkpoint, (features [N, D], labels [N]) or (features, labels,
         logits [N, V]) or a mapping with these names: NumPy or JAX arrays, PyTorch
         tensors, or sparse matrices. Labels are integers, whole floats or strings, [N]
-        or [N, 1]. All checkpoints should see the same images.
+        or [N, 1]; see `target` for other kinds. All checkpoints should see the same
+        images.
       measures: Names of measures, or "all". The first one orders the ranking.
       accuracies: Known accuracies after fine-tuning by checkpoint, in [0, 1].
       task: Name of the task.
+      target: The kind of the labels: "classes"; "multi_label", several labels per
+        image: booleans [N, L]; or "regression", one number: floats [N]. Measures that
+        are not defined for it are left out, and a log line says so.
       options: Options by measure: `{"nleep": {"energy": 0.9}}`. The others have the
         defaults of configs/default.py, as in `rank`.
       num_bootstrap: Bootstrap resamples of the images for each score's standard
@@ -181,6 +187,9 @@ def rank_features(
     }
     settings = scoring.Settings(names, options, seed, num_bootstrap)
     scoring.check_settings(settings)
+    if target not in targets.TARGETS:
+        raise unknown_name("target", target, targets.TARGETS, "target")
+    settings = scoring.for_target(settings, target)
     accuracies = accuracies or {}
     unmatched = published.describe_unmatched(accuracies, features)
     if unmatched:
@@ -193,7 +202,8 @@ def rank_features(
                 where = f"features of {name!r}"
                 accuracy = to_accuracy(accuracies.get(name), f"accuracies[{name!r}]")
                 row = dataclasses.replace(row, accuracy=accuracy)
-                feature_set = from_arrays(*_parts(name, given), where=where)
+                parts = _parts(name, given)
+                feature_set = from_arrays(*parts, where=where, target=target)
                 x, y = feature_set.features, feature_set.labels
                 row = dataclasses.replace(
                     row,
@@ -232,6 +242,6 @@ def _parts(name: str, given: Features) -> tuple[Any, ...]:
             expected="(features, labels), (features, labels, logits) or a mapping",
             found=f"{type(given).__name__} with "
             f"{sum(part is not None for part in parts)} of them",
-            fix="add the class of each row of the features",
+            fix="add the label of each row of the features",
         )
     return parts

@@ -40,6 +40,20 @@ def test_measures_page_lists_every_measure_with_its_needs():
         assert ("pool" in needs[name]) == (measure.combine is not None), name
 
 
+def test_measures_page_says_which_kinds_of_labels_each_measure_takes():
+    text = (DOCS / "measures.md").read_text()
+    section = text.split("## Several labels or a number")[1].split("\n## ")[0]
+    table = {}
+    for line in re.findall("^\\| `.*$", section, re.MULTILINE):
+        names, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        table |= dict.fromkeys(re.findall(r"`(\w+)`", names), cells)
+    for name in measures.names():
+        taken = measures.get(name).targets
+        cells = table.get(name, ["-", "-"])
+        assert (cells[0] != "-") == ("multi_label" in taken), name
+        assert (cells[1] != "-") == ("regression" in taken), name
+
+
 def test_choosing_page_has_the_traits_of_every_measure():
     lines = [cells for cells in rows("choosing-a-measure.md") if len(cells) == 7]
     table = {cells[0].strip("`"): cells for cells in lines}

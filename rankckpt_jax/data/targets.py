@@ -9,10 +9,12 @@ import numpy as np
 
 from rankckpt_jax.errors import unknown_name
 
+CLASSES, MULTI_LABEL, REGRESSION = "classes", "multi_label", "regression"
+
 TARGETS: Mapping[str, str] = {
-    "classes": "one class",
-    "multi_label": "several labels",
-    "regression": "one number",
+    CLASSES: "one class",
+    MULTI_LABEL: "several labels",
+    REGRESSION: "one number",
 }
 """What an image has in each kind of target."""
 
@@ -73,3 +75,26 @@ def check(target: str, field: str = "config.task.target") -> None:
     """Raise an `InputError` if `target` is neither AUTO nor one of TARGETS."""
     if target not in (AUTO, *TARGETS):
         raise unknown_name("target", target, (AUTO, *TARGETS), field)
+
+
+def rarest_label(labels: np.ndarray) -> np.ndarray:
+    """Return the label of each image that the fewest images have: int [N].
+
+    Draws within these groups keep the share of every rare label. For one label per
+    image, the groups are the classes.
+
+    Example:
+      >>> rarest_label(np.array([[1, 0], [1, 1], [0, 1], [1, 0], [0, 0]], bool))
+      array([0, 1, 1, 0, 2])
+
+    Args:
+      labels: bool [N, L].
+
+    Returns:
+      The column, or L for an image without a label. The first of several equally rare
+      labels is returned.
+    """
+    size = labels.shape[1]
+    order = np.argsort(labels.sum(axis=0), kind="stable")
+    ordered = labels[:, order]
+    return np.where(ordered.any(axis=1), order[ordered.argmax(axis=1)], size)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rankckpt_jax.data import targets
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import arrays
 from rankckpt_jax.storage import store
@@ -56,6 +57,7 @@ def from_arrays(
     logits: Any = None,
     *,
     where: str,
+    target: str = targets.CLASSES,
     checksum: str = "",
     accuracy: Any = None,
     num_parameters: Any = None,
@@ -64,9 +66,10 @@ def from_arrays(
 
     Args:
       features: [N, D]; see `arrays.to_numbers`.
-      labels: [N] or [N, 1]; see `arrays.to_labels`.
+      labels: [N], or [N, L]; see `arrays.to_target`.
       logits: [N, V], or None.
       where: The file or entry that the values came from, for errors.
+      target: Kind of the labels, one of `targets.TARGETS`.
       checksum: Digest of the arrays.
       accuracy: See `to_accuracy`.
       num_parameters: A number of at least 1, or None.
@@ -75,7 +78,7 @@ def from_arrays(
       InputError: A value cannot be used.
     """
     x = np.asarray(arrays.to_numbers("features", features, where))
-    y = arrays.to_labels(labels, len(x) if x.ndim else 0, where)
+    y = arrays.to_target(labels, len(x) if x.ndim else 0, target, where)
     if logits is not None:
         logits = np.asarray(arrays.to_numbers("logits", logits, where))
     return FeatureSet(
@@ -85,6 +88,7 @@ def from_arrays(
         checksum,
         accuracy=to_accuracy(accuracy, where),
         num_parameters=_to_count(num_parameters, where),
+        target=target,
     )
 
 

@@ -3,7 +3,8 @@
 A file NAME.npz holds the arrays of one checkpoint on one task:
 
     features        float [N, D]
-    labels          int [N]
+    labels          int [N]; bool [N, L] for several labels per image, or float [N] for
+                    one number, which `config.task.target` says
     logits          float [N, V] of the checkpoint's own classifier (optional)
     accuracy        number in [0, 1], measured after fine-tuning (optional)
     num_parameters  number (optional)
@@ -22,6 +23,7 @@ import numpy as np
 from etils import epath
 
 from rankckpt_jax.checkpoints.fetch import uris
+from rankckpt_jax.data import targets
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.features.feature_set import FeatureSet, from_arrays, from_store
 from rankckpt_jax.storage import files, store
@@ -69,14 +71,27 @@ def find_features(pattern: str) -> list[tuple[str, epath.Path]]:
     return sorted(paths.items())
 
 
-def load_features(path: epath.Path) -> FeatureSet:
+def find_target(path: epath.Path) -> str:
+    """Return the kind of the labels at a path, one of `targets.TARGETS`.
+
+    A store names it. A `.npz` file does not, and has classes.
+    """
+    stored = None if path.suffix == ".npz" else store.read(path)
+    return targets.CLASSES if stored is None else from_store(*stored).target
+
+
+def load_features(path: epath.Path, target: str = targets.CLASSES) -> FeatureSet:
     """Read a path that `find_features` returned.
+
+    Args:
+      path: The file or directory.
+      target: Kind of the labels of a `.npz` file. A store names its own.
 
     Raises:
       InputError: The file is damaged, or features or labels are missing.
     """
     if path.suffix == ".npz":
-        return _load_npz(path)
+        return _load_npz(path, target)
     stored = store.read(path)
     if stored is None:
         raise InputError(
@@ -111,7 +126,7 @@ def _expand(path: epath.Path) -> Iterator[epath.Path]:
         yield path
 
 
-def _load_npz(path: epath.Path) -> FeatureSet:
+def _load_npz(path: epath.Path, target: str) -> FeatureSet:
     known = _REQUIRED + _OPTIONAL
     try:
         data = path.read_bytes()
@@ -133,4 +148,6 @@ def _load_npz(path: epath.Path) -> FeatureSet:
             found=", ".join(arrays) or "none of these",
             fix="np.savez(FILE, features=..., labels=...)",
         )
-    return from_arrays(**arrays, where=str(path), checksum=files.digest(data))
+    return from_arrays(
+        **arrays, where=str(path), target=target, checksum=files.digest(data)
+    )

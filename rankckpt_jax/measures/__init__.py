@@ -7,6 +7,7 @@ To add a measure, write one file in this directory; see `registry`. The submodul
 `gmm`, `kmeans` and `pca` can be used on their own.
 """
 
+from rankckpt_jax.data.targets import TARGETS
 from rankckpt_jax.measures.computation import (
     compute,
     compute_all,
@@ -16,7 +17,7 @@ from rankckpt_jax.measures.computation import (
 from rankckpt_jax.measures.inputs import Inputs, prepare
 from rankckpt_jax.measures.mixture import gmm, kmeans
 from rankckpt_jax.measures.registry import (
-    TARGETS,
+    DEFAULTS,
     Evidence,
     Measure,
     Regime,
@@ -34,6 +35,7 @@ from rankckpt_jax.measures.statistics import pca
 import_all(__path__, __name__)
 
 __all__ = [
+    "DEFAULTS",
     "TARGETS",
     "Evidence",
     "Inputs",

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankckpt_jax.errors import InputError
+from rankckpt_jax.data import targets
+from rankckpt_jax.errors import InputError, unknown_name
 
 # Methods that make a dense array of a sparse one, of SciPy, PyTorch and JAX.
 _DENSE = ("toarray", "to_dense", "todense")
@@ -38,6 +39,97 @@ def to_numbers(name: str, values: Any, where: str = "") -> np.ndarray | jax.Arra
             expected="an array of floats or integers",
             found=f"{_describe(values)} of dtype {array.dtype}",
             fix="pass one array with a row of numbers per image",
+        )
+    return array
+
+
+def to_target(
+    labels: Any, num_rows: int, target: str = targets.CLASSES, where: str = ""
+) -> np.ndarray:
+    """Convert what is predicted for each image to an array.
+
+    Args:
+      labels: See `to_labels`, `to_label_matrix` or `to_target_numbers`.
+      num_rows: N, the number of rows of the features.
+      target: A kind of `targets.TARGETS`.
+      where: The file or entry that the labels came from, for errors.
+
+    Returns:
+      classes: integers or booleans [N]. multi_label: bool [N, L]. regression: float64
+      [N].
+
+    Raises:
+      InputError: The kind does not exist, or the labels are not of this kind.
+    """
+    if target not in targets.TARGETS:
+        raise unknown_name("target", target, targets.TARGETS, "target")
+    if target == targets.MULTI_LABEL:
+        return to_label_matrix(labels, num_rows, where)
+    if target == targets.REGRESSION:
+        return to_target_numbers(labels, num_rows, where)
+    return to_labels(labels, num_rows, where)
+
+
+def to_label_matrix(labels: Any, num_rows: int, where: str = "") -> np.ndarray:
+    """Convert several labels per image to bool [N, L].
+
+    Args:
+      labels: [N, L], booleans or numbers 0 and 1.
+      num_rows: N, the number of rows of the features.
+      where: The file or entry that the labels came from, for errors.
+
+    Raises:
+      InputError: The shape or a value differs.
+    """
+    array = np.asarray(to_numbers("labels", labels, where))
+    if array.ndim != 2 or len(array) != num_rows or not array.shape[1]:
+        raise InputError(
+            "Several labels per image need one column per label",
+            where=where or "labels",
+            expected=f"booleans of shape [{num_rows}, L] with L of at least 1",
+            found=f"{array.dtype} of shape {list(array.shape)}",
+            fix="set the entry of image i and label l to whether i has l",
+        )
+    wrong = (array != 0) & (array != 1)
+    if wrong.any():
+        raise InputError(
+            "Several labels per image must be 0 or 1",
+            where=where or "labels",
+            expected="booleans, or the numbers 0 and 1",
+            found=f"{int(wrong.sum())} other values, such as {array[wrong][0]}",
+            fix="leave out images whose labels are unknown",
+        )
+    return array.astype(bool)
+
+
+def to_target_numbers(labels: Any, num_rows: int, where: str = "") -> np.ndarray:
+    """Convert one number per image to float64 [N].
+
+    Args:
+      labels: [N] or [N, 1], real numbers.
+      num_rows: N, the number of rows of the features.
+      where: The file or entry that the numbers came from, for errors.
+
+    Raises:
+      InputError: There is not one finite number per row.
+    """
+    array = np.asarray(to_numbers("labels", labels, where)).astype(np.float64)
+    if array.shape not in ((num_rows,), (num_rows, 1)):
+        raise InputError(
+            "Regression needs one number per row of the features",
+            where=where or "labels",
+            expected=f"numbers of shape [{num_rows}]",
+            found=f"shape {list(array.shape)}",
+            fix="rank the checkpoints for each number separately",
+        )
+    array = array.reshape(-1)
+    if bad := int((~np.isfinite(array)).sum()):
+        raise InputError(
+            "The numbers to predict must be finite",
+            where=where or "labels",
+            expected="finite numbers",
+            found=f"{bad} NaN or infinite values",
+            fix="leave out images whose number is unknown",
         )
     return array
 
@@ -72,7 +164,7 @@ def to_labels(labels: Any, num_rows: int, where: str = "") -> np.ndarray:
                 where=where or "labels",
                 expected="integers, whole floats or strings",
                 found=f"NaN, infinite or fractional values of dtype {array.dtype}",
-                fix="number the classes; regression targets are not supported",
+                fix="number the classes, or pass target='regression'",
             )
         array = values.astype(np.int64)
     if array.shape != (num_rows,) or array.dtype.kind not in "iub":
@@ -145,8 +237,8 @@ def _check_single_class(array: np.ndarray, num_rows: int, where: str) -> None:
         what = "labels have a column per class (one-hot)"
         fix = "pass labels.argmax(axis=1)"
     elif ((array == 0) | (array == 1)).all():
-        what = "labels have several classes per image (multi-hot)"
-        fix = "pass one class per image; multi-label tasks are not supported"
+        what = "labels have several classes per image (multi-label)"
+        fix = "pass one class per image, or target='multi_label'"
     else:
         return
     raise InputError(

@@ -9,10 +9,10 @@
                      another task
 
 All but early stopping are free and independent of the task. Cost: none. Range: at least
-0; `early_stopping` [0, 1]; `source_accuracy` [0, 100]; `static` any. Higher is assumed
-to mean better. Published by Li et al. (2021): early stopping only. A ranking copied
-from another task is hard to beat on the accuracies published for VTAB. Resampling the
-images changes none of these scores.
+0; `early_stopping` [0, 1], or at most 1 for a number; `source_accuracy` [0, 100];
+`static` any. Higher is assumed to mean better. Published by Li et al. (2021): early
+stopping only. A ranking copied from another task is hard to beat on the accuracies
+published for VTAB. Resampling the images changes none of these scores.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from rankckpt_jax.data.targets import TARGETS
 from rankckpt_jax.errors import InputError, some, suggest
 from rankckpt_jax.measures.registry import (
     EXACT,
@@ -37,6 +38,7 @@ from rankckpt_jax.storage import named_numbers
 @register(
     "num_parameters",
     cost="none",
+    targets=tuple(TARGETS),
     reads_images=False,
     bounds=(0.0, math.inf),
     tolerance=EXACT,
@@ -49,6 +51,7 @@ def num_parameters(inputs: Inputs) -> Result:
 @register(
     "feature_dim",
     cost="none",
+    targets=tuple(TARGETS),
     reads_images=False,
     bounds=(1.0, math.inf),
     tolerance=EXACT,
@@ -58,15 +61,22 @@ def feature_dim(inputs: Inputs) -> Result:
     return _constant(inputs.features.shape[1])
 
 
-@register("early_stopping", cost="fine-tuning", bounds=(0.0, 1.0), tolerance=FRACTION)
+@register(
+    "early_stopping",
+    cost="fine-tuning",
+    targets=tuple(TARGETS),
+    bounds=(-math.inf, 1.0),
+    tolerance=FRACTION,
+)
 def early_stopping(inputs: Inputs) -> Result:
-    """Accuracy of a fine-tuning that was stopped early, in [0, 1]."""
+    """Accuracy of a fine-tuning that was stopped early, at most 1."""
     return _constant(_get_fact(inputs, "early_stop_accuracy"))
 
 
 @register(
     "source_accuracy",
     cost="none",
+    targets=tuple(TARGETS),
     reads_images=False,
     evidence=Evidence(0.59, 28),
     bounds=(0.0, 100.0),
@@ -80,6 +90,7 @@ def source_accuracy(inputs: Inputs) -> Result:
 @register(
     "static",
     cost="none",
+    targets=tuple(TARGETS),
     reads_images=False,
     tolerance=EXACT,
     files=("csv_file",),

@@ -17,6 +17,9 @@ between classes:
     lfc_correlation  k(a, b) = correlation of the entries of a and of b
     lfc_uncentered   k(a, b) = a'b, without subtracting the means of r
 
+Several labels or a number per image: Y holds 0 or 1 per label, or the number, and CKA
+is |P|^2 / (|T| |Y'HY|) with the products P = Y'HF (`statistics`). LFC compares classes.
+
 With q = sum_c n_c^2 / N^2, the mean m of all features, and v = sum_c n_c^2 (|g_c|^2 +
 2 m'g_c), r is v / (N sqrt(q (1 - q) (|T|^2 + 2 N m'Tm))). With equal classes, CKA is
 LFC of centered features. Published code, by others, has the first three variants.
@@ -33,6 +36,7 @@ import math
 
 import numpy as np
 
+from rankckpt_jax.data.targets import CLASSES, REGRESSION, TARGETS
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures.registry import (
     UNIT_SCALE,
@@ -53,7 +57,8 @@ _DEVIATIONS = 2
 
 
 def _single_images(inputs: Inputs, result: Result) -> str:
-    if inputs.statistics.sizes.max() > 1:
+    # Most numbers occur once.
+    if inputs.target == REGRESSION or inputs.statistics.sums.max() > 1:
         return ""
     return (
         "Each class has one image, so the score does not depend on the labels and "
@@ -107,6 +112,7 @@ def _bounds(options: Options) -> Bounds:
 @register(
     "cka",
     cost="N D^2",
+    targets=tuple(TARGETS),
     bounds=_bounds,
     check=_check,
     uses_weights=True,
@@ -114,15 +120,23 @@ def _bounds(options: Options) -> Bounds:
     regimes=(SINGLE_IMAGES, CHANCE, FEW_IMAGES),
 )
 def cka(inputs: Inputs, variant: str = "cka") -> Result:
-    """Return linear CKA of features [N, D] and labels [N], in [0, 1], or LFC.
+    """Return linear CKA of features [N, D] and labels, in [0, 1], or LFC.
 
     Args:
-      inputs: Features [N, D] and labels [N].
-      variant: One of VARIANTS.
+      inputs: Features [N, D] and labels of any kind.
+      variant: One of VARIANTS; only "cka" without classes.
 
     Raises:
-      InputError: All rows of the features are equal.
+      InputError: All rows of the features are equal, or the variant needs classes.
     """
+    if variant != "cka" and inputs.target != CLASSES:
+        raise InputError(
+            f"The variant {variant!r} of cka compares classes",
+            where="measure_options.cka.variant",
+            expected=f"cka for {TARGETS[inputs.target]} per image",
+            found=variant,
+            fix="leave the option out",
+        )
     statistics = _transformed(inputs.statistics, variant)
     scatter, total = statistics.scatter, statistics.total
     norm = np.linalg.norm(scatter)
@@ -132,20 +146,28 @@ def cka(inputs: Inputs, variant: str = "cka") -> Result:
             found=f"no variance in the features of variant {variant!r}",
             fix="check the weights and the input range of the network",
         )
-    # Y'HY, of which only the norm and the trace are needed.
-    squares = statistics.counts**2
-    own = np.sum(squares) / total
-    labels_norm = math.sqrt(
-        np.sum(squares) - 2 * np.sum(squares * statistics.counts) / total + own**2
-    )
-    between = np.sum(squares * np.sum(statistics.class_means**2, axis=1))
-    chance = np.trace(scatter) * (total - own) / ((total - 1) * norm * labels_norm)
+    labels_norm = _labels_norm(statistics)
+    trace = float(np.sum(statistics.squares))
+    chance = np.trace(scatter) * trace / ((total - 1) * norm * labels_norm)
     details = {"variant": variant, "chance": float(chance)}
     if variant == "cka":
-        score = between / (norm * labels_norm)
+        score = np.sum(statistics.products**2) / (norm * labels_norm)
     else:
         score = _lfc(statistics, variant != "lfc_uncentered")
     return Result(float(np.clip(score, -1, 1)), details)
+
+
+def _labels_norm(statistics: Statistics) -> float:
+    """Return |Y'HY|, without the C x C matrix of classes."""
+    total = statistics.total
+    if statistics.columns is not None:
+        centered = statistics.columns - statistics.sums / total
+        return float(np.linalg.norm((centered.T * statistics.weights) @ centered))
+    squares = statistics.counts**2
+    own = np.sum(squares) / total
+    return math.sqrt(
+        np.sum(squares) - 2 * np.sum(squares * statistics.counts) / total + own**2
+    )
 
 
 def _transformed(statistics: Statistics, variant: str) -> Statistics:

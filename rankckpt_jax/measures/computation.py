@@ -12,11 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from rankckpt_jax.data.targets import CLASSES
 from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError, describe_unexpected
 from rankckpt_jax.measures import regimes, registry, weight_spectra
 from rankckpt_jax.measures.inputs import Inputs, prepare
 from rankckpt_jax.measures.registry import Measure, Options, Result
+
+_MOST_DRAWS = 100
+"""Draws of a resample in which the target must vary."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ def compute(
     seed: int = 0,
     facts: Mapping[str, Any] | None = None,
     num_bootstrap: int = 0,
+    target: Any = CLASSES,
     **options: Any,
 ) -> Result:
     """Score one checkpoint on one task.
@@ -48,17 +53,20 @@ def compute(
       name: One of `names()`.
       features: float [N, D], NumPy or JAX. Values are converted to float32, except
         float64 where JAX has it enabled.
-      labels: int [N], in any coding.
+      labels: int [N], in any coding; or bool [N, L] or float [N], see `target`.
       logits: float [N, V] of the checkpoint's own classifier, or None.
       seed: Seed of all random choices.
       facts: Properties of the checkpoint that features do not show: "name",
         "num_parameters", "source_accuracy", "early_stop_accuracy".
-      num_bootstrap: Number of resamples of the images within each class, of the kind
-        `Measure.resampling`. `details["bootstrap_spread"]` is then the standard
-        deviation of the score, and `details["spread"]` adds the variance of the mean
-        over random restarts to it. `details["bootstrap_scores"]` are the scores of the
-        resamples, scaled to this deviation and shifted by minus their `bootstrap_bias`,
-        so that their mean is the score.
+      num_bootstrap: Number of resamples of the images within each stratum (each class;
+        see `inputs`), of the kind `Measure.resampling`. `details["bootstrap_spread"]`
+        is then the standard deviation of the score, and `details["spread"]` adds the
+        variance of the mean over random restarts to it. `details["bootstrap_scores"]`
+        are the scores of the resamples, scaled to this deviation and shifted by minus
+        their `bootstrap_bias`, so that their mean is the score.
+      target: The kind of the labels: "classes"; "multi_label", several labels per
+        image; or "regression", one number. Features are taken as the option `target`
+        of `rsa`.
       **options: Options of the measure.
 
     Returns:
@@ -68,7 +76,9 @@ def compute(
       InputError: The measure or an option does not exist, the arrays do not match or
         hold values that are not finite, or the measure is not defined for them.
     """
-    inputs = prepare(features, labels, logits, facts)
+    if not isinstance(target, str):
+        options, target = {**options, "target": target}, CLASSES
+    inputs = prepare(features, labels, logits, facts, target=target)
     return compute_prepared(name, inputs, seed, num_bootstrap, **options)
 
 
@@ -80,6 +90,7 @@ def compute_all(
     names: Iterable[str] | None = None,
     seed: int = 0,
     facts: Mapping[str, Any] | None = None,
+    target: str = CLASSES,
 ) -> dict[str, Result]:
     """Score one checkpoint with several measures that share their statistics.
 
@@ -90,13 +101,14 @@ def compute_all(
       names: Names of the measures; all if None.
       seed: As for `compute`.
       facts: As for `compute`.
+      target: As for `compute`.
 
     Returns:
       The result of each measure, with its time in `details["seconds"]`. A measure that
       is not defined for these inputs, or that fails, has the score NaN and the reason
       as its warning.
     """
-    inputs = prepare(features, labels, logits, facts)
+    inputs = prepare(features, labels, logits, facts, target=target)
     results = {}
     for name in registry.names() if names is None else names:
         start = time.monotonic()
@@ -131,6 +143,7 @@ def compute_prepared(
     """Score inputs from `prepare`, which several measures can share; see `compute`."""
     measure = registry.get(name)
     measure.check_options(options)
+    measure.check_target(inputs.target)
     if measure.needs_logits and inputs.logits is None:
         raise InputError(
             f"{name} needs the checkpoint's own classifier, and it has none",
@@ -227,16 +240,14 @@ def _resample(
 ) -> list[float]:
     """Return the scores of `count` resamples of the images.
 
-    Images are drawn within each class, so that no class is lost. Rows are copied only
+    Images are drawn within each stratum, so that no class is lost. Rows are copied only
     if the measure can neither reweight its score nor be computed from weighted
     statistics.
     """
-    groups = inputs.statistics.groups
     random = np.random.default_rng([inputs.seed, 1])
-    draw = _subsample if measure.resampling == "subsampling" else _draw_again
     scores = []
     for _ in range(count):
-        drawn = np.concatenate([draw(group, random) for group in groups])
+        drawn = _draw(measure, inputs, random)
         weights = np.bincount(drawn, minlength=len(inputs.labels)).astype(float)
         if result.reweighted is not None:
             scores.append(result.reweighted(weights))
@@ -245,6 +256,22 @@ def _resample(
         else:
             scores.append(_run(measure, inputs.take(np.sort(drawn)), options).score)
     return scores
+
+
+def _draw(measure: Measure, inputs: Inputs, random: np.random.Generator) -> np.ndarray:
+    """Draw images within each stratum; again, if a column of the target is constant.
+
+    Raises:
+      InputError: It was constant each time.
+    """
+    draw = _subsample if measure.resampling == "subsampling" else _draw_again
+    groups, columns = inputs.statistics.groups, inputs.statistics.columns
+    for _ in range(_MOST_DRAWS):
+        drawn = np.concatenate([draw(group, random) for group in groups])
+        # Classes are strata, so that each occurs in every draw.
+        if columns is None or np.ptp(columns[drawn], axis=0).all():
+            return drawn
+    raise InputError("A label or number hardly varies, so resampled images lose it")
 
 
 def _draw_again(group: np.ndarray, random: np.random.Generator) -> np.ndarray:

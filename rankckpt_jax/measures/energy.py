@@ -16,6 +16,7 @@ import math
 import jax
 import numpy as np
 
+from rankckpt_jax.data.targets import TARGETS
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.registry import Inputs, Regime, Result, register
 
@@ -40,6 +41,7 @@ def _flat(inputs: Inputs, result: Result) -> str:
     "energy",
     cost="N V",
     needs_logits=True,
+    targets=tuple(TARGETS),
     resampling="bootstrap",
     regimes=(Regime("flat logits", _flat),),
 )

@@ -11,10 +11,19 @@ With the scatter T = V diag(l) V' and the centered class means g_c (`statistics`
 
 which equals sum_c n_c |L^-1 g_c|^2 for T = L L' if T is not singular.
 
+Several labels per image: the mean over the labels of the H-score of having the label,
+which is the share R^2 of the label's variance that least squares explains,
+
+    R^2 = |L^-1 P_t|^2 / q_t                    (products P and squares q, `statistics`)
+
+A number per image: R^2 of the number, to which the definition leads if E[f | y] is
+linear in y.
+
 Cost: 2 N D^2 + D^3 / 3 FLOP, and 4 D^3 if T is singular, shared. Range: [0, min(C - 1,
-D)]. Higher is better. The reference implementations divide both covariances by N - 1,
-so the factor cancels. Among published code, Google's stable_transfer multiplies the two
-matrices element by element, which is a different quantity.
+D)]; [0, 1] for labels and numbers. Higher is better. The reference implementations
+divide both covariances by N - 1, so the factor cancels. Among published code, Google's
+stable_transfer multiplies the two matrices element by element, which is a different
+quantity.
 """
 
 from __future__ import annotations
@@ -23,6 +32,7 @@ import math
 
 import numpy as np
 
+from rankckpt_jax.data.targets import CLASSES, TARGETS
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import (
     UNIT_SCALE,
@@ -36,6 +46,8 @@ from rankckpt_jax.measures.statistics import symmetric
 
 
 def _highest(inputs: Inputs) -> float:
+    if inputs.target != CLASSES:
+        return 1.0
     return float(min(inputs.num_classes - 1, inputs.features.shape[1]))
 
 
@@ -46,10 +58,13 @@ def _interpolation(inputs: Inputs, result: Result) -> str:
     # Counting different rows takes time, so the usual case comes first.
     if rank == size < count - 1 or rank < (n := inputs.statistics.num_distinct) - 1:
         return ""
+    highest = "1"
+    if inputs.target == CLASSES:
+        highest = f"C - 1 = {inputs.num_classes - 1}"
     return (
         f"With no more different images ({n}) than feature dimensions, the H-score "
-        "depends on the labels alone: without duplicates, it is C - 1 = "
-        f"{inputs.num_classes - 1} for any features. It cannot order checkpoints. Add "
+        "depends on the labels alone: without duplicates, it is "
+        f"{highest} for any features. It cannot order checkpoints. Add "
         "images or use another measure."
     )
 
@@ -63,18 +78,27 @@ INTERPOLATION = Regime(
     "h_score",
     cost="N D^2 + D^3",
     evidence=Evidence(0.34, 19),
+    targets=tuple(TARGETS),
     bounds=(0.0, math.inf),
     uses_weights=True,
     tolerance=UNIT_SCALE,
     regimes=(INTERPOLATION, regimes.maximum(_highest)),
 )
 def h_score(inputs: Inputs) -> Result:
-    """Return the H-score of features [N, D] and labels [N]."""
+    """Return the H-score of features [N, D] and labels of any kind."""
     statistics = inputs.statistics
-    means, rank = statistics.class_means.T, statistics.rank
+    products, rank = statistics.products.T, statistics.rank
     if statistics.factor is not None:
-        whitened = symmetric.whiten(statistics.factor, means)
+        whitened = symmetric.whiten(statistics.factor, products)
     else:
-        whitened = symmetric.whiten_span(*statistics.spectrum, means, rank)
-    score = np.sum(whitened**2 @ statistics.counts)
-    return Result(float(score), {"rank": rank})
+        whitened = symmetric.whiten_span(*statistics.spectrum, products, rank)
+    return Result(explained(inputs, whitened), {"rank": rank})
+
+
+def explained(inputs: Inputs, whitened: np.ndarray) -> float:
+    """Return the H-score from L^-1 P [D, T]; see `regularized_h_score`."""
+    statistics, parts = inputs.statistics, np.sum(whitened**2, axis=0)
+    if inputs.target == CLASSES:
+        # P_c = n_c g_c
+        return float(np.sum(parts / statistics.counts))
+    return float(np.mean(parts / statistics.squares))

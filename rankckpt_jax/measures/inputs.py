@@ -1,4 +1,8 @@
-"""The inputs of a measure: checked features, labels and logits of one checkpoint."""
+"""The inputs of a measure: checked features, labels and logits of one checkpoint.
+
+Images are resampled within strata: the classes; for several labels per image the
+rarest label of each image, or none; for one number per image a single stratum.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankckpt_jax.data import targets
 from rankckpt_jax.devices import mapping
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import arrays
@@ -23,46 +28,51 @@ _SUM_ROUNDING = 5e-3
 class Inputs:
     """The features of one checkpoint on one task, and what measures share.
 
-    N images, D dimensions, C target classes, V source classes.
+    N images, D dimensions, C target classes or L labels, V source classes.
 
     Attributes:
       features: float [N, D], finite.
-      labels: int32 [N] in 0 ... C-1; every class occurs.
+      labels: int32 [N] in 0 ... C-1, and every class occurs. Several labels per image:
+        bool [N, L], and every label occurs and is absent. One number per image: float64
+        [N], not constant.
       logits: float [N, V], or None if the checkpoint has no classifier.
       from_probabilities: Whether probabilities were passed as logits. `logits` are then
         their logarithms.
-      num_classes: C, at least 2.
-      statistics: Means, scatter and spectrum of the features, computed on first use.
+      num_classes: C, at least 2; L; or 1 for numbers.
+      statistics: Means, scatter and spectrum of the features, and their moments with
+        the target, computed on first use.
       facts: Properties of the checkpoint, such as "name" and "num_parameters".
       seed: Seed of all random choices.
+      target: The kind of the labels, one of `targets.TARGETS`.
     """
 
     features: jax.Array
-    labels: jax.Array
+    labels: Any
     logits: Any
     num_classes: int
     statistics: Statistics
     facts: Mapping[str, Any]
     from_probabilities: bool = False
     seed: int = 0
+    target: str = targets.CLASSES
 
     def reweight(self, weights: np.ndarray) -> Inputs:
         """Return the inputs with statistics in which image i counts weights[i] times.
 
         Args:
-          weights: float64 [N], not negative, with a positive sum in every class.
+          weights: float64 [N], not negative, with a positive sum in every stratum.
         """
         return dataclasses.replace(self, statistics=self.statistics.reweight(weights))
 
     def take(self, rows: np.ndarray) -> Inputs:
-        """Return the inputs of the images `rows` [M]; every class must occur."""
-        features, labels = self.features[rows], self.labels[rows]
+        """Return the inputs of the images `rows` [M]; every stratum must occur."""
+        statistics = self.statistics.take(rows)
         return dataclasses.replace(
             self,
-            features=features,
-            labels=labels,
+            features=self.features[rows],
+            labels=self.labels[rows],
             logits=None if self.logits is None else self.logits[rows],
-            statistics=Statistics(features, labels, self.num_classes),
+            statistics=statistics,
         )
 
 
@@ -73,25 +83,28 @@ def prepare(
     logits: Any = None,
     facts: Mapping[str, Any] | None = None,
     where: str = "",
+    target: str = targets.CLASSES,
 ) -> Inputs:
     """Check and convert what measures are computed from.
 
     Args:
       features: float [N, D], NumPy or JAX. Values are converted to float32, except
         float64 where JAX has it enabled.
-      labels: [N] or [N, 1], in any coding; see `arrays.to_labels`.
+      labels: The target: [N] classes in any coding, [N, L] booleans or [N] numbers; see
+        `arrays.to_target`.
       logits: float [N, V] of the checkpoint's own classifier, or None. Probabilities,
         that is rows that are not negative and sum to 1, are replaced by their
         logarithms.
       facts: Properties of the checkpoint, such as "name" and "num_parameters".
       where: The file that the arrays were read from, for error messages.
+      target: The kind of the labels, one of `targets.TARGETS`.
 
     Raises:
-      InputError: Shapes do not match, values are not finite, or fewer than two classes
-        occur.
+      InputError: Shapes do not match, values are not finite, fewer than two classes
+        occur, no image or every image has a label, or all numbers are equal.
     """
     features = _check_matrix("features", features, where)
-    labels, num_classes = _encode_labels(labels, len(features), where)
+    labels = arrays.to_target(labels, len(features), target, where)
     if logits is not None:
         logits = _check_matrix("logits", logits, where)
         if len(logits) != len(features):
@@ -106,15 +119,16 @@ def prepare(
     if from_probabilities:
         # A softmax of the logarithms returns the probabilities.
         logits = jnp.log(jnp.maximum(logits, jnp.finfo(logits.dtype).tiny))
-    statistics = Statistics(features, labels, num_classes)
+    labels, statistics = _ENCODE[target](features, labels, where)
     return Inputs(
         features,
         labels,
         logits,
-        num_classes,
+        statistics.num_classes if target == targets.CLASSES else statistics.num_columns,
         statistics,
         dict(facts or {}),
         from_probabilities,
+        target=target,
     )
 
 
@@ -156,9 +170,10 @@ def _all_finite(array: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(array))
 
 
-def _encode_labels(labels: Any, num_examples: int, where: str) -> tuple[jax.Array, int]:
-    """Convert labels in any coding to 0 ... C-1, and return them with C."""
-    labels = arrays.to_labels(labels, num_examples, where)
+def _encode_classes(
+    features: jax.Array, labels: np.ndarray, where: str
+) -> tuple[jax.Array, Statistics]:
+    """Number the classes 0 ... C-1."""
     classes, indices = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise InputError(
@@ -168,4 +183,52 @@ def _encode_labels(labels: Any, num_examples: int, where: str) -> tuple[jax.Arra
             found=f"only the label {classes[0]}",
             fix="pass features of images of every class",
         )
-    return jnp.asarray(indices.reshape(-1), jnp.int32), len(classes)
+    encoded = jnp.asarray(indices.reshape(-1), jnp.int32)
+    return encoded, Statistics(features, encoded, len(classes))
+
+
+def _check_labels(
+    features: jax.Array, labels: np.ndarray, where: str
+) -> tuple[np.ndarray, Statistics]:
+    """Check that each label tells images apart, and stratify by the rarest one."""
+    counts = labels.sum(axis=0)
+    for constant, images in ((counts == 0, "No"), (counts == len(labels), "Every")):
+        if constant.any():
+            raise InputError(
+                f"{images} image has a label",
+                where=where or "labels",
+                expected="labels that some images have and others have not",
+                found=f"{int(constant.sum())} of {len(counts)} columns, such as "
+                f"column {int(np.argmax(constant))} (counted from 0)",
+                fix="leave these columns out, or add images",
+            )
+    strata = np.unique(targets.rarest_label(labels), return_inverse=True)[1]
+    columns = labels.astype(np.float64)
+    return labels, Statistics(features, strata, int(strata.max()) + 1, columns=columns)
+
+
+def _check_numbers(
+    features: jax.Array, labels: np.ndarray, where: str
+) -> tuple[np.ndarray, Statistics]:
+    """Check that the numbers vary, and standardize them for the statistics."""
+    # Divided first, because squares of large numbers overflow.
+    numbers = labels / max(np.abs(labels).max(), np.finfo(float).tiny)
+    if numbers.min() == numbers.max():
+        raise InputError(
+            "All images have the same number",
+            where=where or "labels",
+            expected="numbers that differ",
+            found=f"{labels[0]:g} for each of {len(labels)} images",
+            fix="pass features of images with other numbers",
+        )
+    columns = ((numbers - numbers.mean()) / numbers.std())[:, None]
+    strata = np.zeros(len(labels), np.int64)
+    return labels, Statistics(features, strata, 1, columns=columns)
+
+
+_ENCODE = {
+    targets.CLASSES: _encode_classes,
+    targets.MULTI_LABEL: _check_labels,
+    targets.REGRESSION: _check_numbers,
+}
+"""Functions that check labels by the kind of target."""

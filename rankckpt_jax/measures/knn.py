@@ -5,6 +5,12 @@ go to the first class, as in scikit-learn.
 
     kNN = fraction of images that are assigned their own class.
 
+Several labels per image: the score of a label is the share of the neighbors that have
+it, and kNN is the mean over the labels of average precision, the usual figure of
+multi-label benchmarks (`goodness`). A number per image: it is predicted by the mean of
+the neighbors, and kNN is R^2, as of scikit-learn's regressors. Both have k = 5 by
+default, scikit-learn's, because a single neighbor gives no ranking and a noisy mean.
+
 The option `metric` is the distance: "euclidean", the default, or "cosine", which is 1
 minus the cosine of the angle between two images and 1 to an image of zeros. Sorkhei et
 al. (2025, arXiv 2503.18528) find kNN the best of 23 measures over 42,000 fine-tunings.
@@ -13,19 +19,22 @@ The search is exact and works on tiles, so no N x N array exists. One tile of pr
 between images i and j serves the queries of both. If there are more than `max_queries`
 images, a stratified subset (`sampling.subset`) is queried against all images.
 
-Cost: N^2 D FLOP. Range: [0, 1]. Higher is better. Published code by PARC's authors
-returns percent.
+Cost: N^2 D FLOP. Range: [0, 1]; at most 1 for a number. Higher is better. Published
+code by PARC's authors returns percent.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankckpt_jax.data.targets import CLASSES, MULTI_LABEL, REGRESSION, TARGETS
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import (
@@ -36,23 +45,27 @@ from rankckpt_jax.measures.registry import (
     Result,
     register,
 )
-from rankckpt_jax.measures.statistics import blocks, sampling, scaling
+from rankckpt_jax.measures.statistics import blocks, goodness, sampling, scaling
 
 METRICS = ("euclidean", "cosine")
 
 _TILE = 512
 """Rows of a tile."""
 
+_DEFAULT_K = 5
+"""Neighbors for labels and numbers."""
+
 
 def _no_neighbors(inputs: Inputs, result: Result) -> str:
     """Describe neighbors that are the same for any features."""
-    count, sizes = len(inputs.labels), inputs.statistics.sizes
-    if sizes.max() > 1 and result.details["k"] < count - 1:
+    statistics = inputs.statistics
+    # Of images that share a class or label; most numbers occur once.
+    share = inputs.target == REGRESSION or statistics.sums.max() > 1
+    if share and result.details["k"] < len(inputs.labels) - 1:
         return ""
     return (
         "For any features, no other image has the class of an image, or all others are "
-        "its neighbors, so the accuracy cannot order checkpoints. Add images or lower "
-        "`k`."
+        "its neighbors, so the score cannot order checkpoints. Add images or lower `k`."
     )
 
 
@@ -69,27 +82,34 @@ def _check(options: Options) -> None:
     "knn",
     cost="N^2 D",
     resampling="bootstrap",
-    bounds=(0.0, 1.0),
+    targets=tuple(TARGETS),
+    bounds=(-math.inf, 1.0),
     check=_check,
     tolerance=FRACTION,
     regimes=(NO_NEIGHBORS, regimes.MAJORITY, regimes.COPIES),
 )
 def knn(
-    inputs: Inputs, k: int = 1, metric: str = "euclidean", max_queries: int = 20_000
+    inputs: Inputs,
+    k: int | None = None,
+    metric: str = "euclidean",
+    max_queries: int = 20_000,
 ) -> Result:
-    """Return the leave-one-out accuracy.
+    """Return the leave-one-out accuracy, mean average precision or R^2.
 
     Args:
-      inputs: Features [N, D] and labels [N]; the seed selects the queries.
-      k: Number of neighbors.
+      inputs: Features [N, D] and labels; the seed selects the queries.
+      k: Number of neighbors; if None, 1 for classes and 5 (if there are more images)
+        for labels and numbers.
       metric: "euclidean" or "cosine".
-      max_queries: Maximum number of images to classify.
+      max_queries: Maximum number of images to predict.
 
     Raises:
       InputError: k is not between 1 and N - 1.
     """
     statistics = inputs.statistics
     count = len(statistics.labels)
+    if k is None:
+        k = 1 if inputs.target == CLASSES else min(_DEFAULT_K, count - 1)
     if not 1 <= k < count:
         raise InputError(
             "k must be smaller than the number of images",
@@ -107,24 +127,57 @@ def knn(
         # Centering makes the products smaller, whose differences are distances.
         x, penalty = scaling.to_unit(statistics.centered), 0.5
     x = x[order] if len(others) else x
-    classes = _classify(
+    nearest = _nearest(
         np.pad(x, ((0, -count % size), (0, 0))),
-        np.pad(statistics.labels[order], (0, -count % size)),
         count,
         penalty,
         _tile_pairs(-(-len(queries) // size), -(-count // size)),
         size,
         k,
-        inputs.num_classes,
     )
-    predicted = np.asarray(classes)[: len(queries)]
-    correct = predicted == statistics.labels[queries]
+    labels = np.asarray(inputs.labels)
+    if inputs.target == REGRESSION:
+        assert statistics.columns is not None
+        # Standardized, so that squares neither overflow nor vanish.
+        labels = statistics.columns[:, 0]
+    neighbors = labels[order[np.asarray(nearest)[: len(queries)]]]
+    evaluate = _EVALUATE[inputs.target](labels[queries], neighbors)
 
     def score(weights: np.ndarray) -> float:
-        return float(np.average(correct, weights=weights[queries]))
+        return evaluate(weights[queries])
 
     details = {"num_queries": len(queries), "k": k}
     return Result(score(statistics.weights), details, reweighted=score)
+
+
+Evaluate = Callable[[np.ndarray], float]
+"""Maps weights [Q] of the queries to the score."""
+
+
+def _accuracy(truth: np.ndarray, neighbors: np.ndarray) -> Evaluate:
+    """Compare classes [Q] with the majority of those of the neighbors [Q, k]."""
+    ordered = np.sort(neighbors, axis=1)
+    place = np.arange(ordered.shape[1])
+    starts = np.diff(ordered, axis=1, prepend=-1) != 0
+    first = np.maximum.accumulate(np.where(starts, place, 0), axis=1)
+    # The first of several largest classes.
+    most = np.argmax(place - first, axis=1)
+    correct = ordered[np.arange(len(ordered)), most] == truth
+    return lambda weights: float(np.average(correct, weights=weights))
+
+
+def _average_precision(truth: np.ndarray, neighbors: np.ndarray) -> Evaluate:
+    """Rank images by the number of neighbors [Q, k, L] with the label."""
+    return goodness.mean_average_precision(truth, neighbors.sum(axis=1))
+
+
+def _r2(truth: np.ndarray, neighbors: np.ndarray) -> Evaluate:
+    """Compare numbers [Q] with the means of those of the neighbors [Q, k]."""
+    predicted = neighbors.mean(axis=1)
+    return lambda weights: goodness.r2(truth, predicted, weights)
+
+
+_EVALUATE = {CLASSES: _accuracy, MULTI_LABEL: _average_precision, REGRESSION: _r2}
 
 
 def _tile_pairs(num_queries: int, num_tiles: int) -> np.ndarray:
@@ -135,18 +188,16 @@ def _tile_pairs(num_queries: int, num_tiles: int) -> np.ndarray:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("size", "k", "num_classes"))
-def _classify(
+@functools.partial(jax.jit, static_argnames=("size", "k"))
+def _nearest(
     x: jax.Array,
-    labels: jax.Array,
     count: int,
     penalty: float,
     pairs: jax.Array,
     size: int,
     k: int,
-    num_classes: int,
 ) -> jax.Array:
-    """Return the majority class of each row's neighbors among `count` rows: [rows].
+    """Return the k nearest other rows of each row among `count` rows: int [rows, k].
 
     The neighbors of row i have the largest x_i'x_j - penalty |x_j|^2, which decreases
     with the Euclidean distance for a penalty of 1/2.
@@ -161,25 +212,25 @@ def _classify(
         best: Any, tile: jax.Array, other: jax.Array, product: jax.Array, axis: int
     ) -> Any:
         """Merge neighbors from tile `other`, along `axis`, into those of `tile`."""
-        value, label = part(best[0], tile), part(best[1], tile)
+        value, row = part(best[0], tile), part(best[1], tile)
         similarity = product - jnp.expand_dims(part(offset, other), 1 - axis)
         if k == 1:
             new, place = blocks.maximum(similarity, axis)
             # The first of several equal neighbors stays.
-            new, candidate = new[:, None], part(labels, other)[place][:, None]
-            label = jnp.where(new > value, candidate, label)
+            new, candidate = new[:, None], (place + other * size)[:, None]
+            row = jnp.where(new > value, candidate, row)
             value = jnp.maximum(new, value)
         else:
             rows = similarity if axis == 1 else similarity.T
             new, place = jax.lax.top_k(rows, min(k, size))
             both = jnp.concatenate([value, new], axis=1)
-            candidates = jnp.concatenate([label, part(labels, other)[place]], axis=1)
+            candidates = jnp.concatenate([row, place + other * size], axis=1)
             value, place = jax.lax.top_k(both, k)
-            label = jnp.take_along_axis(candidates, place, axis=1)
+            row = jnp.take_along_axis(candidates, place, axis=1)
         start = tile * size, jnp.zeros_like(tile)
         return (
             jax.lax.dynamic_update_slice(best[0], value, start),
-            jax.lax.dynamic_update_slice(best[1], label, start),
+            jax.lax.dynamic_update_slice(best[1], row, start),
         )
 
     def step(best: Any, pair: jax.Array) -> tuple[Any, None]:
@@ -197,9 +248,6 @@ def _classify(
 
     best = (
         jnp.full((len(x), k), -jnp.inf, x.dtype),
-        jnp.zeros((len(x), k), labels.dtype),
+        jnp.zeros((len(x), k), jnp.int32),
     )
-    _, nearest = jax.lax.scan(step, best, pairs)[0]
-    votes = jnp.zeros((len(x), num_classes), jnp.int32)
-    place = jnp.arange(len(x))[:, None]
-    return jnp.argmax(votes.at[place, nearest].add(1), axis=1)
+    return jax.lax.scan(step, best, pairs)[0][1]

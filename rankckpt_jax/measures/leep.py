@@ -6,8 +6,11 @@ P(c | v) = J[c, v] / sum_c J[c, v] (their equations 1 and 2; see `prediction`), 
 
     LEEP = 1/N sum_i log sum_v P(y_i | v) A[i, v]              (their equation 3)
 
-Cost: 4 N V C FLOP. Range: at most 0. Higher is better. No published implementation
-is known to differ.
+Several labels per image: the mean over the labels of LEEP for having the label or not
+(`label_prediction`).
+
+Cost: 4 N V C FLOP; 8 N V L for L labels. Range: at most 0. Higher is better. No
+published implementation is known to differ.
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ import math
 import jax
 import numpy as np
 
+from rankckpt_jax.data.targets import MULTI_LABEL
 from rankckpt_jax.measures import regimes
-from rankckpt_jax.measures.mixture import prediction
+from rankckpt_jax.measures.mixture import label_prediction, prediction
 from rankckpt_jax.measures.registry import (
+    LABELS,
     UNIT_SCALE,
     Evidence,
     Inputs,
@@ -33,6 +38,8 @@ from rankckpt_jax.measures.registry import (
     cost="N V C",
     evidence=Evidence(0.26, 28),
     needs_logits=True,
+    targets=LABELS,
+    undefined="predicts classes or labels",
     bounds=(-math.inf, 0.0),
     tolerance=UNIT_SCALE,
     regimes=(regimes.CHANCE, regimes.SINGLE_IMAGES),
@@ -42,6 +49,10 @@ def leep(inputs: Inputs) -> Result:
     probabilities = jax.nn.softmax(inputs.logits, axis=-1)
 
     def score(weights: np.ndarray) -> float:
+        if inputs.target == MULTI_LABEL:
+            return label_prediction.of_assignments(
+                probabilities, inputs.labels, weights
+            ).log
         return prediction.of_assignments(
             probabilities, inputs.labels, inputs.num_classes, weights
         ).log

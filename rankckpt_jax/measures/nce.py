@@ -6,9 +6,10 @@ classifier. With z_i = argmax p_i and the empirical joint distribution P(y, z),
     NCE = -H(Y | Z) = sum_{y, z} P(y, z) log P(y | z)          (their equation 4)
 
 The option `soft` uses P(y, z) = 1/N sum_i p_i(z) 1[y_i = y] instead, as in LEEP.
-Published code under the name NCE can differ from the paper in this respect.
+Published code under the name NCE can differ from the paper in this respect. Several
+labels per image: the mean over the labels of NCE for having the label or not.
 
-Cost: O(N V). Range: [-log C, 0], in nats. Higher is better.
+Cost: O(N V). Range: [-log C, 0], in nats; [-log 2, 0] for labels. Higher is better.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+import scipy.sparse
+import scipy.special
 
+from rankckpt_jax.data.targets import MULTI_LABEL
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import (
+    LABELS,
     UNIT_SCALE,
     Evidence,
     Inputs,
@@ -35,6 +40,8 @@ from rankckpt_jax.measures.statistics import blocks
     cost="N V",
     evidence=Evidence(0.43, 19),
     needs_logits=True,
+    targets=LABELS,
+    undefined="predicts classes or labels",
     bounds=(-math.inf, 0.0),
     tolerance=UNIT_SCALE,
     regimes=(regimes.CHANCE, regimes.SINGLE_IMAGES),
@@ -42,7 +49,12 @@ from rankckpt_jax.measures.statistics import blocks
 def nce(inputs: Inputs, soft: bool = False) -> Result:
     """Return NCE from the logits [N, V]; `soft` averages their probabilities."""
     labels, logits, num_classes = inputs.labels, inputs.logits, inputs.num_classes
-    score = _soft(logits, labels, num_classes) if soft else _hard(logits, labels)
+    if inputs.target == MULTI_LABEL:
+        score = _of_labels(logits, labels, soft)
+    elif soft:
+        score = _soft(logits, labels, num_classes)
+    else:
+        score = _hard(logits, labels)
     details = {"num_source_classes": logits.shape[1]}
     return Result(score(np.ones(len(labels))), details, reweighted=score)
 
@@ -73,5 +85,30 @@ def _hard(logits: jax.Array, labels: jax.Array) -> Callable[[np.ndarray], float]
         ratios = np.bincount(pair, weights)[pair] / np.bincount(source, weights)[source]
         drawn = weights > 0
         return float(weights[drawn] @ np.log(ratios[drawn]) / weights.sum())
+
+    return score
+
+
+def _of_labels(
+    logits: jax.Array, labels: np.ndarray, soft: bool
+) -> Callable[[np.ndarray], float]:
+    if soft:
+        assignments = np.asarray(jax.nn.softmax(logits, axis=1), float)
+    else:
+        source = np.asarray(jax.jit(blocks.maximum)(logits)[1])
+        seen, place = np.unique(source, return_inverse=True)
+        one_hot = np.ones(len(place)), (np.arange(len(place)), place)
+        assignments = scipy.sparse.csr_array(one_hot, (len(place), len(seen)))
+
+    def score(weights: np.ndarray) -> float:
+        has = assignments.T @ (weights[:, None] * labels)
+        total = (assignments.T @ weights)[:, None]
+        lacks = np.maximum(total - has, 0)
+        parts = (
+            scipy.special.xlogy(a, a / np.where(a > 0, total, 1)) for a in (has, lacks)
+        )
+        return float(
+            sum(np.sum(part) for part in parts) / weights.sum() / labels.shape[1]
+        )
 
     return score

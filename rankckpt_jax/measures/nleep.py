@@ -9,6 +9,11 @@ N images, D dimensions, C target classes:
     4. NLEEP = 1/N sum_i log sum_v P(y_i | v) A[i, v], with P from A and the labels as
        in LEEP (Nguyen et al. 2020, equations 1 to 3; see `prediction`).
 
+Several of L labels per image: K = 5 max(L, 2), because the mixture does not see labels,
+and step 4 is the mean over the labels of LEEP for having the label or not
+(`label_prediction`). For one label this is NLEEP of two classes. The paper has no such
+tasks.
+
 Unlike LEEP, it needs no classifier in the checkpoint. Range: at most 0. Higher is
 better. Only differences between checkpoints on the same task are meaningful: with 5 C
 components and few images per class, even noise is predicted better than chance.
@@ -44,10 +49,17 @@ from typing import Any
 
 import numpy as np
 
+from rankckpt_jax.data.targets import MULTI_LABEL
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures import regimes
-from rankckpt_jax.measures.mixture import fitting, kmeans, prediction
+from rankckpt_jax.measures.mixture import (
+    fitting,
+    kmeans,
+    label_prediction,
+    prediction,
+)
 from rankckpt_jax.measures.registry import (
+    LABELS,
     UNIT_SCALE,
     Evidence,
     Inputs,
@@ -99,6 +111,8 @@ def _chance(inputs: Inputs, result: Result) -> str:
     "nleep",
     cost="N D^2 + EM",
     evidence=Evidence(0.48, 28),
+    targets=LABELS,
+    undefined="predicts classes or labels from the components of a mixture",
     resampling="bootstrap",
     bounds=_bounds,
     check=_check,
@@ -142,7 +156,7 @@ def nleep(
       InputError: There are fewer images than components.
     """
     points, labels = np.asarray(inputs.features), np.asarray(inputs.labels)
-    num_classes, seed = inputs.num_classes, inputs.seed
+    num_classes, seed = max(inputs.num_classes, 2), inputs.seed
     if variant == "pactran" and len(points) > _PACTRAN_IMAGES:
         rows = np.random.default_rng(seed).permutation(len(points))
         rows = np.sort(rows[:_PACTRAN_IMAGES])
@@ -173,7 +187,11 @@ def nleep(
             tol=tol,
             max_iter=max_iter,
         )
-        runs.append((fitted, prediction.of_mixture(fitted, labels, num_classes)))
+        if inputs.target == MULTI_LABEL:
+            predicted = label_prediction.of_mixture(fitted, labels)
+        else:
+            predicted = prediction.of_mixture(fitted, labels, num_classes)
+        runs.append((fitted, predicted))
     scores = [_score(variant, predicted) for _, predicted in runs]
     details = {
         "variant": variant,
@@ -224,7 +242,7 @@ def _num_components(
             "NLEEP has more mixture components than images",
             where="measure_options.nleep.components_per_class",
             expected=f"at least {count} images "
-            f"({count // num_classes} components x {num_classes} classes)",
+            f"({count // num_classes} components x {num_classes} classes or labels)",
             found=f"{num_images}",
             fix="lower it or add images",
         )

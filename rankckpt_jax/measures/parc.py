@@ -4,7 +4,8 @@ N images, F [N, D] features with columns of mean 0 and standard deviation 1:
 
     PARC = 100 Spearman({1 - corr(f_i, f_j)}, {1 - corr(onehot y_i, onehot y_j)})
 
-over all pairs of images (their section 3.2). The option `dimensions` first reduces the
+over all pairs of images (their section 3.2). Several labels or a number per image:
+labels are compared as for `rsa`. The option `dimensions` first reduces the
 features to principal components, as in further experiments of the paper.
 
 Cost: N^2 D FLOP and N^2 / 2 counts, in tiles (`rank_correlation`). Range: [-100, 100].
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rankckpt_jax.data.targets import TARGETS
 from rankckpt_jax.measures import rsa
 from rankckpt_jax.measures.registry import (
     ROUNDING,
@@ -27,13 +29,14 @@ from rankckpt_jax.measures.registry import (
     Tolerance,
     register,
 )
-from rankckpt_jax.measures.statistics import rank_correlation, sampling, scaling
+from rankckpt_jax.measures.statistics import sampling, scaling
 
 
 @register(
     "parc",
     cost="N^2 D",
     evidence=Evidence(0.43, 11),
+    targets=tuple(TARGETS),
     bounds=(-100.0, 100.0),
     uses_weights=True,
     tolerance=Tolerance(absolute=100 * ROUNDING),
@@ -46,7 +49,7 @@ def parc(
     """Return PARC.
 
     Args:
-      inputs: Features [N, D] and labels [N]; the seed selects the images.
+      inputs: Features [N, D] and labels of any kind; the seed selects the images.
       dimensions: Number of principal components; 0 for the features themselves.
       max_images: Maximum number of images.
     """
@@ -63,5 +66,5 @@ def parc(
     # The deviation of a constant column is rounding error.
     varies = deviation > 8 * np.finfo(dtype).eps * np.abs(x).max(axis=0)
     standard = np.where(varies, centered / np.where(varies, deviation, 1), 0)
-    score = rank_correlation.with_labels(standard, statistics.labels[rows], weights)
+    score = rsa.correlate(standard, statistics, rows)
     return Result(100 * score, {"num_images": len(rows)})

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import entr
 
+from rankckpt_jax.data.targets import CLASSES, MULTI_LABEL, REGRESSION
 from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Regime, Result, Tolerance
 
 
@@ -36,21 +38,27 @@ def maximum(
 
 
 def _chance(inputs: Inputs, result: Result) -> str:
-    counts = inputs.statistics.counts
-    prior = float(counts @ np.log(counts / counts.sum()) / counts.sum())
+    statistics = inputs.statistics
+    shares = statistics.sums / statistics.total
+    if inputs.target == MULTI_LABEL:
+        # Mean over the labels of that of two classes.
+        prior = -float(np.mean(entr(shares) + entr(1 - shares)))
+    else:
+        prior = -float(np.sum(entr(shares)))
     # A classifier with one parameter that knows nothing gains half a nat on average
-    # (Wilks 1938).
-    if counts.sum() * (result.score - prior) >= 0.5:
+    # (Wilks 1938); so does one for each label.
+    if statistics.total * (result.score - prior) >= 0.5:
         return ""
+    name = "label" if inputs.target == MULTI_LABEL else "class"
     return (
-        f"The score equals the log likelihood of the class frequencies, {prior:.4g}, "
+        f"The score equals the log likelihood of the {name} frequencies, {prior:.4g}, "
         "so it is at chance and cannot order checkpoints. Check the preprocessing and "
         "the image size, or use another measure."
     )
 
 
 CHANCE = Regime("chance", _chance, saturates=True)
-"""For mean log likelihoods of the labels: no better than the frequencies of classes."""
+"""For mean log likelihoods: no better than the frequencies of classes or labels."""
 
 
 def _interpolation(inputs: Inputs, result: Result) -> str:
@@ -87,32 +95,45 @@ FEW_IMAGES = Regime("few images", _few_images, of_few_images=True)
 
 
 def _single_images(inputs: Inputs, result: Result) -> str:
-    if inputs.statistics.sizes.max() > 1:
+    # Numbers have no classes, and most numbers occur once.
+    if inputs.target == REGRESSION or inputs.statistics.sums.max() > 1:
         return ""
+    name = "label" if inputs.target == MULTI_LABEL else "class"
     return (
-        "Each class has one image, so the score does not depend on how much images of "
-        "a class differ. Add images."
+        f"Each {name} has one image, so the score does not depend on how much images "
+        f"of a {name} differ. Add images."
     )
 
 
 SINGLE_IMAGES = Regime("single images", _single_images)
-"""For scores that should compare images of a class."""
+"""For scores that should compare images of a class or label."""
 
 
 def _majority(inputs: Inputs, result: Result) -> str:
-    sizes = inputs.statistics.sizes
-    share = float(sizes.max() / sizes.sum())
-    if result.score > share:
+    sums = inputs.statistics.sums
+    name, constant, guess = {
+        CLASSES: (
+            "accuracy",
+            float(sums.max() / len(inputs.labels)),
+            "always predicting the most frequent class",
+        ),
+        MULTI_LABEL: (
+            "mean average precision",
+            float(sums.mean() / len(inputs.labels)),
+            "random scores",
+        ),
+        REGRESSION: ("R2", 0.0, "always predicting the mean"),
+    }[inputs.target]
+    if result.score > constant:
         return ""
     return (
-        f"The accuracy is not above {share:.3g}, that of always predicting the most "
-        "frequent class, so it is at chance. Check the preprocessing and the image "
-        "size, or use another measure."
+        f"The {name} is not above {constant:.3g}, that of {guess}, so it is at chance. "
+        "Check the preprocessing and the image size, or use another measure."
     )
 
 
 MAJORITY = Regime("majority", _majority)
-"""For accuracies: no better than predicting the most frequent class."""
+"""For held-out accuracies, mean average precisions and R2: no better than a guess."""
 
 _MOST_COPIES = 0.1
 """Share of copies among the images below which their effect is small."""

@@ -25,7 +25,7 @@ from typing import Any, Concatenate
 
 import numpy as np
 
-from rankckpt_jax.data.targets import TARGETS as TARGETS
+from rankckpt_jax.data.targets import CLASSES, MULTI_LABEL, REGRESSION, TARGETS
 from rankckpt_jax.errors import InputError, suggest, unknown_name
 from rankckpt_jax.measures.inputs import Inputs
 
@@ -152,6 +152,16 @@ class Evidence:
     num_pairs: int
 
 
+LABELS = (CLASSES, MULTI_LABEL)
+"""Kinds of targets of measures that read one label at a time."""
+
+DEFAULTS: Mapping[str, tuple[str, ...]] = {
+    CLASSES: ("nleep", "leep", "h_score"),
+    MULTI_LABEL: ("nleep", "leep", "h_score"),
+    REGRESSION: ("logme", "linear", "knn"),
+}
+"""Measures for each kind of target, in place of those that are not defined for it."""
+
 Compute = Callable[Concatenate[Inputs, ...], Result]
 Combine = Callable[[Sequence[Mapping[str, float]]], list[float]]
 Bounds = tuple[float, float]
@@ -169,7 +179,8 @@ class Measure:
       needs_logits: Whether it reads the logits of the checkpoint's own classifier.
       needs_weights: Whether it reads the checkpoint's weights, through
         `inputs.facts[weight_spectra.FACT]`.
-      targets: The kinds of `TARGETS` for which it is implemented.
+      targets: The kinds of `data.targets` for which it is defined.
+      undefined: Why it is not defined for the other kinds: a clause without a subject.
       reads_images: Whether its score depends on the images of the task. Other scores
         are those of a baseline, the same for all tasks.
       cost: Order of its FLOP for one checkpoint, apart from extraction: N images, D
@@ -204,7 +215,8 @@ class Measure:
     about: str = ""
     needs_logits: bool = False
     needs_weights: bool = False
-    targets: tuple[str, ...] = ("classes",)
+    targets: tuple[str, ...] = (CLASSES,)
+    undefined: str = "compares classes of which each image has exactly one"
     reads_images: bool = True
     cost: str = ""
     evidence: Evidence | None = None
@@ -254,6 +266,24 @@ class Measure:
                 fix=suggest(unknown[0], self.options),
             )
         self.check(options)
+
+    def check_target(self, target: str) -> None:
+        """Check that the measure is defined for a kind of target.
+
+        Raises:
+          InputError: It is not. The message says why, and names measures that are.
+        """
+        if target in self.targets:
+            return
+        others = [name for name in DEFAULTS[target] if name != self.name]
+        raise InputError(
+            f"{self.name} {self.undefined}, and is not defined for "
+            f"{TARGETS[target]} per image",
+            where="measures",
+            expected="a measure for the target " + target,
+            found=self.name,
+            fix="use " + ", ".join(others),
+        )
 
     def bounds_for(self, options: Options) -> Bounds:
         """Return the lowest and the highest possible score under these options."""

@@ -10,9 +10,10 @@ covariance S = T / N is shrunk as in Ledoit and Wolf (2004),
 
 where cov G, the covariance of each image's class mean, divides by N - 1. With few
 images for the dimensions the plain H-score overfits: it reaches C - 1 for noise.
+Several labels or a number per image: as for `h_score`.
 
-Cost: 2 N D^2 FLOP, shared, and D^3 / 3. Range: [0, C - 1]. Higher is better. No
-published implementation is known to differ.
+Cost: 2 N D^2 FLOP, shared, and D^3 / 3. Range: [0, C - 1]; [0, 1] for labels and
+numbers. Higher is better. No published implementation is known to differ.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import math
 
 import numpy as np
 
-from rankckpt_jax.measures import regimes
+from rankckpt_jax.data.targets import TARGETS
+from rankckpt_jax.measures import h_score, regimes
 from rankckpt_jax.measures.registry import (
     UNIT_SCALE,
     Evidence,
@@ -50,13 +52,14 @@ SHRUNK = Regime("shrinkage", _shrunk, saturates=True)
     "regularized_h_score",
     cost="N D^2 + D^3",
     evidence=Evidence(-0.01, 11),
+    targets=tuple(TARGETS),
     bounds=(0.0, math.inf),
     uses_weights=True,
     tolerance=UNIT_SCALE,
     regimes=(SHRUNK, regimes.SINGLE_IMAGES),
 )
 def regularized_h_score(inputs: Inputs) -> Result:
-    """Return the regularized H-score of features [N, D] and labels [N]."""
+    """Return the regularized H-score of features [N, D] and labels of any kind."""
     statistics = inputs.statistics
     count, size = statistics.total, statistics.features.shape[1]
     covariance = statistics.scatter / count
@@ -70,7 +73,7 @@ def regularized_h_score(inputs: Inputs) -> Result:
         return Result(0.0, {"shrinkage": shrinkage})
     shrunk = (1 - shrinkage) * covariance
     shrunk.flat[:: size + 1] += mean
-    columns = statistics.class_means.T
+    columns = statistics.products.T
     lower = symmetric.factor(shrunk)
     if lower is not None:
         whitened = symmetric.whiten(lower, columns)
@@ -80,5 +83,5 @@ def regularized_h_score(inputs: Inputs) -> Result:
         spectrum = symmetric.eigh(shrunk)
         rank = symmetric.rank(spectrum[0], max(statistics.features.shape))
         whitened = symmetric.whiten_span(*spectrum, columns, rank)
-    between = np.sum(whitened**2 @ statistics.counts) / max(count - 1, 1)
-    return Result(float((1 - shrinkage) * between), {"shrinkage": shrinkage})
+    between = h_score.explained(inputs, whitened) / max(count - 1, 1)
+    return Result((1 - shrinkage) * between, {"shrinkage": shrinkage})

@@ -6,6 +6,10 @@ vectors, which is 0 within a class and C / (C - 1) between classes.
 
     RSA = Spearman's correlation of both over all pairs             (section 3.2)
 
+Several labels or a number per image: the dissimilarity of labels is the Euclidean
+distance between their rows of 0 and 1, or between the numbers. For one label per image
+it has two values too, and so the same ranks.
+
 Here labels replace the second task of the paper. A rank correlation with a variable of
 two values does not need to store the pairs, see `rank_correlation`. The option `target`
 [N, E] takes the features of a network trained on the task instead of the labels, as in
@@ -24,9 +28,11 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from rankckpt_jax.data.targets import TARGETS
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import rank_correlation, sampling
+from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 MAX_IMAGES = 20_000
 """Default number of images, which have 200 million pairs."""
@@ -35,13 +41,18 @@ _MOST_WITH_TARGET = 2000
 
 
 @register(
-    "rsa", cost="N^2 D", bounds=(-1.0, 1.0), uses_weights=True, tolerance=UNIT_SCALE
+    "rsa",
+    cost="N^2 D",
+    targets=tuple(TARGETS),
+    bounds=(-1.0, 1.0),
+    uses_weights=True,
+    tolerance=UNIT_SCALE,
 )
 def rsa(inputs: Inputs, max_images: int = MAX_IMAGES, target: Any = None) -> Result:
     """Return RSA of features and labels, or of features and a target representation.
 
     Args:
-      inputs: Features [N, D] and labels [N]; the seed selects the images.
+      inputs: Features [N, D] and labels of any kind; the seed selects the images.
       max_images: Maximum number of images.
       target: Features [N, E] of another network for the same images, or None.
 
@@ -54,7 +65,7 @@ def rsa(inputs: Inputs, max_images: int = MAX_IMAGES, target: Any = None) -> Res
     rows = sampling.subset(labels, most, inputs.seed)
     features, weights = statistics.features[rows], statistics.weights[rows]
     if target is None:
-        score = rank_correlation.with_labels(features, labels[rows], weights)
+        score = correlate(features, statistics, rows)
     else:
         target = np.asarray(target, np.float64)
         if target.ndim != 2 or len(target) != len(labels) or target.shape[1] < 2:
@@ -66,6 +77,20 @@ def rsa(inputs: Inputs, max_images: int = MAX_IMAGES, target: Any = None) -> Res
             )
         score = _between(features, target[rows], weights)
     return Result(score, {"num_images": len(rows)})
+
+
+def correlate(features: np.ndarray, statistics: Statistics, rows: np.ndarray) -> float:
+    """Return Spearman's correlation of the similarity of features and of labels.
+
+    Args:
+      features: float [M, D], of the images `rows`.
+      statistics: Labels and weights of all images.
+      rows: int [M].
+    """
+    weights, columns = statistics.weights[rows], statistics.columns
+    if columns is None:
+        return rank_correlation.with_labels(features, statistics.labels[rows], weights)
+    return rank_correlation.with_distances(features, columns[rows], weights)
 
 
 def _between(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> float:

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
+from rankckpt_jax.data.targets import TARGETS
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.registry import (
     EXACT,
@@ -128,6 +129,7 @@ NO_POWER_LAW = Regime("no power law", _no_power_law)
 
 _SHARED: dict[str, Any] = {
     "cost": "SVD",
+    "targets": tuple(TARGETS),
     "reads_images": False,
     "needs_weights": True,
     "tolerance": EXACT,

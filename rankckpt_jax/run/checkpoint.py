@@ -131,7 +131,7 @@ def load_features(context: RunContext, name: str) -> FeatureSet | None:
     directory = context.directory / name / "features"
     path = member.features or directory / context.scored_split.name
     try:
-        return precomputed.load_features(path)
+        return precomputed.load_features(path, context.task.target)
     except InputError as error:
         _log.warning("%s", error)
         return None
@@ -247,7 +247,15 @@ def _rule(context: RunContext, network: Network) -> str:
 
 def _evaluate_features(context: RunContext, member: Member, events: Events) -> Row:
     assert member.features is not None
-    loaded = precomputed.load_features(member.features)
+    loaded = precomputed.load_features(member.features, context.task.target)
+    if loaded.target != context.task.target:
+        raise InputError(
+            "The labels are of another kind than those of the first checkpoint",
+            where=str(member.features),
+            expected=f"{context.task.target}, as config.task.target",
+            found=loaded.target,
+            fix="rank the checkpoints of each task separately",
+        )
     scoring.check(loaded, str(member.features))
     known = loaded.accuracy is not None
     row = Row(

@@ -219,10 +219,13 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
     cache = open_cache(config.image_cache, config.image_cache_gigabytes)
     if config.features:
         name, origin = pool.describe_features(config.features)
-        task = tasks.Task(config.task.name or name, (), {}, origin)
+        target = pool.find_target(config)
+        task = tasks.Task(config.task.name or name, (), {}, origin, target=target)
     else:
         task = _load_task(config)
     metrics.resolve(choices.sweep.metric, task.target)
+    settings = scoring.for_target(settings, task.target)
+    validation.check_ablation(stages, settings.measures, task.target)
     if "finetune" in stages:
         finetune.check(task, choices.sweep)
     accuracies, source = published.load_accuracies(config.accuracies, task.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from rankckpt_jax import checkpoints as checkpoints_lib
 from rankckpt_jax import measures as registry
@@ -58,10 +58,12 @@ _WIDTH = 100
 
 _HEADINGS = ("measure", "logits", "N > D", "targets", "cost", "tau")
 
+_LETTERS = {"classes": "C", "multi_label": "L", "regression": "N"}
+
 _LEGEND = """\
 logits   needs the checkpoint's own classifier
 N > D    needs more images (N) than feature dimensions (D)
-targets  {targets}
+targets  C one class, L several labels, N one number per image
 cost     order of FLOP; C classes, V of the checkpoint's classifier; SVD of its weights
 tau      mean Kendall's tau of published scores with fine-tuning; - if there are none
 docs/choosing-a-measure.md has the sources, and a recommendation for each situation."""
@@ -75,7 +77,7 @@ def measures() -> str:
             measure.name,
             "yes" if measure.needs_logits else "no",
             "yes" if measure.needs_more_images_than_dimensions else "no",
-            ", ".join(measure.targets),
+            " ".join(_LETTERS[target] for target in measure.targets),
             measure.cost,
             f"{measure.evidence.kendall:.2f}" if measure.evidence else "-",
         ]
@@ -91,18 +93,7 @@ def measures() -> str:
         lines.append([*line, first])
         lines += [[""] * len(line) + [text] for text in rest]
     table = terminal.align(lines, left=[0, 1, 2, 3, 4, 6])
-    return f"{table}\n\n{_LEGEND.format(targets=_describe_targets(known))}"
-
-
-def _describe_targets(known: Iterable[registry.Measure]) -> str:
-    """Return the meaning of each kind of target, and which kinds no measure takes."""
-    taken = {target for measure in known for target in measure.targets}
-    kinds = registry.TARGETS.items()
-    used = ", ".join(
-        f"{name}: {text} per image" for name, text in kinds if name in taken
-    )
-    missing = " or ".join(text for name, text in kinds if name not in taken)
-    return f"{used}; no measure takes {missing} per image" if missing else used
+    return f"{table}\n\n{_LEGEND}"
 
 
 def networks() -> str:

@@ -21,6 +21,7 @@ from rankckpt_jax.benchmark import demo, locate, neucrab, standard
 from rankckpt_jax.checkpoints import in_memory
 from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.checkpoints.fetch import download, uris
+from rankckpt_jax.data import targets
 from rankckpt_jax.devices import target
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features import precomputed
@@ -181,6 +182,18 @@ def describe_features(pattern: str) -> tuple[str, str]:
     folder = path.parent if path.suffix == ".npz" else path.parents[2]
     origin = f"features of {len(found)} checkpoints, extracted elsewhere, from {folder}"
     return folder.resolve().name, origin
+
+
+def find_target(config: Any) -> str:
+    """Return the kind of the labels of `config.features`.
+
+    It is `config.task.target`, or that of the first features if this is "auto".
+    """
+    given = config.task.get("target", targets.AUTO)
+    targets.check(given)
+    if given != targets.AUTO:
+        return given
+    return precomputed.find_target(precomputed.find_features(config.features)[0][1])
 
 
 def _member(name: str, load: Callable[[], Backbone], **fields: Any) -> Member:

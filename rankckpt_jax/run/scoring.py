@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from etils import epath
 
 import rankckpt_jax
 from rankckpt_jax import measures
+from rankckpt_jax.data import targets
 from rankckpt_jax.devices import compilation, profiling, progress
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features.feature_set import FeatureSet
@@ -21,6 +23,8 @@ from rankckpt_jax.results.row import Row, finite
 from rankckpt_jax.storage import files, store
 
 _FINGERPRINT_ROWS = 32
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +107,32 @@ def check_settings(settings: Settings) -> None:
             )
 
 
+def for_target(settings: Settings, target: str) -> Settings:
+    """Return settings without the measures that a kind of target has no use for.
+
+    If the first measure, which orders the ranking, is left out, those of
+    `measures.DEFAULTS` come first instead. A log line names what was left out.
+
+    Args:
+      settings: What to compute.
+      target: The kind of the task's labels, one of `targets.TARGETS`.
+    """
+    given = settings.measures
+    kept = [name for name in given if target in measures.get(name).targets]
+    left_out = [name for name in given if name not in kept]
+    if not left_out:
+        return settings
+    if given[0] in left_out:
+        kept = list(dict.fromkeys((*measures.DEFAULTS[target], *kept)))
+    _log.warning(
+        "left out %s, not defined for %s per image; %s orders the ranking",
+        ", ".join(left_out),
+        targets.TARGETS[target],
+        kept[0],
+    )
+    return dataclasses.replace(settings, measures=tuple(kept))
+
+
 def digest_files(measure: str, options: Mapping[str, Any]) -> dict[str, str]:
     """Return the digest of each input file that options of a measure name.
 
@@ -128,7 +158,13 @@ def check(feature_set: FeatureSet, where: str) -> None:
       InputError: Shapes do not fit, values are not finite, or all rows are equal.
     """
     array = np.asarray(feature_set.features)
-    measures.prepare(array, feature_set.labels, feature_set.logits, where=where)
+    measures.prepare(
+        array,
+        feature_set.labels,
+        feature_set.logits,
+        where=where,
+        target=feature_set.target,
+    )
     if len(array) > 1 and (array == array[:1]).all():
         raise InputError(
             "The features are the same for every image",
@@ -177,6 +213,7 @@ def score_row(
                 "num_parameters": row.num_parameters,
                 **(facts or {}),
             },
+            target=feature_set.target,
         )
     )
     scores, spreads, seconds, terms = {}, {}, {}, {}
@@ -192,6 +229,7 @@ def score_row(
             "num_bootstrap": settings.num_bootstrap,
             "features": feature_set.checksum,
             "files": digest_files(measure, options),
+            "target": feature_set.target,
             "version": rankckpt_jax.__version__,
         }
         path = None if directory is None else directory / f"{measure}.json"
@@ -238,8 +276,8 @@ def score_row(
         compile_seconds=compile_seconds,
         terms=terms,
         fingerprint=_fingerprint(feature_set.features),
-        images=_describe_images(feature_set.labels),
-        order=_digest_order(feature_set.labels),
+        images=_describe_images(feature_set.labels, feature_set.target),
+        order=_digest_order(feature_set.labels, feature_set.target),
     )
 
 
@@ -287,19 +325,36 @@ def _fingerprint(features: Any) -> tuple[float, ...]:
     return tuple(float(d) for d in np.linalg.norm(np.diff(rows, axis=0), axis=1))
 
 
-def _describe_images(labels: Any) -> str:
+def _describe_images(labels: Any, target: str) -> str:
     """Return a text that is equal for the same images in any order."""
-    _, counts = np.unique(np.asarray(labels), return_counts=True)
-    sizes = ",".join(map(str, sorted(counts)))
-    text = f"{counts.sum()} images of {len(counts)} classes"
-    return f"{text} ({files.digest(sizes)[:8]})"
+    array = np.asarray(labels)
+    if target == targets.REGRESSION:
+        numbers = np.sort(_rounded(array))
+        return f"{len(array)} images ({files.digest(numbers.tobytes())[:8]})"
+    if target == targets.MULTI_LABEL:
+        counts = np.sort(array.sum(axis=0))
+        text = f"{len(array)} images of {len(counts)} labels"
+    else:
+        counts = np.sort(np.unique(array, return_counts=True)[1])
+        text = f"{len(array)} images of {len(counts)} classes"
+    return f"{text} ({files.digest(','.join(map(str, counts)))[:8]})"
 
 
-def _digest_order(labels: Any) -> str:
-    """Return a digest of the sequence of classes, which does not depend on names."""
-    _, first, codes = np.unique(
-        np.asarray(labels), return_index=True, return_inverse=True
-    )
+def _digest_order(labels: Any, target: str) -> str:
+    """Return a digest of the sequence of labels, which does not depend on names."""
+    array = np.asarray(labels)
+    if target == targets.REGRESSION:
+        return files.digest(_rounded(array).tobytes())[:8]
+    if target == targets.MULTI_LABEL:
+        columns = sorted(np.packbits(column).tobytes() for column in array.T)
+        return files.digest(*columns)[:8]
+    _, first, codes = np.unique(array, return_index=True, return_inverse=True)
     # Classes are numbered in the order of their first image.
     numbers = np.argsort(np.argsort(first))[codes.reshape(-1)]
     return files.digest(numbers.astype(np.int32).tobytes())[:8]
+
+
+def _rounded(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers in the least precise format that files of features may have."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from rankckpt_jax.data import targets
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.statistics import sampling
@@ -114,8 +115,7 @@ def _strata(split: Split) -> np.ndarray:
         # The examples of a folder have their labels without being decoded.
         labels = split.label_array([e.label for e in split.examples(None, 0, 1, 0)])
     if split.target == "multi_label":
-        sizes = np.where(labels, labels.sum(axis=0), len(labels) + 1)
-        return np.where(labels.any(axis=1), sizes.argmin(axis=1), labels.shape[1])
+        return targets.rarest_label(labels)
     if split.target == "regression":
         ranks = np.argsort(np.argsort(labels, kind="stable"), kind="stable")
         return ranks * min(_BINS, len(labels)) // len(labels)

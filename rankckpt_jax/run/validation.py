@@ -11,7 +11,7 @@ from rankckpt_jax.checkpoints import sources
 from rankckpt_jax.checkpoints.fetch import uris
 from rankckpt_jax.checkpoints.torch_modules import convert
 from rankckpt_jax.configs import default
-from rankckpt_jax.data import folder_layout, preprocess
+from rankckpt_jax.data import folder_layout, preprocess, targets
 from rankckpt_jax.data.splits import Task
 from rankckpt_jax.devices import compilation, processes
 from rankckpt_jax.errors import InputError, unknown_name
@@ -134,14 +134,7 @@ def check(config: Any, stages: Collection[str], names: Sequence[str]) -> None:
             found=", ".join(stages),
             fix="run --config.stages=pretrain first, without config.shard",
         )
-    if "ablate" in stages and "nleep" not in names:
-        raise InputError(
-            "The stage `ablate` needs the measure nleep",
-            where="config.measures",
-            expected="nleep among the measures",
-            found=", ".join(names),
-            fix="add nleep, or leave `ablate` out of config.stages",
-        )
+    check_ablation(stages, names)
     if "finetune" in stages:
         _check_top(config.finetune.get("top", 0), config.shard, names)
     _check_part(config, names)
@@ -166,6 +159,30 @@ def check(config: Any, stages: Collection[str], names: Sequence[str]) -> None:
                 found=str(config[field]),
                 fix="leave it out for the default",
             )
+
+
+def check_ablation(
+    stages: Collection[str], names: Sequence[str], target: str = targets.CLASSES
+) -> None:
+    """Raise if the stage `ablate` has no scores of NLEEP.
+
+    Args:
+      stages: Stages to run.
+      names: Measures to compute.
+      target: Kind of the task's labels.
+    """
+    if "ablate" not in stages or "nleep" in names:
+        return
+    fix = "add nleep, or leave `ablate` out of config.stages"
+    if target == targets.REGRESSION:
+        fix = "leave `ablate` out of config.stages, because nleep predicts no numbers"
+    raise InputError(
+        "The stage `ablate` needs the measure nleep",
+        where="config.measures",
+        expected="nleep among the measures",
+        found=", ".join(names),
+        fix=fix,
+    )
 
 
 def _check_top(top: Any, shard: str, names: Sequence[str]) -> None:

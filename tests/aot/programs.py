@@ -28,6 +28,7 @@ from rankckpt_jax.measures.mixture import (
     fitting,
     gmm,
     kmeans,
+    label_prediction,
     prediction,
     sparse_em,
 )
@@ -240,13 +241,31 @@ def histograms() -> Call:
     return Call(rank_correlation._histograms, args, options)
 
 
+def distances(columns: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    size = rank_correlation._TILE
+    tiles = math.ceil(IMAGES / size)
+    rows = tiles * size
+    args = (floats(rows, WIDTH), floats(rows, columns), floats(rows))
+    options = {"tiles": tiles, "size": size, "low": -0.5, "high": 1.0, "root": 2.0}
+    return args, options
+
+
+def distance_histograms() -> Call:
+    return Call(rank_correlation._distance_histograms, *distances(CLASSES))
+
+
+def rank_products() -> Call:
+    args, options = distances(1)
+    ranks = floats(rank_correlation._BINS)
+    return Call(rank_correlation._rank_products, (*args, ranks, ranks), options)
+
+
 def neighbors(k: int) -> Call:
     size = knn._TILE
     tiles = math.ceil(IMAGES / size)
     pairs = ints(tiles * (tiles + 1) // 2, 2)
-    args = (floats(tiles * size, WIDTH), ints(tiles * size), IMAGES, 0.5, pairs)
-    options = {"size": size, "k": k, "num_classes": CLASSES}
-    return Call(knn._classify, args, options)
+    args = (floats(tiles * size, WIDTH), IMAGES, 0.5, pairs)
+    return Call(knn._nearest, args, {"size": size, "k": k})
 
 
 def distances_within_classes() -> Call:
@@ -313,13 +332,25 @@ def dense(points: Points, covariance_type: str) -> Call:
     return Call(*fitting.dense_program(*sizes, covariance_type))
 
 
-def predict(points: Points) -> Call:
-    setting = em.Setting("full", points.components, 100)
+def fitted(points: Points) -> tuple[em.Setting, covariance.Parameters]:
     count, size = points.components, points.width
     square = floats(count, size, size)
     mixture = covariance.Parameters(floats(count), floats(count, size), square, square)
+    return em.Setting("full", count, 100), mixture
+
+
+def predict(points: Points) -> Call:
+    setting, mixture = fitted(points)
     data, labels = points.data(True)
     return Call(prediction._map_points(setting, CLASSES), (data, labels, mixture))
+
+
+def predict_labels() -> Call:
+    setting, mixture = fitted(CALTECH)
+    data, labels = CALTECH.data(True)
+    labels = jax.ShapeDtypeStruct((*labels.shape, CLASSES), bool)
+    run = label_prediction._map_points(setting, CLASSES)
+    return Call(run, (data, labels, mixture))
 
 
 def log_joint() -> Call:
@@ -446,10 +477,40 @@ PROGRAMS = [
     ),
     Program("measures.tmi._nearest", "k=3", distances_within_classes, "statistics"),
     Program(
-        "measures.knn._classify", "k=1", functools.partial(neighbors, 1), "statistics"
+        "measures.knn._nearest", "k=1", functools.partial(neighbors, 1), "statistics"
     ),
     Program(
-        "measures.knn._classify", "k=5", functools.partial(neighbors, 5), "statistics"
+        "measures.knn._nearest", "k=5", functools.partial(neighbors, 5), "statistics"
+    ),
+    Program(
+        "measures.statistics.rank_correlation._distance_histograms",
+        "L=102",
+        distance_histograms,
+        "statistics",
+    ),
+    Program(
+        "measures.statistics.rank_correlation._rank_products",
+        "one number",
+        rank_products,
+        "statistics",
+    ),
+    Program(
+        "measures.mixture.label_prediction._sum_assignments",
+        "V=1001",
+        simple(
+            label_prediction._sum_assignments,
+            floats(IMAGES, SOURCE_CLASSES),
+            floats(IMAGES, CLASSES),
+            floats(IMAGES),
+        ),
+        "statistics",
+    ),
+    Program(
+        "measures.mixture.label_prediction._map_points.sum_blocks",
+        "Caltech",
+        predict_labels,
+        "statistics",
+        False,
     ),
     Program(
         "measures.pactran._curvature",

@@ -32,7 +32,7 @@ SELECTED = (
     "measures.statistics.discriminant._true_class[D=2048]",
     "measures.statistics.logistic._fit[linear]",
     "measures.statistics.symmetric._sum_products[D=2048]",
-    "measures.knn._classify[k=1]",
+    "measures.knn._nearest[k=1]",
 )
 
 

@@ -22,7 +22,7 @@ def test_get_returns_record():
     leep = measures.get("leep")
     assert leep.name == "leep" and leep.needs_logits
     assert leep.about.startswith("LEEP (Nguyen et al. 2020")
-    assert leep.targets == ("classes",)
+    assert leep.targets == ("classes", "multi_label")
     # The first line of the function, because the file holds several measures.
     assert measures.get("feature_dim").about.startswith("D, the width")
     assert not measures.get("nleep").needs_logits

@@ -1,4 +1,3 @@
-import dataclasses
 import re
 
 import pytest
@@ -36,16 +35,10 @@ def test_measures_fit_100_columns_and_show_the_records():
     lines = lists.measures().splitlines()
     assert max(map(len, lines)) <= 100
     table = {cells[0]: cells for line in lines[2:] if (cells := re.split("  +", line))}
-    assert table["etran"][1:4] == ["yes", "yes", "classes"]
-    assert table["nleep"][1:6] == ["no", "no", "classes", "N D^2 + EM", "0.48"]
+    assert table["etran"][1:4] == ["yes", "yes", "C"]
+    assert table["nleep"][1:6] == ["no", "no", "C L", "N D^2 + EM", "0.48"]
+    assert table["knn"][3] == "C L N"
     assert table["knn"][5] == "-"
-    assert "no measure takes several labels or one number per image" in lists.measures()
-
-
-def test_describe_targets_names_no_missing_kind_if_all_are_taken():
-    every = measures.Measure("all", measures.get("knn").compute)
-    every = dataclasses.replace(every, targets=tuple(measures.TARGETS))
-    assert lists._describe_targets([every]).endswith("regression: one number per image")
 
 
 def test_lists_are_those_that_the_command_names():

@@ -5,6 +5,14 @@ mean of all features, g_c the mean of class c minus m, n_c the weight of class c
 
     scatter  T = sum_i w_i (x_i - m)(x_i - m)'    within  W = T - sum_c n_c g_c g_c'
 
+Where an image has several labels or a number instead of a class, "classes" are the
+strata of `inputs`, and the target has columns t [N, T]: 0 or 1 per label, or the
+standardized number. Classes have the columns t_ic = 1[y_i = c]. With the mean t of a
+column, measures of linear prediction read
+
+    sums  s = sum_i w_i t_i     squares  q = sum_i w_i (t_i - t)^2
+    products  P = sum_i w_i (t_i - t)(x_i - m)
+
 All statistics are float64, whatever the features are. Sums over images run on the
 device (see `symmetric`), decompositions on the host. One pass of 2 N D^2 FLOP, and one
 eigenvalue problem if eigenvectors are needed, serve all measures of a checkpoint.
@@ -31,10 +39,11 @@ class Statistics:
 
     Attributes:
       features: [N, D].
-      labels: int [N] in 0 ... C-1.
+      labels: int [N] in 0 ... C-1: the classes, or the strata of another target.
       num_classes: C.
       weights: float64 [N], multiplicities of the images, positive for some image of
         every class.
+      columns: float64 [N, T], the target if it is not classes; else None.
     """
 
     def __init__(
@@ -43,19 +52,35 @@ class Statistics:
         labels: Any,
         num_classes: int,
         weights: np.ndarray | None = None,
+        columns: np.ndarray | None = None,
     ):
         """Store features and labels, which are not checked."""
         self.features = np.asarray(features)
         self.labels = np.asarray(labels)
         self.num_classes = num_classes
         self.weights = np.ones(len(self.labels)) if weights is None else weights
+        self.columns = columns
 
     def reweight(self, weights: np.ndarray) -> Statistics:
         """Return statistics with weights [N], sharing what does not depend on them."""
-        other = Statistics(self.features, self.labels, self.num_classes, weights)
+        other = Statistics(
+            self.features, self.labels, self.num_classes, weights, self.columns
+        )
         for shared in ("sizes", "by_class", "_rough_mean", "centered"):
             other.__dict__[shared] = getattr(self, shared)
         return other
+
+    def take(self, rows: np.ndarray) -> Statistics:
+        """Return statistics of the images `rows` [M] with weights of 1."""
+        columns = None if self.columns is None else self.columns[rows]
+        return Statistics(
+            self.features[rows], self.labels[rows], self.num_classes, columns=columns
+        )
+
+    @property
+    def num_columns(self) -> int:
+        """T, the number of columns of the target."""
+        return self.num_classes if self.columns is None else self.columns.shape[1]
 
     @property
     def total(self) -> float:
@@ -119,6 +144,31 @@ class Statistics:
     def class_means(self) -> np.ndarray:
         """Centered means g_c of the classes: float64 [C, D]."""
         return self.class_sums(self.centered) / self.counts[:, None] - self.rest
+
+    @functools.cached_property
+    def sums(self) -> np.ndarray:
+        """Sums s of each column of the target: float64 [T]."""
+        return self.counts if self.columns is None else self.weights @ self.columns
+
+    @functools.cached_property
+    def squares(self) -> np.ndarray:
+        """Squares q of each column of the target: float64 [T]."""
+        if self.columns is None:
+            return self.counts * (1 - self.counts / self.total)
+        return self.weights @ (self.columns - self.sums / self.total) ** 2
+
+    @functools.cached_property
+    def products(self) -> np.ndarray:
+        """Products P of each column of the target: float64 [T, D]."""
+        if self.columns is None:
+            return self.counts[:, None] * self.class_means
+        products = np.zeros((self.num_columns, self.features.shape[1]))
+        mean = self.sums / self.total
+        for start in range(0, len(self.columns), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            weighted = self.weights[part, None] * (self.columns[part] - mean)
+            products += weighted.T @ (self.centered[part] - self.rest)
+        return products
 
     @functools.cached_property
     def squared_norms(self) -> np.ndarray:

@@ -1,14 +1,17 @@
-"""Multinomial logistic regression by L-BFGS (Optax) on the device, for several ridges.
+"""Logistic regression by L-BFGS (Optax) on the device, for several ridges.
 
 N images, P coordinates, C classes, weights s_i of the images, ridge r. It minimizes
 
     J(W, b) = sum_i s_i xent(W'z_i + b, y_i) / sum_i s_i + r/2 |W|^2
 
-where z are coordinates along the eigenvectors of the scatter, with variances v [P]. The
-Hessian of J in W is approximately v / C + r. L-BFGS therefore works on
-W / sqrt(v / C + r), in which the Hessian is near the identity, and needs tens of steps
-instead of thousands. Ridges are solved one after the other, and products are computed
-in blocks of images: otherwise a TPU's compiler takes five to ten times as long.
+where xent is the cross entropy of the softmax; or, for several labels per image, the
+sum over L labels of that of the sigmoid, which fits each label on its own. z are
+coordinates along the eigenvectors of the scatter, with variances v [P]. The Hessian of
+J in W is approximately v / C + r, and at most v / 4 + r for labels. L-BFGS therefore
+works on W / sqrt(v / C + r), in which the Hessian is near the identity, and needs tens
+of steps instead of thousands. Ridges are solved one after the other, and products are
+computed in blocks of images: otherwise a TPU's compiler takes five to ten times as
+long.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _BLOCK = 512
 """Images per block."""
+
+_SIGMOID_OUTCOMES = 4
+"""C of the sigmoid: p (1 - p) is at most 1/4."""
 
 _LOSS_ROUNDING = {"float32": 1e-6, "float64": 1e-14}
 """Relative increase of the loss per step that counts as rounding."""
@@ -70,9 +76,9 @@ def fit(
 
     Args:
       z: float [N, P].
-      labels: int [N].
+      labels: int [N], or bool [N, L].
       weights: s [N], at least 0.
-      num_classes: C.
+      num_classes: C or L.
       variances: v [P].
       ridges: r [R], positive.
       max_steps: Maximum number of L-BFGS steps.
@@ -84,12 +90,14 @@ def fit(
     """
     dtype = z.dtype
     tolerance = max(tolerance, 2e-6 if dtype == np.float32 else 1e-10)
-    scales = 1 / np.sqrt(variances / num_classes + np.asarray(ridges)[:, None])
+    is_matrix = labels.ndim == 2
+    outcomes = _SIGMOID_OUTCOMES if is_matrix else num_classes
+    scales = 1 / np.sqrt(variances / outcomes + np.asarray(ridges)[:, None])
     # If float64 is enabled, Optax's line search mixes it with float32.
     with jax.enable_x64(dtype == np.float64):
         return _fit(
             z,
-            jnp.asarray(labels, jnp.int32),
+            jnp.asarray(labels, dtype if is_matrix else jnp.int32),
             jnp.asarray(weights / weights.sum(), dtype),
             jnp.asarray(scales, dtype),
             jnp.asarray(ridges, dtype),
@@ -126,7 +134,14 @@ def _fit(
         for a in (z, labels, weights)
     )
     # p (1 - p) of an image is about 1 / C, for the bias as for the kernel.
-    bias_scale = jnp.sqrt(jnp.asarray(num_classes, dtype))
+    outcomes = _SIGMOID_OUTCOMES if labels.ndim == 2 else num_classes
+    bias_scale = jnp.sqrt(jnp.asarray(outcomes, dtype))
+
+    def cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        if labels.ndim == 2:
+            each = optax.sigmoid_binary_cross_entropy(logits, labels)
+            return jnp.sum(each, axis=1)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
     def solve(problem: tuple[jax.Array, jax.Array]) -> Solution:
         scale, ridge = problem
@@ -139,9 +154,7 @@ def _fit(
 
             def add(total: jax.Array, block: tuple[jax.Array, ...]) -> Any:
                 z, labels, weights = block
-                each = optax.softmax_cross_entropy_with_integer_labels(
-                    logits(z, kernel, bias), labels
-                )
+                each = cross_entropies(logits(z, kernel, bias), labels)
                 return total + jnp.sum(weights * each), None
 
             total, _ = jax.lax.scan(add, jnp.zeros((), dtype), data)

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from rankckpt_jax.errors import unknown_name
+from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 REMAPS = ("none", "ped", "sa")
@@ -69,7 +69,18 @@ def apply(statistics: Statistics, remap: str, radius: float = _RADIUS) -> Statis
 
     Returns:
       Statistics of [N, D], or of [N, min(N, D, 64)] for "sa".
+
+    Raises:
+      InputError: Images have no classes that could be moved.
     """
+    if remap != "none" and statistics.columns is not None:
+        raise InputError(
+            f"The remapping {remap!r} moves classes of which each image has one",
+            where="measure_options",
+            expected="none for several labels or a number per image",
+            found=remap,
+            fix="leave the option `remap` out",
+        )
     if remap == "ped":
         moves = _repel(statistics, radius)
         return _moved(statistics, statistics.features, moves)
