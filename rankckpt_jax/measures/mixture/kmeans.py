@@ -14,8 +14,8 @@ its points (N D FLOP), until no assignment changes or the centers move by less t
 `tol`. An empty cluster takes the point that is farthest from its own center.
 
 Dimensions. Points are stored in groups of columns, and groups that are padding are
-skipped. One program therefore serves all D up to _CAPACITY. Above the first 64 columns
-it multiplies at most half more than D.
+skipped. One program therefore serves all D up to _CAPACITY, in the widths of EM. More
+groups would waste fewer products and compile longer.
 
 Lloyd is discontinuous: a rounding error that moves one point to another cluster can
 change the result. For equal clusters with any number of devices, each device assigns
@@ -37,8 +37,8 @@ from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures.statistics import blocks
 
-_CAPACITY = 512
-"""Dimensions are padded to a multiple of this, so that a pool needs one program."""
+_CAPACITY = 384
+"""Dimensions are padded to at least this, so that a pool needs one program."""
 
 
 Groups = tuple[jax.Array, ...]
@@ -129,13 +129,11 @@ def fit_many(
 
 
 def group_ends(dimensions: int) -> list[int]:
-    """Return the last columns of the groups: 64, 96, 128, 192, ... up to the capacity.
-
-    The capacity is the multiple of _CAPACITY that holds all dimensions.
-    """
-    capacity = -(-dimensions // _CAPACITY) * _CAPACITY
-    ends = [size << i for i in range(5, 32) for size in (2, 3)]
-    return [end for end in ends if end < capacity] + [capacity]
+    """Return the last columns of the groups: EM's widths, 96, 192, 384 and so on."""
+    ends = [blocks.padded_size(1)]
+    while ends[-1] < max(dimensions, _CAPACITY):
+        ends.append(blocks.padded_size(ends[-1] + 1))
+    return ends
 
 
 @functools.lru_cache(maxsize=64)
@@ -276,12 +274,12 @@ def _nearest(
     count = points.num_blocks // blocks.num_devices()
 
     def assign(block: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def multiply(centers: jax.Array, columns: jax.Array) -> jax.Array:
-            part = jax.lax.dynamic_slice_in_dim(columns, block * size, size, axis=1)
-            return -blocks.dot(centers, part)
+        def multiply(centers: jax.Array, rows: jax.Array) -> jax.Array:
+            part = jax.lax.dynamic_slice_in_dim(rows, block * size, size)
+            return -blocks.dot(centers, part.T)
 
         start = jnp.broadcast_to(half, (len(half), size))
-        score = _over_groups(points.number, multiply, start, centers, points.columns)
+        score = _over_groups(points.number, multiply, start, centers, points.rows)
         # Reductions over the first axis vectorize. So do min and ==, unlike argmin.
         least = jnp.min(score, axis=0)
         label = jnp.min(jnp.where(score == least[None], ranks, len(half) - 1), axis=0)
@@ -366,16 +364,17 @@ def _plus_plus(points: _Points, num_clusters: int, key: jax.Array) -> Groups:
         row = jnp.sum(within <= (target - before)[:, None], axis=1)
         return block * rows + jnp.minimum(row, rows - 1)
 
-    def add(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def add(i: jax.Array, state: tuple[Groups, jax.Array]) -> tuple[Groups, jax.Array]:
         centers, nearest = state
         is_first = i == 0
         weights = jnp.where(is_first, points.valid.astype(norms.dtype), nearest)
         chosen = draw(jax.random.fold_in(key, i), weights)
+        candidates = tuple(group[chosen] for group in points.rows)
         distances = _over_groups(
             points.number,
-            lambda rows, columns: -2 * blocks.dot(rows[chosen], columns),
+            lambda rows, columns: -2 * blocks.dot(rows, columns),
             norms[None] + norms[chosen][:, None],
-            points.rows,
+            candidates,
             points.columns,
         )
         distances = jnp.where(points.valid[None], jnp.maximum(distances, 0), 0)
@@ -383,9 +382,13 @@ def _plus_plus(points: _Points, num_clusters: int, key: jax.Array) -> Groups:
         total = jnp.sum(lowered, axis=1)
         # The first center is not chosen among candidates.
         best = jnp.where(is_first, 0, jnp.argmin(total))
-        return centers.at[i].set(chosen[best]), lowered[best]
+        pairs = zip(centers, candidates, strict=True)
+        extended = tuple(group.at[i].set(rows[best]) for group, rows in pairs)
+        return extended, lowered[best]
 
     nearest = jnp.where(points.valid, jnp.inf, 0).astype(norms.dtype)
-    start = jnp.zeros(num_clusters, jnp.int32), nearest
-    centers, _ = jax.lax.fori_loop(0, num_clusters, add, start)
-    return tuple(group[centers] for group in points.rows)
+    zeros = tuple(
+        jnp.zeros((num_clusters, group.shape[1]), norms.dtype) for group in points.rows
+    )
+    centers, _ = jax.lax.fori_loop(0, num_clusters, add, (zeros, nearest))
+    return centers
