@@ -128,6 +128,11 @@ def get_config() -> ml_collections.ConfigDict:
     # only extracts features; or auto for torch on a CPU without the stage `finetune`
     # and jax elsewhere. Their features agree to 1e-4.
     config.torch_engine = "auto"
+    # Layers whose features are scored: last, the pooled features before the classifier;
+    # blocks, the pooled outputs of the last three stages side by side; or last,blocks,
+    # all of them apart, of which each measure takes the best. Known for TF-Slim's and
+    # most PyTorch networks. See docs/checkpoints.md.
+    config.features_from = "last"
     # Images per step and process in extraction. At most the number of images is used,
     # or 64.
     config.batch_size = 64

@@ -51,6 +51,7 @@ def load(
     preferred_image_size: int = 0,
     use_moving_averages: bool = False,
     torch_engine: str = "auto",
+    with_blocks: bool = False,
     storage: download.Storage | None = None,
     cache: epath.Path | str | None = None,
 ) -> Backbone:
@@ -67,6 +68,8 @@ def load(
         Applies to TF-Slim and PyTorch only.
       torch_engine: What computes a PyTorch network: "jax", or "torch" for extraction by
         PyTorch itself. "auto" is "jax".
+      with_blocks: Whether to find the last blocks of a PyTorch network, which takes one
+        more forward pass of two images. Those of TF-Slim's networks are known.
       storage: Where downloads are kept.
       cache: Where conversions are kept. None keeps nothing.
 
@@ -82,6 +85,7 @@ def load(
         name=name,
         use_moving_averages=use_moving_averages,
         torch_engine="jax" if torch_engine == "auto" else torch_engine,
+        with_blocks=with_blocks,
         **fields,
     )
     if (named := sources.split_name(spec)) is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from rankckpt_jax import models
 from rankckpt_jax.data.transform import Transform
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.models import cpu, layers
+from rankckpt_jax.models import cpu, layers, ops
 from rankckpt_jax.storage import files
 
 FORWARD_VERSION = 2
@@ -42,6 +42,8 @@ class Apply:
       decay: Decay of batch norm's moving averages per training step; None for the
         architecture's own.
       precision: Precision of float32 products, "highest" or "default".
+      with_blocks: Whether the pooled outputs of `block_names` are returned too, outside
+        training.
     """
 
     architecture: str
@@ -49,6 +51,12 @@ class Apply:
     axis_name: str | None = None
     decay: float | None = None
     precision: str = "highest"
+    with_blocks: bool = False
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Names of the network's last blocks; see `models.Architecture`."""
+        return models.get(self.architecture).blocks
 
     def __call__(
         self,
@@ -80,11 +88,20 @@ class Apply:
             **({} if self.decay is None else {"momentum": self.decay}),
         )
         if not train:
-            return cpu.map_parts(functools.partial(module.apply, variables), images)
+            forward = functools.partial(module.apply, variables)
+            if self.with_blocks:
+                forward = functools.partial(self._with_blocks, module, variables)
+            return cpu.map_parts(forward, images)
         output, updated = module.apply(
             variables, images, train=True, mutable=["batch_stats"]
         )
         return output, updated["batch_stats"]
+
+    def _with_blocks(self, module: Any, variables: Variables, images: Any) -> Any:
+        output, state = module.apply(variables, images, mutable=["intermediates"])
+        found = layers.endpoints(state["intermediates"])
+        blocks = tuple(ops.global_pool(found[name]) for name in self.block_names)
+        return output._replace(blocks=blocks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +217,22 @@ def split_head(variables: Variables) -> tuple[Variables, Any]:
     params = dict(variables["params"])
     head = params.pop(layers.HEAD, None)
     return {**variables, "params": params}, head
+
+
+def block_names(apply: Any) -> tuple[str, ...]:
+    """Return the names of the last blocks that a forward function can return.
+
+    They are empty for a converted graph and for a Flax module in memory.
+    """
+    return getattr(apply, "block_names", ())
+
+
+def configure(apply: Any, dtype: str, with_blocks: bool) -> Any:
+    """Return a forward function in a dtype, with its last blocks if they are known."""
+    apply = dataclasses.replace(apply, dtype=dtype)
+    if with_blocks and block_names(apply):
+        apply = dataclasses.replace(apply, with_blocks=True)
+    return apply
 
 
 def is_on_host(apply: Any) -> bool:

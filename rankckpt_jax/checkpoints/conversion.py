@@ -55,7 +55,7 @@ def load_or_convert(
     fingerprint = identity or sources.fingerprint(epath.Path(path), options)
     choices = dataclasses.asdict(dataclasses.replace(options, handle="", name=""))
     # Conversions of PyTorch networks are not kept.
-    del choices["torch_engine"]
+    del choices["torch_engine"], choices["with_blocks"]
     key: dict[str, Any] = {
         "fingerprint": fingerprint,
         "forward_version": backbone_lib.FORWARD_VERSION,

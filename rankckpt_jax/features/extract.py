@@ -8,11 +8,10 @@ applied separately, because its width differs between pre-training sets.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -35,6 +34,7 @@ from rankckpt_jax.devices import (
     target,
 )
 from rankckpt_jax.errors import InputError, Interrupted, unknown_name
+from rankckpt_jax.features import blocks as blocks_lib
 from rankckpt_jax.features.feature_set import FeatureSet, from_store
 from rankckpt_jax.models import layers
 from rankckpt_jax.storage import files, store
@@ -126,6 +126,24 @@ def load(
     return None if stored is None else from_store(key, stored)
 
 
+def load_blocks(
+    directory: epath.Path,
+    checkpoint: Description | backbone_lib.Backbone,
+    split: Split,
+    settings: Mapping[str, str],
+) -> blocks_lib.Blocks | None:
+    """Load the outputs of the last blocks; None if they must be extracted.
+
+    Args:
+      directory: As for `load`, as are the following two.
+      checkpoint: The network.
+      split: Its images.
+      settings: Further arguments of `make_key`.
+    """
+    key = make_key(checkpoint, split, **settings)
+    return blocks_lib.load(blocks_lib.place(directory, split.name), key)
+
+
 def extract_and_store(
     directory: epath.Path,
     backbone: backbone_lib.Backbone,
@@ -137,6 +155,7 @@ def extract_and_store(
     batch_size: int,
     cache: ImageCache,
     description: str = "extracting",
+    with_blocks: bool = False,
 ) -> FeatureSet:
     """Extract the features of a split and store them.
 
@@ -150,12 +169,25 @@ def extract_and_store(
       batch_size: Images per step in this process; see `pipeline.fit_batch`.
       cache: Decoded images, shared by checkpoints.
       description: Label of the progress bar.
+      with_blocks: Whether to store the pooled outputs of the last blocks too. Last
+        features that are stored already stay as they are.
+
+    Returns:
+      The last features.
 
     Raises:
       InputError: The features are not finite, or equal for all images.
       Interrupted: The run was asked to stop.
     """
     key = make_key(backbone, split, preprocess, dtype, torch_engine)
+    names = backbone_lib.block_names(backbone.apply) if with_blocks else ()
+    last = None
+    if with_blocks:
+        # Scores are stored for these very values.
+        settings = {"preprocess": preprocess, "dtype": dtype}
+        last = load(directory, backbone, split, torch_engine=torch_engine, **settings)
+    if names:
+        blocks_lib.log_size(backbone, split.num_examples, description)
     start, compiled = time.monotonic(), compilation.seconds()
     arrays = processes.sync_errors(
         lambda: extract(
@@ -166,12 +198,21 @@ def extract_and_store(
             batch_size=batch_size,
             cache=cache,
             description=description,
+            with_blocks=bool(names),
         )
     )
-    result = {
-        **_statistics(arrays["features"], backbone),
+    times = {
         "seconds": time.monotonic() - start,
         "compile_seconds": compilation.seconds() - compiled,
+    }
+    if with_blocks:
+        outputs = {name: arrays.pop(f"block_{i}") for i, name in enumerate(names, 1)}
+        blocks_lib.save(blocks_lib.place(directory, split.name), key, outputs, times)
+    if last is not None:
+        return last
+    result = {
+        **_statistics(arrays["features"], backbone),
+        **times,
         "images_left_out": dict(split.unreadable),
         **({"engine": backbone.engine} if backbone.engine else {}),
     }
@@ -188,6 +229,7 @@ def extract(
     batch_size: int,
     cache: ImageCache,
     description: str = "extracting",
+    with_blocks: bool = False,
 ) -> dict[str, np.ndarray]:
     """Apply a backbone to every image of a split.
 
@@ -206,7 +248,7 @@ def extract(
     scaling = mapping.replicate(
         preprocess_lib.scaling(backbone.input_range, backbone.input_mean)
     )
-    apply = dataclasses.replace(backbone.apply, dtype=dtype)
+    apply = backbone_lib.configure(backbone.apply, dtype, with_blocks)
     forward = _on_host(apply) if backbone_lib.is_on_host(apply) else _forward(apply)
     classify = _classify()
 
@@ -218,19 +260,20 @@ def extract(
         cache=cache,
     )
 
-    def outputs() -> Iterator[tuple[pipeline.Batch, Any]]:
+    def run() -> Iterator[tuple[pipeline.Batch, Any]]:
         for batch in batches:
             images = mapping.shard(batch.images)
-            features = forward(variables, scaling, images)
+            features, outputs = forward(variables, scaling, images)
             profiling.run_again("extract", forward, variables, scaling, images)
             logits = None if head is None else classify(head, features)
-            yield batch, (features, logits)
+            yield batch, (features, logits, outputs)
 
     parts = []
     with progress.bar(description, split.num_examples, "image") as bar:
-        for batch, output in _delayed(outputs()):
-            features, logits = mapping.unshard(output)
+        for batch, output in _delayed(run()):
+            features, logits, outputs = mapping.unshard(output)
             part = {"index": batch.index, "labels": batch.labels, "features": features}
+            part.update({f"block_{i}": x for i, x in enumerate(outputs, 1)})
             if logits is not None:
                 part["logits"] = logits
             parts.append({name: array[batch.mask] for name, array in part.items()})
@@ -244,7 +287,12 @@ def extract(
 
 
 def compile_forward(
-    backbone: backbone_lib.Backbone, *, split: Split, dtype: str, batch_size: int
+    backbone: backbone_lib.Backbone,
+    *,
+    split: Split,
+    dtype: str,
+    batch_size: int,
+    with_blocks: bool = False,
 ) -> None:
     """Compile the forward pass that `extract` calls, for the persistent cache.
 
@@ -253,12 +301,14 @@ def compile_forward(
     if backbone_lib.is_on_host(backbone.apply):
         return
     batch_size = pipeline.fit_batch(batch_size, split.num_examples)
-    forward, shapes = forward_program(backbone, dtype=dtype, batch_size=batch_size)
+    forward, shapes = forward_program(
+        backbone, dtype=dtype, batch_size=batch_size, with_blocks=with_blocks
+    )
     mapping.lower(forward, *shapes).compile()
 
 
 def forward_program(
-    backbone: Any, *, dtype: str, batch_size: int
+    backbone: Any, *, dtype: str, batch_size: int, with_blocks: bool = False
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return the forward pass that `extract` calls and the shapes of its arguments.
 
@@ -267,12 +317,13 @@ def forward_program(
         are read.
       dtype: The dtype that the network computes in; see `compute_dtype`.
       batch_size: Images per step of this process, a multiple of the local devices.
+      with_blocks: Whether it returns the pooled outputs of the last blocks too.
     """
     devices, size = mapping.local_device_count(), backbone.image_size
     variables, _ = backbone_lib.split_head(backbone.variables)
     shapes = mapping.replicated_shapes((variables, preprocess_lib.scaling_shapes()))
     images = (devices, batch_size // devices, size, size, 3)
-    forward = _forward(dataclasses.replace(backbone.apply, dtype=dtype))
+    forward = _forward(backbone_lib.configure(backbone.apply, dtype, with_blocks))
     return forward, (*shapes, jax.ShapeDtypeStruct(images, preprocess_lib.DTYPE))
 
 
@@ -288,12 +339,16 @@ def _delayed(results: Iterator[Any]) -> Iterator[Any]:
 
 @mapping.bounded_cache
 def _forward(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile the forward pass: images [n, b, S, S, 3] -> features [n, b, D]."""
+    """Compile the forward pass.
 
-    def forward(variables: Any, scaling: Any, images: jax.Array) -> jax.Array:
+    It maps images [n, b, S, S, 3] to features [n, b, D] and those of blocks.
+    """
+
+    def forward(variables: Any, scaling: Any, images: jax.Array) -> Any:
         NUM_TRACES[hash(apply)] += 1
         images = preprocess_lib.to_input_range(images, *scaling)
-        return apply(variables, images).features
+        output = apply(variables, images)
+        return output.features, output.blocks
 
     return mapping.map_devices(forward, in_axes=(None, None, 0))
 
@@ -301,12 +356,15 @@ def _forward(apply: Callable[..., Any]) -> Callable[..., Any]:
 def _on_host(apply: Any) -> Callable[..., Any]:
     """Return a forward pass on the host with the arguments of the compiled one."""
 
-    def forward(variables: Any, scaling: Any, images: np.ndarray) -> np.ndarray:
+    def forward(variables: Any, scaling: Any, images: np.ndarray) -> Any:
         devices, batch = images.shape[:2]
         scaling = map(np.asarray, scaling)
         flat: Any = images.reshape(-1, *images.shape[2:])
         output = apply(variables, preprocess_lib.to_input_range(flat, *scaling))
-        return output.features.reshape(devices, batch, -1)
+        features, *blocks = (
+            x.reshape(devices, batch, -1) for x in (output.features, *output.blocks)
+        )
+        return features, tuple(blocks)
 
     return forward
 

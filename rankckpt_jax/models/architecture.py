@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +27,8 @@ class Architecture:
       minimum_image_size: Smallest side at which every window fits its feature map.
       input_range: Values of the pixels 0 and 255 after scaling.
       input_mean: Subtracted after scaling, per channel.
+      blocks: Names of the endpoints at the end of the last three stages, in order. A
+        stage is all layers of one resolution, or a block of the paper.
     """
 
     name: str
@@ -39,6 +41,23 @@ class Architecture:
     minimum_image_size: int = 1
     input_range: tuple[float, float] = (-1.0, 1.0)
     input_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    blocks: tuple[str, ...] = ()
+
+
+NUM_BLOCKS = 3
+"""Number of last blocks whose pooled outputs a run can use as features."""
+
+
+def last_of_stages(names: Sequence[str], strides: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of the layers at the end of the last `NUM_BLOCKS` stages.
+
+    Args:
+      names: Names of consecutive layers.
+      strides: Stride of each layer; a stage begins with a stride above 1.
+    """
+    begins = [*(stride > 1 for stride in strides[1:]), True]
+    ends = [name for name, ends in zip(names, begins, strict=True) if ends]
+    return tuple(ends[-NUM_BLOCKS:])
 
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -105,10 +105,15 @@ def expanded_conv(
     """
     name = f"expanded_conv_{index}" if index else "expanded_conv"
     x, inner = ExpandedConv(config, name=name, **settings)(x, train)
-    layer = f"layer_{index + 2}"
+    layer = layer_name(index)
     for part, value in {**inner, "output": x}.items():
         layers.endpoint(network, value, f"{layer}/{part}")
     return layers.endpoint(network, x, layer)
+
+
+def layer_name(index: int) -> str:
+    """Return TF-Slim's endpoint name of the output of block number `index`."""
+    return f"layer_{index + 2}"
 
 
 def hard_swish(x: jax.Array) -> jax.Array:

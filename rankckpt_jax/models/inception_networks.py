@@ -339,7 +339,7 @@ _RESNET_V2: Steps = (
         _chain(("1x1", 64), ("3x3", 96), ("3x3", 96)),
         _pool(64),
     ),
-    _repeat("Repeat", "block35", 10, _BLOCK_35, scale=0.17),
+    _repeat("Repeat", "block35", 10, _BLOCK_35, scale=0.17, endpoint="Repeat"),
     _mixed(
         "Mixed_6a",
         (_halve(384),),
@@ -370,6 +370,7 @@ register(
         scope="InceptionResnetV2",
         classifier="Logits/Logits",
         classifier_is_dense=True,
+        blocks=("Repeat", "PreAuxLogits", "Conv2d_7b_1x1"),
         **_LARGE,
     ),
     Architecture(
@@ -378,6 +379,7 @@ register(
         feature_dim=1024,
         scope="InceptionV1",
         classifier="Logits/Conv2d_0c_1x1",
+        blocks=("Mixed_3c", "Mixed_4f", "Mixed_5c"),
     ),
     Architecture(
         name="inception_v2",
@@ -385,6 +387,7 @@ register(
         feature_dim=1024,
         scope="InceptionV2",
         classifier="Logits/Conv2d_1c_1x1",
+        blocks=("Mixed_3c", "Mixed_4e", "Mixed_5c"),
     ),
     Architecture(
         name="inception_v3",
@@ -392,6 +395,7 @@ register(
         feature_dim=2048,
         scope="InceptionV3",
         classifier="Logits/Conv2d_1c_1x1",
+        blocks=("Mixed_5d", "Mixed_6e", "Mixed_7c"),
         **_LARGE,
     ),
     Architecture(
@@ -401,6 +405,7 @@ register(
         scope="InceptionV4",
         classifier="Logits/Logits",
         classifier_is_dense=True,
+        blocks=("Mixed_5e", "Mixed_6h", "Mixed_7d"),
         **_LARGE,
     ),
 )

@@ -9,7 +9,7 @@ TensorFlow's shapes, so a checkpoint is converted by its names alone; see
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -40,10 +40,12 @@ class Output(NamedTuple):
     Attributes:
       features: float32 [B, D], globally pooled, before the classifier: "pre-logits".
       logits: float32 [B, C], or None without a classifier.
+      blocks: float32 [B, D] of each block that the forward function was asked for.
     """
 
     features: jax.Array
     logits: jax.Array | None
+    blocks: tuple[jax.Array, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,14 +286,18 @@ def pool(features: jax.Array) -> jax.Array:
     return features.astype(jnp.float32)
 
 
-def make_output(features: jax.Array, head: Any) -> Output:
+def make_output(
+    features: jax.Array, head: Any, blocks: Sequence[jax.Array] = ()
+) -> Output:
     """Return the output of a network from its features and its classifier.
 
     Args:
       features: float32 [B, D].
       head: {"kernel" [D, C], "bias" [C]}, or None.
+      blocks: float32 [B, D] of further layers.
     """
-    return Output(features, None if head is None else classify(head, features))
+    logits = None if head is None else classify(head, features)
+    return Output(features, logits, tuple(blocks))
 
 
 def classify(head: Any, features: jax.Array) -> jax.Array:

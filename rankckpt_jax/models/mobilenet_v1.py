@@ -12,6 +12,7 @@ from rankckpt_jax.models import layers
 from rankckpt_jax.models.architecture import (
     Architecture,
     Shapes,
+    last_of_stages,
     register,
     register_family,
 )
@@ -69,6 +70,10 @@ def _architecture(percent: int) -> Architecture:
         feature_dim=channels(1024, percent),
         scope="MobilenetV1",
         classifier="Logits/Conv2d_1c_1x1",
+        blocks=last_of_stages(
+            [f"Conv2d_{i}_pointwise" for i in range(1, len(LAYERS) + 1)],
+            [stride for _, stride in LAYERS],
+        ),
     )
 
 

@@ -12,10 +12,15 @@ from rankckpt_jax.models import layers
 from rankckpt_jax.models.architecture import (
     Architecture,
     Shapes,
+    last_of_stages,
     register,
     register_family,
 )
-from rankckpt_jax.models.expanded_conv import expanded_conv, round_to_eights
+from rankckpt_jax.models.expanded_conv import (
+    expanded_conv,
+    layer_name,
+    round_to_eights,
+)
 
 # Channels, number of blocks and stride of the first block (the paper's table 2).
 _STAGES = (
@@ -87,6 +92,10 @@ def _architecture(percent: int) -> Architecture:
         feature_dim=feature_dim(percent),
         scope="MobilenetV2",
         classifier="Logits/Conv2d_1c_1x1",
+        blocks=last_of_stages(
+            [layer_name(i) for i in range(len(BLOCKS))],
+            [stride for _, stride in BLOCKS],
+        ),
     )
 
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from rankckpt_jax.models import layers, ops
-from rankckpt_jax.models.architecture import Architecture, register
-from rankckpt_jax.models.expanded_conv import expanded_conv, hard_swish
+from rankckpt_jax.models.architecture import Architecture, last_of_stages, register
+from rankckpt_jax.models.expanded_conv import expanded_conv, hard_swish, layer_name
 
 
 class _Block(NamedTuple):
@@ -106,6 +106,10 @@ def _architecture(size: str, table: Any, penultimate: int, last: int) -> Archite
         feature_dim=last,
         scope="MobilenetV3",
         classifier="Logits/Conv2d_1c_1x1",
+        blocks=last_of_stages(
+            [layer_name(i) for i in range(len(table))],
+            [block.stride for block in table],
+        ),
     )
 
 

@@ -19,6 +19,8 @@ UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 # Inner channels of the units of each block. The output has `EXPANSION` times as many.
 WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
+BLOCKS = ("block2", "block3", "block4")
+"""Names of the last blocks."""
 
 # Subtracted from pixels in [0, 255] by networks with VGG's preprocessing.
 _VGG_MEAN = (123.68, 116.78, 103.94)
@@ -148,6 +150,7 @@ def _architecture(version: int, depth: int) -> Architecture:
         feature_dim=EXPANSION * WIDTHS[-1],
         scope=name,
         classifier="logits",
+        blocks=BLOCKS,
         # TF-Slim preprocesses images like VGG for v1, like Inception for v2.
         input_range=(0.0, 255.0) if first else (-1.0, 1.0),
         input_mean=_VGG_MEAN if first else (0.0, 0.0, 0.0),

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from rankckpt_jax.models import layers, ops
 from rankckpt_jax.models.architecture import Architecture, register_family
-from rankckpt_jax.models.resnet import EXPANSION, UNITS, WIDTHS
+from rankckpt_jax.models.resnet import BLOCKS, EXPANSION, UNITS, WIDTHS
 
 
 class VTABResNet(layers.Network, kw_only=True):
@@ -72,6 +72,7 @@ class VTABResNet(layers.Network, kw_only=True):
                 y = convolve(activate(y), width, 3, stride)
                 y = convolve(activate(y), EXPANSION * width, 1, 1)
                 x = x + y
+            layers.endpoint(self, x, f"block{block + 1}")
         return self.pool_output(activate(x), "global_pool")
 
 
@@ -93,6 +94,7 @@ def _resolve(name: str) -> Architecture | None:
         scope="",
         classifier=layers.HEAD,
         input_range=(0.0, 1.0),
+        blocks=BLOCKS,
     )
 
 

@@ -117,7 +117,11 @@ def columns(ranking: Ranking) -> list[Column]:
             "Groups of the checkpoint, separated by commas.",
             lambda row: row.group,
         ),
-        *(column for measure in ranking.measures for column in _of_measure(measure)),
+        *(
+            column
+            for measure in ranking.measures
+            for column in _of_measure(measure, measure == first)
+        ),
         Column(
             "accuracy",
             "fine-tuned",
@@ -196,6 +200,12 @@ def columns(ranking: Ranking) -> list[Column]:
             "Dimension of a feature vector.",
             lambda row: row.feature_dim,
             WHOLE,
+        ),
+        Column(
+            "blocks",
+            "blocks",
+            "Last blocks of the network, if their features were scored.",
+            lambda row: ", ".join(row.blocks),
         ),
         Column(
             "feature_tensor",
@@ -320,7 +330,7 @@ def cells(column: Column, rows: Sequence[Row], missing: str) -> list[Cell]:
     return result
 
 
-def _of_measure(measure: str) -> tuple[Column, ...]:
+def _of_measure(measure: str, is_first: bool) -> tuple[Column, ...]:
     name = printable(measure)
     return (
         Column(
@@ -353,6 +363,13 @@ def _of_measure(measure: str) -> tuple[Column, ...]:
             f"The part of the spread of {name} that is due to scoring on a subset.",
             lambda row: row.subset_spreads.get(measure),
             format_scores,
+        ),
+        Column(
+            f"{measure}_layer",
+            f"{name} layer",
+            f"Layer whose features gave the score by {name}; empty for the default.",
+            lambda row: row.layers.get(measure, ""),
+            shown_in=("terminal", "notebook") if is_first else (),
         ),
         Column(
             f"{measure}_seconds",

@@ -42,6 +42,7 @@ def to_json(summary: Summary) -> str:
         "warnings": [dataclasses.asdict(warning) for warning in summary.warnings],
         "rows": [
             {column.name: _clean(column.value(row)) for column in columns(ranking)}
+            | {"layer_scores": {m: _numbers(s) for m, s in row.layer_scores.items()}}
             for row in ranking.rows
         ],
     }

@@ -104,6 +104,7 @@ def conclude(
     details = (
         *against[_MOST_AGAINST:],
         *describe_saved_images(ranking),
+        _layers(ranking),
         _ties(ranking),
         _interval(ranking, agreement),
         _probability_best(ranking, agreement),
@@ -301,6 +302,28 @@ def _verification(ranking: Ranking, agreement: Agreement, command: str) -> str:
     if tau > 0:
         return f"Verified: {name} agrees with fine-tuning ({evidence})."
     return f"Refuted: {name} contradicts fine-tuning ({evidence})."
+
+
+def _layers(ranking: Ranking) -> str:
+    """Return a sentence on scores that are not those of the last features."""
+    measure = ranking.measures[0]
+    name = printable(measure)
+    layers = [
+        row.layers[measure] for row in ranking.scored_rows if measure in row.layers
+    ]
+    if not layers:
+        return ""
+    if set(layers) == {"blocks"}:
+        return (
+            f"{name} scores the last blocks of the networks side by side "
+            "(`config.features_from=blocks`)."
+        )
+    chosen = sum(layer != "last" for layer in layers)
+    return (
+        f"Each score by {name} is the best of the last features and of the last blocks "
+        "(`config.features_from=last,blocks`). Such a selection is optimistic, because "
+        f"noise raises it. It is a block for {chosen} of {len(layers)} checkpoints."
+    )
 
 
 def _ties(ranking: Ranking) -> str:

@@ -64,6 +64,12 @@ class Row:
       saturated: For measures whose score means nothing here, the regime's name; see
         `measures.Regime`.
       score_seconds: Time to compute the score from features, by measure.
+      blocks: Names of the network's last blocks, if they were scored.
+      layers: For measures of features, the layer whose features gave the score:
+        `"last"`, the name of a block, or `"blocks"` for all of them side by side. Empty
+        with the default, the last features.
+      layer_scores: Score by layer, by measure, where the score is the best of them.
+        None stands for no score or a saturated one.
       terms: For measures that are relative to the pool, the terms of the score.
       accuracy: Value of `Ranking.metric` on the test images after fine-tuning; NaN if
         training diverged.
@@ -109,6 +115,11 @@ class Row:
     warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     saturated: Mapping[str, str] = dataclasses.field(default_factory=dict)
     score_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    blocks: tuple[str, ...] = ()
+    layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    layer_scores: Mapping[str, Mapping[str, float | None]] = dataclasses.field(
+        default_factory=dict
+    )
     terms: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     accuracy: float | None = None
     accuracy_source: str = ""

@@ -19,11 +19,12 @@ from rankckpt_jax.errors import (
     UnreadableImage,
     describe_unexpected,
 )
+from rankckpt_jax.features import blocks as blocks_lib
 from rankckpt_jax.features import extract, parts, precomputed
 from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.measures import weight_spectra
 from rankckpt_jax.results.row import Row
-from rankckpt_jax.run import scoring
+from rankckpt_jax.run import layers, scoring
 from rankckpt_jax.run.context import RunContext
 from rankckpt_jax.run.events import Events, OnComputed, ignore
 from rankckpt_jax.run.network import Network, load_weight_spectra, open_network
@@ -131,7 +132,11 @@ def load_features(context: RunContext, name: str) -> FeatureSet | None:
     directory = context.directory / name / "features"
     path = member.features or directory / context.scored_split.name
     try:
-        return precomputed.load_features(path, context.task.target)
+        loaded = precomputed.load_features(path, context.task.target)
+        if context.features_from == "blocks" and member.features is None:
+            place = blocks_lib.place(directory, context.scored_split.name)
+            loaded = blocks_lib.read_joined(place, loaded)
+        return loaded
     except InputError as error:
         _log.warning("%s", error)
         return None
@@ -220,6 +225,7 @@ def load_ahead(context: RunContext, member: Member) -> Member:
         split=context.scored_split,
         dtype=context.dtype,
         batch_size=context.batch_size,
+        with_blocks=context.with_blocks,
     )
     title = f"{member.name}: extraction"
     load = background.prepare(title, member.load, compile_forward)
@@ -271,7 +277,9 @@ def _evaluate_features(context: RunContext, member: Member, events: Events) -> R
         feature_dim=loaded.features.shape[-1],
         image_size=loaded.image_size,
     )
-    return _score(context, member, loaded, row, events)
+    if context.with_blocks:
+        row = with_warning(row, "features_from", blocks_lib.NO_BLOCKS)
+    return _score(context, member, loaded, None, row, events)
 
 
 def _extract_and_score(
@@ -281,6 +289,10 @@ def _extract_and_score(
     directory = context.directory / member.name / "features"
     settings = extraction_settings(context, network)
     extracted = extract.load(directory, network.description, split, **settings)
+    load_blocks = functools.partial(
+        extract.load_blocks, directory, network.description, split, settings
+    )
+    blocks = load_blocks() if context.with_blocks else None
     if extracted is None and context.subset is not None:
         complete = extract.load(directory, network.description, train, **settings)
         if complete is not None:
@@ -288,17 +300,18 @@ def _extract_and_score(
             extracted = parts.save(
                 directory, network.description, split, some, **settings
             )
-    if extracted is None:
+    if extracted is None or (blocks is None and context.with_blocks):
         extracted = extract_split(context, member, network, split, events)
+        blocks = load_blocks() if context.with_blocks else None
     else:
         events.add("features", None)
     if extracted is None:
         return dataclasses.replace(row, failure=NO_FEATURES)
     row = with_features(row, extracted, train.num_examples)
-    return _score(context, member, extracted, row, events)
+    return _score(context, member, extracted, blocks, row, events)
 
 
-def extraction_settings(context: RunContext, network: Network) -> dict[str, str]:
+def extraction_settings(context: RunContext, network: Network) -> dict[str, Any]:
     """Return the settings that decide the features of a checkpoint."""
     return {
         "preprocess": _rule(context, network),
@@ -327,6 +340,7 @@ def extract_split(
             batch_size=context.batch_size,
             cache=context.cache,
             description=f"{events.title}: extracting",
+            with_blocks=context.with_blocks,
         )
     events.add("features", extracted.seconds)
     return extracted
@@ -354,12 +368,15 @@ def _score(
     context: RunContext,
     member: Member,
     extracted: FeatureSet,
+    blocks: blocks_lib.Blocks | None,
     row: Row,
     events: Events,
 ) -> Row:
-    return scoring.score_row(
+    return layers.score_row(
         row,
         extracted,
+        blocks,
+        context.features_from,
         context.settings,
         facts=member.facts,
         directory=context.directory / member.name / "scores",

@@ -19,7 +19,7 @@ from rankckpt_jax.data.image_cache import ImageCache, open_cache
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import InputError, redact
-from rankckpt_jax.features import extract
+from rankckpt_jax.features import blocks, extract
 from rankckpt_jax.run import pool, scoring, subset, validation
 from rankckpt_jax.run import shard as shard_lib
 from rankckpt_jax.storage import files, lock, store
@@ -50,6 +50,7 @@ class RunContext:
       preprocess: `config.preprocess`; see `preprocess.resolve`.
       dtype: Dtype of the networks in extraction.
       torch_engine: What computes PyTorch networks, as in the config.
+      features_from: Layers whose features are scored; see `run.layers`.
       batch_size: Images per step and process in extraction.
       cache: Decoded images that checkpoints share.
       compilation_cache: Directory of compiled programs; see
@@ -78,6 +79,7 @@ class RunContext:
     preprocess: str
     dtype: str
     torch_engine: str
+    features_from: str
     batch_size: int
     cache: ImageCache
     compilation_cache: str
@@ -92,6 +94,11 @@ class RunContext:
     def metric(self) -> str:
         """Name of the metric of `data.metrics` that accuracies are values of."""
         return metrics.resolve(self.sweep.metric, self.task.target).name
+
+    @property
+    def with_blocks(self) -> bool:
+        """Whether the features of last blocks are needed."""
+        return self.features_from != blocks.LAST
 
     @property
     def images(self) -> dict[str, str]:
@@ -255,6 +262,7 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         preprocess=config.preprocess,
         dtype=extract.compute_dtype(config.dtype),
         torch_engine=config.get("torch_engine", "auto"),
+        features_from=blocks.parse(config.get("features_from", blocks.LAST)),
         batch_size=config.batch_size,
         cache=cache,
         compilation_cache=config.get("compilation_cache", ""),

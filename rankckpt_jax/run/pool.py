@@ -24,7 +24,7 @@ from rankckpt_jax.checkpoints.fetch import download, uris
 from rankckpt_jax.data import targets
 from rankckpt_jax.devices import target
 from rankckpt_jax.errors import InputError, unknown_name
-from rankckpt_jax.features import precomputed
+from rankckpt_jax.features import blocks, precomputed
 from rankckpt_jax.storage import files, network
 
 _log = logging.getLogger(__name__)
@@ -120,6 +120,8 @@ def members(
         preferred_image_size=config.image_size,
         use_moving_averages=config.use_moving_averages,
         torch_engine=resolve_engine(config.get("torch_engine", "auto"), stages),
+        with_blocks=blocks.parse(config.get("features_from", blocks.LAST))
+        != blocks.LAST,
         storage=storage,
         cache=files.to_path(config.workdir) / "converted",
     )

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Collection, Iterable, Mapping
 
 from rankckpt_jax.devices import progress
+from rankckpt_jax.features import blocks
 from rankckpt_jax.results import formatting
 from rankckpt_jax.run.context import RunContext
 from rankckpt_jax.run.pool import Member
@@ -75,9 +76,11 @@ def _find_pending(context: RunContext, member: Member) -> Iterable[str]:
     stages = context.stages
     needs_weights = False
     if member.features is None and "extract" in stages:
-        needs_weights = not (
-            directory / "features" / context.scored_split.name
-        ).exists()
+        features, split = directory / "features", context.scored_split.name
+        places = [features / split]
+        if context.with_blocks:
+            places.append(blocks.place(features, split))
+        needs_weights = not all(place.exists() for place in places)
         if needs_weights:
             yield "features"
     trains = "finetune" in stages and not context.finetune_top

@@ -15,7 +15,7 @@ from rankckpt_jax.data import folder_layout, preprocess, targets
 from rankckpt_jax.data.splits import Task
 from rankckpt_jax.devices import compilation, processes
 from rankckpt_jax.errors import InputError, unknown_name
-from rankckpt_jax.features import extract
+from rankckpt_jax.features import blocks, extract
 from rankckpt_jax.report import tracking
 from rankckpt_jax.run import scoring
 from rankckpt_jax.storage import files
@@ -100,6 +100,15 @@ def check(config: Any, stages: Collection[str], names: Sequence[str]) -> None:
     """
     preprocess.check(config.preprocess)
     extract.compute_dtype(config.dtype)
+    features_from = blocks.parse(config.get("features_from", blocks.LAST))
+    if "ablate" in stages and features_from == "last,blocks":
+        raise InputError(
+            "The stage `ablate` varies the options of nleep on one set of features",
+            where="config.features_from",
+            expected="last or blocks with the stage `ablate`",
+            found=features_from,
+            fix="leave `ablate` out of config.stages, or choose one of the two",
+        )
     engine = config.get("torch_engine", "auto")
     convert.check_engine(engine)
     if engine == "torch" and "finetune" in stages and not config.finetune.get("frozen"):
@@ -246,6 +255,14 @@ def _check_part(config: Any, names: Sequence[str]) -> None:
         )
     if not is_race:
         return
+    if (layers := blocks.parse(config.get("features_from", blocks.LAST))) != "last":
+        raise InputError(
+            "A race compares checkpoints by their last features only",
+            where="config.features_from",
+            expected="last with config.race",
+            found=layers,
+            fix="leave config.race out, or config.features_from",
+        )
     first = measures.get(names[0])
     if names[0] == "early_stopping" or not first.reads_images or first.combine:
         why = (

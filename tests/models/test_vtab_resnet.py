@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from rankckpt_jax import models
+from rankckpt_jax.checkpoints.backbone import Apply
 
 
 def test_layers_are_numbered_in_tensorflow_order():
@@ -16,6 +17,8 @@ def test_layers_are_numbered_in_tensorflow_order():
     # The first unit of a block creates its shortcut before its own convolutions.
     assert variables["params"]["conv2d_1"]["kernel"].shape == (1, 1, 64, 256)
     assert variables["params"]["conv2d_3"]["kernel"].shape == (3, 3, 64, 64)
-    output = jax.eval_shape(module.apply, variables, image)
+    apply = Apply("vtab_resnet_v2_50", with_blocks=True)
+    output = jax.eval_shape(apply, variables, image)
     assert output.features.shape == (2, 2048)
     assert output.logits.shape == (2, 10)
+    assert [block.shape for block in output.blocks] == [(2, 512), (2, 1024), (2, 2048)]

@@ -78,6 +78,7 @@ class Options:
       use_moving_averages: Whether to load exponential moving averages of the weights.
       torch_engine: What computes a PyTorch network; see `checkpoints.load`.
       model: The network that a file of PyTorch weights belongs to.
+      with_blocks: Whether to find the last blocks of a PyTorch network.
     """
 
     handle: str = ""
@@ -92,6 +93,7 @@ class Options:
     use_moving_averages: bool = False
     model: str = ""
     torch_engine: str = "jax"
+    with_blocks: bool = False
 
     def __post_init__(self) -> None:
         """Check the image size."""

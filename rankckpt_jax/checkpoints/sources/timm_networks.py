@@ -226,6 +226,7 @@ def load(
         fingerprint=files.digest(digest, repr(module_spec)),
         source=options.handle,
         engine=options.torch_engine,
+        with_blocks=options.with_blocks,
         features=options.output,
         transform=transform.from_timm(data),
     )

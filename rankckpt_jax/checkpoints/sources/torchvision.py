@@ -151,6 +151,7 @@ def load_weights(
         fingerprint=files.digest(digest, repr(module_spec)),
         source=options.handle,
         engine=options.torch_engine,
+        with_blocks=options.with_blocks,
         features=options.output,
         transform=transform.from_sides(side, own, preset.interpolation.value),
     )

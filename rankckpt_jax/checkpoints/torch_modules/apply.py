@@ -12,7 +12,12 @@ import jax.numpy as jnp
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.pixels import Pixels
-from rankckpt_jax.checkpoints.torch_modules import environment, points, skeletons
+from rankckpt_jax.checkpoints.torch_modules import (
+    blocks,
+    environment,
+    points,
+    skeletons,
+)
 from rankckpt_jax.checkpoints.torch_modules.points import Point
 from rankckpt_jax.checkpoints.torch_modules.spec import ModuleSpec
 from rankckpt_jax.models import cpu, layers
@@ -38,6 +43,8 @@ class TorchApply:
       decay: Decay of batch norm's running statistics per training step. None means each
         layer's own.
       precision: Precision of float32 products, "highest" or "default".
+      block_names: Names of its last blocks; see `blocks.find`.
+      with_blocks: Whether their pooled outputs are returned too, outside training.
     """
 
     spec: ModuleSpec
@@ -48,6 +55,8 @@ class TorchApply:
     axis_name: str | None = None
     decay: float | None = None
     precision: str = "highest"
+    block_names: tuple[str, ...] = ()
+    with_blocks: bool = False
 
     def __call__(
         self,
@@ -71,9 +80,11 @@ class TorchApply:
             head = variables["params"].get(layers.HEAD)
             forward = functools.partial(self._forward, variables, train, key)
             if not train:
-                features = cpu.map_parts(lambda part: forward(part)[0], images)
-                return layers.make_output(features, head)
-            features, statistics = forward(images)
+                features, outputs = cpu.map_parts(
+                    lambda part: forward(part)[:2], images
+                )
+                return layers.make_output(features, head, outputs)
+            features, _, statistics = forward(images)
             return layers.make_output(features, head), statistics
 
     def _forward(
@@ -82,8 +93,8 @@ class TorchApply:
         train: bool,
         key: jax.Array | None,
         images: jax.Array,
-    ) -> tuple[jax.Array, Any]:
-        """Return (the features, the new running statistics)."""
+    ) -> tuple[jax.Array, list[jax.Array], Any]:
+        """Return (the features, those of blocks, the new running statistics)."""
         env = environment.environment(self.axis_name, self.decay)
         skeleton = skeletons.get(self.spec, self.constants)
         statistics = env.j2t_iso(_as_arrays(variables.get("batch_stats", {})))
@@ -102,9 +113,13 @@ class TorchApply:
         ):
             # PyTorch's default integers have 64 bits.
             warnings.filterwarnings("ignore", "Explicitly requested dtype.*int64")
-            output = points.compute(module, self.point, env.j2t_iso(images))
+            names = self.block_names if self.with_blocks and not train else ()
+            output, outputs = blocks.compute(
+                module, self.point, names, env.j2t_iso(images)
+            )
         features = points.pool(env.t2j_iso(output).astype(jnp.float32))
-        return features, {name: x.jax() for name, x in statistics.items()}
+        pooled = [env.t2j_iso(x) for x in outputs]
+        return features, pooled, {name: x.jax() for name, x in statistics.items()}
 
 
 def _as_arrays(tree: Any) -> Any:

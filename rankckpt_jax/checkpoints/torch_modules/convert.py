@@ -15,10 +15,10 @@ import numpy as np
 from rankckpt_jax.checkpoints.backbone import Backbone, digest_weights, split_head
 from rankckpt_jax.checkpoints.pixels import standardize
 from rankckpt_jax.checkpoints.sources import check_image_size
-from rankckpt_jax.checkpoints.torch_modules import points, skeletons
+from rankckpt_jax.checkpoints.torch_modules import blocks, points, skeletons
 from rankckpt_jax.checkpoints.torch_modules import spec as spec_lib
 from rankckpt_jax.checkpoints.torch_modules.apply import TorchApply
-from rankckpt_jax.checkpoints.torch_modules.host import HostApply
+from rankckpt_jax.checkpoints.torch_modules.host import HostApply, run
 from rankckpt_jax.checkpoints.torch_modules.points import Split
 from rankckpt_jax.checkpoints.torch_modules.spec import ModuleSpec
 from rankckpt_jax.devices import mapping
@@ -51,6 +51,7 @@ def to_backbone(
     engine: str,
     features: str = "",
     transform: Any = None,
+    with_blocks: bool = False,
 ) -> Backbone:
     """Convert a network, and check that JAX computes what PyTorch computes.
 
@@ -69,6 +70,8 @@ def to_backbone(
       features: Name of the module whose output holds the features. By default they are
         what the classifier reads.
       transform: The network's own evaluation transform.
+      with_blocks: Whether to find its last blocks, and to check them in the same way.
+        `apply.block_names` is empty if there are none, or if they cannot be computed.
 
     Returns:
       The backbone. Its classifier is in `variables["params"]["logits"]` if it is a
@@ -82,6 +85,10 @@ def to_backbone(
     images = np.random.default_rng(0).uniform(size=size).astype(np.float32)
     host = HostApply(module, points.Point("output"), standardize(mean, std, source))
     split = _split(module, features, host.prepare(images), source, image_size)
+    names: tuple[str, ...] = ()
+    references: tuple[np.ndarray, ...] = ()
+    if with_blocks:
+        names, references = _find_blocks(module, split, host.prepare(images), source)
     parameters, statistics = skeletons.named_tensors(module)
     unused = tuple(f"{part}." for part in split.unused)
     values = {
@@ -94,7 +101,9 @@ def to_backbone(
     head = {} if split.head is None else {layers.HEAD: dict(split.head)}
     apply: Any
     if engine == "torch":
-        apply = dataclasses.replace(host, point=split.point, parameters=params)
+        apply = dataclasses.replace(
+            host, point=split.point, parameters=params, block_names=names
+        )
         variables: dict[str, Any] = {"params": head, "batch_stats": {}}
     else:
         batch_stats = {key: values[key] for key in values if key in statistics}
@@ -102,7 +111,16 @@ def to_backbone(
         shared = _without_classes(spec)
         constants = skeletons.register(shared, module)
         apply = TorchApply(shared, split.point, constants, host.pixels)
-        _check(apply, variables, images, split, source)
+        if names:
+            both = dataclasses.replace(apply, block_names=names, with_blocks=True)
+            try:
+                _check(both, variables, images, split, references, source)
+                apply = dataclasses.replace(both, with_blocks=False)
+            except InputError as error:
+                _log.debug("%s: no blocks: %s", source, error)
+                names = ()
+        if not names:
+            _check(apply, variables, images, split, (), source)
     warnings = {"logits": split.warning} if split.warning else {}
     return Backbone(
         name=name,
@@ -178,6 +196,7 @@ def from_torch(
         source=name,
         engine="jax" if engine == "auto" else engine,
         features=features,
+        with_blocks=True,
     )
 
 
@@ -225,17 +244,44 @@ def _split(
     return split
 
 
+def _find_blocks(
+    module: Any, split: Split, images: Any, source: str
+) -> tuple[tuple[str, ...], tuple[np.ndarray, ...]]:
+    """Return the names and pooled outputs of the last blocks; empty if unusable."""
+    try:
+        with skeletons.unchanged(module):
+            names = blocks.find(module, split.point, images)
+            features, outputs = run(module, split.point, names, images)
+    except Exception as error:  # Networks raise errors of many types.
+        _log.debug("%s: no blocks: %s", source, _first_line(error))
+        return (), ()
+    usable = all(x.ndim == 2 and np.isfinite(x).all() for x in outputs)
+    agrees = points.difference(features, split.features) <= points.TOLERANCE
+    return (names, outputs) if usable and agrees else ((), ())
+
+
 def _check(
     apply: TorchApply,
     variables: Any,
     images: np.ndarray,
     split: Split,
+    blocks: Sequence[np.ndarray],
     source: str,
 ) -> None:
-    """Raise unless JAX and PyTorch agree on the features and logits of two images."""
+    """Raise unless JAX and PyTorch agree on two images.
+
+    Args:
+      apply: The network in JAX.
+      variables: Its weights.
+      images: The images.
+      split: PyTorch's features and logits.
+      blocks: PyTorch's pooled outputs of the blocks that `apply` returns.
+      source: Where the network is from.
+    """
     headless, head = split_head(variables)
     try:
-        computed = np.asarray(_features(apply)(headless, images))
+        outputs = _features(apply)(headless, images)
+        computed, *others = map(np.asarray, outputs)
     except InputError:
         raise
     except Exception as error:
@@ -246,6 +292,7 @@ def _check(
             fix=_FALLBACK,
         ) from error
     pairs = [("features", computed, split.features)]
+    pairs += [("blocks", *pair) for pair in zip(others, blocks, strict=True)]
     if head is not None and split.logits is not None:
         logits = np.asarray(layers.classify(head, jnp.asarray(computed)))
         pairs.append(("logits", logits, split.logits))
@@ -267,8 +314,9 @@ def _check(
 def _features(apply: TorchApply) -> Any:
     """Compile the features of two images, shared by all checkpoints of a network."""
 
-    def features(variables: Any, images: jax.Array) -> jax.Array:
-        return apply(variables, images).features
+    def features(variables: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+        output = apply(variables, images)
+        return output.features, *output.blocks
 
     return jax.jit(features)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.pixels import Pixels
-from rankckpt_jax.checkpoints.torch_modules import points
+from rankckpt_jax.checkpoints.torch_modules import blocks, points
 from rankckpt_jax.checkpoints.torch_modules import spec as spec_lib
 from rankckpt_jax.checkpoints.torch_modules.points import Point
 from rankckpt_jax.errors import InputError
@@ -29,6 +29,8 @@ class HostApply:
       pixels: Subtracts the mean of its images and divides by the standard deviation.
       dtype: "float32", or "bfloat16" for the products.
       parameters: Its trainable weights by name, without those of the classifier.
+      block_names: Names of its last blocks; see `blocks.find`.
+      with_blocks: Whether their pooled outputs are returned too.
     """
 
     on_host: ClassVar[bool] = True
@@ -40,6 +42,8 @@ class HostApply:
     parameters: Mapping[str, np.ndarray] = dataclasses.field(
         default_factory=dict, repr=False
     )
+    block_names: tuple[str, ...] = ()
+    with_blocks: bool = False
 
     def __call__(
         self,
@@ -68,12 +72,14 @@ class HostApply:
                 found="torch",
                 fix="--config.torch_engine=jax",
             )
-        features: Any = run(self.module, self.point, self.prepare(images), self.dtype)
-        head = variables["params"].get(layers.HEAD)
-        if head is None:
-            return layers.Output(features, None)
-        logits = features @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
-        return layers.Output(features, logits)
+        names = self.block_names if self.with_blocks else ()
+        features, outputs = run(
+            self.module, self.point, names, self.prepare(images), self.dtype
+        )
+        logits: Any = None
+        if (head := variables["params"].get(layers.HEAD)) is not None:
+            logits = features @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+        return layers.Output(features, logits, outputs)
 
     def prepare(self, images: Any) -> Any:
         """Return images [B, H, W, 3] as a normalized tensor [B, 3, H, W]."""
@@ -87,11 +93,31 @@ class HostApply:
         return (raw * scale + offset).permute(0, 3, 1, 2)
 
 
-def run(module: Any, point: Point, images: Any, dtype: str = "float32") -> np.ndarray:
-    """Return the features of normalized images [B, 3, H, W]: float32 [B, D]."""
+def run(
+    module: Any,
+    point: Point,
+    names: Sequence[str],
+    images: Any,
+    dtype: str = "float32",
+) -> tuple[Any, tuple[Any, ...]]:
+    """Return the features of normalized images [B, 3, H, W], and those of blocks.
+
+    Args:
+      module: The network.
+      point: Where its features are.
+      names: Names of blocks; see `blocks.find`.
+      images: Tensor [B, 3, H, W].
+      dtype: "float32", or "bfloat16" for the products.
+
+    Returns:
+      float32 [B, D], and the same of each block.
+    """
     torch = spec_lib.import_library("torch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     is_low = dtype == "bfloat16"
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=is_low):
-        output = points.compute(module.to(device), point, images.to(device))
-        return points.pool(output.float()).cpu().numpy()
+        output, outputs = blocks.compute(
+            module.to(device), point, names, images.to(device)
+        )
+        features = points.pool(output.float()).cpu().numpy()
+        return features, tuple(x.cpu().numpy() for x in outputs)
