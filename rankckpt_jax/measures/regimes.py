@@ -158,8 +158,8 @@ def copies(effect: str) -> Regime:
     return Regime("copies", describe)
 
 
-COPIES = copies("images are classified by their copies and the accuracy is too high")
-"""For accuracies on images that are not trained on, unless they have a copy."""
+COPIES = copies("images are predicted from their copies and the score is too high")
+"""For scores on images that are not trained on, unless they have a copy."""
 
 
 def _equal_rows(inputs: Inputs, result: Result) -> str:
@@ -178,7 +178,9 @@ EQUAL_ROWS = Regime("equal rows", _equal_rows, saturates=True)
 
 def _equal_classes(inputs: Inputs, result: Result) -> str:
     statistics = inputs.statistics
-    if statistics.has_equal_rows or not statistics.has_equal_classes:
+    if inputs.target != CLASSES or statistics.has_equal_rows:
+        return ""
+    if not statistics.has_equal_classes:
         return ""
     return (
         "The images of each class have the same features, so the score does not depend "
