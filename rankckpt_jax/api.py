@@ -18,7 +18,7 @@ from typing import Any
 from rankckpt_jax import short_form
 from rankckpt_jax.benchmark import published
 from rankckpt_jax.configs import default
-from rankckpt_jax.data import targets
+from rankckpt_jax.data import metrics, targets
 from rankckpt_jax.devices import compilation
 from rankckpt_jax.devices import progress as progress_lib
 from rankckpt_jax.errors import InputError, unknown_name
@@ -158,7 +158,8 @@ def rank_features(
         or [N, 1]; see `target` for other kinds. All checkpoints should see the same
         images.
       measures: Names of measures, or "all". The first one orders the ranking.
-      accuracies: Known accuracies after fine-tuning by checkpoint, in [0, 1].
+      accuracies: Known accuracies after fine-tuning by checkpoint, in [0, 1]; for
+        several labels mean average precisions, for numbers R2, which is at most 1.
       task: Name of the task.
       target: The kind of the labels: "classes"; "multi_label", several labels per
         image: booleans [N, L]; or "regression", one number: floats [N]. Measures that
@@ -200,7 +201,9 @@ def rank_features(
             row = Row(name)
             try:
                 where = f"features of {name!r}"
-                accuracy = to_accuracy(accuracies.get(name), f"accuracies[{name!r}]")
+                given_accuracy = accuracies.get(name)
+                source = f"accuracies[{name!r}]"
+                accuracy = to_accuracy(given_accuracy, source, target)
                 row = dataclasses.replace(row, accuracy=accuracy)
                 parts = _parts(name, given)
                 feature_set = from_arrays(*parts, where=where, target=target)
@@ -225,6 +228,7 @@ def rank_features(
         rows,
         task_description=f"features of {len(rows)} checkpoints",
         provenance=provenance,
+        metric=metrics.resolve("", target).name,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rankckpt_jax.data import targets
+from rankckpt_jax.data import metrics, targets
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.measures import arrays
 from rankckpt_jax.storage import store
@@ -86,31 +86,34 @@ def from_arrays(
         y,
         logits,
         checksum,
-        accuracy=to_accuracy(accuracy, where),
+        accuracy=to_accuracy(accuracy, where, target),
         num_parameters=_to_count(num_parameters, where),
         target=target,
     )
 
 
-def to_accuracy(value: Any, where: str) -> float | None:
-    """Return an accuracy in [0, 1]; NaN and None are returned as they are.
+def to_accuracy(value: Any, where: str, target: str = targets.CLASSES) -> float | None:
+    """Return an accuracy, or the default metric of another kind of target.
 
     Args:
-      value: A single number, which may exceed 1 by rounding, or None.
+      value: A single number, which may exceed 1 by rounding, or None. NaN and None are
+        returned as they are.
       where: The file or entry that it came from, for errors.
+      target: Kind of the labels, one of `targets.TARGETS`.
 
     Raises:
-      InputError: It is not a number from 0 to 1.
+      InputError: It is not a number from 0 to 1; R2 of numbers can be negative.
     """
+    lowest = metrics.resolve("", target).lowest
     accuracy = _to_number("accuracy", value, where)
     if accuracy is None or math.isnan(accuracy):
         return accuracy
-    if not 0 <= accuracy <= 1 + _ROUNDING:
+    if not lowest <= accuracy <= 1 + _ROUNDING:
         is_percentage = 1 < accuracy <= 100
         raise InputError(
             "An accuracy is not a fraction",
             where=where,
-            expected="a number from 0 to 1",
+            expected=f"a number from {lowest:g} to 1",
             found=f"{accuracy:g}",
             fix="divide percentages by 100" if is_percentage else "correct the value",
         )

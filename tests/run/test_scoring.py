@@ -63,6 +63,19 @@ def test_rank_features_ranks_by_default_measures(kind, caplog):
     assert "class" not in str(ranking)
 
 
+def test_rank_features_compares_with_the_metric_of_the_kind():
+    known = {"good": 0.4, "poor": -0.2}
+    ranking = rank_features(
+        pool("regression"), target="regression", measures="knn", accuracies=known
+    )
+    assert ranking.metric == "r2"
+    assert ranking.evaluation["knn"]["kendall"] == 1
+    ranking = rank_features(
+        pool("multi_label"), target="multi_label", measures="knn", accuracies=known
+    )
+    assert "a number from 0 to 1" in ranking.rows[-1].failure
+
+
 def test_rank_features_refuses_unknown_target_and_other_labels():
     with pytest.raises(InputError, match="did you mean 'regression'"):
         rank_features(pool("regression"), target="regresion")
