@@ -333,6 +333,14 @@ def cells(column: Column, rows: Sequence[Row], missing: str) -> list[Cell]:
 def _of_measure(measure: str, is_first: bool) -> tuple[Column, ...]:
     name = printable(measure)
     return (
+        # Before the score, because texts come before numbers.
+        Column(
+            f"{measure}_layer",
+            f"{name} layer",
+            f"Layer whose features gave the score by {name}; empty for the default.",
+            lambda row: row.layers.get(measure, ""),
+            shown_in=("terminal", "notebook") if is_first else (),
+        ),
         Column(
             measure,
             name,
@@ -363,13 +371,6 @@ def _of_measure(measure: str, is_first: bool) -> tuple[Column, ...]:
             f"The part of the spread of {name} that is due to scoring on a subset.",
             lambda row: row.subset_spreads.get(measure),
             format_scores,
-        ),
-        Column(
-            f"{measure}_layer",
-            f"{name} layer",
-            f"Layer whose features gave the score by {name}; empty for the default.",
-            lambda row: row.layers.get(measure, ""),
-            shown_in=("terminal", "notebook") if is_first else (),
         ),
         Column(
             f"{measure}_seconds",

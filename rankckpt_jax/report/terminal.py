@@ -169,12 +169,12 @@ def _fit(
 ) -> list[columns.Column]:
     """Return the columns that fit; if not all do, shorten long names in `texts`.
 
-    The rank, the name, the first measure and the accuracy always stay. The other
-    measures follow in their order, then the other columns.
+    The rank, the name, the first measure and the accuracy always stay. The layer of the
+    first measure follows, the other measures in their order, then the other columns.
     """
     first, *others = ranking.measures
     essential = ["rank", "checkpoint", first, "accuracy"]
-    order = [*others, "ranking_seconds", "architecture"]
+    order = [f"{first}_layer", *others, "ranking_seconds", "architecture"]
     widths = {name: max(map(text_width, column)) for name, column in texts.items()}
 
     def total(names: Iterable[str]) -> int:

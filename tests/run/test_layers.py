@@ -108,6 +108,7 @@ def test_networks_without_known_blocks_use_their_last_features(image_folder, tmp
     ("changes", "message"),
     [
         ({"features_from": "first"}, r"config\.features_from"),
+        ({"features_from": "blocks", "race": True}, "A race compares"),
         (
             {"features_from": "last,blocks", "stages": "score,ablate"},
             "one set of features",

@@ -31,7 +31,8 @@ networks do, so measures that grow with it favor wide blocks.</p>
 <th scope="row" class="name" data-value="{{ name }}">{{ name | breaks }}</th>
 <td>{{ measure }}</td>
 {% for value, text, is_best in cells %}
-<td class="number{{ ' best' if is_best }}" data-value="{{ value }}">{{ text }}</td>
+<td class="number{{ ' best' if is_best }}" data-value="{{ value }}">
+{{- '' }}<span class="value">{{ text }}</span></td>
 {% endfor %}
 <td>{{ best | breaks }}</td>
 </tr>
