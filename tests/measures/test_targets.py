@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from sklearn import metrics
+from sklearn import datasets, metrics
 
 from rankckpt_jax import measures
 from rankckpt_jax.data import targets
@@ -76,6 +76,34 @@ def test_measure_matches_plain_statement(name, kind, dtype):
         result = score(name, kind, (x.astype(dtype), labels, logits.astype(dtype)))
     tolerance = TOLERANCES.get(name, 2e-6)
     assert result == pytest.approx(expected, rel=tolerance, abs=tolerance)
+
+
+REAL = ("logme", "h_score", "regularized_h_score", "cka", "rsa", "knn")
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_measure_of_diabetes_progression_matches_plain_statement(name):
+    """Ten numbers of 442 patients, and the progression of their disease."""
+    x, number = datasets.load_diabetes(return_X_y=True)
+    expected = getattr(target_references, name)(x, number)
+    result = score(name, "regression", (x, number, None))
+    assert result == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_measure_of_traits_of_digits_matches_plain_statement(name):
+    """Images of 8 x 8 pixels: is the digit even, prime, large, and has it a loop?"""
+    x, digits = datasets.load_digits(return_X_y=True)
+    x, digits = (
+        x[:400] + 1e-3 * np.random.default_rng(0).random((400, 64)),
+        digits[:400],
+    )
+    traits = [np.isin(digits, d) for d in ([0, 2, 4, 6, 8], [2, 3, 5, 7], [0, 6, 8, 9])]
+    labels = np.stack([*traits, digits > 4], axis=1)
+    expected = getattr(target_references, name)(x, labels)
+    result = score(name, "multi_label", (x, labels, None))
+    # Features with little variance lose digits in float32.
+    assert result == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 def test_nleep_of_labels_matches_scikit_learn_up_to_random_starts():
