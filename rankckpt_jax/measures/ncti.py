@@ -106,12 +106,15 @@ def ncti(inputs: Inputs) -> Result:
     offsets = np.log(counts / count) - np.sum(means * weights, axis=1) / 2
     points = statistics.principal(kept)
     truth = nuclear = 0.0
-    for label, group in enumerate(statistics.groups):
-        posterior = scipy.special.softmax(points[group] @ weights.T + offsets, axis=1)
-        multiplicities = statistics.weights[group]
-        truth += float(multiplicities @ posterior[:, label])
-        rows = np.sqrt(multiplicities)[:, None] * posterior
-        nuclear += float(scipy.linalg.svdvals(rows).sum())
+    # Threads would wait for each other longer than these small products take.
+    with symmetric.one_blas_thread():
+        for label, group in enumerate(statistics.groups):
+            joint = points[group] @ weights.T + offsets
+            posterior = scipy.special.softmax(joint, axis=1)
+            multiplicities = statistics.weights[group]
+            truth += float(multiplicities @ posterior[:, label])
+            rows = np.sqrt(multiplicities)[:, None] * posterior
+            nuclear += float(scipy.linalg.svdvals(rows).sum())
     terms = {
         "seli": float(np.sum(np.sqrt(np.maximum(spread, 0)))),
         "ncc": truth / count,
