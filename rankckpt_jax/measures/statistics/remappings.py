@@ -71,6 +71,9 @@ def apply(statistics: Statistics, remap: str, radius: float = _RADIUS) -> Statis
       Statistics of [N, D], or of [N, min(N, D, 64)] for "sa".
 
     Raises:
+      InputError: The images do not have one class each.
+
+    Raises:
       InputError: Images have no classes that could be moved.
     """
     if remap != "none" and statistics.columns is not None:
@@ -80,6 +83,13 @@ def apply(statistics: Statistics, remap: str, radius: float = _RADIUS) -> Statis
             expected="none for several labels or a number per image",
             found=remap,
             fix="leave the option `remap` out",
+        )
+    if remap != "none" and statistics.columns is not None:
+        raise InputError(
+            f"remap={remap} moves classes, and these images have labels or numbers",
+            expected="one class per image",
+            found="several labels or one number per image",
+            fix="leave remap at none",
         )
     if remap == "ped":
         moves = _repel(statistics, radius)

@@ -122,6 +122,15 @@ def test_pairs_of_classes_are_streamed(monkeypatch):
     assert peak < 1500**2 * 8 / 4
 
 
+@pytest.mark.parametrize("remap", ["ped", "sa"])
+def test_numbers_are_refused(remap):
+    features, _ = _vector()
+    with pytest.raises(InputError, match="moves classes"):
+        measures.compute(
+            "logme", features, features[:, 0], target="regression", remap=remap
+        )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_unknown_remap_is_refused(name):
     with pytest.raises(InputError, match="remap"):
