@@ -387,7 +387,7 @@ def _of_metric(name: str, ranking: Ranking) -> Column:
     title = METRICS[name].title
     return Column(
         f"test_{name}",
-        title,
+        f"fine-tuned {title}",
         f"Test {title} after fine-tuning.",
         lambda row: row.metrics.get(name),
         _each(lambda value: format_metric(value, name)),
