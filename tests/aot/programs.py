@@ -21,7 +21,15 @@ from rankckpt_jax.data import preprocess
 from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.features import extract
 from rankckpt_jax.finetune import loop, probe, restore_batch_norm, step
-from rankckpt_jax.measures import inputs, knn, mutual_information, pactran, tmi
+from rankckpt_jax.measures import (
+    concept_variation,
+    inputs,
+    knn,
+    lda_accuracy,
+    mutual_information,
+    pactran,
+    tmi,
+)
 from rankckpt_jax.measures.mixture import (
     covariance,
     em,
@@ -274,6 +282,20 @@ def distances_within_classes() -> Call:
     return Call(tmi._nearest, (x, valid, ints(CLASSES, 2)), {"k": 3})
 
 
+def products_within_classes() -> Call:
+    args = (floats(CLASSES, 32, WIDTH), ints(CLASSES, 2))
+    return Call(lda_accuracy._squared_products, args)
+
+
+def variation() -> Call:
+    size = concept_variation._TILE
+    tiles = math.ceil(IMAGES / size)
+    pairs = ints(tiles * (tiles + 1) // 2, 2)
+    rows = tiles * size
+    args = (floats(rows, WIDTH), ints(rows), IMAGES, pairs, math.sqrt(WIDTH))
+    return Call(concept_variation._sums, args, {"size": size})
+
+
 @dataclasses.dataclass(frozen=True)
 class Points:
     """A clustering task: N points in D dimensions, K components."""
@@ -475,6 +497,13 @@ PROGRAMS = [
         histograms,
         "statistics",
     ),
+    Program(
+        "measures.lda_accuracy._squared_products",
+        "C=102",
+        products_within_classes,
+        "statistics",
+    ),
+    Program("measures.concept_variation._sums", "D=2048", variation, "statistics"),
     Program("measures.tmi._nearest", "k=3", distances_within_classes, "statistics"),
     Program(
         "measures.knn._nearest", "k=1", functools.partial(neighbors, 1), "statistics"

@@ -19,7 +19,7 @@ import numpy as np
 from rankckpt_jax import measures
 from rankckpt_jax.measures import linear as linear_measure
 from rankckpt_jax.measures.statistics import sampling
-from tests.measures import references
+from tests.measures import recent_references, references
 
 SHARED = ("h_score", "regularized_h_score", "logme", "transrate", "gbc", "sfda", "lda")
 
@@ -140,8 +140,16 @@ REFERENCES = {
     "sfda": lambda x, y, z: references.sfda(x.astype(float), y),
     "lda": lambda x, y, z: references.lda(x.astype(float), y),
     "knn": lambda x, y, z: knn(x, y),
-    "tmi": lambda x, y, z: references.tmi(x.astype(float), y),
-    "cka": lambda x, y, z: references.cka(x.astype(float), y),
+    "lda_accuracy": lambda x, y, z: recent_references.lda_accuracy(
+        x.astype(float), y, "none" if len(x) >= 12.5 * x.shape[1] else "ledoit_wolf"
+    ),
+    "rankme": lambda x, y, z: recent_references.rankme(x.astype(float)),
+    "disco": lambda x, y, z: recent_references.disco(x.astype(float), y),
+    "concept_variation": lambda x, y, z: (
+        -recent_references.concept_variation(x.astype(float), y)
+    ),
+    "tmi": lambda x, y, z: recent_references.tmi(x.astype(float), y),
+    "cka": lambda x, y, z: recent_references.cka(x.astype(float), y),
     "parc": lambda x, y, z: 100 * references.parc(x.astype(float), y),
     "rsa": lambda x, y, z: references.parc(x.astype(float), y, standardize=False),
     "leep": lambda x, y, z: references.leep(z.astype(float), y),

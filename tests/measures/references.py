@@ -264,45 +264,6 @@ def parc(x: np.ndarray, y: np.ndarray, standardize: bool = True) -> float:
     return float(stats.spearmanr(first, np.round(second, 6)).statistic)
 
 
-def cka(x: np.ndarray, y: np.ndarray) -> float:
-    x, one_hot = x - x.mean(axis=0), _one_hot(y)
-    one_hot -= one_hot.mean(axis=0)
-    norms = np.linalg.norm(x.T @ x) * np.linalg.norm(one_hot.T @ one_hot)
-    return float(np.linalg.norm(x.T @ one_hot) ** 2 / norms)
-
-
-def lfc(x: np.ndarray, y: np.ndarray, variant: str) -> float:
-    kernel = np.corrcoef(x) if variant == "lfc_correlation" else x @ x.T
-    if variant == "lfc_cosine":
-        length = np.sqrt(np.diagonal(kernel))
-        kernel = kernel / np.outer(length, length)
-    same = np.where(y[:, None] == y, 1.0, -1.0)
-    if variant == "lfc_uncentered":
-        norms = np.linalg.norm(kernel) * np.linalg.norm(same)
-        return float(np.sum(kernel * same) / norms)
-    return float(stats.pearsonr(kernel.ravel(), same.ravel()).statistic)
-
-
-def tmi(x: np.ndarray, y: np.ndarray, least: float | None = 0.0) -> float:
-    """TMI with distances of at least `least`; None for the smallest positive one."""
-    groups = [x[y == c] for c in np.unique(y) if np.sum(y == c) > 3]
-    distances = []
-    for group in groups:
-        search = neighbors.NearestNeighbors(n_neighbors=3, metric="chebyshev").fit(
-            group
-        )
-        distances.append(search.kneighbors()[0][:, -1])
-    if least is None:
-        least = min(r[r > 0].min() for r in distances)
-    entropies = [
-        special.digamma(len(r))
-        - special.digamma(3)
-        + x.shape[1] * np.log(2 * np.maximum(r, least)).mean()
-        for r in distances
-    ]
-    return float(np.average(entropies, weights=[len(r) for r in distances]))
-
-
 def ncti_terms(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     pca = decomposition.PCA(min(64, *x.shape), svd_solver="full")
     x = pca.fit_transform(x)

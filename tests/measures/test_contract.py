@@ -37,6 +37,10 @@ RANGES = {
     "lda": (0, 1),
     "knn": (0, 1),
     "cka": (0, 1),
+    "lda_accuracy": (0, 1),
+    "rankme": (1, 12.1),
+    "disco": (0, 1),
+    "concept_variation": (-1, 0),
     "linear": (0, 1),
     "mutual_information": (-np.inf, np.log(4)),
     "pactran": (-np.inf, 0),
@@ -53,9 +57,9 @@ def test_score_is_repeatable_and_in_range(name):
     assert np.isfinite(result)
 
 
-# Energy does not read the labels; NCTI's terms are comparable only within a pool; TMI
-# does not depend on the distances between classes.
-OTHERS = {"energy", "ncti", "tmi"}
+# Energy and RankMe do not read the labels; NCTI's terms are comparable only within a
+# pool; TMI does not depend on the distances between classes.
+OTHERS = {"energy", "ncti", "rankme", "tmi"}
 
 
 @pytest.mark.parametrize("name", sorted({*FROM_IMAGES} - OTHERS))
@@ -109,6 +113,7 @@ EDGE_CASES = {
 REFUSED = {
     "one dimension": {"parc": "at least two features", "rsa": "at least two features"},
     "only classes with one image": {
+        "lda_accuracy": "two folds and a class with two images",
         "linear": "two classes with at least three images",
         "mutual_information": "a class with at least four images",
         "ncti": "a class with images that differ",
@@ -118,6 +123,7 @@ REFUSED = {
     },
     "constant features": {
         "cka": "All rows of the features are equal",
+        "disco": "All rows of the features are equal",
         "ncti": "a class with images that differ",
         "parc": "All features of each image are equal",
         "rsa": "All features of each image are equal",

@@ -40,6 +40,14 @@ HOLDS = {
     "etran": ALL - {"scale"},
     # The maximum norm depends on the axes, and an entropy on the scale.
     "tmi": {"order", "names", "shift"},
+    # Columns are scaled to [0, 1].
+    "concept_variation": ALL - {"rotation"},
+    # Computed from principal components.
+    "disco": ALL,
+    # Not centered, and without labels.
+    "rankme": ALL - {"shift"},
+    # The order of the images selects the folds.
+    "lda_accuracy": ALL - {"order"},
     # Correlations over the dimensions of one image depend on the axes, and on the mean
     # unless features are centered first.
     "parc": ALL - {"rotation"},

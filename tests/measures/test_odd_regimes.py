@@ -71,7 +71,7 @@ CASES = {
     "labels at chance": _chance,
     "all but one class of one image": _rare_class,
 }
-READ_LABELS = sorted({*FROM_IMAGES} - {"energy"})
+READ_LABELS = sorted({*FROM_IMAGES} - {"energy", "rankme"})
 READ_FEATURES = sorted({*FROM_IMAGES} - {*NEED_LOGITS} | {"etran"})
 
 
@@ -133,7 +133,9 @@ def test_labels_at_chance_score_below_true_ones(name):
     assert result is not None and result.score < score_of(name)
 
 
-@pytest.mark.parametrize("name", ["knn", "linear", "cka", "mutual_information"])
+@pytest.mark.parametrize(
+    "name", ["knn", "linear", "cka", "lda_accuracy", "mutual_information"]
+)
 def test_classes_of_one_image_beside_a_large_one_are_refused_or_marked(name):
     assert _is_marked(_compute(name, _rare_class))
 

@@ -14,7 +14,7 @@ import scipy.stats
 
 from rankckpt_jax import measures
 from rankckpt_jax.errors import InputError
-from tests.measures import references
+from tests.measures import recent_references, references
 from tests.measures.data import generate, score, score_of
 
 # Keys of *_reference_scores.json and the names of the measures.
@@ -32,6 +32,7 @@ REAL = {
 }
 PUBLISHED = ("leep", "nce", "h_score", "regularized_h_score", "logme", "transrate")
 PUBLISHED += ("gbc", "sfda", "lda", "parc", "cka", "knn", "tmi")
+PUBLISHED += ("lda_accuracy", "rankme", "disco", "concept_variation")
 LFC = ("lfc", "lfc_cosine", "lfc_correlation", "lfc_uncentered")
 # Key in small.json, measure, options.
 SMALL = [(name, name, {}) for name in PUBLISHED]
@@ -121,8 +122,11 @@ def test_measures_match_references_for_unbalanced_classes(n, d):
         "parc": 100 * references.parc(x, labels),
         "rsa": references.parc(x, labels, standardize=False),
         "knn": references.knn(x, labels),
-        "cka": references.cka(x, labels),
-        "tmi": references.tmi(x, labels),
+        "cka": recent_references.cka(x, labels),
+        "tmi": recent_references.tmi(x, labels),
+        "rankme": recent_references.rankme(x),
+        "disco": recent_references.disco(x, labels),
+        "concept_variation": -recent_references.concept_variation(x, labels),
         "nce": references.nce(z, labels),
         "leep": references.leep(z, labels),
         "energy": references.energy(z),
@@ -138,7 +142,9 @@ def test_measures_match_references_for_unbalanced_classes(n, d):
     assert result == pytest.approx(references.gbc(x, labels, "diagonal"), rel=1e-4)
     for variant in LFC:
         result = measures.compute_prepared("cka", inputs, variant=variant).score
-        assert result == pytest.approx(references.lfc(x, labels, variant), rel=1e-4)
+        assert result == pytest.approx(
+            recent_references.lfc(x, labels, variant), rel=1e-4
+        )
     result = measures.compute_prepared("knn", inputs, k=3, metric="cosine").score
     assert result == references.knn(x, labels, 3, "cosine")
 
@@ -324,49 +330,20 @@ def test_knn_refuses_impossible_options():
         score("knn", features, labels, None, metric="cosin")
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (lambda x, y: (1e-4 * x, y), 2.8702424783),
-        (lambda x, y: (1e4 * x, y), 32.1998249209),
-        (lambda x, y: (np.repeat(x, 2, axis=0), np.repeat(y, 2)), 4.2526284391),
-    ],
-)
-def test_published_tmi_at_other_scales_and_of_copies(small, change, expected):
-    features, labels = change(small.features, small.labels)
-    result = score("tmi", features, labels, None, variant="published")
-    assert result == pytest.approx(expected, rel=1e-6)
+def test_concept_variation_with_several_tiles_and_a_subset():
+    features, labels, _ = generate(separation=0.5, n=1300, d=5)
+    expected = -recent_references.concept_variation(features.astype(float), labels)
+    result = score("concept_variation", features, labels, None)
+    assert result == pytest.approx(expected, rel=1e-5)
+    subset = measures.compute("concept_variation", features, labels, max_images=600)
+    assert subset.details["num_images"] == 600
+    assert subset.score == pytest.approx(expected, rel=0.02)
 
 
-def test_tmi_with_several_tiles_and_small_classes():
-    random = np.random.default_rng(0)
-    labels = np.repeat(np.arange(5), [700, 40, 5, 3, 1])
-    x = random.normal(size=(len(labels), 20)).astype(np.float32)
-    result = measures.compute("tmi", x, labels)
-    expected = references.tmi(x.astype(float), labels)
-    assert result.score == pytest.approx(expected, rel=1e-6)
-    assert "2 of 5 classes have no more than k = 3 images" in result.warning
-    published = measures.compute("tmi", x, labels, variant="published").score
-    # The authors' code counts the class of one image as 0, and drops that of three.
-    shares = 745 / 749 / 4
-    floored = references.tmi(x.astype(float), labels, least=1.0)
-    assert published == pytest.approx(shares * floored, rel=1e-6)
-
-
-def test_tmi_counts_the_distance_of_copies_as_the_smallest_positive_one(small):
-    x = small.features.copy()
-    x[4], x[8], x[12] = x[0], x[0], x[0]
-    expected = references.tmi(x, small.labels, least=None)
-    assert score("tmi", x, small.labels, None) == pytest.approx(expected, rel=1e-6)
-
-
-def test_normalized_tmi_does_not_depend_on_the_lengths_of_the_features(small):
-    lengths = np.random.default_rng(0).uniform(0.1, 10, (240, 1))
-    options = {"variant": "normalized"}
-    result = measures.compute("tmi", lengths * small.features, small.labels, **options)
-    x = small.features / np.linalg.norm(small.features, axis=1, keepdims=True)
-    assert result.score == pytest.approx(references.tmi(x, small.labels), rel=1e-5)
-    assert not result.warning
+def test_rankme_of_equal_singular_values_is_their_number():
+    x = np.eye(6, dtype=np.float32)[np.arange(60) % 6]
+    result = score("rankme", x, np.arange(60) % 2, None)
+    assert result == pytest.approx(6, rel=1e-5)
 
 
 def test_cka_of_random_labels_is_its_chance():

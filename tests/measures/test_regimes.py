@@ -50,6 +50,9 @@ SATURATED = [
     ("cka", ONE_EACH(4), {}, "single images", None),
     ("cka", (_few(200, 8)[0], np.arange(200) % 2), {}, "chance", None),
     ("gbc", SEPARATED(), {}, "maximum", 0.0),
+    ("lda_accuracy", SEPARATED(), {}, "maximum", 1.0),
+    ("disco", ONE_EACH(4), {}, "maximum", 1.0),
+    ("concept_variation", ONE_EACH(4), {}, "single images", -1.0),
     ("nleep", SEPARATED(), {"components_per_class": 1}, "maximum", 0.0),
 ]
 
@@ -101,6 +104,13 @@ def test_nleep_is_at_chance_unless_its_variant_is_a_probability():
             "no more images (40) than feature dimensions",
         ),
         ("tmi", _doubled(), "Only 120 of 240 images have features of their own"),
+        ("lda_accuracy", (_few(60, 3, 2)[0], np.arange(60) // 58), "most frequent"),
+        ("lda_accuracy", _doubled(), "Only 120 of 240 images have features of their"),
+        ("rankme", generate(n=40, d=60)[:2], "no more images (40) than feature dim"),
+        ("disco", generate(n=40, d=60)[:2], "no more images (40) than feature dim"),
+        ("disco", (_few(200, 8)[0], np.arange(200) % 2), "not above that of random"),
+        ("concept_variation", _few(200, 8), "so it is at chance"),
+        ("concept_variation", _doubled(), "images have copies with the largest"),
         ("logme", ONE_EACH(20), "Each class has one image"),
         ("gbc", (_few(8, 4)[0] / 1e3, np.arange(8)), "Each class has one image"),
         ("knn", (_few(60, 3, 2)[0], np.arange(60) // 58), "most frequent class"),

@@ -14,6 +14,7 @@ from tests.measures.data import FACTS, generate, score
 
 SCALE_FREE = ("h_score", "regularized_h_score", "knn", "linear", "logme")
 SCALE_FREE += ("mutual_information", "parc", "rsa", "sfda", "cka")
+SCALE_FREE += ("lda_accuracy", "rankme", "disco", "concept_variation")
 WARNED = ("gbc", "transrate", "lda", "etran", "pactran", "ncti")
 
 

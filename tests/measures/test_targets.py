@@ -17,7 +17,8 @@ KINDS = ("multi_label", "regression")
 NAMES = [name for name in measures.names() if name != "static"]
 DEFINED = [(n, k) for n in NAMES for k in KINDS if k in measures.get(n).targets]
 OF_LABELS = [(n, k) for n, k in DEFINED if measures.get(n).reads_images]
-OF_LABELS = [pair for pair in OF_LABELS if pair[0] not in ("energy", "early_stopping")]
+WITHOUT_LABELS = ("energy", "early_stopping", "rankme")
+OF_LABELS = [pair for pair in OF_LABELS if pair[0] not in WITHOUT_LABELS]
 
 
 def generate(kind, n=240, d=12, seed=0):
