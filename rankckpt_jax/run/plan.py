@@ -26,7 +26,7 @@ from rankckpt_jax.devices import (
 )
 from rankckpt_jax.features import extract
 from rankckpt_jax.run import context as context_lib
-from rankckpt_jax.run import plan_inputs, plan_phases
+from rankckpt_jax.run import plan_inputs, plan_phases, scoring
 from rankckpt_jax.run.plan_inputs import Pool
 from rankckpt_jax.run.plan_phases import Inputs, Phase
 
@@ -82,6 +82,8 @@ def make(config: Any, topology: str) -> Plan:
     # Before the pool is read, because a wrong name is found at once.
     with _devices(topology):
         task = plan_inputs.load_task(config)
+        settings = scoring.for_target(choices.settings, task.target)
+        choices = dataclasses.replace(choices, settings=settings)
         with progress.step("plan", "finding the checkpoints", announce=False):
             pool = plan_inputs.load_pool(config, choices.stages)
         inputs = Inputs(

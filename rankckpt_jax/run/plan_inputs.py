@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rankckpt_jax import checkpoints, models
 from rankckpt_jax.benchmark import demo, locate, neucrab
@@ -59,13 +60,13 @@ class Features:
       images: Number of images, N.
       feature_dim: D.
       num_source_classes: V; 0 without logits.
-      num_classes: C, the number of different labels.
+      num_outputs: C classes, L labels, or 1 for a number per image.
     """
 
     images: int
     feature_dim: int
     num_source_classes: int
-    num_classes: int
+    num_outputs: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,8 @@ def load_task(config: Any) -> Task:
     given = config.task
     if config.features:
         name, origin = pool.describe_features(config.features)
-        return Task(given.name or name, (), {}, origin)
+        target = pool.find_target(config)
+        return Task(given.name or name, (), {}, origin, target=target)
     if given.path or not given.tfds:
         return tasks.load(given)
     expressions = {
@@ -171,7 +173,9 @@ def load_pool(config: Any, stages: tuple[str, ...]) -> Pool:
     """
     if config.features:
         found = precomputed.find_features(config.features)
-        return Pool({}, {name: _describe_features(path) for name, path in found}, {})
+        target = pool.find_target(config)
+        described = {name: _describe_features(path, target) for name, path in found}
+        return Pool({}, described, {})
     networks: dict[str, Network] = {}
     unplanned: dict[str, str] = {}
     for name, make in _find(config, stages):
@@ -301,13 +305,14 @@ def _open(config: Any, spec: str, image_size: int) -> Network:
     )
 
 
-def _describe_features(path: Any) -> Features:
-    loaded = precomputed.load_features(path)
+def _describe_features(path: Any, target: str) -> Features:
+    loaded = precomputed.load_features(path, target)
     images, dimensions = loaded.features.shape
-    logits = loaded.logits
-    return Features(
-        images,
-        dimensions,
-        0 if logits is None else logits.shape[-1],
-        len(set(loaded.labels.tolist())),
-    )
+    logits, labels = loaded.logits, loaded.labels
+    num_outputs = {
+        "classes": lambda: len(np.unique(labels)),
+        "multi_label": lambda: labels.shape[1],
+        "regression": lambda: 1,
+    }[loaded.target]()
+    num_source_classes = 0 if logits is None else logits.shape[-1]
+    return Features(images, dimensions, num_source_classes, num_outputs)

@@ -269,14 +269,14 @@ def _sizes(inputs: Inputs) -> Iterator[cost.Sizes]:
         yield cost.Sizes(
             given.images,
             given.feature_dim,
-            given.num_classes,
+            given.num_outputs,
             given.num_source_classes,
         )
     for network in inputs.pool.networks.values():
         yield cost.Sizes(
             inputs.task.splits["train"].num_examples,
             network.feature_dim,
-            inputs.task.num_classes,
+            inputs.task.num_outputs,
             network.num_source_classes,
         )
 
@@ -318,12 +318,12 @@ def _training(
     """Compile a training step."""
     # The program does not depend on them.
     recipe = dataclasses.replace(recipe, learning_rate=0.0, num_steps=1)
-    classes = inputs.task.num_classes
+    outputs, target = inputs.task.num_outputs, inputs.task.target
     return _analyze(
-        (inputs.topology, "training", network, recipe, trials, classes),
+        (inputs.topology, "training", network, recipe, trials, outputs, target),
         f"a training step of {network.architecture} for {recipe.batch_size} images of "
         f"{network.image_size} pixels",
-        lambda: finetune.train_program(network, [recipe] * trials, classes),
+        lambda: finetune.train_program(network, [recipe] * trials, outputs, target),
     )
 
 

@@ -180,6 +180,20 @@ def test_make_plans_features_that_were_extracted_elsewhere(compiled, tmp_path):
     assert {(row.size, row.checkpoints) for row in made.phases[0].rows} == {(8, 2)}
 
 
+def test_make_plans_features_with_several_labels(compiled, tmp_path):
+    random = np.random.default_rng(0)
+    labels = random.random((40, 3)) < 0.5
+    drawn = random.normal(size=(40, 8))
+    np.savez(tmp_path / "one.npz", features=drawn, labels=labels)
+    config = features.get_config()
+    config.features, config.measures = str(tmp_path), "logme,lda"
+    config.task.target = "multi_label"
+    made = plan.make(config, plan.HERE)
+    assert made.task.target == "multi_label"
+    # LDA needs classes.
+    assert made.phases[0].about == "logme"
+
+
 def test_make_names_checkpoints_that_cannot_be_planned(image_folder, scene, compiled):
     (scene.pool / "first" / "model.ckpt.index").write_bytes(b"damaged")
     pools = f"{scene.pool},https://tfhub.dev/vtab/sup-100/1"
