@@ -84,7 +84,11 @@ def test_fine_tuning_learns(image_folder, tmp_path):
 def test_auto_takes_the_features_of_either_engine():
     pytest.importorskip("torchax", reason="needs the extra torch")
     split = types.SimpleNamespace(
-        name="train", fingerprint="", num_examples=1, orientation=""
+        name="train",
+        fingerprint="",
+        num_examples=1,
+        orientation="",
+        target="classes",
     )
 
     def key(engine, setting):
