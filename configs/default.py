@@ -165,8 +165,8 @@ def get_config() -> ml_collections.ConfigDict:
     # from 20 resamples unless num_bootstrap sets another number. 0 for all images.
     config.score_on = 0
     # Extract in growing parts (1/8, 1/4, 1/2 and all of the images), and after each one
-    # drop the checkpoints that the first measure places below the best three with 95 %
-    # confidence. See docs/reading-a-ranking.md.
+    # drop the checkpoints that the first measure places below the best three with
+    # nominally 95 % confidence. See docs/reading-a-ranking.md.
     config.race = False
     # Bootstrap resamples of the images for each score's standard deviation; each costs
     # as much as the score. 0 for none.

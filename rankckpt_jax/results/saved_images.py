@@ -35,7 +35,7 @@ def describe_saved_images(ranking: Ranking) -> tuple[str, ...]:
         sentences.append(
             f"The race dropped {len(dropped)} of {pool}, each below place "
             f"{dropped[0].place} by {printable(first)} at an equal number of images, "
-            "with 95 % confidence for all of them together."
+            "with nominally 95 % confidence for all of them together."
         )
     spreads = [
         spread

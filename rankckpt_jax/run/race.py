@@ -29,11 +29,13 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import numpy as np
 from scipy import stats
 
 from rankckpt_jax import measures
-from rankckpt_jax.devices import processes, signals
+from rankckpt_jax.checkpoints.backbone import Backbone
+from rankckpt_jax.devices import memory, processes, signals
 from rankckpt_jax.errors import Interrupted, some
 from rankckpt_jax.features import extract, parts
 from rankckpt_jax.features.feature_set import FeatureSet
@@ -54,7 +56,11 @@ KEEP = 3
 `finetune.top` is larger."""
 
 CONFIDENCE = 0.95
-"""Probability that none of the best is dropped, over all rounds and checkpoints."""
+"""Nominal probability that none of the best is dropped, over all rounds and
+checkpoints."""
+
+_MEMORY_SHARE = 0.25
+"""Share of the memory for weights that are kept between rounds."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +78,7 @@ def run(context: RunContext) -> dict[str, Row]:
       InputError: The images cannot be selected.
       StorageError, UnreadableImage, Interrupted: See `checkpoint.evaluate`.
     """
-    split, alive = context.scored_split, list(context.members)
+    split, alive = context.scored_split, _keep_loaded(context.members)
     order = subset.find_order(split, context.settings.seed, "config.race")
     keep = max(KEEP, context.finetune_top)
     ends = find_ends(split.num_examples, subset.smallest(split))
@@ -117,6 +123,33 @@ def run(context: RunContext) -> dict[str, Row]:
         if row.failure:
             decided[member.name] = row
     return decided
+
+
+def _keep_loaded(members: Sequence[Member]) -> list[Member]:
+    """Return members whose weights stay in memory between rounds.
+
+    They take at most `_MEMORY_SHARE` of the memory; those of further members are loaded
+    again in each round.
+    """
+    room = _MEMORY_SHARE * memory.of_machine()
+
+    def keep(member: Member) -> Member:
+        kept: list[Backbone] = []
+
+        def load() -> Backbone:
+            nonlocal room
+            if kept:
+                return kept[0]
+            backbone = member.load()
+            size = sum(x.nbytes for x in jax.tree.leaves(backbone.variables))
+            if size <= room:
+                room -= size
+                kept.append(backbone)
+            return backbone
+
+        return dataclasses.replace(member, load=load)
+
+    return [keep(member) for member in members]
 
 
 def find_ends(num_images: int, least: int) -> list[int]:

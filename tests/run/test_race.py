@@ -16,6 +16,7 @@ from rankckpt_jax.errors import InputError, Interrupted
 from rankckpt_jax.features import extract
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import checkpoint, race
+from rankckpt_jax.run import pool as pool_lib
 from rankckpt_jax.run import run as run_lib
 
 QUALITY = {"a": 0.0, "b": 0.1, "c": 2.0, "d": 2.1, "e": 3.0, "f": 2.5}
@@ -112,6 +113,20 @@ def test_race_computes_nothing_twice(config, extracted, monkeypatch):
     assert again.rows == first.rows
     config.stages = "report"
     assert run_lib.run(config).rows == first.rows
+
+
+def test_race_loads_each_checkpoint_once(config, extracted, monkeypatch):
+    loaded = collections.Counter()
+    load = pool_lib.checkpoints.load
+
+    def counted(spec, *args, **kwargs):
+        loaded[spec] += 1
+        return load(spec, *args, **kwargs)
+
+    monkeypatch.setattr(pool_lib.checkpoints, "load", counted)
+    config.measures = "logme"
+    run_lib.run(config)
+    assert set(loaded.values()) == {1}
 
 
 def test_race_resumes_after_an_interruption(config, extracted, monkeypatch):
