@@ -51,6 +51,8 @@ class Plan:
       pool: The checkpoints.
       phases: The phases that the config's stages have.
       decoded: Images that the host decodes: all images that are used, once per size.
+      race: Whether checkpoints are dropped while extraction goes on.
+      features_from: See `config.features_from`.
     """
 
     task: Task
@@ -60,6 +62,8 @@ class Plan:
     pool: Pool
     phases: tuple[Phase, ...]
     decoded: int
+    race: bool
+    features_from: str
 
     @property
     def fits(self) -> bool:
@@ -95,6 +99,7 @@ def make(config: Any, topology: str) -> Plan:
             choices,
             extract.compute_dtype(config.dtype),
             config.batch_size,
+            config.score_on,
         )
         _log_estimate(inputs)
         phases = tuple(plan_phases.make(inputs))
@@ -106,6 +111,8 @@ def make(config: Any, topology: str) -> Plan:
         pool,
         tuple(phase for phase in phases if phase.rows),
         _count_decoded(inputs),
+        config.race,
+        config.features_from,
     )
 
 
@@ -135,10 +142,13 @@ def _log_estimate(inputs: Inputs) -> None:
 def _count_decoded(inputs: Inputs) -> int:
     """Return the number of images that are decoded: each once per size."""
     splits, stages = inputs.task.splits, inputs.choices.stages
-    names = {"train"} if "extract" in stages and "train" in splits else set()
+    counts = {}
+    if "extract" in stages and "train" in splits:
+        counts["train"] = inputs.scored_images
     if "finetune" in stages:
-        names.update(finetune.splits_used(inputs.task, inputs.choices.sweep))
+        for name in finetune.splits_used(inputs.task, inputs.choices.sweep):
+            counts[name] = splits[name].num_examples
     # It is made of two others.
-    names.discard("trainval")
+    counts.pop("trainval", None)
     sizes = {network.image_size for network in inputs.pool.networks.values()}
-    return len(sizes) * sum(splits[name].num_examples for name in names)
+    return len(sizes) * sum(counts.values())

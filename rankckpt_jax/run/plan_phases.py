@@ -36,6 +36,7 @@ class Inputs:
       choices: The checked config.
       dtype: Dtype of the networks in extraction.
       batch_size: Images per step in extraction.
+      score_on: Number of training images to score on; 0 for all.
     """
 
     topology: str
@@ -46,6 +47,13 @@ class Inputs:
     choices: Choices
     dtype: str
     batch_size: int
+    score_on: int
+
+    @property
+    def scored_images(self) -> int:
+        """The number of training images that are extracted and scored."""
+        images = self.task.splits["train"].num_examples
+        return min(self.score_on or images, images)
 
     @property
     def networks(self) -> Mapping[Network, int]:
@@ -124,7 +132,7 @@ def make(inputs: Inputs) -> Iterator[Phase]:
 
 def extraction(inputs: Inputs) -> Phase:
     """Plan one pass over the training images for each checkpoint."""
-    images = inputs.task.splits["train"].num_examples
+    images = inputs.scored_images
     batch = pipeline.fit_batch(inputs.batch_size, images)
     steps = pipeline.num_steps(images, batch)
     rows = []
@@ -274,7 +282,7 @@ def _sizes(inputs: Inputs) -> Iterator[cost.Sizes]:
         )
     for network in inputs.pool.networks.values():
         yield cost.Sizes(
-            inputs.task.splits["train"].num_examples,
+            inputs.scored_images,
             network.feature_dim,
             inputs.task.num_outputs,
             network.num_source_classes,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from rankckpt_jax.devices.work import KINDS
 from rankckpt_jax.errors import some
+from rankckpt_jax.features import blocks
 from rankckpt_jax.measures import cost
 from rankckpt_jax.report import terminal
 from rankckpt_jax.results.formatting import count, format_large, format_seconds
@@ -143,6 +144,16 @@ def _assumptions(plan: Plan) -> list[str]:
     if "Fine-tuning" in phases:
         lines.append(
             "Trials run to their end, and every checkpoint's batch norm is intact."
+        )
+    if plan.race:
+        lines.append(
+            "All images of each checkpoint are extracted. A race extracts a part of "
+            "the images of those that it drops, and scores its rounds too."
+        )
+    if plan.features_from != blocks.LAST:
+        lines.append(
+            "Measures read the last features. With config.features_from="
+            f"{plan.features_from} the features are wider, or there are several."
         )
     if any(name.endswith("_res50") or "_res50-" in name for name in plan.pool.networks):
         lines.append("NeuCRaB's ResNet-50 without a version is counted as version 1.")

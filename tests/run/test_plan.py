@@ -82,6 +82,22 @@ def test_make_compiles_each_network_once(image_folder, pool, compiled):
     assert compiled.count(forward) == 2
 
 
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"race": True}, "A race extracts a part of the images"),
+        ({"features_from": "blocks"}, "With config.features_from=blocks the features"),
+    ],
+)
+def test_make_plans_a_subset_and_says_what_it_leaves_out(
+    fields, text, image_folder, pool, compiled
+):
+    made = plan.make(folder(image_folder, pool, score_on=15, **fields), plan.HERE)
+    assert phases(made)["Extraction"].about.startswith("15 images")
+    assert made.decoded == 15
+    assert text in " ".join(plan_text.to_text(made).split())
+
+
 def test_make_plans_finetuning(image_folder, pool, compiled):
     fields = {
         "stages": "extract,score,finetune,report",
