@@ -4,16 +4,12 @@ A `Program` names a function of the package and builds its arguments as shapes. 
 for every new function of `map_devices` or `jax.jit`; `test_coverage.py` fails without.
 """
 
-import dataclasses
 import functools
 import math
 import types
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from rankckpt_jax import finetune, models
 from rankckpt_jax.checkpoints import backbone as backbone_lib
@@ -31,14 +27,8 @@ from rankckpt_jax.measures import (
     tmi,
 )
 from rankckpt_jax.measures.mixture import (
-    covariance,
-    em,
-    fitting,
-    gmm,
-    kmeans,
     label_prediction,
     prediction,
-    sparse_em,
 )
 from rankckpt_jax.measures.statistics import (
     blocks,
@@ -48,73 +38,21 @@ from rankckpt_jax.measures.statistics import (
     rank_correlation,
     symmetric,
 )
-
-# Caltech101 with features of a ResNet-50.
-IMAGES, CLASSES, WIDTH, SOURCE_CLASSES = 3060, 102, 2048, 1001
-EXTRACTION_BATCH, TRAINING_BATCH = 256, 512
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """A function of `map_devices` or `jax.jit` and the shapes of its arguments."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    x64: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A program of the benchmark.
-
-    Attributes:
-      name: Module and name of the function, without the package's name.
-      case: Which of its shapes.
-      build: Returns the call; called within `target.compile_for`.
-      kind: "network" (bfloat16), "training" or "statistics" (float32, exact).
-      is_fast: Whether it compiles within a few seconds.
-      platforms: Platforms on which it is compiled.
-    """
-
-    name: str
-    case: str
-    build: Callable[[], Call]
-    kind: str
-    is_fast: bool = True
-    platforms: tuple[str, ...] = ("tpu", "gpu")
-
-    def lower(self) -> jax.stages.Lowered:
-        """Lower for the devices of `target.compile_for`."""
-        call = self.build()
-        assert name_of(call.function) == self.name
-        # As in `measures.compute`.
-        precision = "highest" if self.name.startswith("measures.") else None
-        with jax.enable_x64(call.x64), jax.default_matmul_precision(precision):
-            return mapping.lower(call.function, *call.args, **call.options)
-
-    def __str__(self) -> str:
-        return f"{self.name}[{self.case}]"
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    if isinstance(function, mapping.MappedFunction):
-        return function.name
-    scope = f"{function.__module__}.{function.__qualname__}"
-    return scope.removeprefix("rankckpt_jax.")
-
-
-def floats(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def doubles(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float64)
-
-
-def ints(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
-
+from tests.aot.calls import (
+    CLASSES,
+    EXTRACTION_BATCH,
+    IMAGES,
+    SOURCE_CLASSES,
+    TRAINING_BATCH,
+    WIDTH,
+    Call,
+    Program,
+    doubles,
+    floats,
+    ints,
+    simple,
+)
+from tests.aot.mixture_programs import log_joint, mixtures, predict_labels
 
 SCALING = floats(), floats(), floats(3)
 
@@ -296,102 +234,6 @@ def variation() -> Call:
     return Call(concept_variation._sums, args, {"size": size})
 
 
-@dataclasses.dataclass(frozen=True)
-class Points:
-    """A clustering task: N points in D dimensions, K components."""
-
-    count: int
-    components: int
-    dimensions: int
-
-    @property
-    def width(self) -> int:
-        """D', which includes padding."""
-        return blocks.padded_size(self.dimensions)
-
-    def data(self, is_divided: bool) -> tuple[em.Data, jax.ShapeDtypeStruct]:
-        """Return the points of EM, and their labels."""
-        shape = blocks.shape(self.count, max(self.components, self.width))
-        if is_divided:
-            devices = mapping.local_device_count()
-            shape = (devices, shape[0] // devices, shape[1])
-        scalars = (floats(),) * 4
-        return em.Data(floats(*shape, self.width), floats(*shape), *scalars), ints(
-            *shape
-        )
-
-
-CALTECH = Points(IMAGES, 5 * CLASSES, 72)
-SUN = Points(19_850, 1985, 340)
-
-
-def cluster(points: Points) -> Call:
-    blocks_, rows = blocks.shape(points.count, points.components)
-    widths = np.diff([0, *kmeans.group_ends(points.dimensions)])
-    args = (
-        ints(mapping.local_device_count(), 1),
-        tuple(floats(blocks_, rows, int(width)) for width in widths),
-        ints(),
-        jax.ShapeDtypeStruct((2,), jnp.uint32),
-        floats(),
-    )
-    function = kmeans.program(points.count, points.components, 300)
-    return Call(function, args)
-
-
-def sparse(points: Points) -> Call:
-    devices = mapping.local_device_count()
-    count = -(-points.components // devices)
-    width = sparse_em.width(points.count, points.components)
-    shape = (devices, 1, count, width)
-    lists = sparse_em.Lists(ints(*shape), floats(*shape))
-    setting = em.Setting("full", points.components, 100)
-    return Call(fitting.run_sparse(setting), (points.data(False)[0], lists))
-
-
-def dense(points: Points, covariance_type: str) -> Call:
-    sizes = points.count, points.dimensions, points.components
-    return Call(*fitting.dense_program(*sizes, covariance_type))
-
-
-def fitted(points: Points) -> tuple[em.Setting, covariance.Parameters]:
-    count, size = points.components, points.width
-    square = floats(count, size, size)
-    mixture = covariance.Parameters(floats(count), floats(count, size), square, square)
-    return em.Setting("full", count, 100), mixture
-
-
-def predict(points: Points) -> Call:
-    setting, mixture = fitted(points)
-    data, labels = points.data(True)
-    return Call(prediction._map_points(setting, CLASSES), (data, labels, mixture))
-
-
-def predict_labels() -> Call:
-    setting, mixture = fitted(CALTECH)
-    data, labels = CALTECH.data(True)
-    labels = jax.ShapeDtypeStruct((*labels.shape, CLASSES), bool)
-    run = label_prediction._map_points(setting, CLASSES)
-    return Call(run, (data, labels, mixture))
-
-
-def log_joint() -> Call:
-    components, size = 5 * CLASSES, 72
-    mixture = gmm.GMM(
-        weights=floats(components),
-        means=floats(components, size),
-        covariances=floats(components, size, size),
-        precision_cholesky=floats(components, size, size),
-        lower_bounds=floats(10),
-        converged=jax.ShapeDtypeStruct((), bool),
-    )
-    return Call(gmm._log_joint, (mixture, floats(IMAGES, size)))
-
-
-def simple(function: Callable[..., Any], *shapes: Any, **options: Any) -> Any:
-    return lambda: Call(function, shapes, options)
-
-
 def _networks() -> list[Program]:
     fast = {"mobilenet_v1_025"}
     result = []
@@ -418,26 +260,6 @@ def _networks() -> list[Program]:
         result.append(
             Program("finetune.step.train_step.step", case, call, "training", False)
         )
-    return result
-
-
-def _mixtures() -> list[Program]:
-    result = []
-    for case, points in {"Caltech": CALTECH, "Sun": SUN}.items():
-        calls = {
-            "measures.mixture.kmeans.program.fit_one": (cluster, points),
-            "measures.mixture.fitting.run_sparse.run": (sparse, points),
-            "measures.mixture.prediction._map_points.sum_blocks": (predict, points),
-        }
-        for name, call in calls.items():
-            is_fast = name.endswith("fit_one") and points is CALTECH
-            build = functools.partial(*call)
-            result.append(Program(name, case, build, "statistics", is_fast))
-        for kind in covariance.TYPES:
-            build = functools.partial(dense, points, kind)
-            name = "measures.mixture.fitting.run_dense.run"
-            program = Program(name, f"{case}, {kind}", build, "statistics", False)
-            result.append(program)
     return result
 
 
@@ -583,6 +405,6 @@ PROGRAMS = [
         ),
         "statistics",
     ),
-    *_mixtures(),
+    *mixtures(),
     Program("measures.mixture.gmm._log_joint", "D=72", log_joint, "statistics"),
 ]
