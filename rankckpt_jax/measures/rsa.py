@@ -34,8 +34,8 @@ from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import rank_correlation, sampling
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
-MAX_IMAGES = 20_000
-"""Default number of images, which have 200 million pairs."""
+MAX_IMAGES = 10_000
+"""Default number of images, which have 50 million pairs."""
 
 _MOST_WITH_TARGET = 2000
 
