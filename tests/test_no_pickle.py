@@ -24,7 +24,7 @@ CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
 # Functions of NumPy that are safe only with `allow_pickle=False`.
 LOADERS = {"load", "save", "savez", "savez_compressed"}
 # Dtypes of mapped files.
-PLAIN = {"np.uint8", "_LABEL", "preprocess_lib.DTYPE"}
+PLAIN = {"np.uint8", "preprocess_lib.DTYPE"}
 # Methods that pickle or read raw memory, process pools, which pickle their arguments,
 # and the function that disables Keras's own checks.
 METHODS = {

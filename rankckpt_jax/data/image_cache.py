@@ -322,10 +322,11 @@ def _map(file: BinaryIO, key: Mapping[str, Any]) -> Images:
     rows, size = key["num_rows"], key["size"]
     pixels = (rows, size, size, 3)
     images = np.memmap(file, preprocess_lib.DTYPE, "r", _HEADER_BYTES, pixels)
-    # Not aligned to 4 bytes for some odd sizes, which NumPy allows.
     dtype, shape = _label_layout(key)
-    labels = np.memmap(file, dtype, "r", _HEADER_BYTES + _image_bytes(key), shape)
-    return np.asarray(images), np.asarray(labels)
+    start, size = _HEADER_BYTES + _image_bytes(key), math.prod(shape) * dtype.itemsize
+    values = np.asarray(np.memmap(file, np.uint8, "r", start, size))
+    # Not aligned to 4 bytes for some odd sizes, which NumPy allows.
+    return np.asarray(images), values.view(dtype).reshape(shape)
 
 
 def _write(path: pathlib.Path, key: Mapping[str, Any], split: Split) -> Images:

@@ -339,7 +339,7 @@ _RESNET_V2: Steps = (
         _chain(("1x1", 64), ("3x3", 96), ("3x3", 96)),
         _pool(64),
     ),
-    _repeat("Repeat", "block35", 10, _BLOCK_35, scale=0.17, endpoint="Repeat"),
+    _repeat("Repeat", "block35", 10, _BLOCK_35, scale=0.17, endpoint="block35_10"),
     _mixed(
         "Mixed_6a",
         (_halve(384),),
@@ -370,7 +370,7 @@ register(
         scope="InceptionResnetV2",
         classifier="Logits/Logits",
         classifier_is_dense=True,
-        blocks=("Repeat", "PreAuxLogits", "Conv2d_7b_1x1"),
+        blocks=("block35_10", "PreAuxLogits", "Conv2d_7b_1x1"),
         **_LARGE,
     ),
     Architecture(
