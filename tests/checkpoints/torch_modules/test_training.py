@@ -83,16 +83,21 @@ def named_as_in_pytorch(params, classifier):
     return {**params, kernel: head["kernel"].T, bias: head["bias"]}
 
 
+def copied(backbone):
+    """Return a backbone that does not share memory with its module.
+
+    A step of the module changes its memory, also while JAX still reads it.
+    """
+    variables = jax.tree.map(np.array, backbone.variables)
+    return dataclasses.replace(backbone, variables=variables)
+
+
 def assert_same_step(module, spec, size, classes=5):
     images, labels = batch(size, classes=classes)
     classifier = next(
         name for name, part in module.named_modules() if part is module.get_classifier()
     )
-    # The backbone shares the memory of the module, which the step below changes.
-    backbone = networks.to_backbone(module, spec, size)
-    backbone = dataclasses.replace(
-        backbone, variables=jax.tree.map(np.array, backbone.variables)
-    )
+    backbone = copied(networks.to_backbone(module, spec, size))
     loss, gradients, params, stats = step_of_jax(backbone, images, labels)
     expected_loss, expected_gradients, state = step_of_pytorch(module, images, labels)
     assert loss == pytest.approx(expected_loss, rel=RELATIVE)
@@ -137,7 +142,7 @@ def test_training_step_of_a_whole_network_equals_pytorch(name, size):
 
 def test_statistics_follow_a_decay():
     module, spec, size = networks.make("resnet")
-    backbone = networks.to_backbone(module, spec, size)
+    backbone = copied(networks.to_backbone(module, spec, size))
     images, _ = batch(size)
     apply = dataclasses.replace(backbone.apply, decay=0.75)
     _, stats = jax.jit(lambda *args: apply(*args, train=True))(
