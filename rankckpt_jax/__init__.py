@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InputError", "Ranking", "rank", "rank_features"]
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 _MODULES = {
     "InputError": "errors",

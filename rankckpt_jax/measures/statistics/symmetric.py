@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -37,7 +38,10 @@ from rankckpt_jax.devices import mapping, target
 from rankckpt_jax.measures.statistics import blocks
 
 _BLOCK = 1024
-"""Rows that are multiplied at once."""
+"""Rows that are multiplied at once on a device."""
+
+_HOST_BLOCK = 4096
+"""The same on the host, where threads share the block."""
 
 _PANELS = 4
 """Minimum number of column panels; more panels save work but make products narrow."""
@@ -232,7 +236,6 @@ def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
 
     Only panels on and above the diagonal are computed, about 5/8 of the product.
     """
-    weights = np.ones(len(a)) if weights is None else weights
     on_device = target.platform() == "gpu"
     panels = _panels_on_device(a, weights) if on_device else _panels_on_host(a, weights)
     product = np.empty((a.shape[1], a.shape[1]))
@@ -244,28 +247,37 @@ def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     return product
 
 
-def _panels_on_host(a: np.ndarray, weights: np.ndarray) -> list[np.ndarray]:
+def _panels_on_host(a: np.ndarray, weights: np.ndarray | None) -> list[np.ndarray]:
     """Compute the panels of `_sum_products` on the host, one thread per core."""
     threads = mapping.num_cores()
     dimensions = a.shape[1]
-    width = math.ceil(dimensions / max(_PANELS, 2 * threads))
+    width = math.ceil(dimensions / max(2 * _PANELS, 2 * threads))
+    starts = range(0, dimensions, width)
+    totals = [np.zeros((min(width, dimensions - s), dimensions - s)) for s in starts]
 
-    def panel(start: int) -> np.ndarray:
-        total = np.zeros((min(width, dimensions - start), dimensions - start))
-        for first in range(0, len(a), _BLOCK):
-            rows = slice(first, first + _BLOCK)
-            block = a[rows, start:].astype(np.float64)
-            total += (block[:, :width] * weights[rows, None]).T @ block
-        return total
+    def add(
+        start: int, total: np.ndarray, block: np.ndarray, weighted: np.ndarray
+    ) -> None:
+        total += weighted[:, start : start + width].T @ block[:, start:]
 
     with (
         one_blas_thread(),
         concurrent.futures.ThreadPoolExecutor(threads) as pool,
     ):
-        return list(pool.map(panel, range(0, dimensions, width)))
+        for first in range(0, len(a), _HOST_BLOCK):
+            rows = slice(first, first + _HOST_BLOCK)
+            block = a[rows].astype(np.float64)
+            weighted = block if weights is None else block * weights[rows, None]
+            both = itertools.repeat(block), itertools.repeat(weighted)
+            # A list, because errors of threads only appear with the results.
+            list(pool.map(add, starts, totals, *both))
+    return totals
 
 
-def _panels_on_device(a: np.ndarray, weights: np.ndarray) -> tuple[jax.Array, ...]:
+def _panels_on_device(
+    a: np.ndarray, weights: np.ndarray | None
+) -> tuple[jax.Array, ...]:
+    weights = np.ones(len(a)) if weights is None else weights
     count = math.ceil(len(a) / _BLOCK)
     padded = np.pad(a, ((0, count * _BLOCK - len(a)), (0, 0)))
     factors = np.pad(weights, (0, len(padded) - len(a))).reshape(count, _BLOCK)
