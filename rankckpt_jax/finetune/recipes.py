@@ -309,7 +309,7 @@ def _numbers(name: str, given: Any, kind: type) -> tuple[Any, ...]:
     try:
         if values and not isinstance(given, str):
             return tuple(kind(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise InputError(
         f"Not a number: {name} = {given!r}",

@@ -62,6 +62,7 @@ def test_config_has_every_field_of_recipe_and_sweep():
         ({"recipe": "quick", "batchsize": 3}, "'batch_size'"),
         ({"num_steps": 0}, "finetune.num_steps"),
         ({"num_steps": "many"}, "finetune.num_steps"),
+        ({"num_steps": float("inf")}, "finetune.num_steps"),
         ({"learning_rate": (0.1, -1.0)}, "finetune.learning_rate"),
         ({"learning_rate": ()}, "finetune.learning_rate"),
         ({"trials_at_once": 0}, "finetune.trials_at_once"),
