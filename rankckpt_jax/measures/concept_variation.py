@@ -128,7 +128,7 @@ def _sums(
     """Return the weights of the images of the own class, and of all, summed: [rows].
 
     Args:
-      x: [rows, D], of which the first `count` are images.
+      x: [rows, D]; the first `count` are images, the others padding.
       labels: int [rows].
       count: Number of images.
       pairs: int32 [P, 2], all pairs of tiles i <= j.

@@ -13,7 +13,7 @@ KINDS = ("multi_label", "regression")
 
 
 def pool(kind):
-    """Features of two networks, of which the second one has more noise."""
+    """Features of two networks; the second one has more noise."""
     x, labels, logits = generate(kind)
     noise = np.random.default_rng(1).normal(size=x.shape)
     return {

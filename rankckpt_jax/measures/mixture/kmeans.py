@@ -176,7 +176,7 @@ class _Points(NamedTuple):
 
 
 def _arrange(groups: Groups, number: jax.Array, num_rows: int) -> _Points:
-    """Arrange groups [blocks, B, w], of which the first `num_rows` rows are points."""
+    """Arrange groups [blocks, B, w]; the first `num_rows` rows are points."""
     rows = tuple(group.reshape(-1, group.shape[2]) for group in groups)
     norms = _squares(number, rows)
     columns = tuple(group.T for group in rows)

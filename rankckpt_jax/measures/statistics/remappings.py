@@ -72,24 +72,14 @@ def apply(statistics: Statistics, remap: str, radius: float = _RADIUS) -> Statis
 
     Raises:
       InputError: The images do not have one class each.
-
-    Raises:
-      InputError: Images have no classes that could be moved.
     """
     if remap != "none" and statistics.columns is not None:
         raise InputError(
-            f"The remapping {remap!r} moves classes of which each image has one",
+            f"The remapping {remap!r} moves classes, and these images have none",
             where="measure_options",
-            expected="none for several labels or a number per image",
-            found=remap,
-            fix="leave the option `remap` out",
-        )
-    if remap != "none" and statistics.columns is not None:
-        raise InputError(
-            f"remap={remap} moves classes, and these images have labels or numbers",
             expected="one class per image",
-            found="several labels or one number per image",
-            fix="leave remap at none",
+            found="several labels or a number per image",
+            fix="leave the option `remap` out",
         )
     if remap == "ped":
         moves = _repel(statistics, radius)

@@ -44,7 +44,8 @@ _HOST_BLOCK = 4096
 """The same on the host, where threads share the block."""
 
 _PANELS = 4
-"""Minimum number of column panels; more panels save work but make products narrow."""
+"""Minimum number of column panels on a device; the host uses twice as many. More panels
+save work but make products narrow."""
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
@@ -234,7 +235,7 @@ def _reduce(matrix: np.ndarray) -> _Reduced:
 def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Return a' diag(weights) a for a [N, D], float64 [D, D]; weights are 1 if None.
 
-    Only panels on and above the diagonal are computed, about 5/8 of the product.
+    Only panels on and above the diagonal are computed, at most 5/8 of the product.
     """
     on_device = target.platform() == "gpu"
     panels = _panels_on_device(a, weights) if on_device else _panels_on_host(a, weights)
