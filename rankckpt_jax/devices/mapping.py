@@ -7,11 +7,12 @@ One process with one device is the same code path with an axis of size one.
 
 from __future__ import annotations
 
+import collections
 import functools
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -20,6 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankckpt_jax.devices import target
+
+# Results in flight on the device: enough that the host prepares the next batch while
+# the device computes, few enough that they do not fill the device's memory.
+_IN_FLIGHT = 3
 
 _log = logging.getLogger(__name__)
 
@@ -228,6 +233,20 @@ def unshard(tree: Tree) -> Tree:
         return array.reshape(-1, *array.shape[2:])
 
     return jax.tree.map(merge, tree)
+
+
+def delayed(results: Iterable[Tree]) -> Iterator[Tree]:
+    """Yield results of the devices a few steps late, so that reads do not stall them.
+
+    Args:
+      results: Computes a result whenever the next one is asked for.
+    """
+    queue: collections.deque[Tree] = collections.deque()
+    for result in results:
+        queue.append(result)
+        if len(queue) > _IN_FLIGHT:
+            yield queue.popleft()
+    yield from queue
 
 
 def round_up_to_devices(batch_size: int) -> int:

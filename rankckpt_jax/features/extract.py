@@ -46,10 +46,6 @@ it is one."""
 DTYPES = ("auto", "float32", "bfloat16")
 """The values of `config.dtype`; see `compute_dtype`."""
 
-# Batches in flight on the device: enough that the host decodes the next batch while the
-# device computes, few enough that features do not fill the device's memory.
-_IN_FLIGHT = 3
-
 
 def compute_dtype(setting: str) -> str:
     """Return the dtype that networks compute in. Features are float32 in any case.
@@ -270,7 +266,7 @@ def extract(
 
     parts = []
     with progress.bar(description, split.num_examples, "image") as bar:
-        for batch, output in _delayed(run()):
+        for batch, output in mapping.delayed(run()):
             features, logits, outputs = mapping.unshard(output)
             part = {"index": batch.index, "labels": batch.labels, "features": features}
             part.update({f"block_{i}": x for i, x in enumerate(outputs, 1)})
@@ -325,16 +321,6 @@ def forward_program(
     images = (devices, batch_size // devices, size, size, 3)
     forward = _forward(backbone_lib.configure(backbone.apply, dtype, with_blocks))
     return forward, (*shapes, jax.ShapeDtypeStruct(images, preprocess_lib.DTYPE))
-
-
-def _delayed(results: Iterator[Any]) -> Iterator[Any]:
-    """Yield results a few steps late, so that reads do not stall the device."""
-    queue: collections.deque[Any] = collections.deque()
-    for result in results:
-        queue.append(result)
-        if len(queue) > _IN_FLIGHT:
-            yield queue.popleft()
-    yield from queue
 
 
 @mapping.bounded_cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,9 +29,6 @@ _log = logging.getLogger(__name__)
 # Steps between reads of the losses: rare enough not to stall the device, frequent
 # enough that a diverged trial ends soon.
 _STEPS_BETWEEN_READS = 20
-
-# Batches of an evaluation whose outputs stay on the device.
-_IN_FLIGHT = 3
 
 OnLosses = Callable[[int, np.ndarray, float], None]
 """Called as `on_losses(step, losses [trials, steps since the last call], images/s)`."""
@@ -202,39 +199,33 @@ def evaluate(
     apply = step_lib.step_spec(backbone, recipe, trials, split.target).apply
     predict = step_lib.predict(apply, trials)
     scaling = _scaling(backbone)
-    parts: list[Any] = []
-    for batch in pipeline.ahead(
-        pipeline.batches(
+
+    def outputs() -> Iterator[Any]:
+        batches = pipeline.batches(
             split,
             size=backbone.image_size,
             preprocess=preprocess,
             batch_size=per_process,
             cache=cache,
         )
-    ):
-        labels = targets.standardize(batch.labels, split.target, scale)
-        data = mapping.shard((batch.images, labels, batch.mask))
-        parts.append(predict(state, scaling, data))
-        if len(parts) > _IN_FLIGHT:
-            # The device computes the next batches meanwhile.
-            parts[-1 - _IN_FLIGHT] = jax.tree.map(np.asarray, parts[-1 - _IN_FLIGHT])
-    masks = [np.asarray(mask) for _, _, mask in parts]
-    true = np.concatenate(
-        [np.asarray(part[1])[mask] for part, mask in zip(parts, masks, strict=True)]
-    )
+        for batch in pipeline.ahead(batches):
+            labels = targets.standardize(batch.labels, split.target, scale)
+            data = mapping.shard((batch.images, labels, batch.mask))
+            yield predict(state, scaling, data)
+
+    predicted, true = [], []
+    for output in mapping.delayed(outputs()):
+        logits, labels, mask = map(np.asarray, output)
+        of_trials = logits[None] if trials == 1 else np.moveaxis(logits, 1, 0)
+        predicted.append(of_trials[:, mask])
+        true.append(labels[mask])
+    labels = np.concatenate(true)
     results = []
-    for trial in range(trials):
-        logits = np.concatenate(
-            [
-                np.asarray(part[0] if trials == 1 else part[0][:, trial])[mask]
-                for part, mask in zip(parts, masks, strict=True)
-            ]
-        )
-        if split.target == "regression":
-            logits = logits[:, 0]
-        is_finite = np.isfinite(logits).all()
+    for logits in np.concatenate(predicted, axis=1):
+        values = logits[:, 0] if split.target == "regression" else logits
+        is_finite = np.isfinite(values).all()
         results.append(
-            metrics_lib.compute(logits, true, split.target) if is_finite else {}
+            metrics_lib.compute(values, labels, split.target) if is_finite else {}
         )
     return results
 
