@@ -1,40 +1,113 @@
-"""The quality of a ranking: metrics, null distribution and confidence intervals.
+"""The quality of a ranking: metrics, intervals, tests, controls and the noise ceiling.
 
 `score_ranking` compares the scores of a measure with accuracies after fine-tuning, as
-the paper does. `random_ranking`, `p_values` and `is_significant` compare a measure with
-random orders, `intervals` and `probability_best` quantify uncertainty, and `compare`
-tests whether two measures differ.
+the paper does. docs/judging.md explains each judgment with its formula and source.
 """
 
-from rankckpt_jax.evaluation.batch import METRICS
-from rankckpt_jax.evaluation.comparison import Comparison, compare
+from rankckpt_jax.evaluation.batch import CORRELATIONS, METRICS
+from rankckpt_jax.evaluation.comparison import (
+    Comparison,
+    TaskComparison,
+    compare,
+    compare_over_tasks,
+    holm,
+)
+from rankckpt_jax.evaluation.consensus import kemeny, mean_rank
+from rankckpt_jax.evaluation.dropping import DroppingPoint, dropping_curve
+from rankckpt_jax.evaluation.fidelity import Calibration, calibrate_gaps, gap_fidelity
+from rankckpt_jax.evaluation.intervals import (
+    MIN_UNITS,
+    Interval,
+    fisher_interval,
+    interval_over_tasks,
+    intervals,
+    jackknife,
+    wilson_interval,
+)
+from rankckpt_jax.evaluation.noise_ceiling import (
+    NoiseCeiling,
+    kendall_ceiling,
+    mean_of_runs,
+    noise_ceiling,
+    pearson_ceiling,
+)
 from rankckpt_jax.evaluation.null_distribution import (
     is_significant,
     kendall_null_deviation,
+    p_value_over_tasks,
     p_values,
     random_ranking,
 )
+from rankckpt_jax.evaluation.pairs import (
+    GroupKendall,
+    ResolvableKendall,
+    pooled_kendall,
+    resolvable_kendall,
+    size_groups,
+    within_groups,
+)
+from rankckpt_jax.evaluation.probability_best import probability_best
+from rankckpt_jax.evaluation.regret import Regret, regret
 from rankckpt_jax.evaluation.scores import (
     Values,
     mean_over_tasks,
     num_tied,
     score_ranking,
 )
-from rankckpt_jax.evaluation.uncertainty import Interval, intervals, probability_best
+from rankckpt_jax.evaluation.static_list import (
+    BeyondStatic,
+    beyond_static,
+    mean_rank_elsewhere,
+    rank_dispersion,
+)
 
 __all__ = [
+    "CORRELATIONS",
     "METRICS",
+    "MIN_UNITS",
+    "BeyondStatic",
+    "Calibration",
     "Comparison",
+    "DroppingPoint",
+    "GroupKendall",
     "Interval",
+    "NoiseCeiling",
+    "Regret",
+    "ResolvableKendall",
+    "TaskComparison",
     "Values",
+    "beyond_static",
+    "calibrate_gaps",
     "compare",
+    "compare_over_tasks",
+    "dropping_curve",
+    "fisher_interval",
+    "gap_fidelity",
+    "holm",
+    "interval_over_tasks",
     "intervals",
     "is_significant",
+    "jackknife",
+    "kemeny",
+    "kendall_ceiling",
     "kendall_null_deviation",
+    "mean_of_runs",
     "mean_over_tasks",
+    "mean_rank",
+    "mean_rank_elsewhere",
+    "noise_ceiling",
     "num_tied",
+    "p_value_over_tasks",
     "p_values",
+    "pearson_ceiling",
+    "pooled_kendall",
     "probability_best",
     "random_ranking",
+    "rank_dispersion",
+    "regret",
+    "resolvable_kendall",
     "score_ranking",
+    "size_groups",
+    "wilson_interval",
+    "within_groups",
 ]

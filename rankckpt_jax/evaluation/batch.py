@@ -14,8 +14,11 @@ import numpy as np
 DEPTHS = (1, 3)
 """The k of Recall@k and Rel@k."""
 
-METRICS = ("recall@1", "recall@3", "rel@1", "rel@3", "pearson", "kendall", "spearman")
-"""The metrics that `evaluate` computes: those of `score_ranking` but one."""
+CORRELATIONS = ("pearson", "kendall", "spearman", "weighted_kendall")
+"""The correlations among the METRICS."""
+
+METRICS = ("recall@1", "recall@3", "rel@1", "rel@3", *CORRELATIONS)
+"""The metrics that `evaluate` computes, those of `score_ranking`."""
 
 _BLOCK_ELEMENTS = 1 << 16
 """Number of elements of an array of pairs, which then fits in the cache: 0.5 MB."""
@@ -25,7 +28,12 @@ def evaluate(
     s: np.ndarray, a: np.ndarray, metrics: Collection[str] = METRICS
 ) -> dict[str, np.ndarray]:
     """Return some of the METRICS, each float64 [B], NaN where undefined."""
-    correlations = {"pearson": pearson, "kendall": kendall, "spearman": spearman}
+    correlations = {
+        "pearson": pearson,
+        "kendall": kendall,
+        "spearman": spearman,
+        "weighted_kendall": weighted_kendall,
+    }
     is_correlation = set(metrics) <= correlations.keys()
     values = {} if is_correlation else top_metrics(s, a)
     values |= {
@@ -98,10 +106,29 @@ def spearman(s: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 def kendall(s: np.ndarray, a: np.ndarray) -> np.ndarray:
     """Return Kendall's tau-b, float64 [B]: the cosine of the signs of all pairs."""
+    return _of_pairs(s, a, _kendall)
+
+
+def weighted_kendall(s: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """Return Vigna's weighted tau, float64 [B], as `scipy.stats.weightedtau` does.
+
+    A pair of ranks r and t weighs 1 / (r + 1) + 1 / (t + 1). The result is the mean of
+    those for the ranks by s and for the ranks by a.
+    """
+    by_s = _of_pairs(s, a, _weighted_kendall)
+    return (by_s + _of_pairs(a, s, _weighted_kendall)) / 2
+
+
+def _of_pairs(
+    s: np.ndarray,
+    a: np.ndarray,
+    correlation: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Apply a correlation of all pairs to blocks of rankings."""
     num_pairs = s.shape[1] * (s.shape[1] - 1) // 2
     rows = max(1, _BLOCK_ELEMENTS // max(1, num_pairs))
     starts = range(0, len(s), rows)
-    parts = [_defined(s[i : i + rows], a[i : i + rows], _kendall) for i in starts]
+    parts = [_defined(s[i : i + rows], a[i : i + rows], correlation) for i in starts]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
@@ -122,6 +149,22 @@ def _kendall(s: np.ndarray, a: np.ndarray) -> np.ndarray:
     agree = np.einsum("bp,bp->b", pairs_s, pairs_a)
     untied_s = np.einsum("bp,bp->b", pairs_s, pairs_s)
     untied_a = np.einsum("bp,bp->b", pairs_a, pairs_a)
+    return agree / np.sqrt(untied_s * untied_a)
+
+
+def _weighted_kendall(s: np.ndarray, a: np.ndarray) -> np.ndarray:
+    i, j = np.triu_indices(s.shape[1], 1)
+    # The highest s has rank 0. The order by a decides ties of s.
+    order = np.lexsort((-a, -s), axis=-1)
+    importance = np.empty_like(s, dtype=np.float64)
+    ranks = np.broadcast_to(1.0 / np.arange(1, s.shape[1] + 1), s.shape)
+    np.put_along_axis(importance, order, ranks, axis=1)
+    weights = importance[:, i] + importance[:, j]
+    pairs_s = np.sign(s[:, i] - s[:, j])
+    pairs_a = np.sign(a[:, i] - a[:, j])
+    agree = (weights * pairs_s * pairs_a).sum(1)
+    untied_s = (weights * pairs_s * pairs_s).sum(1)
+    untied_a = (weights * pairs_a * pairs_a).sum(1)
     return agree / np.sqrt(untied_s * untied_a)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Mapping
 
 import numpy as np
 
 from rankckpt_jax.evaluation import batch
+from rankckpt_jax.evaluation.intervals import family_codes
 from rankckpt_jax.evaluation.scores import Values, align, score_ranking
+from rankckpt_jax.evaluation.static_list import Tables
 
 
 def random_ranking(accuracies: Values) -> dict[str, float]:
@@ -104,3 +106,54 @@ def p_values(
         p = (reached + 1) / (num_samples + 1)
         result[name] = math.nan if math.isnan(value) else float(p)
     return result
+
+
+def p_value_over_tasks(
+    scores: Tables,
+    accuracies: Tables,
+    families: Mapping[str, Hashable] | None = None,
+    *,
+    num_samples: int = 2000,
+    seed: int = 0,
+) -> float:
+    """Return the p-value of the mean of Kendall's tau over tasks.
+
+    It is a one-sided permutation test as in `p_values`. Scores are permuted within each
+    task. With `families` they are permuted within families only, which keeps what a
+    measure knows about families: the test asks for skill beyond telling them apart.
+
+    Args:
+      scores: By task, the score of each checkpoint.
+      accuracies: By task, the accuracy of each checkpoint, with the same names.
+      families: The family of each checkpoint.
+      num_samples: Number of permutations, B.
+      seed: Seed of the permutations.
+
+    Returns:
+      A value in (0, 1]; NaN if tau is undefined on all tasks. It is 1 if no family has
+      two checkpoints.
+
+    Raises:
+      InputError: As for `score_ranking`; or a checkpoint has no family.
+    """
+    random = np.random.default_rng(seed)
+    total = np.zeros(num_samples + 1)
+    is_known = False
+    for task, by_name in scores.items():
+        s, a = align(by_name, accuracies[task])
+        codes = np.zeros(len(s), int)
+        if families is not None:
+            codes, _ = family_codes(by_name, families)
+        drawn = np.tile(s, (num_samples + 1, 1))
+        for code in np.unique(codes):
+            inside = np.flatnonzero(codes == code)
+            # The first row stays the observed one.
+            drawn[1:, inside] = random.permuted(drawn[1:, inside], axis=1)
+        taus = batch.kendall(drawn, np.broadcast_to(a, drawn.shape))
+        if not math.isnan(taus[0]):
+            total += taus
+            is_known = True
+    if not is_known:
+        return math.nan
+    # The tolerance treats values that differ by rounding as equal.
+    return float(np.mean(total >= total[0] - 1e-9))

@@ -37,7 +37,9 @@ def score_ranking(scores: Values, accuracies: Values) -> dict[str, float]:
     - `spearman`: Pearson's r of the ranks; tied values get their mean rank.
     - `weighted_kendall`: Vigna's tau with additive hyperbolic weights 1 / (rank + 1),
       where rank 0 is the best, averaged over the ranks by s and by a (2015). Errors
-      near the top weigh most. It is not in the paper, but in later work.
+      near the top weigh most. It is not in the paper, but in later work. It is not
+      symmetric: negated scores and accuracies give another value. Random orders spread
+      more than with `kendall`: of 11 checkpoints, 0.4 is chance.
 
     Ties: if several checkpoints share the highest accuracy, any of them is the best. If
     scores tie at place k, T_k is not unique. `recall@k` and `rel@k` are then the means

@@ -22,7 +22,7 @@ Baselines rank checkpoints without images; a useful measure does better.
 """
 
 _SAMPLES = 1000
-"""Number of bootstrap samples and of permutations."""
+"""Number of permutations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,8 @@ class MeasureSummary:
     Attributes:
       n: Number of checkpoints with both a score and an accuracy.
       scores: The result of `evaluation.score_ranking` for them.
-      interval: 95 % confidence interval of Kendall's tau, from a bootstrap over the
-        checkpoints and the noise of the scores. NaN if undefined.
+      interval: 95 % confidence interval of Kendall's tau, from a jackknife over the
+        checkpoints. NaN for fewer than six, and for a perfect order.
       p_value: Share of random orders with at least this Kendall's tau.
       probability_best: Probability that the checkpoint ranked first is the best one.
       num_tied: Number of checkpoints that share their score with another.
@@ -144,7 +144,7 @@ def _summarize(ranking: Ranking, measure: str) -> MeasureSummary:
     accuracies = _accuracies(rows)
     spreads = [row.spread(measure) or 0.0 for row in rows]
     options: dict[str, Any] = {"metrics": ["kendall"], "num_samples": _SAMPLES}
-    intervals = evaluation.intervals(scores, accuracies, spreads, **options)
+    intervals = evaluation.intervals(scores, accuracies, metrics=["kendall"])
     p_values = evaluation.p_values(scores, accuracies, **options)
     return MeasureSummary(
         n,

@@ -31,9 +31,6 @@ from rankckpt_jax.results.recommendation import (
 )
 from rankckpt_jax.results.saved_images import describe_saved_images
 
-_MIN_FOR_INTERVAL = 8
-"""Bootstrap intervals over fewer checkpoints are too narrow."""
-
 _MOST_AGAINST = 3
 """Further objections are among the details."""
 
@@ -346,11 +343,11 @@ def _interval(ranking: Ranking, agreement: Agreement) -> str:
     """Return the sentence on the confidence interval of Kendall's tau."""
     summary = agreement.measures[ranking.measures[0]]
     low, high = summary.interval
-    if summary.n < _MIN_FOR_INTERVAL or math.isnan(low):
+    if math.isnan(low):
         return ""
     return (
         f"Kendall's tau {summary.scores['kendall']:.2f}, 95 % confidence interval "
-        f"[{low:.2f}, {high:.2f}] (bootstrap over checkpoints)."
+        f"[{low:.2f}, {high:.2f}] (jackknife over checkpoints)."
     )
 
 

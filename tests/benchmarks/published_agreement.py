@@ -17,7 +17,6 @@ import pathlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import scipy.stats
 
 from rankckpt_jax import evaluation
 
@@ -126,26 +125,18 @@ def mean(rows: Iterable[Agreement], measure: str, pool: str = "") -> tuple[float
 
 def compare(
     rows: Iterable[Agreement], one: str, other: str
-) -> tuple[float, int, float]:
+) -> evaluation.TaskComparison:
     """Compare two measures on the pairs of pool and task that have both.
 
     Returns:
-      The mean difference of Kendall's tau, the number of pairs, and the two-sided
-      p-value of random signs. Tasks of one pool share checkpoints, so that the p-value
-      is too small.
+      The mean difference of Kendall's tau, its p-value by sign flips, and the number of
+      pairs. Tasks of one pool share checkpoints, so that the p-value is too small.
     """
-    taus = {(row.measure, row.pool, row.task): row.kendall for row in rows}
-    differences = np.array(
-        [
-            tau - taus[other, pool, task]
-            for (measure, pool, task), tau in taus.items()
-            if measure == one and (other, pool, task) in taus
-        ]
-    )
-    signs = np.random.default_rng(0).choice([-1, 1], (20_000, len(differences)))
-    flipped = np.abs(signs @ differences)
-    extreme = flipped >= abs(differences.sum()) - 1e-9
-    return float(differences.mean()), len(differences), float(extreme.mean())
+    taus: dict[str, dict[str, float]] = {one: {}, other: {}}
+    for row in rows:
+        if row.measure in taus:
+            taus[row.measure][f"{row.pool}/{row.task}"] = row.kendall
+    return evaluation.compare_over_tasks(taus[one], taus[other])
 
 
 def compute(directory: pathlib.Path) -> list[Agreement]:
@@ -168,32 +159,13 @@ def compute(directory: pathlib.Path) -> list[Agreement]:
                 task: {name: on_imagenet[table.pool][name] for name in known}
                 for task, known in accuracies.items()
             }
-        scores[ELSEWHERE] = _ranks_elsewhere(accuracies)
+        scores[ELSEWHERE] = evaluation.mean_rank_elsewhere(accuracies)
         for measure, by_task in scores.items():
             for task, known in by_task.items():
                 tau = evaluation.score_ranking(known, accuracies[task])["kendall"]
                 row = Agreement(table.pool, task, measure, len(known), round(tau, 4))
                 result.append(row)
     return sorted(result, key=lambda row: (row.pool, row.measure, row.task))
-
-
-def _ranks_elsewhere(
-    accuracies: Mapping[str, Mapping[str, float]],
-) -> dict[str, dict[str, float]]:
-    """Return by task the mean rank of each checkpoint on the other tasks."""
-    ranks = {
-        task: dict(zip(known, scipy.stats.rankdata(list(known.values())), strict=True))
-        for task, known in accuracies.items()
-    }
-    return {
-        task: {
-            name: float(
-                np.mean([ranks[other][name] for other in ranks if other != task])
-            )
-            for name in known
-        }
-        for task, known in accuracies.items()
-    }
 
 
 def main() -> None:
@@ -212,7 +184,7 @@ def main() -> None:
         taus = [f"{mean(rows, measure, pool)[0]:13.2f}" for pool in [*pools, ""]]
         print(f"{measure:26}" + "".join(taus) + f"{mean(rows, measure)[1]:13}")
     for other in ("logme", "gbc", "leep", "nce", "ncti", SOURCE, ELSEWHERE):
-        difference, count, p_value = compare(rows, "nleep", other)
+        difference, p_value, count = compare(rows, "nleep", other)
         print(f"nleep - {other}: {difference:+.2f} over {count}, p-value {p_value:.3f}")
 
 

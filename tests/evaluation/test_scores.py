@@ -186,3 +186,21 @@ def test_mean_over_tasks_ignores_undefined_values():
 def test_num_tied():
     assert evaluation.num_tied([0.1, 0.2, 0.2, 0.1, 0.3]) == 4
     assert evaluation.num_tied([]) == 0
+
+
+def test_score_ranking_avoids_the_traps_of_scipys_weighted_tau():
+    random = np.random.default_rng(0)
+    s = random.normal(size=10)
+    a = s + random.normal(size=10)
+
+    def weighted(s, a):
+        return evaluation.score_ranking(s, a)["weighted_kendall"]
+
+    # The mean of the ranks by s (0.4846) and by a (0.5165), in any order of the rows.
+    assert weighted(s, a) == pytest.approx((0.4846 + 0.5165) / 2, abs=1e-4)
+    assert weighted(s, a) == pytest.approx(weighted(a, s))
+    assert weighted(s, a) == pytest.approx(weighted(s[::-1], a[::-1]))
+    # It is not symmetric under negation: the top weighs more than the bottom.
+    assert weighted(-s, -a) == pytest.approx(0.1242, abs=1e-4)
+    with pytest.raises(InputError, match="finite"):
+        weighted([1, np.nan, 3], [1, 2, 3])

@@ -239,11 +239,11 @@ def test_conclude_prints_no_command_for_features():
 
 def test_conclude_names_the_interval_of_kendalls_tau():
     accuracies = [i / 20 for i in range(1, 11)]
-    summary = _summarize(_rows([2, 1, 4, 3, 6, 5, 8, 7, 10, 9], accuracies))
+    summary = _summarize(_rows([3, 2, 1, 4, 5, 6, 8, 7, 10, 9], accuracies))
     low, high = summary.agreement.measures["nleep"].interval
     assert summary.conclusion.details == (
         f"Kendall's tau 0.78, 95 % confidence interval [{low:.2f}, {high:.2f}] "
-        "(bootstrap over checkpoints).",
+        "(jackknife over checkpoints).",
     )
 
 

@@ -41,8 +41,7 @@ def test_agreement_matches_evaluation(summary):
     # The rows are ordered by nleep: 4, 3, 2, 1, 0.
     scores, accuracies, spreads = [4, 3, 2, 1, 0], _ACCURACIES[::-1], [0.1] * 5
     nleep, leep = agreement.measures["nleep"], agreement.measures["leep"]
-    intervals = evaluation.intervals(scores, accuracies, spreads, num_samples=1000)
-    assert nleep.interval == intervals["kendall"]
+    assert math.isnan(nleep.interval.low)
     p_values = evaluation.p_values(scores, accuracies, num_samples=1000)
     assert nleep.p_value == p_values["kendall"]
     assert nleep.probability_best == pytest.approx(
@@ -54,6 +53,18 @@ def test_agreement_matches_evaluation(summary):
     assert baseline.name == "number of parameters"
     assert baseline.scores == nleep.scores
     assert agreement.random_order.scores == evaluation.random_ranking(_ACCURACIES)
+
+
+def test_agreement_has_the_jackknife_interval_of_six_checkpoints():
+    scores, accuracies = [6, 5, 3, 4, 1, 2], [0.9, 0.7, 0.8, 0.5, 0.6, 0.4]
+    rows = [
+        Row(f"c{i}", scores={"nleep": s}, accuracy=a)
+        for i, (s, a) in enumerate(zip(scores, accuracies, strict=True))
+    ]
+    agreement = summarize(rank("t", ["nleep"], rows)).agreement
+    interval = agreement.measures["nleep"].interval
+    assert interval == evaluation.intervals(scores, accuracies)["kendall"]
+    assert -1 <= interval.low < agreement.measures["nleep"].scores["kendall"]
 
 
 def test_agreement_has_each_group_with_two_checkpoints(summary):

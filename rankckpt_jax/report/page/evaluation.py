@@ -45,8 +45,8 @@ METRICS = (
         "Kendall's tau",
         "kendall",
         "Kendall's tau-b, -1 to 1: the share of pairs in the right order minus the "
-        "share in the wrong order. Below it, its 95 % confidence interval (bootstrap "
-        "over checkpoints and the noise of the scores).",
+        "share in the wrong order. Below it, its 95 % confidence interval (jackknife "
+        "over checkpoints).",
     ),
     (
         "Spearman",
