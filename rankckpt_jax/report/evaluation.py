@@ -35,7 +35,8 @@ def lines(summary: Summary) -> list[list[str]]:
         ["measure", "n", *METRICS],
         *(
             line(printable(name), of_measure.n, of_measure.scores)
-            for name, of_measure in agreement.measures.items()
+            for name in agreement.by_agreement
+            for of_measure in [agreement.measures[name]]
             if measures.reads_images(name)
         ),
         *(

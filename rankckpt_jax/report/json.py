@@ -31,7 +31,12 @@ def to_json(summary: Summary) -> str:
         "conclusion": _conclusion(summary.conclusion),
         "evaluation": _evaluation(summary.agreement),
         "baselines": [
-            {"name": baseline.name, "n": baseline.n, **_numbers(baseline.scores)}
+            {
+                "name": baseline.name,
+                "n": baseline.n,
+                **_numbers(baseline.scores),
+                **_numbers(dataclasses.asdict(baseline.judgment)),
+            }
             for baseline in summary.agreement.baselines
         ],
         "other_metrics": [
@@ -66,6 +71,7 @@ def _evaluation(agreement: Agreement) -> dict[str, Any]:
         measure: {
             "n": summary.n,
             **_numbers(summary.scores),
+            **_numbers(dataclasses.asdict(summary.judgment)),
             "kendall_low": finite(summary.interval.low),
             "kendall_high": finite(summary.interval.high),
             "p_value": finite(summary.p_value),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,8 @@ def scatter(ranking: Ranking, measure: str) -> str:
     Hovering over a point shows its checkpoint, score and accuracy. Horizontal bars are
     the spreads of the scores. The point with the highest accuracy is filled. Its label
     is the name or, where that does not fit, the rank. Among many points only the first
-    five, the best and the worst have labels.
+    five, the best and the worst have labels. The axes show the bulk of the points; an
+    arrowhead at the edge stands for an outlier.
 
     Args:
       ranking: The ranking.
@@ -60,23 +62,30 @@ def scatter(ranking: Ranking, measure: str) -> str:
     scores = [row.scores[measure] for row in rows]
     accuracies = [row.finite_accuracy() or 0.0 for row in rows]
     spreads = [row.spread(measure) or 0.0 for row in rows]
+    x_range, y_range = svg.bulk(scores), svg.bulk(accuracies)
     plot = svg.Plot(
         svg.axis(
-            [s + d for s, p in zip(scores, spreads, strict=True) for d in (-p, p)],
+            [
+                s + d
+                for s, p in zip(scores, spreads, strict=True)
+                for d in (-p, p)
+                if x_range[0] <= s <= x_range[1]
+            ],
             f"score by {printable(measure)}",
         ),
-        metric_axis(ranking)(accuracies, f"{ranking.metric_title} after fine-tuning"),
+        metric_axis(ranking)(y_range, f"{ranking.metric_title} after fine-tuning"),
     )
     points = [plot.place(s, a) for s, a in zip(scores, accuracies, strict=True)]
     bars = [
         (plot.place(s - spread, a), plot.place(s + spread, a))
         for s, a, spread in zip(scores, accuracies, spreads, strict=True)
-        if spread
+        if spread and x_range[0] <= s <= x_range[1]
     ]
     texts = format_scores(scores)
     dots = [
-        svg.dot(
+        _point(
             points[i],
+            (_side(scores[i], x_range), _side(accuracies[i], y_range)),
             f"{printable(row.checkpoint)}\n{printable(measure)} {texts[i]}, "
             f"fine-tuned {format_metric(accuracies[i], ranking.metric)}",
             "best" if accuracies[i] == max(accuracies) else "",
@@ -93,6 +102,19 @@ def scatter(ranking: Ranking, measure: str) -> str:
         f"{printable(measure)} score of {len(rows)} checkpoints"
     )
     return svg.draw(plot, marks, label)
+
+
+def _side(value: float, shown: svg.Range) -> int:
+    """Return -1 for a value below a range, 1 above it, and 0 inside."""
+    return int(value > shown[1]) - int(value < shown[0])
+
+
+def _point(at: svg.Point, sides: tuple[int, int], hint: str, classes: str) -> str:
+    """Return the mark of a point, an arrowhead if it is beyond the axes."""
+    right, up = sides
+    if not (right or up):
+        return svg.dot(at, hint, classes)
+    return svg.arrow(at, math.degrees(math.atan2(right, up)), hint, classes)
 
 
 def curves(ranking: Ranking) -> str:

@@ -18,6 +18,9 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom."""
 
+Range = tuple[float, float]
+"""The lowest and the highest value."""
+
 CLASSES = 6
 """Number of colors for classes and lines: `class0` to `class5` of the style sheet."""
 
@@ -60,6 +63,29 @@ def axis(values: Iterable[float], name: str = "", num_ticks: int = 5) -> Axis:
     step = _step(low, high, num_ticks)
     ticks = _multiples(low, high, step)
     return Axis(low, high, tuple(zip(ticks, _texts(ticks, step), strict=True)), name)
+
+
+def bulk(values: Sequence[float]) -> Range:
+    """Return the range that an axis shows, so that an outlier does not fill it.
+
+    Outliers are more than three interquartile ranges outside the quartiles (Tukey's
+    "far out" values, 1977). They are left out if they more than double the range of the
+    others. The caller draws them at the edge.
+    """
+    low, high = min(values), max(values)
+    ordered = sorted(values)
+    lower, upper = _quantile(ordered, 0.25), _quantile(ordered, 0.75)
+    # Halves, since the difference of huge values overflows.
+    reach = 6 * (upper / 2 - lower / 2)
+    inside = [value for value in ordered if lower - reach <= value <= upper + reach]
+    is_owned = reach and inside[-1] / 2 - inside[0] / 2 < (high / 2 - low / 2) / 2
+    return (inside[0], inside[-1]) if is_owned else (low, high)
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    place = share * (len(ordered) - 1)
+    i, rest = int(place), place % 1
+    return ordered[i] * (1 - rest) + ordered[min(i + 1, len(ordered) - 1)] * rest
 
 
 def percent_axis(values: Iterable[float], name: str = "", num_ticks: int = 5) -> Axis:
@@ -200,6 +226,22 @@ def dot(at: Point, hint: str, classes: str = "") -> str:
     return (
         f'<circle class="{f"dot {classes}".strip()}" cx="{_n(at[0])}" cy="{_n(at[1])}" '
         f'r="4.5">{_title(hint)}</circle>'
+    )
+
+
+def arrow(at: Point, angle: float, hint: str, classes: str = "") -> str:
+    """Return an arrowhead for a point beyond the axes, which shows a hint on hover.
+
+    Args:
+      at: Its place at the edge.
+      angle: Its direction in degrees clockwise from up.
+      hint: The text on hover.
+      classes: Further classes of the style sheet.
+    """
+    return (
+        f'<path class="{f"dot {classes}".strip()}" d="M0-6.5L5 4.5h-10z" '
+        f'transform="translate({_n(at[0])} {_n(at[1])}) rotate({_n(angle)})">'
+        f"{_title(hint)}</path>"
     )
 
 

@@ -26,6 +26,21 @@ _SAMPLES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
+class Judgment:
+    """What a user loses by a score, and how its gaps follow those of the accuracies.
+
+    Attributes:
+      regret_1: Accuracy lost by fine-tuning only the first; NaN if unknown.
+      regret_3: Accuracy lost by fine-tuning only the first three.
+      gap_fidelity: See `evaluation.gap_fidelity`; NaN if undefined.
+    """
+
+    regret_1: float
+    regret_3: float
+    gap_fidelity: float
+
+
+@dataclasses.dataclass(frozen=True)
 class MeasureSummary:
     """The agreement of one measure with fine-tuning.
 
@@ -35,6 +50,7 @@ class MeasureSummary:
       interval: 95 % confidence interval of Kendall's tau, from a jackknife over the
         checkpoints. NaN for fewer than six, and for a perfect order.
       p_value: Share of random orders with at least this Kendall's tau.
+      judgment: Its regret and its gap fidelity.
       probability_best: Probability that the checkpoint ranked first is the best one.
       num_tied: Number of checkpoints that share their score with another.
       p_value_versus_first: P-value of the difference in Kendall's tau from the first
@@ -43,6 +59,7 @@ class MeasureSummary:
 
     n: int
     scores: Mapping[str, float]
+    judgment: Judgment
     interval: evaluation.Interval
     p_value: float
     probability_best: float
@@ -58,11 +75,13 @@ class Baseline:
       name: The baseline in words.
       n: Number of checkpoints for which its value and the accuracy are known.
       scores: The result of `evaluation.score_ranking` for them.
+      judgment: Its regret and its gap fidelity.
     """
 
     name: str
     n: int
     scores: Mapping[str, float]
+    judgment: Judgment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +123,28 @@ class Agreement:
     def all_baselines(self) -> tuple[Baseline, ...]:
         """The baselines, and the measures that do not read the images."""
         known = (
-            Baseline(_baseline_in_words(name), summary.n, summary.scores)
+            Baseline(
+                _baseline_in_words(name), summary.n, summary.scores, summary.judgment
+            )
             for name, summary in self.measures.items()
             if not measures.reads_images(name) and summary.n > 1
         )
         return *known, *self.baselines
+
+    @property
+    def by_agreement(self) -> tuple[str, ...]:
+        """The measures in the order to show them, baselines last.
+
+        They are ordered by Kendall's tau; those without a tau keep the ranking's order.
+        """
+
+        def key(name: str) -> tuple[bool, float]:
+            tau = self.measures[name].scores["kendall"]
+            return not measures.reads_images(name), math.inf if math.isnan(
+                tau
+            ) else -tau
+
+        return tuple(sorted(self.measures, key=key))
 
     @property
     def is_known(self) -> bool:
@@ -123,9 +159,23 @@ def measure_agreement(ranking: Ranking) -> Agreement:
     return Agreement(
         {measure: _summarize(ranking, measure) for measure in ranking.measures},
         _baselines(ranking),
-        Baseline("random order", n, evaluation.random_ranking(accuracies)),
+        Baseline(
+            "random order",
+            n,
+            evaluation.random_ranking(accuracies),
+            dataclasses.replace(judge([0.0] * n, accuracies), gap_fidelity=0.0),
+        ),
         evaluation.kendall_null_deviation(n),
         _groups(ranking),
+    )
+
+
+def judge(scores: evaluation.Values, accuracies: evaluation.Values) -> Judgment:
+    """Return the regret and the gap fidelity of scores."""
+    return Judgment(
+        evaluation.regret(scores, accuracies).value,
+        evaluation.regret(scores, accuracies, 3).value,
+        evaluation.gap_fidelity(scores, accuracies),
     )
 
 
@@ -138,8 +188,8 @@ def _summarize(ranking: Ranking, measure: str) -> MeasureSummary:
     n, evaluated = len(rows), ranking.evaluation[measure]
     if n < 2:
         nan = math.nan
-        interval = evaluation.Interval(nan, nan)
-        return MeasureSummary(n, evaluated, interval, nan, nan, None, None)
+        interval, judgment = evaluation.Interval(nan, nan), Judgment(nan, nan, nan)
+        return MeasureSummary(n, evaluated, judgment, interval, nan, nan, None, None)
     scores = [row.scores[measure] for row in rows]
     accuracies = _accuracies(rows)
     spreads = [row.spread(measure) or 0.0 for row in rows]
@@ -149,6 +199,7 @@ def _summarize(ranking: Ranking, measure: str) -> MeasureSummary:
     return MeasureSummary(
         n,
         evaluated,
+        judge(scores, accuracies),
         intervals["kendall"],
         p_values["kendall"],
         evaluation.probability_best(
@@ -186,8 +237,10 @@ def _baselines(ranking: Ranking) -> tuple[Baseline, ...]:
             and (accuracy := row.finite_accuracy()) is not None
         ]
         if len(pairs) > 1:
-            scores = evaluation.score_ranking(*zip(*pairs, strict=True))
-            result.append(Baseline(name, len(pairs), scores))
+            values, accuracies = map(list, zip(*pairs, strict=True))
+            scores = evaluation.score_ranking(values, accuracies)
+            judgment = judge(values, accuracies)
+            result.append(Baseline(name, len(pairs), scores, judgment))
     return tuple(result)
 
 

@@ -31,6 +31,9 @@ from rankckpt_jax.results.recommendation import (
 )
 from rankckpt_jax.results.saved_images import describe_saved_images
 
+_MIN_FOR_REGRET = 6
+"""Of fewer checkpoints, fine-tuning three is at least half of the work."""
+
 _MOST_AGAINST = 3
 """Further objections are among the details."""
 
@@ -104,6 +107,7 @@ def conclude(
         _layers(ranking),
         _ties(ranking),
         _interval(ranking, agreement),
+        _regret(ranking, agreement),
         _probability_best(ranking, agreement),
         *(other.sentence for other in others),
     )
@@ -348,6 +352,23 @@ def _interval(ranking: Ranking, agreement: Agreement) -> str:
     return (
         f"Kendall's tau {summary.scores['kendall']:.2f}, 95 % confidence interval "
         f"[{low:.2f}, {high:.2f}] (jackknife over checkpoints)."
+    )
+
+
+def _regret(ranking: Ranking, agreement: Agreement) -> str:
+    """Return the sentence on the loss of fine-tuning only a few checkpoints."""
+    summary = agreement.measures[ranking.measures[0]]
+    if summary.n < _MIN_FOR_REGRET:
+        return ""
+
+    def lost(value: float) -> str:
+        return format_points(value, metric=ranking.metric) if value > 0 else "nothing"
+
+    return (
+        f"Of {summary.n} fine-tuned checkpoints, taking the first by "
+        f"{printable(ranking.measures[0])} loses {lost(summary.judgment.regret_1)}, "
+        f"the best of the first three {lost(summary.judgment.regret_3)}, and one at "
+        f"random {lost(agreement.random_order.judgment.regret_1)} on average."
     )
 
 

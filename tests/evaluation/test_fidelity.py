@@ -47,13 +47,12 @@ def test_gap_fidelity_ignores_order_scale_and_sign():
 
 
 def test_calibrate_gaps_counts_pairs():
-    # Gaps 1, 1, 2 | 3, 4, 5 of scores; the pair with gap 1 of 3 and 4 is inverted.
-    s, a = [0.0, 1, 3, 4], [0.1, 0.2, 0.8, 0.6]
+    # The score gaps are 1, 2 | 3, 4 | 6, 7; the pair with gap 4 is inverted.
+    s, a = [0.0, 1, 3, 7], [0.1, 0.2, 0.8, 0.6]
     low, middle, high = evaluation.calibrate_gaps(s, a)
-    assert [b.num_pairs for b in (low, middle, high)] == [2, 2, 2]
-    assert low == (2, 1, pytest.approx((0.1 + 0.2) / 2), 0.5)
-    assert middle == (2, 2.5, pytest.approx((0.6 + 0.7) / 2), 1)
-    assert high == (2, 3.5, pytest.approx((0.4 + 0.5) / 2), 1)
+    assert low == (2, 1.5, pytest.approx((0.1 + 0.6) / 2), 1)
+    assert middle == (2, 3.5, pytest.approx((0.7 + 0.2) / 2), 0.5)
+    assert high == (2, 6.5, pytest.approx((0.4 + 0.5) / 2), 1)
 
 
 def test_calibrate_gaps_of_ties_does_not_depend_on_the_order():

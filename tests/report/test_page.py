@@ -14,6 +14,7 @@ import pytest
 
 from rankckpt_jax.benchmark import table as benchmark
 from rankckpt_jax.report import notebook, page
+from rankckpt_jax.report.page import evaluation, scatter_plots
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
@@ -97,6 +98,28 @@ def test_to_html_shows_every_result(realistic_page):
         "Warnings",
         "How this was made",
     ]
+
+
+def test_to_html_orders_measures_by_agreement_and_shows_regret(realistic):
+    table = _Reader(evaluation.SECTION.render(summarize(realistic)))
+    names = [a.get("data-value") for a in table.named("th") if a.get("scope") == "row"]
+    assert names[:3] == ["h_score", "nleep", "leep"]
+    # The first of nleep is 1.8 points below the best, a random checkpoint 14.7.
+    assert "1.8 points" in table.text and "14.7 points" in table.text
+
+
+def test_to_html_shows_the_plots_of_the_first_the_best_and_the_worst(large):
+    section = scatter_plots.SECTION.render(large)
+    shown, _, folded = section.partition("<details>")
+    assert shown.count("<svg") == 3
+    assert "20 more measures" in folded
+    taus = {m: s.scores["kendall"] for m, s in large.agreement.measures.items()}
+    for note, tau in (
+        ("orders the ranking", taus["some_measure_0"]),
+        ("agrees best", max(taus.values())),
+        ("agrees least", min(taus.values())),
+    ):
+        assert f"tau {tau:.2f} over 40 checkpoints ({note})" in " ".join(shown.split())
 
 
 def test_to_html_requests_nothing(realistic_page):

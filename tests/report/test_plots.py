@@ -106,6 +106,35 @@ def test_scatter_labels_names_in_any_script():
     assert "名前2" in plots.scatter(rank("t", ["nleep"], rows), "nleep")
 
 
+def _arrows(scores, accuracies):
+    rows = [
+        Row(f"net{i}", scores={"nleep": s}, accuracy=a)
+        for i, (s, a) in enumerate(zip(scores, accuracies, strict=True))
+    ]
+    svg = plots.scatter(rank("t", ["nleep"], rows), "nleep")
+    root = ElementTree.fromstring(svg)
+    arrows = [e for e in root.iter("path") if (e.get("class") or "").startswith("dot")]
+    dots = [float(e.get("cx")) for e in root.iter("circle")]
+    return svg, arrows, max(dots) - min(dots)
+
+
+def test_scatter_puts_an_outlier_at_the_edge():
+    scores = [1.0, 2, 3, 4, 5, 6, 7, -580_000]
+    svg, (arrow,), width = _arrows(scores, [0.5 + i / 100 for i in range(8)])
+    # The others fill the axis, and the hint has the outlier's score.
+    assert width > 200
+    assert "-580,000" in "".join(arrow.itertext())
+    assert "rotate(-90)" in arrow.get("transform")
+    _, (arrow,), _ = _arrows(range(8), [0.8 + i / 100 for i in range(7)] + [0.1])
+    assert "rotate(180)" in arrow.get("transform")
+
+
+@pytest.mark.parametrize("scores", [[1, 2, 3, 4, 5, 6, 7, 9], [1] * 7 + [9], [0, 9]])
+def test_scatter_shows_values_that_are_not_far_outliers(scores):
+    _, arrows, _ = _arrows(scores, [0.5 + i / 100 for i in range(len(scores))])
+    assert not arrows
+
+
 @pytest.mark.parametrize(
     ("scores", "accuracies"),
     [

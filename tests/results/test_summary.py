@@ -75,6 +75,37 @@ def test_agreement_has_each_group_with_two_checkpoints(summary):
     assert scores == evaluation.score_ranking([0, 1, 2], _ACCURACIES[:3])
 
 
+def test_agreement_orders_measures_by_tau_with_baselines_last():
+    scores = {
+        "num_parameters": [1, 2, 3],
+        "logme": [3, 1, 2],
+        "nleep": [1, 3, 2],
+        "leep": [1, 1, 1],
+    }
+    rows = [
+        Row(f"c{i}", scores={m: s[i] for m, s in scores.items()}, accuracy=0.1 * i)
+        for i in range(3)
+    ]
+    agreement = summarize(rank("t", list(scores), rows)).agreement
+    # leep has no tau.
+    assert agreement.by_agreement == ("nleep", "logme", "leep", "num_parameters")
+
+
+def test_agreement_has_the_regret_of_measures_baselines_and_random_orders(summary):
+    agreement = summary.agreement
+    accuracies = _ACCURACIES[::-1]
+    for judgment, scores in (
+        (agreement.measures["nleep"].judgment, [4, 3, 2, 1, 0]),
+        (agreement.baselines[0].judgment, [4, 3, 2, 1, 0]),
+    ):
+        assert judgment.regret_1 == evaluation.regret(scores, accuracies).value
+        assert judgment.regret_3 == evaluation.regret(scores, accuracies, 3).value
+        assert judgment.gap_fidelity == evaluation.gap_fidelity(scores, accuracies)
+    expected = max(accuracies) - sum(accuracies) / 5
+    assert agreement.random_order.judgment.regret_1 == pytest.approx(expected)
+    assert agreement.random_order.judgment.gap_fidelity == 0
+
+
 def test_agreement_is_undefined_for_one_checkpoint():
     summary = summarize(rank("t", ["nleep"], [Row("a", accuracy=0.5)]))
     assert not summary.agreement.is_known

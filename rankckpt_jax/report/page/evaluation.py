@@ -8,11 +8,12 @@ from typing import Any
 
 from rankckpt_jax import measures
 from rankckpt_jax.report.rendering import Section
-from rankckpt_jax.results.agreement import MeasureSummary
+from rankckpt_jax.results.agreement import Judgment, MeasureSummary
 from rankckpt_jax.results.formatting import (
     NONE,
     format_decimal,
     format_p_value,
+    format_points,
     format_probability,
     printable,
 )
@@ -60,6 +61,26 @@ METRICS = (
     ),
 )
 """Heading, key of `evaluation.score_ranking` and meaning of each metric."""
+
+JUDGMENTS = (
+    (
+        "Loss of the first",
+        "regret_1",
+        "How far the first checkpoint, fine-tuned, is below the best one.",
+    ),
+    (
+        "Loss of three",
+        "regret_3",
+        "How far the best of the first three, fine-tuned, is below the best one.",
+    ),
+    (
+        "Gap fidelity",
+        "gap_fidelity",
+        "Linear correlation of the absolute differences of scores and of results over "
+        "all pairs, -1 to 1: whether large gaps of the score mean large gaps.",
+    ),
+)
+"""Heading, attribute of `Judgment` and meaning of each further number."""
 
 _Format = Callable[[MeasureSummary], tuple[float | None, str]]
 
@@ -140,8 +161,8 @@ _TEMPLATE = """
 <p class="note">Gray rows are trivial baselines that do not use the images; a useful
 measure does better. The last row is the expected value for a random order of
 {{ random.n }} checkpoints; Kendall's tau of such orders has standard deviation
-{{ deviation }}. For tied scores, a value is the mean over all orders of the tied
-checkpoints.</p>
+{{ deviation }}. Measures are sorted by Kendall's tau. For tied scores, a value is the
+mean over all orders of the tied checkpoints.</p>
 <details>
 <summary>Meaning of the columns</summary>
 <dl class="terms">
@@ -195,19 +216,24 @@ def _values(summary: Summary) -> dict[str, Any] | None:
             "" if measures.reads_images(measure) else "baseline",
             [
                 *_metric_cells(of_measure.scores, best, of_measure.interval),
+                *_judgment_cells(of_measure.judgment, summary.ranking.metric),
                 *(_cell(*format(of_measure)) for _, _, format in SIGNIFICANCE_COLUMNS),
             ],
         )
-        for measure, of_measure in agreement.measures.items()
+        for measure in agreement.by_agreement
+        for of_measure in [agreement.measures[measure]]
     ]
-    rows.sort(key=lambda row: row[2])
     empty = [_cell(None, NONE)] * len(SIGNIFICANCE_COLUMNS)
     rows += [
         (
             baseline.name,
             baseline.n,
             "baseline",
-            [*_metric_cells(baseline.scores), *empty],
+            [
+                *_metric_cells(baseline.scores),
+                *_judgment_cells(baseline.judgment, summary.ranking.metric),
+                *empty,
+            ],
         )
         for baseline in agreement.baselines
     ]
@@ -216,13 +242,19 @@ def _values(summary: Summary) -> dict[str, Any] | None:
     return {
         "headings": [
             _N,
-            *((heading, help) for heading, _, help in METRICS),
+            *((heading, help) for heading, _, help in (*METRICS, *JUDGMENTS)),
             *((heading, help) for heading, help, _ in SIGNIFICANCE_COLUMNS),
         ],
         "rows": rows,
         "random": agreement.random_order,
         "random_texts": [
             *(format_decimal(agreement.random_order.scores[key]) for key in keys),
+            *(
+                cell["text"]
+                for cell in _judgment_cells(
+                    agreement.random_order.judgment, summary.ranking.metric
+                )
+            ),
             *([""] * len(SIGNIFICANCE_COLUMNS)),
         ],
         "deviation": format_decimal(agreement.random_deviation),
@@ -239,7 +271,8 @@ def _values(summary: Summary) -> dict[str, Any] | None:
                             for _, k, _ in of_paper
                         ],
                     )
-                    for measure, (n, scores) in group.measures.items()
+                    for measure in agreement.by_agreement
+                    for n, scores in [group.measures[measure]]
                 ],
             )
             for group in agreement.groups
@@ -263,6 +296,16 @@ def _metric_cells(
         )
         for _, key, _ in METRICS
     ]
+
+
+def _judgment_cells(judgment: Judgment, metric: str) -> list[dict[str, Any]]:
+    def text(key: str, value: float) -> str:
+        if math.isnan(value) or key == "gap_fidelity":
+            return format_decimal(value)
+        return format_points(value, short=True, metric=metric)
+
+    values = {key: getattr(judgment, key) for _, key, _ in JUDGMENTS}
+    return [_cell(value, text(key, value)) for key, value in values.items()]
 
 
 def _cell(
