@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.errors import unknown_name
+from rankckpt_jax.report.svg import bulk
 from rankckpt_jax.results.formatting import printable
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row
@@ -38,7 +39,8 @@ def plot(ranking: Ranking, measure: str) -> Figure:
     """Draw the accuracies against the scores of a measure.
 
     With fewer than two accuracies, the scores are drawn, the highest on top. Horizontal
-    bars are one standard deviation of a score to each side.
+    bars are one standard deviation of a score to each side. An arrowhead at the edge
+    stands for an outlier.
 
     Args:
       ranking: The ranking.
@@ -78,6 +80,7 @@ def _draw_accuracies(axes: Axes, rows: Sequence[Row], measure: str, name: str) -
     spreads = [row.spread(measure) or 0.0 for row in rows]
     axes.errorbar(scores, accuracies, xerr=spreads, fmt="o", ecolor="0.6")
     axes.margins(0.1)
+    scores = _mark_outliers(axes, scores, accuracies)
     unit = " (%)" if metric.is_share else ""
     axes.set_ylabel(f"{metric.title} after fine-tuning{unit}")
     by_accuracy = sorted(range(len(rows)), key=lambda i: -accuracies[i])
@@ -88,6 +91,27 @@ def _draw_accuracies(axes: Axes, rows: Sequence[Row], measure: str, name: str) -
     # If two labels do not fit, the one named first stays.
     names = {i: _name(rows[i]) for i in named}
     _label(axes, scores, accuracies, spreads, names)
+
+
+def _mark_outliers(
+    axes: Axes, scores: Sequence[float], accuracies: Sequence[float]
+) -> list[float]:
+    """Limit the horizontal axis to the bulk of the scores.
+
+    Returns:
+      The places of the points. That of an outlier is at the edge, with an arrowhead.
+    """
+    low, high = bulk(scores)
+    if (low, high) == (min(scores), max(scores)):
+        return list(scores)
+    margin = 0.1 * (high - low)
+    left, right = low - margin, high + margin
+    axes.set_xlim(left, right)
+    places = [min(max(score, left), right) for score in scores]
+    for marker, end in (("<", left), (">", right)):
+        heights = [a for x, a in zip(places, accuracies, strict=True) if x == end]
+        axes.plot([end] * len(heights), heights, marker, color="C0", clip_on=False)
+    return places
 
 
 def _draw_scores(axes: Axes, rows: Sequence[Row], measure: str) -> None:

@@ -295,6 +295,8 @@ def strip(
 ) -> str:
     """Return one value on a shared axis, for a row of a table.
 
+    A value beyond the axis is an arrowhead at its end.
+
     Args:
       scale: The axis.
       name: The name given to `ruler`.
@@ -304,6 +306,12 @@ def strip(
     """
     x = _percent(scale.share(value))
     parts = [f'<use class="grid" href="#ticks-{name}"/>']
+    side = int(value > scale.high) - int(value < scale.low)
+    if side:
+        classes = "measured" if measured else "score"
+        head = f'<path class="{classes}" d="M{6 * side} 0l{-10 * side}-5v10z"/>'
+        parts.append(f'<svg x="{x}" y="13" overflow="visible">{head}</svg>')
+        return _strip(parts)
     if spread:
         ends = [_percent(scale.share(value + side * spread)) for side in (-1, 1)]
         parts.append(
@@ -315,6 +323,10 @@ def strip(
         parts.append(f'<svg x="{x}" y="13" overflow="visible">{diamond}</svg>')
     else:
         parts.append(f'<circle class="score" cx="{x}" cy="13" r="5"/>')
+    return _strip(parts)
+
+
+def _strip(parts: Iterable[str]) -> str:
     return f'<svg class="strip" height="26" aria-hidden="true">{"".join(parts)}</svg>'
 
 

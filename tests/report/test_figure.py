@@ -39,6 +39,19 @@ def test_plot_draws_accuracies_against_scores(realistic):
     assert realistic.plot("h_score").axes[0].get_xlabel().startswith("h_score")
 
 
+def test_plot_puts_an_outlier_at_the_edge():
+    scores = [-580_000.0, 1, 2, 3, 4, 5, 6]
+    rows = [
+        Row(f"net{i}", scores={"gbc": s}, accuracy=0.5 + i / 20)
+        for i, s in enumerate(scores)
+    ]
+    axes = rank("t", ["gbc"], rows).plot().axes[0]
+    low, high = axes.get_xlim()
+    assert -1 < low < 1 and 6 < high < 8
+    arrows = [line for line in axes.lines if line.get_marker() == "<"]
+    assert [list(line.get_xydata()[0]) for line in arrows] == [[low, pytest.approx(50)]]
+
+
 def test_plot_draws_scores_without_accuracies():
     rows = [
         Row("b", scores={"nleep": 1.0}, spreads={"nleep": 0.1}, accuracy=0.5),

@@ -86,6 +86,24 @@ def test_draw_escapes_every_text():
     assert [title.text for title in root.iter("title")] == ['<script>"']
 
 
+def test_bulk_leaves_out_far_values_that_fill_the_axis():
+    assert svg.bulk([1.0, 2, 3, 4, 5, -580_000]) == (1, 5)
+    assert svg.bulk([1.0, 2, 3, 4, 5, 7]) == (1, 7)
+    # With half of the values equal, there is no scale to compare with.
+    assert svg.bulk([1.0, 1, 1, 1, 9]) == (1, 9)
+    assert svg.bulk([-1e308, 1e308]) == (-1e308, 1e308)
+    assert svg.bulk([2.0]) == (2, 2)
+
+
+def test_strip_of_an_outlier_is_an_arrowhead():
+    axis = svg.axis([0, 10])
+    for value, start in ((-50, "M-6"), (50, "M6")):
+        root = ElementTree.fromstring(svg.strip(axis, "score", value, 2))
+        (path,) = root.iter("path")
+        assert path.get("d").startswith(start)
+        assert not list(root.iter("circle"))
+
+
 def test_strip_places_the_value_between_the_ends_of_its_interval():
     axis = svg.Axis(0, 10)
     root = ElementTree.fromstring(svg.strip(axis, "score", 5, 2))

@@ -35,6 +35,9 @@ each side{% endif %}; all checkpoints are on one axis.
 {% if has_accuracies %}
 ◆ is the {{ metric }} after fine-tuning.
 {% endif %}
+{% if has_outliers %}
+An arrowhead at an end stands for an outlier beyond the axis.
+{% endif %}
 {% if chips %}
 The numbers on the right are the ranks by each measure, the best with the most color.
 {% endif %}
@@ -169,6 +172,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
         "has_others": len(ranking.measures) > 1,
         "has_provenance": bool(ranking.provenance),
         "mark": columns.MARK,
+        "has_outliers": any(scale["has_outlier"] for scale in scales),
         "marked": any(cell.warning for scale in scales for cell, _ in scale["cells"]),
         "sources": [printable(source) for source in sources],
         "failed": ranking.failed and count(len(ranking.failed), "checkpoint"),
@@ -196,10 +200,11 @@ def _scale(column: Column, heading: str, ranking: Ranking) -> Mapping[str, Any] 
     noise = [
         0.0 if row.failure else 2 * (finite(column.spread(row)) or 0.0) for row in rows
     ]
+    low, high = svg.bulk(values)
     ends = [
         cell.value + side * half
         for cell, half in zip(cells, noise, strict=True)
-        if isinstance(cell.value, float)
+        if isinstance(cell.value, float) and low <= cell.value <= high
         for side in (-1, 1)
     ]
     make_axis = plots.metric_axis(ranking) if is_measured else svg.axis
@@ -209,6 +214,7 @@ def _scale(column: Column, heading: str, ranking: Ranking) -> Mapping[str, Any] 
         "column": column,
         "heading": heading,
         "is_measured": is_measured,
+        "has_outlier": low > min(values) or high < max(values),
         "ruler": svg.ruler(axis, name),
         "cells": [
             (
