@@ -11,6 +11,7 @@ import pytest
 from rankckpt_jax import finetune, measures
 from rankckpt_jax.data import preprocess
 from rankckpt_jax.devices import peaks
+from rankckpt_jax.evaluation import table_lines
 from rankckpt_jax.report import tracking
 from tests.benchmarks import published_agreement
 
@@ -102,6 +103,32 @@ def test_choosing_page_has_the_published_agreement():
                 taus.setdefault(row.task, {})[row.measure] = row.kendall
         firsts = [max(by, key=by.get) for by in taus.values()]
         assert firsts.count("nleep") == count
+
+
+def test_evaluation_page_has_the_published_agreement():
+    known = published_agreement.read()
+    text = (DOCS / "evaluate-your-scores.md").read_text()
+    for pool in ("keras", "timm", "torchvision"):
+        (line,) = re.findall(rf"^\| {pool} \|.*$", text, re.MULTILINE)
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        nleep, count = published_agreement.mean(known, "nleep", pool)
+        static, _ = published_agreement.mean(known, published_agreement.ELSEWHERE, pool)
+        assert cells[1] == str(count)
+        assert cells[4].startswith(f"{nleep:.2f} [")
+        assert cells[5].startswith(f"{static:.2f} [")
+        of_pool = [row for row in known if row.pool == pool]
+        difference, p_value, _ = published_agreement.compare(
+            of_pool, "nleep", published_agreement.ELSEWHERE
+        )
+        found, p_text = re.findall(r"-?\d\.\d+", cells[6])
+        assert found == f"{difference:.2f}"
+        assert float(p_text) == float(f"{p_value:.{len(p_text) - 2}f}")
+
+
+def test_evaluation_page_names_every_column():
+    text = (DOCS / "evaluate-your-scores.md").read_text()
+    for column in table_lines.COLUMNS:
+        assert f"`{column}`" in text, column
 
 
 def test_fine_tuning_page_lists_every_recipe():

@@ -1,7 +1,8 @@
 """The quality of a ranking: metrics, intervals, tests, controls and the noise ceiling.
 
 `score_ranking` compares the scores of a measure with accuracies after fine-tuning, as
-the paper does. docs/judging.md explains each judgment with its formula and source.
+the paper does. `judge` applies all of them to a table of scores of many tasks, which
+`read_table` reads. docs/judging.md explains each judgment with its formula and source.
 """
 
 from rankckpt_jax.evaluation.batch import CORRELATIONS, METRICS
@@ -24,6 +25,8 @@ from rankckpt_jax.evaluation.intervals import (
     jackknife,
     wilson_interval,
 )
+from rankckpt_jax.evaluation.judge_table import judge
+from rankckpt_jax.evaluation.judgment import FIGURES, Judgment, MeasureJudgment
 from rankckpt_jax.evaluation.noise_ceiling import (
     NoiseCeiling,
     kendall_ceiling,
@@ -48,6 +51,7 @@ from rankckpt_jax.evaluation.pairs import (
 )
 from rankckpt_jax.evaluation.probability_best import probability_best
 from rankckpt_jax.evaluation.regret import Regret, regret
+from rankckpt_jax.evaluation.score_lists import ELSEWHERE
 from rankckpt_jax.evaluation.scores import (
     Values,
     mean_over_tasks,
@@ -60,21 +64,31 @@ from rankckpt_jax.evaluation.static_list import (
     mean_rank_elsewhere,
     rank_dispersion,
 )
+from rankckpt_jax.evaluation.table import STATICS, Checkpoint, Table, TaskTable
+from rankckpt_jax.evaluation.table_file import parse_table, read_table
 
 __all__ = [
     "CORRELATIONS",
+    "ELSEWHERE",
+    "FIGURES",
     "METRICS",
     "MIN_UNITS",
+    "STATICS",
     "BeyondStatic",
     "Calibration",
+    "Checkpoint",
     "Comparison",
     "DroppingPoint",
     "GroupKendall",
     "Interval",
+    "Judgment",
+    "MeasureJudgment",
     "NoiseCeiling",
     "Regret",
     "ResolvableKendall",
+    "Table",
     "TaskComparison",
+    "TaskTable",
     "Values",
     "beyond_static",
     "calibrate_gaps",
@@ -88,6 +102,7 @@ __all__ = [
     "intervals",
     "is_significant",
     "jackknife",
+    "judge",
     "kemeny",
     "kendall_ceiling",
     "kendall_null_deviation",
@@ -99,11 +114,13 @@ __all__ = [
     "num_tied",
     "p_value_over_tasks",
     "p_values",
+    "parse_table",
     "pearson_ceiling",
     "pooled_kendall",
     "probability_best",
     "random_ranking",
     "rank_dispersion",
+    "read_table",
     "regret",
     "resolvable_kendall",
     "score_ranking",

@@ -83,9 +83,9 @@ def scatter(ranking: Ranking, measure: str) -> str:
     ]
     texts = format_scores(scores)
     dots = [
-        _point(
+        mark_point(
             points[i],
-            (_side(scores[i], x_range), _side(accuracies[i], y_range)),
+            (side(scores[i], x_range), side(accuracies[i], y_range)),
             f"{printable(row.checkpoint)}\n{printable(measure)} {texts[i]}, "
             f"fine-tuned {format_metric(accuracies[i], ranking.metric)}",
             "best" if accuracies[i] == max(accuracies) else "",
@@ -104,12 +104,12 @@ def scatter(ranking: Ranking, measure: str) -> str:
     return svg.draw(plot, marks, label)
 
 
-def _side(value: float, shown: svg.Range) -> int:
+def side(value: float, shown: svg.Range) -> int:
     """Return -1 for a value below a range, 1 above it, and 0 inside."""
     return int(value > shown[1]) - int(value < shown[0])
 
 
-def _point(at: svg.Point, sides: tuple[int, int], hint: str, classes: str) -> str:
+def mark_point(at: svg.Point, sides: tuple[int, int], hint: str, classes: str) -> str:
     """Return the mark of a point, an arrowhead if it is beyond the axes."""
     right, up = sides
     if not (right or up):

@@ -39,7 +39,7 @@ def to_text(summary: Summary, width: int | None = None) -> str:
     Returns:
       Several lines without a final newline; `results.ranking.rank` has an example.
     """
-    width = _get_width(width)
+    width = get_width(width)
     ranking = summary.ranking
     blocks = [_title(ranking, width), _conclusion_lines(summary, width)]
     if ranking.rows:
@@ -48,7 +48,7 @@ def to_text(summary: Summary, width: int | None = None) -> str:
         blocks.append(_evaluation_lines(summary, width))
     notes = [*summary.conclusion.details, *_warnings(summary)]
     if notes:
-        blocks.append("\n".join(_wrap(note, width) for note in notes))
+        blocks.append("\n".join(wrap(note, width) for note in notes))
     return "\n\n".join(blocks)
 
 
@@ -57,14 +57,15 @@ def to_short_text(ranking: Ranking, width: int | None = None) -> str:
 
     The arguments are those of `to_text`.
     """
-    width = _get_width(width)
+    width = get_width(width)
     lines = [_title(ranking, width)]
     if ranking.rows:
         lines.append(_ranking_lines(ranking, width, _SHORT_ROWS))
     return "\n".join(lines)
 
 
-def _get_width(width: int | None) -> int:
+def get_width(width: int | None) -> int:
+    """Return a given width of lines, or that of the terminal."""
     found = width or shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns
     return max(found, _MIN_WIDTH)
 
@@ -74,20 +75,20 @@ def _title(ranking: Ranking, width: int) -> str:
     if ranking.failed:
         title += f", {len(ranking.failed)} failed"
     lines = [title, printable(ranking.task_description)]
-    return "\n".join(_wrap(line, width) for line in lines if line)
+    return "\n".join(wrap(line, width) for line in lines if line)
 
 
 def _conclusion_lines(summary: Summary, width: int) -> str:
     """Return the answer and the evidence for and against it."""
     conclusion = summary.conclusion
     lines = ["".join(conclusion.answer), *conclusion.support, conclusion.verification]
-    lines = [_wrap(line, width) for line in lines if line]
+    lines = [wrap(line, width) for line in lines if line]
     if conclusion.command:
         # In a line of its own, to be copied.
         lines += ["To fine-tune the best two, run:", f"  {conclusion.command}"]
     quoted = {warning.text for warning in summary.warnings}
     lines += [
-        _wrap(f"Against it: {sentence}", width)
+        wrap(f"Against it: {sentence}", width)
         for sentence in conclusion.against
         # The warning follows, with its checkpoints.
         if sentence not in quoted
@@ -143,7 +144,7 @@ def _ranking_lines(ranking: Ranking, width: int, most: int | None = None) -> str
     if hidden:
         result.append(_name_hidden(hidden, width))
     if most is None:
-        result.append(_wrap(_legend(ranking, table, cells), width))
+        result.append(wrap(_legend(ranking, table, cells), width))
     return "\n".join(result)
 
 
@@ -206,7 +207,7 @@ def _name_hidden(measures: Sequence[str], width: int) -> str:
         line = f"Not shown: {', '.join(names[:n])}{more}; see ranking.csv or to_csv()."
         if text_width(line) <= width:
             return line
-    return _wrap(f"{count(len(names), 'measure')} not shown; see ranking.csv.", width)
+    return wrap(f"{count(len(names), 'measure')} not shown; see ranking.csv.", width)
 
 
 def _legend(
@@ -241,10 +242,10 @@ def _evaluation_lines(summary: Summary, width: int) -> str:
     lines = [[name, *line[1:]] for name, line in zip(names, lines, strict=True)]
     # The metrics are in the order of their importance; the last ones are dropped.
     n = len(header)
-    while n > 3 and _table_width([line[:n] for line in (header, *lines)]) > width:
+    while n > 3 and table_width([line[:n] for line in (header, *lines)]) > width:
         n -= 1
     table = align([line[:n] for line in (header, *lines)], left=[0])
-    return f"{table}\n{_wrap(evaluation.LEGEND, width)}"
+    return f"{table}\n{wrap(evaluation.LEGEND, width)}"
 
 
 def align(
@@ -278,7 +279,7 @@ def align(
         if width is not None:
             tail = _cut(tail, width - text_width(start))
         aligned.append(f"{start}{tail}".rstrip())
-    rule = "-" * _table_width(lines)
+    rule = "-" * table_width(lines)
     return "\n".join([aligned[0], rule, *aligned[1:]])
 
 
@@ -288,7 +289,8 @@ def _column_widths(lines: Sequence[Sequence[str]]) -> list[int]:
     ]
 
 
-def _table_width(lines: Sequence[Sequence[str]]) -> int:
+def table_width(lines: Sequence[Sequence[str]]) -> int:
+    """Return the width of the table that `align` makes."""
     widths = _column_widths(lines)
     return sum(widths) + len(_GAP) * (len(widths) - 1)
 
@@ -298,6 +300,7 @@ def _cut(text: str, width: int) -> str:
     return text if text_width(text) <= width else f"{text_start(text, width - 1)}…"
 
 
-def _wrap(text: str, width: int) -> str:
+def wrap(text: str, width: int) -> str:
+    """Return a text in lines of at most this width, and of 88 letters."""
     width = min(width, _MAX_TEXT_WIDTH)
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)

@@ -23,7 +23,7 @@ from rankckpt_jax import evaluation
 DATA = pathlib.Path(__file__).parents[2] / "docs" / "data"
 RESULT = DATA / "published_agreement.csv"
 
-ELSEWHERE = "mean rank elsewhere"
+ELSEWHERE = evaluation.ELSEWHERE
 """The baseline of the mean rank on other tasks; the measure `static` can read it."""
 
 SOURCE = "source_accuracy"
@@ -57,7 +57,6 @@ TABLES = (
             **{name: name for name in ("nce", "parc", "sfda", "pactran", "ncti")},
             "hscore": "h_score",
             "reg_hscore": "regularized_h_score",
-            "imagenet_accuracy": SOURCE,
         },
     ),
     Table(
@@ -145,26 +144,29 @@ def compute(directory: pathlib.Path) -> list[Agreement]:
     for line in read_lines(DATA / "imagenet_accuracies.csv"):
         on_imagenet[line["pool"]][line["checkpoint"]] = float(line["accuracy"])
     result = []
-    for table in TABLES:
-        accuracies: dict[str, dict[str, float]] = collections.defaultdict(dict)
-        scores: dict[str, dict[str, dict[str, float]]] = collections.defaultdict(dict)
-        for line in read_lines(directory / table.file):
-            task, name = line["task"], line["checkpoint"]
-            measure = line["measure"]
-            measure = table.names.get(measure, f"other: {measure}")
-            accuracies[task][name] = float(line["accuracy"])
-            scores[measure].setdefault(task, {})[name] = float(line["score"])
-        if table.pool in on_imagenet:
-            scores[SOURCE] = {
-                task: {name: on_imagenet[table.pool][name] for name in known}
-                for task, known in accuracies.items()
+    for published in TABLES:
+        table = evaluation.read_table(directory / published.file)
+        accuracies = {task.name: task.by_name(task.accuracies) for task in table.tasks}
+        scores: dict[str, Mapping[str, Mapping[str, float]]] = {
+            published.names.get(measure, f"other: {measure}"): {
+                task.name: task.by_name(task.scores[measure]) for task in table.tasks
             }
+            for measure in table.measures
+        }
+        known = on_imagenet[published.pool] or {
+            checkpoint.name: checkpoint.statics[SOURCE]
+            for checkpoint in table.checkpoints.values()
+        }
+        scores[SOURCE] = {
+            task: {name: known[name] for name in of_task}
+            for task, of_task in accuracies.items()
+        }
         scores[ELSEWHERE] = evaluation.mean_rank_elsewhere(accuracies)
         for measure, by_task in scores.items():
-            for task, known in by_task.items():
-                tau = evaluation.score_ranking(known, accuracies[task])["kendall"]
-                row = Agreement(table.pool, task, measure, len(known), round(tau, 4))
-                result.append(row)
+            for task, of_task in by_task.items():
+                tau = evaluation.score_ranking(of_task, accuracies[task])["kendall"]
+                pool, n = published.pool, len(of_task)
+                result.append(Agreement(pool, task, measure, n, round(tau, 4)))
     return sorted(result, key=lambda row: (row.pool, row.measure, row.task))
 
 
