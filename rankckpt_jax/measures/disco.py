@@ -27,7 +27,7 @@ from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Inputs, Regime, Result, register
 
 _BLOCK = 4096
-"""Rows that are projected at once."""
+"""Rows that are classified at once."""
 
 _DEVIATIONS = 2
 """Standard deviations above chance up to which a score is at chance."""
@@ -61,23 +61,22 @@ def disco(inputs: Inputs) -> Result:
       InputError: All rows of the features are equal.
     """
     statistics = inputs.statistics
-    values, vectors = statistics.spectrum
-    kept = slice(len(values) - max(statistics.rank, 1), None)
-    singular, vectors = np.sqrt(values[kept]), vectors[:, kept]
+    z = statistics.coordinates
+    values, vectors = (a[..., ::-1][..., : z.shape[1]] for a in statistics.spectrum)
+    singular = np.sqrt(values)
     if singular.sum() == 0:
         raise InputError(
             "All rows of the features are equal, so disco is not defined",
             fix="check the weights and the input range of the network",
         )
-    means = statistics.class_means @ vectors
-    low, high = _nearest_intervals(means)
+    low, high = _nearest_intervals(statistics.class_means @ vectors)
     accuracy = np.zeros(len(singular))
-    for start in range(0, len(statistics.labels), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        z = (statistics.centered[rows] - statistics.rest) @ vectors
-        label = statistics.labels[rows]
-        is_nearest = (z >= low[label]) & (z <= high[label])
-        accuracy += statistics.weights[rows] @ is_nearest
+    for label, group in enumerate(statistics.groups):
+        for start in range(0, len(group), _BLOCK):
+            rows = group[start : start + _BLOCK]
+            own = z[rows]
+            is_nearest = (own >= low[label]) & (own <= high[label])
+            accuracy += statistics.weights[rows] @ is_nearest
     accuracy /= statistics.total
     return Result(float(singular @ accuracy / singular.sum()))
 

@@ -55,10 +55,9 @@ class Solution(NamedTuple):
 
 def coordinates(statistics: Statistics) -> tuple[jax.Array, np.ndarray]:
     """Return coordinates [N, P] in the dtype of the features, and variances v > 0."""
-    rank = max(statistics.rank, 1)
-    z = statistics.principal(rank)
+    z = statistics.coordinates
     variances = statistics.spectrum[0][::-1][: z.shape[1]] / statistics.total
-    return jnp.asarray(z, statistics.features.dtype), variances
+    return jnp.asarray(z), variances
 
 
 def fit(
