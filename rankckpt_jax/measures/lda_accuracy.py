@@ -31,16 +31,15 @@ fold. Range: [0, 1]. Higher is better.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import FRACTION, Inputs, Options, Result, register
-from rankckpt_jax.measures.statistics import blocks, class_tiles, symmetric
+from rankckpt_jax.measures.statistics import scaling, symmetric
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 SHRINKAGES = ("auto", "none", "ledoit_wolf")
@@ -100,24 +99,33 @@ def lda_accuracy(inputs: Inputs, num_folds: int = 5, shrinkage: str = "auto") ->
     if shrinkage == "auto":
         few = count * (1 - 1 / num_folds) < _IMAGES_PER_DIMENSION * size
         shrinkage = "ledoit_wolf" if few else "none"
-    covariance = _shrunk if shrinkage == "ledoit_wolf" else _plain
     folds = assign_folds(labels, num_folds)
+    x = statistics.centered
+    if shrinkage == "ledoit_wolf":
+        # Squares of float32 could overflow or vanish.
+        x = scaling.to_unit(x)
+    sums = statistics.class_sums(x)
     correct = np.zeros(count, bool)
     for fold in range(num_folds):
-        held_out = folds == fold
-        train = statistics.reweight((~held_out).astype(float))
-        counts = train.counts
-        means = train.class_sums(train.centered) / np.maximum(counts, 1)[:, None]
-        weights = _solve(covariance(statistics, train, means), means)
+        rows = np.flatnonzero(folds == fold)
+        held_out, own = statistics.take(rows), x[rows]
+        counts = statistics.sizes - held_out.sizes
+        means = sums - held_out.class_sums(own)
+        means /= np.maximum(counts, 1)[:, None]
+        if shrinkage == "ledoit_wolf":
+            train = [group[folds[group] != fold] for group in statistics.groups]
+            covariance = _shrunk(x, train, means)
+        else:
+            covariance = _plain(statistics, own, counts, means)
+        weights = _solve(covariance, means)
         # No image is assigned to a class without training images.
         with np.errstate(divide="ignore"):
-            priors = np.log(counts / train.total)
+            priors = np.log(counts / counts.sum())
         offsets = priors - np.sum(weights * means, axis=1) / 2
-        rows = np.flatnonzero(held_out)
         for start in range(0, len(rows), _BLOCK):
-            part = rows[start : start + _BLOCK]
-            joint = statistics.centered[part] @ weights.T + offsets
-            correct[part] = np.argmax(joint, axis=1) == labels[part]
+            part = slice(start, start + _BLOCK)
+            joint = own[part] @ weights.T + offsets
+            correct[rows[part]] = np.argmax(joint, axis=1) == held_out.labels[part]
 
     def score(weights: np.ndarray) -> float:
         return float(np.average(correct, weights=weights))
@@ -141,97 +149,81 @@ def assign_folds(labels: np.ndarray, num_folds: int) -> np.ndarray:
     return folds
 
 
-def _plain(statistics: Statistics, train: Statistics, means: np.ndarray) -> np.ndarray:
+def _plain(
+    statistics: Statistics, held_out: np.ndarray, counts: np.ndarray, means: np.ndarray
+) -> np.ndarray:
     """Return W / (n - C) of the training images, float64 [D, D].
 
     Args:
       statistics: Statistics of all images.
-      train: Statistics with weights of 1 for training images, else 0.
-      means: Means [C, D] of the classes; zeros for one without training images.
+      held_out: Rows of `statistics.centered` that are not in training, [M, D].
+      counts: Training images of each class, [C].
+      means: Means [C, D] of their rows of `statistics.centered`.
     """
     rest = statistics.rest
     within = statistics.scatter + statistics.total * np.outer(rest, rest)
-    within -= symmetric.gram(statistics.centered[train.weights == 0])
-    within -= (train.counts[:, None] * means).T @ means
-    return within / max(train.total - np.sum(train.counts > 0), 1)
+    within -= symmetric.gram(held_out)
+    within -= (counts[:, None] * means).T @ means
+    return within / max(counts.sum() - np.sum(counts > 0), 1)
 
 
-def _shrunk(statistics: Statistics, train: Statistics, means: np.ndarray) -> np.ndarray:
+def _shrunk(
+    x: np.ndarray, groups: Sequence[np.ndarray], means: np.ndarray
+) -> np.ndarray:
     """Return the weighted sum of the shrunk covariances of the classes, [D, D].
 
-    Arguments are those of `_plain`.
+    Shrinking bounds the condition number, so the products are computed in the dtype of
+    the features.
+
+    Args:
+      x: Features [N, D].
+      groups: Training images of each class, C arrays of rows.
+      means: Means [C, D] of the classes.
     """
-    labels, weights, counts = train.labels, train.weights, np.maximum(train.counts, 1)
-    x = train.centered
-    deviations = np.where(weights[:, None] > 0, x - means.astype(x.dtype)[labels], 0)
-    variances = train.class_sums(deviations**2) / counts[:, None]
-    varies = variances > 0
-    inverse = np.where(varies, 1 / np.sqrt(np.where(varies, variances, 1)), 0)
-    shrinkage = _ledoit_wolf(deviations * inverse.astype(x.dtype)[labels], train)
-    # The mean variance of the standardized columns.
-    target = shrinkage * varies.mean(axis=1) * train.counts / train.total
-    covariance = symmetric.gram(
-        deviations, weights * (1 - shrinkage[labels]) / train.total
-    )
-    covariance.flat[:: len(covariance) + 1] += target @ variances
+    total, start = sum(map(len, groups)), 0
+    scaled, diagonal = np.empty((total, x.shape[1]), x.dtype), np.zeros(x.shape[1])
+    for group, mean in zip(groups, means, strict=True):
+        deviations = x[group] - mean.astype(x.dtype)
+        count = max(len(group), 1)
+        variances = np.sum(deviations**2, axis=0, dtype=np.float64) / count
+        varies = variances > 0
+        inverse = np.where(varies, 1 / np.sqrt(np.where(varies, variances, 1)), 0)
+        shrinkage = _ledoit_wolf(deviations * inverse.astype(x.dtype))
+        # The mean variance of the standardized columns.
+        target = shrinkage * varies.mean() * len(group) / total
+        diagonal += target * variances
+        factor = np.sqrt((1 - shrinkage) / total)
+        scaled[start : start + len(group)] = deviations * x.dtype.type(factor)
+        start += len(group)
+    covariance = (scaled.T @ scaled).astype(np.float64)
+    covariance.flat[:: len(covariance) + 1] += diagonal
     return covariance
 
 
-def _ledoit_wolf(z: np.ndarray, train: Statistics) -> np.ndarray:
-    """Return the shrinkage of each class, float64 [C], in [0, 1].
+def _ledoit_wolf(z: np.ndarray) -> float:
+    """Return the shrinkage of a class, in [0, 1].
 
     With S = Z'Z / n and its mean variance m, it is b / d, limited to 1, of
 
         d = (|S|^2 - D m^2) / D,   b = (sum_i |z_i|^4 / n - |S|^2) / (D n).
 
+    |Z'Z| is also |Z Z'|, which costs less for fewer images than dimensions.
+
     Args:
-      z: Standardized training images and zeros for others, [N, D].
-      train: Statistics with weights of 1 for training images, else 0.
+      z: Standardized training images of the class, [n, D].
     """
-    size = z.shape[1]
-    labels, counts = train.labels, np.maximum(train.counts, 1)
+    count, size = max(len(z), 1), z.shape[1]
+    if len(z) <= size:
+        with symmetric.one_blas_thread():
+            products = (z @ z.T).astype(np.float64)
+    else:
+        products = symmetric.gram(z)
     norms = np.einsum("ij,ij->i", z, z, dtype=np.float64)
-    sums = np.bincount(labels, norms) / counts
-    fourth = np.bincount(labels, norms**2) / counts
-    squares = _squares(z, train) / counts**2
-    distance = (squares - sums**2 / size) / size
-    noise = np.minimum((fourth - squares) / (size * counts), distance)
-    shrunk = (noise > 0) & (size > 1)
-    return np.where(shrunk, noise / np.where(shrunk, distance, 1), 0)
-
-
-def _squares(z: np.ndarray, train: Statistics) -> np.ndarray:
-    """Return |Z'Z|^2 of each class, float64 [C].
-
-    It is also |Z Z'|^2, which costs less for classes of fewer images than dimensions.
-    """
-    # Tiles hold all images, so that all folds have one shape.
-    tiles = class_tiles.divide(train.groups)
-    pairs = tiles.pairs
-    small = train.sizes[tiles.labels[pairs[:, 0]]] <= z.shape[1]
-    products = np.asarray(_squared_products(tiles.gather(z), pairs[small]), float)
-    twice = np.where(pairs[small, 0] < pairs[small, 1], 2, 1)
-    result = np.bincount(
-        tiles.labels[pairs[small, 0]], twice * products, train.num_classes
-    )
-    for label in np.flatnonzero(train.sizes > z.shape[1]):
-        result[label] = np.sum(symmetric.gram(z[train.groups[label]]) ** 2)
-    return result
-
-
-@jax.jit
-def _squared_products(tiles: jax.Array, pairs: jax.Array) -> jax.Array:
-    """Return the sum of the squared products of the rows of two tiles, for each pair.
-
-    Args:
-      tiles: float [T, B, D].
-      pairs: int32 [P, 2].
-    """
-
-    def visit(pair: jax.Array) -> jax.Array:
-        return jnp.sum(blocks.dot(tiles[pair[0]], tiles[pair[1]].T) ** 2)
-
-    return jax.lax.map(visit, pairs)
+    squares = np.sum(products**2) / count**2
+    distance = (squares - (norms.sum() / count) ** 2 / size) / size
+    noise = (np.sum(norms**2) / count - squares) / (size * count)
+    noise = min(noise, distance)
+    return noise / distance if noise > 0 and size > 1 else 0.0
 
 
 def _solve(covariance: np.ndarray, means: np.ndarray) -> np.ndarray:

@@ -21,7 +21,6 @@ from rankckpt_jax.measures import (
     concept_variation,
     inputs,
     knn,
-    lda_accuracy,
     mutual_information,
     pactran,
     tmi,
@@ -220,11 +219,6 @@ def distances_within_classes() -> Call:
     return Call(tmi._nearest, (x, valid, ints(CLASSES, 2)), {"k": 3})
 
 
-def products_within_classes() -> Call:
-    args = (floats(CLASSES, 32, WIDTH), ints(CLASSES, 2))
-    return Call(lda_accuracy._squared_products, args)
-
-
 def variation() -> Call:
     size = concept_variation._TILE
     tiles = math.ceil(IMAGES / size)
@@ -317,12 +311,6 @@ PROGRAMS = [
         "measures.statistics.rank_correlation._histograms",
         "D=2048",
         histograms,
-        "statistics",
-    ),
-    Program(
-        "measures.lda_accuracy._squared_products",
-        "C=102",
-        products_within_classes,
         "statistics",
     ),
     Program("measures.concept_variation._sums", "D=2048", variation, "statistics"),
