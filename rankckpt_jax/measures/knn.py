@@ -92,7 +92,7 @@ def knn(
     inputs: Inputs,
     k: int | None = None,
     metric: str = "euclidean",
-    max_queries: int = 20_000,
+    max_queries: int = 10_000,
 ) -> Result:
     """Return the leave-one-out accuracy, mean average precision or R^2.
 
@@ -101,7 +101,8 @@ def knn(
       k: Number of neighbors; if None, 1 for classes and 5 (if there are more images)
         for labels and numbers.
       metric: "euclidean" or "cosine".
-      max_queries: Maximum number of images to predict.
+      max_queries: Maximum number of images to predict. The standard error of an
+        accuracy over 10,000 of them is at most 0.005.
 
     Raises:
       InputError: k is not between 1 and N - 1.

@@ -24,8 +24,8 @@ folds take one pass. For a column that is constant within a class, published cod
 Ledoit and Wolf's estimate assumes a variance of 1; here it is 0, so that the score does
 not depend on the scale.
 
-Cost: 2 N D^2 FLOP, and D^3 / 3 per fold; with shrinkage 2 N D^2 and 2 sum_c n_c^2 D per
-fold. Range: [0, 1]. Higher is better.
+Cost: 2 N D^2 FLOP, and D^3 / 3 per fold; with shrinkage N D^2 and sum_c n_c^2 D more
+per fold. Range: [0, 1]. Higher is better.
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ from rankckpt_jax.measures.statistics.class_statistics import Statistics
 SHRINKAGES = ("auto", "none", "ledoit_wolf")
 
 _IMAGES_PER_DIMENSION = 10
-"""Training images per dimension from which a covariance needs no shrinkage."""
+"""Training images per dimension from which a covariance needs no shrinkage.
+
+With features of MobileNet v1 on Caltech101, shrinkage gains 3.5 points of accuracy at 5
+images per dimension, 2.0 at 8, and nothing at 10.
+"""
 
 _CONDITION = 1e-7
 """Smallest reciprocal condition number of S whose Cholesky factor is used."""

@@ -126,7 +126,8 @@ class _Regression:
         """Rotate the mean and the products P to the eigenvectors of the scatter."""
         self.total, self._sums = statistics.total, statistics.sums
         columns = np.concatenate([statistics.products, statistics.mean[None]]).T
-        values, projections = symmetric.projected(statistics.scatter, columns)
+        values = statistics.decomposition.values.copy()
+        projections = statistics.decomposition.project(columns)
         # Eigenvalues below rounding error are 0, and products have no part there.
         lost = len(values) - symmetric.rank(values, max(statistics.features.shape))
         values[:lost] = 0

@@ -156,17 +156,19 @@ def nleep(
       InputError: There are fewer images than components.
     """
     points, labels = np.asarray(inputs.features), np.asarray(inputs.labels)
+    shares_scatter = len(points) >= points.shape[1]
     num_classes, seed = max(inputs.num_classes, 2), inputs.seed
     if variant == "pactran" and len(points) > _PACTRAN_IMAGES:
         rows = np.random.default_rng(seed).permutation(len(points))
         rows = np.sort(rows[:_PACTRAN_IMAGES])
-        points, labels = points[rows], labels[rows]
+        points, labels, shares_scatter = points[rows], labels[rows], False
     num_components = _num_components(
         variant, len(points), num_classes, components_per_class
     )
     if covariance_type is None:
         covariance_type = "spherical" if variant == "spherical" else "full"
-    projected = np.asarray(pca.transform(pca.fit(points, energy), points))
+    scatter = inputs.statistics.decomposition if shares_scatter else None
+    projected = np.asarray(pca.transform(pca.fit(points, energy, scatter), points))
     scale = 1.0
     if reg_covar is None:
         reg_covar = 1e-5 if variant == "spherical" else 1e-6

@@ -192,10 +192,15 @@ class Statistics:
         return self.scatter - (self.counts[:, None] * means).T @ means
 
     @functools.cached_property
+    def decomposition(self) -> symmetric.Decomposition:
+        """Eigenvalues of T, and eigenvectors that are not formed yet."""
+        return symmetric.decompose(self.scatter)
+
+    @functools.cached_property
     def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
         """Eigenvalues [D] of T, ascending and at least 0, and eigenvectors [D, D]."""
-        values, vectors = symmetric.eigh(self.scatter)
-        return np.maximum(values, 0), vectors
+        values = self.decomposition.values
+        return np.maximum(values, 0), self.decomposition.leading(len(values))
 
     @functools.cached_property
     def factor(self) -> np.ndarray | None:

@@ -42,13 +42,16 @@ class PCA(NamedTuple):
 
 
 @mapping.allow_transfers
-def fit(x: Any, energy: float = 0.8) -> PCA:
+def fit(
+    x: Any, energy: float = 0.8, scatter: symmetric.Decomposition | None = None
+) -> PCA:
     """Find the fewest components that explain more than `energy` of the variance.
 
     Args:
       x: float [N, D], NumPy or JAX.
       energy: Fraction of the variance, in (0, 1]. As in scikit-learn, the components
         end with the first one whose cumulative fraction exceeds it.
+      scatter: Decomposition of (X - m)'(X - m) if it is known; used for N >= D.
 
     Returns:
       The components; a single one without variance if `x` is constant.
@@ -66,11 +69,10 @@ def fit(x: Any, energy: float = 0.8) -> PCA:
     mean = x.mean(axis=0, dtype=np.float64).astype(x.dtype)
     centered = x - mean
     wide = len(x) < x.shape[1]
-    values, vectors = symmetric.leading(
-        symmetric.gram(centered.T if wide else centered),
-        lambda values: _count(_shares(values), energy),
-    )
-    explained, vectors = _shares(values), vectors[:, ::-1].T
+    if scatter is None or wide:
+        scatter = symmetric.decompose(symmetric.gram(centered.T if wide else centered))
+    explained = _shares(scatter.values)
+    vectors = scatter.leading(_count(explained, energy))[:, ::-1].T
     if wide:
         # In blocks of columns, so that no float64 copy of X exists.
         columns = range(0, x.shape[1], _BLOCK)

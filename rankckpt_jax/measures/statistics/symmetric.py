@@ -8,7 +8,7 @@ also beside a TPU, which only emulates float64; on a CPU it has 1.7 times the ra
 XLA's float64. Decompositions run on the host, with these costs in FLOP:
 
     factor                      D^3 / 3         for solving and determinants
-    leading, projected          4 D^3 / 3       A = Q T Q' with T tridiagonal, whose
+    decompose                   4 D^3 / 3       A = Q T Q' with T tridiagonal, whose
                                                 eigenvectors are cheap; Q is applied
                                                 only to the requested vectors
     eigh                        4 D^3           all eigenvectors
@@ -24,7 +24,6 @@ import concurrent.futures
 import functools
 import itertools
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -137,64 +136,51 @@ def log_det(matrix: np.ndarray) -> float:
     return 2 * float(np.sum(np.log(np.diagonal(lower))))
 
 
-def projected(matrix: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return eigenvalues and the projections of columns on the eigenvectors.
+class Decomposition(NamedTuple):
+    """Eigenvalues of A = Q Z diag(l) Z'Q', and its eigenvectors Q Z as a product.
 
-    Args:
-      matrix: A, symmetric, float64 [D, D].
-      columns: b, float64 [D, K].
+    Attributes:
+      values: Eigenvalues l [D], ascending.
+      inner: Eigenvectors Z of the tridiagonal matrix T, [D, D].
+      reduced: A = Q T Q'; None if A is too small for it, and Q is the identity.
+    """
 
-    Returns:
-      The eigenvalues [D] of A, ascending, and V'b [D, K], with eigenvectors V.
+    values: np.ndarray
+    inner: np.ndarray
+    reduced: _Reduced | None
+
+    def leading(self, count: int) -> np.ndarray:
+        """Return the eigenvectors [D, count] of the largest eigenvalues, ascending."""
+        vectors = self.inner[:, len(self.inner) - count :]
+        if self.reduced is None:
+            return vectors
+        with one_blas_thread():
+            return self.reduced.rotate(vectors, "N")
+
+    def project(self, columns: np.ndarray) -> np.ndarray:
+        """Return the projections V'b of b [D, K] on all eigenvectors, [D, K]."""
+        with one_blas_thread():
+            if self.reduced is not None:
+                columns = self.reduced.rotate(columns, "T")
+            return self.inner.T @ columns
+
+
+def decompose(matrix: np.ndarray) -> Decomposition:
+    """Decompose A, symmetric, float64 [D, D], without forming its eigenvectors.
 
     Raises:
       numpy.linalg.LinAlgError: The eigenvalues did not converge.
     """
     if len(matrix) < 3:
-        values, vectors = eigh(matrix)
-        return values, vectors.T @ columns
+        return Decomposition(*eigh(matrix), None)
     with one_blas_thread():
         reduced = _reduce(matrix)
-        values, vectors, failed = scipy.linalg.lapack.dstevd(
+        values, inner, failed = scipy.linalg.lapack.dstevd(
             reduced.diagonal, reduced.off_diagonal
         )
-        if failed:
-            raise np.linalg.LinAlgError("the eigenvalues did not converge")
-        return values, vectors.T @ reduced.rotate(columns, "T")
-
-
-def leading(
-    matrix: np.ndarray, choose: Callable[[np.ndarray], int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return all eigenvalues and the eigenvectors of the largest ones.
-
-    The eigenvalues follow from the tridiagonal matrix, which is the smaller part of the
-    work. Only the requested eigenvectors are computed.
-
-    Args:
-      matrix: Symmetric, float64 [D, D].
-      choose: Maps the ascending eigenvalues [D] to the number of eigenvectors.
-
-    Returns:
-      The eigenvalues [D], ascending, and the eigenvectors [D, count] in columns, in the
-      same order.
-    """
-    size = len(matrix)
-    if size < 3:
-        values, vectors = eigh(matrix)
-        return values, vectors[:, size - choose(values) :]
-    with one_blas_thread():
-        reduced = _reduce(matrix)
-        diagonals = reduced.diagonal, reduced.off_diagonal
-        values = scipy.linalg.eigvalsh_tridiagonal(*diagonals)
-        count = choose(values)
-        _, vectors = scipy.linalg.eigh_tridiagonal(
-            *diagonals,
-            select="i",
-            select_range=(size - count, size - 1),
-            lapack_driver="stemr",
-        )
-        return values, reduced.rotate(vectors, "N")
+    if failed:
+        raise np.linalg.LinAlgError("the eigenvalues did not converge")
+    return Decomposition(values, inner, reduced)
 
 
 class _Reduced(NamedTuple):

@@ -7,14 +7,15 @@ from rankckpt_jax.measures.statistics import symmetric
 
 @pytest.mark.parametrize("size", [1, 2, 3, 40])
 @pytest.mark.parametrize("rank", [1, 40])
-def test_leading_and_projected_match_numpy(size, rank):
+def test_decompose_matches_numpy(size, rank):
     random = np.random.default_rng(size)
     a = random.normal(size=(size, min(rank, size)))
     matrix = a @ a.T + 1e-3 * np.diag(np.arange(size))
     columns = random.normal(size=(size, 5))
     count = max(1, size // 3)
     expected_values, expected = np.linalg.eigh(matrix)
-    values, vectors = symmetric.leading(matrix, lambda _: count)
+    decomposition = symmetric.decompose(matrix)
+    values, vectors = decomposition.values, decomposition.leading(count)
     tolerance = {"rtol": 1e-10, "atol": 1e-12 * values[-1]}
     np.testing.assert_allclose(values, expected_values, **tolerance)
     assert vectors.shape == (size, count)
@@ -22,18 +23,10 @@ def test_leading_and_projected_match_numpy(size, rank):
     # Eigenvectors are unique up to their sign.
     cosines = np.abs(np.sum(vectors * expected[:, size - count :], axis=0))
     np.testing.assert_allclose(cosines, 1, atol=1e-9)
-    values, projections = symmetric.projected(matrix, columns)
-    np.testing.assert_allclose(values, expected_values, **tolerance)
+    projections = decomposition.project(columns)
     np.testing.assert_allclose(
         np.abs(projections), np.abs(expected.T @ columns), atol=1e-9
     )
-
-
-def test_leading_chooses_number_of_vectors_from_eigenvalues():
-    matrix = np.diag([1.0, 5.0, 3.0, 2.0])
-    values, vectors = symmetric.leading(matrix, lambda values: int(sum(values > 2)))
-    np.testing.assert_allclose(values, [1, 2, 3, 5])
-    np.testing.assert_allclose(np.abs(vectors), np.eye(4)[:, [2, 1]], atol=1e-12)
 
 
 def test_factor_solves_and_gives_determinant():
