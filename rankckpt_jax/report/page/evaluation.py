@@ -8,7 +8,7 @@ from typing import Any
 
 from rankckpt_jax import measures
 from rankckpt_jax.report.rendering import Section
-from rankckpt_jax.results.agreement import Judgment, MeasureSummary
+from rankckpt_jax.results.agreement import Baseline, MeasureSummary
 from rankckpt_jax.results.formatting import (
     NONE,
     format_decimal,
@@ -25,7 +25,8 @@ METRICS = (
     (
         "Result of the first",
         "rel@1",
-        "Fine-tuned, the first checkpoint reaches this share of the best result.",
+        "Fine-tuned, the first checkpoint reaches this share of the best result. Below "
+        "it, how far it is behind the best.",
     ),
     (
         "Best among three",
@@ -35,7 +36,8 @@ METRICS = (
     (
         "Result of three",
         "rel@3",
-        "Fine-tuned, the best of three reaches this share of the best result.",
+        "Fine-tuned, the best of three reaches this share of the best result. Below "
+        "it, how far it is behind the best.",
     ),
     (
         "Pearson",
@@ -62,25 +64,11 @@ METRICS = (
 )
 """Heading, key of `evaluation.score_ranking` and meaning of each metric."""
 
-JUDGMENTS = (
-    (
-        "Loss of the first",
-        "regret_1",
-        "How far the first checkpoint, fine-tuned, is below the best one.",
-    ),
-    (
-        "Loss of three",
-        "regret_3",
-        "How far the best of the first three, fine-tuned, is below the best one.",
-    ),
-    (
-        "Gap fidelity",
-        "gap_fidelity",
-        "Linear correlation of the absolute differences of scores and of results over "
-        "all pairs, -1 to 1: whether large gaps of the score mean large gaps.",
-    ),
+_GAP_FIDELITY = (
+    "Gap fidelity",
+    "Linear correlation of the absolute differences of scores and of results over all "
+    "pairs, -1 to 1: whether large gaps of the score mean large gaps.",
 )
-"""Heading, attribute of `Judgment` and meaning of each further number."""
 
 _Format = Callable[[MeasureSummary], tuple[float | None, str]]
 
@@ -151,8 +139,8 @@ _TEMPLATE = """
 <tfoot>
 <tr><th scope="row" class="name">{{ random.name }}</th>
 <td class="number">{{ random.n }}</td>
-{% for text in random_texts %}
-<td class="number">{{ text }}</td>
+{% for cell in random_cells %}
+{{ number(cell) -}}
 {% endfor %}
 </tr>
 </tfoot>
@@ -200,7 +188,7 @@ mean over all orders of the tied checkpoints.</p>
 
 
 def _values(summary: Summary) -> dict[str, Any] | None:
-    agreement = summary.agreement
+    agreement, metric = summary.agreement, summary.ranking.metric
     if not agreement.is_known:
         return None
     keys = [key for _, key, _ in METRICS]
@@ -215,8 +203,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
             of_measure.n,
             "" if measures.reads_images(measure) else "baseline",
             [
-                *_metric_cells(of_measure.scores, best, of_measure.interval),
-                *_judgment_cells(of_measure.judgment, summary.ranking.metric),
+                *_metric_cells(of_measure, metric, best, of_measure.interval),
                 *(_cell(*format(of_measure)) for _, _, format in SIGNIFICANCE_COLUMNS),
             ],
         )
@@ -229,11 +216,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
             baseline.name,
             baseline.n,
             "baseline",
-            [
-                *_metric_cells(baseline.scores),
-                *_judgment_cells(baseline.judgment, summary.ranking.metric),
-                *empty,
-            ],
+            [*_metric_cells(baseline, metric), *empty],
         )
         for baseline in agreement.baselines
     ]
@@ -242,20 +225,15 @@ def _values(summary: Summary) -> dict[str, Any] | None:
     return {
         "headings": [
             _N,
-            *((heading, help) for heading, _, help in (*METRICS, *JUDGMENTS)),
+            *((heading, help) for heading, _, help in METRICS),
+            _GAP_FIDELITY,
             *((heading, help) for heading, help, _ in SIGNIFICANCE_COLUMNS),
         ],
         "rows": rows,
         "random": agreement.random_order,
-        "random_texts": [
-            *(format_decimal(agreement.random_order.scores[key]) for key in keys),
-            *(
-                cell["text"]
-                for cell in _judgment_cells(
-                    agreement.random_order.judgment, summary.ranking.metric
-                )
-            ),
-            *([""] * len(SIGNIFICANCE_COLUMNS)),
+        "random_cells": [
+            *_metric_cells(agreement.random_order, metric),
+            *([_cell(None, "")] * len(SIGNIFICANCE_COLUMNS)),
         ],
         "deviation": format_decimal(agreement.random_deviation),
         "group_headings": [_N, *((heading, help) for heading, _, help in of_paper)],
@@ -281,31 +259,29 @@ def _values(summary: Summary) -> dict[str, Any] | None:
 
 
 def _metric_cells(
-    scores: Mapping[str, float],
+    of: MeasureSummary | Baseline,
+    metric: str,
     best: Mapping[str, float] | None = None,
     interval: tuple[float, float] = (math.nan, math.nan),
 ) -> list[dict[str, Any]]:
+    scores, judgment = of.scores, of.judgment
     low, high = interval
-    note = "" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
+    notes = {"kendall": "" if math.isnan(low) else f"{low:.2f} to {high:.2f}"}
+    for key, loss in (("rel@1", judgment.regret_1), ("rel@3", judgment.regret_3)):
+        if loss > 0:
+            notes[key] = f"-{format_points(loss, short=True, metric=metric)}"
     return [
-        _cell(
-            scores[key],
-            format_decimal(scores[key]),
-            best is not None and scores[key] == best[key],
-            note if key == "kendall" else "",
-        )
-        for _, key, _ in METRICS
+        *(
+            _cell(
+                scores[key],
+                format_decimal(scores[key]),
+                best is not None and scores[key] == best[key],
+                notes.get(key, ""),
+            )
+            for _, key, _ in METRICS
+        ),
+        _cell(judgment.gap_fidelity, format_decimal(judgment.gap_fidelity)),
     ]
-
-
-def _judgment_cells(judgment: Judgment, metric: str) -> list[dict[str, Any]]:
-    def text(key: str, value: float) -> str:
-        if math.isnan(value) or key == "gap_fidelity":
-            return format_decimal(value)
-        return format_points(value, short=True, metric=metric)
-
-    values = {key: getattr(judgment, key) for _, key, _ in JUDGMENTS}
-    return [_cell(value, text(key, value)) for key, value in values.items()]
 
 
 def _cell(
