@@ -161,15 +161,17 @@ def get_config() -> ml_collections.ConfigDict:
     config.measures = "nleep,leep,h_score"
     # Score every checkpoint on this many training images, the same for all: a random
     # draw from each class in proportion to its size, and at least five images of each.
-    # Only these are extracted. The report states the noise that this adds to a score,
-    # from 20 resamples unless num_bootstrap sets another number. 0 for all images.
+    # Only these are extracted. The report states 95 % confidence intervals of the
+    # scores of all images, from 8 random halves of the subset unless num_bootstrap sets
+    # another number. 0 for all images.
     config.score_on = 0
     # Extract in growing parts (1/8, 1/4, 1/2 and all of the images), and after each one
-    # drop the checkpoints that the first measure places below the best three with
-    # nominally 95 % confidence. See docs/reading-a-ranking.md.
+    # drop the checkpoints that the first measure will not place among the best three on
+    # all images, with 95 % confidence. See docs/reading-a-ranking.md.
     config.race = False
-    # Bootstrap resamples of the images for each score's standard deviation; each costs
-    # as much as the score. 0 for none.
+    # Random halves of the images that are scored too, for each score's standard
+    # deviation. Each costs half as much as the score, or as much if the images are
+    # fewer than the dimensions of the features. 0 for none.
     config.num_bootstrap = 0
     # Options by measure.
     config.measure_options = options = ml_collections.ConfigDict()

@@ -166,8 +166,8 @@ def rank_features(
         are not defined for it are left out, and a log line says so.
       options: Options by measure: `{"nleep": {"energy": 0.9}}`. The others have the
         defaults of configs/default.py, as in `rank`.
-      num_bootstrap: Bootstrap resamples of the images for each score's standard
-        deviation; 0 for none.
+      num_bootstrap: Random halves of the images that are scored too, for each score's
+        standard deviation; 0 for none.
       seed: Seed of random starts.
       progress: Whether to show what is computed; as for `rank`.
 

@@ -80,11 +80,13 @@ def stored_results(workdir):
     """Return the features, scores and accuracies of a run by path."""
     values = {}
     task = epath.Path(workdir) / "images"
-    for manifest in task.glob("*/features/*/manifest.json"):
-        _, entry = store.read(manifest.parent)
-        values[str(manifest.relative_to(task))] = entry.arrays
-    for path in [*task.glob("*/scores/*.json"), *task.glob("*/finetune/result.json")]:
-        values[str(path.relative_to(task))] = json.loads(path.read_text())["result"]
+    for kind in ("features", "blocks"):
+        for manifest in task.glob(f"*/{kind}/*/manifest.json"):
+            _, entry = store.read(manifest.parent)
+            values[str(manifest.relative_to(task))] = entry.arrays
+    for pattern in ("scores/*.json", "scores/*/*.json", "finetune/result.json"):
+        for path in task.glob(f"*/{pattern}"):
+            values[str(path.relative_to(task))] = json.loads(path.read_text())["result"]
     return values
 
 
@@ -95,9 +97,12 @@ def assert_equal(results, expected, num_test):
     so a score near 0 differs by rounding in float32 (1e-6). SGD amplifies the
     difference.
     """
-    assert results.keys() == expected.keys() and len(expected) == 10
+    # Each of two checkpoints has last features and blocks, three scores of the last
+    # features, two of each of two blocks that are not the last features, and a result
+    # of fine-tuning.
+    assert results.keys() == expected.keys() and len(expected) == 2 * (2 + 3 + 4 + 1)
     for name, value in expected.items():
-        if "features" in name:
+        if "manifest" in name:
             for key, array in value.items():
                 scale = np.abs(array).max()
                 np.testing.assert_allclose(results[name][key], array, atol=1e-6 * scale)
@@ -120,9 +125,9 @@ def test_two_processes_of_two_devices_agree_with_one(
     """One image is corrupt, in the share of one process; all processes drop it."""
     corrupt = image_folder / "train/blue/1.jpg"
     corrupt.write_bytes(corrupt.read_bytes()[:-200])
-    given = image_folder, pool
-    run_lib.run(config(*given, tmp_path / "one", FIELDS))
-    two = execute(pod(*flags(*given, tmp_path / "two", FIELDS)))
+    given, fields = (image_folder, pool), {**FIELDS, "features_from": "last,blocks"}
+    run_lib.run(config(*given, tmp_path / "one", fields))
+    two = execute(pod(*flags(*given, tmp_path / "two", fields)))
     assert two.returncode == 0, two.stderr
     for log in (caplog.text, two.stderr):
         assert "1 of 24 images of train cannot be read" in log
@@ -138,7 +143,7 @@ def test_two_processes_of_two_devices_agree_with_one(
     # One process loads the results of two.
     caplog.clear()
     with caplog.at_level("INFO"):
-        run_lib.run(config(*given, tmp_path / "two", FIELDS))
+        run_lib.run(config(*given, tmp_path / "two", fields))
     assert "loaded cached features" in caplog.text
     assert "computed" not in caplog.text
 

@@ -129,16 +129,9 @@ def log_size(backbone: Backbone, num_images: int, title: str) -> None:
       num_images: Number of images.
       title: Prefix of the log line.
     """
-    apply = backbone_lib.configure(backbone.apply, "float32", with_blocks=True)
     variables, _ = backbone_lib.split_head(backbone.variables)
-    shape = (1, backbone.image_size, backbone.image_size, 3)
-    if backbone_lib.is_on_host(apply):
-        output = apply(variables, np.zeros(shape, np.float32))
-    else:
-        image = jax.ShapeDtypeStruct(shape, np.float32)
-        output = jax.eval_shape(apply, variables, image)
-    widths = [block.shape[1] for block in output.blocks]
-    names = zip(backbone_lib.block_names(apply), widths, strict=True)
+    widths = find_widths(backbone.apply, variables, backbone.image_size)
+    names = zip(backbone_lib.block_names(backbone.apply), widths, strict=True)
     _log.info(
         "%s: the blocks %s add %s values per image (%.1f MB) to %s last features",
         title,
@@ -147,6 +140,24 @@ def log_size(backbone: Backbone, num_images: int, title: str) -> None:
         4e-6 * num_images * sum(widths),
         f"{backbone.feature_dim:,}",
     )
+
+
+def find_widths(apply: Any, variables: Any, image_size: int) -> tuple[int, ...]:
+    """Return the number of values of each block, without computing them on a device.
+
+    Args:
+      apply: A forward function whose blocks are known.
+      variables: Its variables without the head, or their shapes.
+      image_size: Side of the images.
+    """
+    apply = backbone_lib.configure(apply, "float32", with_blocks=True)
+    shape = (1, image_size, image_size, 3)
+    if backbone_lib.is_on_host(apply):
+        output = apply(variables, np.zeros(shape, np.float32))
+    else:
+        image = jax.ShapeDtypeStruct(shape, np.float32)
+        output = jax.eval_shape(apply, variables, image)
+    return tuple(block.shape[1] for block in output.blocks)
 
 
 def place(directory: epath.Path, split: str) -> epath.Path:

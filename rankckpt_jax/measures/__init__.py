@@ -9,6 +9,7 @@ To add a measure, write one file in this directory; see `registry`. The submodul
 
 from rankckpt_jax.data.targets import TARGETS
 from rankckpt_jax.measures.computation import (
+    check_num_bootstrap,
     compute,
     compute_all,
     compute_prepared,
@@ -43,6 +44,7 @@ __all__ = [
     "Regime",
     "Result",
     "Tolerance",
+    "check_num_bootstrap",
     "compute",
     "compute_all",
     "compute_prepared",

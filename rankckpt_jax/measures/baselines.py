@@ -118,8 +118,7 @@ def static(inputs: Inputs, csv_file: str = "") -> Result:
 
 def _constant(score: float) -> Result:
     """Return a result that does not depend on the images."""
-    score = float(score)
-    return Result(score, reweighted=lambda weights: score)
+    return Result(float(score))
 
 
 def _get_fact(inputs: Inputs, name: str) -> Any:

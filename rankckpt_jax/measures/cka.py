@@ -115,7 +115,6 @@ def _bounds(options: Options) -> Bounds:
     targets=tuple(TARGETS),
     bounds=_bounds,
     check=_check,
-    uses_weights=True,
     tolerance=UNIT_SCALE,
     regimes=(SINGLE_IMAGES, CHANCE, FEW_IMAGES),
 )

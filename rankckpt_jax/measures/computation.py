@@ -18,22 +18,16 @@ from rankckpt_jax.errors import InputError, describe_unexpected
 from rankckpt_jax.measures import regimes, registry, weight_spectra
 from rankckpt_jax.measures.inputs import Inputs, prepare
 from rankckpt_jax.measures.registry import Measure, Options, Result
+from rankckpt_jax.measures.statistics import sampling
 
 _MOST_DRAWS = 100
-"""Draws of a resample in which the target must vary."""
+"""Draws of a half in which the target must vary."""
 
 _log = logging.getLogger(__name__)
 
 _ROUNDING = 1e-3
 """How far float32 rounding may carry a score beyond its bounds, relative to the bound
 where that is above 1."""
-
-_KEPT = 0.8
-"""Share of the images in a subsample."""
-
-_SPREAD_FACTOR = math.sqrt(_KEPT / (1 - _KEPT))
-"""Standard deviation of a score per standard deviation over subsamples (the delete-d
-jackknife, Shao and Wu 1989)."""
 
 
 def compute(
@@ -58,12 +52,12 @@ def compute(
       seed: Seed of all random choices.
       facts: Properties of the checkpoint that features do not show: "name",
         "num_parameters", "source_accuracy", "early_stop_accuracy".
-      num_bootstrap: Number of resamples of the images within each stratum (each class;
-        see `inputs`), of the kind `Measure.resampling`. `details["bootstrap_spread"]`
-        is then the standard deviation of the score, and `details["spread"]` adds the
-        variance of the mean over random restarts to it. `details["bootstrap_scores"]`
-        are the scores of the resamples, scaled to this deviation and shifted by minus
-        their `bootstrap_bias`, so that their mean is the score.
+      num_bootstrap: Number of random halves of the images that are scored too, 0 or at
+        least 2. They hold half of each stratum (each class; see `inputs`).
+        `details["half_scores"]` are their scores, whose standard deviation is that of
+        the score over images; see `sampling.half`. `details["spread"]` adds the
+        variance of the mean over random restarts to it.
+        `details["growth"]` is the score minus the mean score of the halves.
       target: The kind of the labels: "classes"; "multi_label", several labels per
         image; or "regression", one number. Features are taken as the option `target`
         of `rsa`.
@@ -144,6 +138,7 @@ def compute_prepared(
     measure = registry.get(name)
     measure.check_options(options)
     measure.check_target(inputs.target)
+    check_num_bootstrap(num_bootstrap)
     if measure.needs_logits and inputs.logits is None:
         raise InputError(
             f"{name} needs the checkpoint's own classifier, and it has none",
@@ -172,25 +167,33 @@ def compute_prepared(
         )
     _check_bounds(measure, result.score, options)
     result = _apply_regimes(measure, inputs, result, options)
-    if num_bootstrap < 1:
+    if num_bootstrap == 0:
         return result
     try:
-        scores = _resample(measure, inputs, num_bootstrap, options, result)
+        scores = _score_halves(measure, inputs, num_bootstrap, options)
     except InputError as error:
-        # A resample can have too few images.
-        sentence = f"The spread over resampled images is unknown. {error.what}."
+        # A half can have too few images.
+        sentence = f"The spread over halves of the images is unknown. {error.what}."
         warning = f"{result.warning} {sentence}".strip()
         return dataclasses.replace(result, warning=warning)
-    bias = float(np.mean(scores)) - result.score
-    factor = _SPREAD_FACTOR if measure.resampling == "subsampling" else 1.0
-    corrected = result.score + factor * (np.array(scores) - np.mean(scores))
-    spread = float(np.std(corrected, ddof=1)) if num_bootstrap > 1 else 0.0
+    spread = float(np.std(scores, ddof=1))
     # Images and random restarts vary independently of each other.
     total = float(np.hypot(spread, result.details.get("spread", 0.0)))
-    details = {**result.details, "spread": total, "bootstrap_spread": spread}
-    details["bootstrap_scores"] = corrected.tolist()
-    details["bootstrap_bias"] = bias
+    details = {**result.details, "spread": total, "half_scores": scores}
+    details["growth"] = result.score - float(np.mean(scores))
     return dataclasses.replace(result, details=details)
+
+
+def check_num_bootstrap(count: int) -> None:
+    """Raise InputError unless a number of halves is 0 or at least 2."""
+    if count < 0 or count == 1:
+        raise InputError(
+            "A standard deviation needs the scores of two halves of the images",
+            where="num_bootstrap",
+            expected="0, or at least 2",
+            found=f"{count}",
+            fix="8 halves give a coarse deviation, 20 a better one",
+        )
 
 
 def _run(measure: Measure, inputs: Inputs, options: Options) -> Result:
@@ -235,55 +238,34 @@ def _apply_regimes(
     return dataclasses.replace(result, details=details, warning=warning)
 
 
-def _resample(
-    measure: Measure, inputs: Inputs, count: int, options: Options, result: Result
+def _score_halves(
+    measure: Measure, inputs: Inputs, count: int, options: Options
 ) -> list[float]:
-    """Return the scores of `count` resamples of the images.
+    """Return the scores of random halves of the images, the same for all checkpoints.
 
-    Images are drawn within each stratum, so that no class is lost. Rows are copied only
-    if the measure can neither reweight its score nor be computed from weighted
-    statistics.
+    Raises:
+      InputError: Half of the images are too few.
     """
+    images, dimensions = inputs.features.shape
+    if measure.needs_more_images_than_dimensions and images // 2 <= dimensions:
+        raise InputError(
+            f"Half of the {images:,} images are too few for {dimensions:,} dimensions"
+        )
     random = np.random.default_rng([inputs.seed, 1])
-    scores = []
-    for _ in range(count):
-        drawn = _draw(measure, inputs, random)
-        weights = np.bincount(drawn, minlength=len(inputs.labels)).astype(float)
-        if result.reweighted is not None:
-            scores.append(result.reweighted(weights))
-        elif measure.uses_weights:
-            scores.append(_run(measure, inputs.reweight(weights), options).score)
-        else:
-            scores.append(_run(measure, inputs.take(np.sort(drawn)), options).score)
-    return scores
+    halves = [_draw_half(inputs, random) for _ in range(count)]
+    return [_run(measure, inputs.take(rows), options).score for rows in halves]
 
 
-def _draw(measure: Measure, inputs: Inputs, random: np.random.Generator) -> np.ndarray:
-    """Draw images within each stratum; again, if a column of the target is constant.
+def _draw_half(inputs: Inputs, random: np.random.Generator) -> np.ndarray:
+    """Draw half of the images; again, if a column of the target is constant.
 
     Raises:
       InputError: It was constant each time.
     """
-    draw = _subsample if measure.resampling == "subsampling" else _draw_again
     groups, columns = inputs.statistics.groups, inputs.statistics.columns
     for _ in range(_MOST_DRAWS):
-        drawn = np.concatenate([draw(group, random) for group in groups])
-        # Classes are strata, so that each occurs in every draw.
-        if columns is None or np.ptp(columns[drawn], axis=0).all():
-            return drawn
-    raise InputError("A label or number hardly varies, so resampled images lose it")
-
-
-def _draw_again(group: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Draw as many images with replacement."""
-    return random.choice(group, len(group))
-
-
-def _subsample(group: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Draw about the share _KEPT without replacement, and at least one image.
-
-    The number of images is rounded at random, so that small classes lose as many on
-    average.
-    """
-    count = int(_KEPT * len(group) + random.random())
-    return random.choice(group, max(count, 1), replace=False)
+        rows = sampling.half(groups, random)
+        # Classes are strata, so that each occurs in every half.
+        if columns is None or np.ptp(columns[rows], axis=0).all():
+            return rows
+    raise InputError("A label or number hardly varies, so half of the images lose it")

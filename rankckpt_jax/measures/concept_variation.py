@@ -63,7 +63,6 @@ CHANCE = Regime("chance", _chance)
 @register(
     "concept_variation",
     cost="N^2 D",
-    resampling="bootstrap",
     bounds=(-1.0, 0.0),
     tolerance=UNIT_SCALE,
     regimes=(
@@ -99,12 +98,8 @@ def concept_variation(inputs: Inputs, max_images: int = 10_000) -> Result:
     equal = 1 - (sizes[labels] - 1) / max(count - 1, 1)
     has_weights = total > 0
     variation = np.where(has_weights, 1 - own / np.where(has_weights, total, 1), equal)
-
-    def score(weights: np.ndarray) -> float:
-        return -float(np.average(variation, weights=weights[rows]))
-
     details = {"chance": -float(equal.mean()), "num_images": count}
-    return Result(score(statistics.weights), details, reweighted=score)
+    return Result(-float(np.mean(variation)), details)
 
 
 def _to_unit_range(x: np.ndarray) -> np.ndarray:

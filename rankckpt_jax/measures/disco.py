@@ -51,7 +51,6 @@ CHANCE = Regime("chance", _chance)
     "disco",
     cost="N D^2 + D^3",
     bounds=(0.0, 1.0),
-    uses_weights=True,
     regimes=(CHANCE, regimes.FEW_IMAGES, regimes.SINGLE_IMAGES),
 )
 def disco(inputs: Inputs) -> Result:

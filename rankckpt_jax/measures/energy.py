@@ -42,7 +42,6 @@ def _flat(inputs: Inputs, result: Result) -> str:
     cost="N V",
     needs_logits=True,
     targets=tuple(TARGETS),
-    resampling="bootstrap",
     regimes=(Regime("flat logits", _flat),),
 )
 def energy(inputs: Inputs) -> Result:
@@ -51,12 +50,7 @@ def energy(inputs: Inputs) -> Result:
     Raises:
       InputError: The logits are probabilities or their logarithms.
     """
-    energies = free_energies(inputs)
-
-    def score(weights: np.ndarray) -> float:
-        return float(np.average(energies, weights=weights))
-
-    return Result(float(np.mean(energies)), reweighted=score)
+    return Result(float(np.mean(free_energies(inputs))))
 
 
 def free_energies(inputs: Inputs) -> np.ndarray:

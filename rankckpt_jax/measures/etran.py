@@ -35,7 +35,6 @@ def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
     "etran",
     cost="N D C",
     needs_logits=True,
-    uses_weights=True,
     combine=combine,
     tolerance=UNIT_SCALE,
     regimes=(

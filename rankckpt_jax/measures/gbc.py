@@ -36,7 +36,6 @@ _FLOOR = 1e-4
     cost="N D^2 + D^3",
     evidence=Evidence(0.37, 28),
     bounds=(-math.inf, 0.0),
-    uses_weights=True,
     tolerance=Tolerance(absolute=1e-12),
     regimes=(regimes.SINGLE_IMAGES,),
 )

@@ -80,7 +80,6 @@ INTERPOLATION = Regime(
     evidence=Evidence(0.34, 19),
     targets=tuple(TARGETS),
     bounds=(0.0, math.inf),
-    uses_weights=True,
     tolerance=UNIT_SCALE,
     regimes=(INTERPOLATION, regimes.maximum(_highest)),
 )

@@ -1,6 +1,6 @@
 """The inputs of a measure: checked features, labels and logits of one checkpoint.
 
-Images are resampled within strata: the classes; for several labels per image the
+Images are split within strata: the classes; for several labels per image the
 rarest label of each image, or none; for one number per image a single stratum.
 """
 
@@ -55,14 +55,6 @@ class Inputs:
     from_probabilities: bool = False
     seed: int = 0
     target: str = targets.CLASSES
-
-    def reweight(self, weights: np.ndarray) -> Inputs:
-        """Return the inputs with statistics in which image i counts weights[i] times.
-
-        Args:
-          weights: float64 [N], not negative, with a positive sum in every stratum.
-        """
-        return dataclasses.replace(self, statistics=self.statistics.reweight(weights))
 
     def take(self, rows: np.ndarray) -> Inputs:
         """Return the inputs of the images `rows` [M]; every stratum must occur."""

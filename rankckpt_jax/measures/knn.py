@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -81,7 +80,6 @@ def _check(options: Options) -> None:
 @register(
     "knn",
     cost="N^2 D",
-    resampling="bootstrap",
     targets=tuple(TARGETS),
     bounds=(-math.inf, 1.0),
     check=_check,
@@ -142,20 +140,12 @@ def knn(
         # Standardized, so that squares neither overflow nor vanish.
         labels = statistics.columns[:, 0]
     neighbors = labels[order[np.asarray(nearest)[: len(queries)]]]
-    evaluate = _EVALUATE[inputs.target](labels[queries], neighbors)
-
-    def score(weights: np.ndarray) -> float:
-        return evaluate(weights[queries])
-
+    score = _EVALUATE[inputs.target](labels[queries], neighbors)
     details = {"num_queries": len(queries), "k": k}
-    return Result(score(statistics.weights), details, reweighted=score)
+    return Result(score, details)
 
 
-Evaluate = Callable[[np.ndarray], float]
-"""Maps weights [Q] of the queries to the score."""
-
-
-def _accuracy(truth: np.ndarray, neighbors: np.ndarray) -> Evaluate:
+def _accuracy(truth: np.ndarray, neighbors: np.ndarray) -> float:
     """Compare classes [Q] with the majority of those of the neighbors [Q, k]."""
     ordered = np.sort(neighbors, axis=1)
     place = np.arange(ordered.shape[1])
@@ -163,19 +153,17 @@ def _accuracy(truth: np.ndarray, neighbors: np.ndarray) -> Evaluate:
     first = np.maximum.accumulate(np.where(starts, place, 0), axis=1)
     # The first of several largest classes.
     most = np.argmax(place - first, axis=1)
-    correct = ordered[np.arange(len(ordered)), most] == truth
-    return lambda weights: float(np.average(correct, weights=weights))
+    return float(np.mean(ordered[np.arange(len(ordered)), most] == truth))
 
 
-def _average_precision(truth: np.ndarray, neighbors: np.ndarray) -> Evaluate:
+def _average_precision(truth: np.ndarray, neighbors: np.ndarray) -> float:
     """Rank images by the number of neighbors [Q, k, L] with the label."""
     return goodness.mean_average_precision(truth, neighbors.sum(axis=1))
 
 
-def _r2(truth: np.ndarray, neighbors: np.ndarray) -> Evaluate:
+def _r2(truth: np.ndarray, neighbors: np.ndarray) -> float:
     """Compare numbers [Q] with the means of those of the neighbors [Q, k]."""
-    predicted = neighbors.mean(axis=1)
-    return lambda weights: goodness.r2(truth, predicted, weights)
+    return goodness.r2(truth, neighbors.mean(axis=1))
 
 
 _EVALUATE = {CLASSES: _accuracy, MULTI_LABEL: _average_precision, REGRESSION: _r2}

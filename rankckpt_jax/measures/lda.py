@@ -31,7 +31,6 @@ _LEAST_VARIANCE = 1.0
     "lda",
     cost="N D C",
     bounds=(0.0, 1.0),
-    uses_weights=True,
     check=remappings.check("lda"),
     regimes=(regimes.INTERPOLATION, regimes.FEW_IMAGES, regimes.SINGLE_IMAGES),
 )

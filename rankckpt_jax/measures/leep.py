@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 
 import jax
-import numpy as np
 
 from rankckpt_jax.data.targets import MULTI_LABEL
 from rankckpt_jax.measures import regimes
@@ -47,15 +46,11 @@ from rankckpt_jax.measures.registry import (
 def leep(inputs: Inputs) -> Result:
     """Return LEEP from the logits [N, V] of the checkpoint's own classifier."""
     probabilities = jax.nn.softmax(inputs.logits, axis=-1)
-
-    def score(weights: np.ndarray) -> float:
-        if inputs.target == MULTI_LABEL:
-            return label_prediction.of_assignments(
-                probabilities, inputs.labels, weights
-            ).log
-        return prediction.of_assignments(
-            probabilities, inputs.labels, inputs.num_classes, weights
-        ).log
-
+    if inputs.target == MULTI_LABEL:
+        predicted = label_prediction.of_assignments(probabilities, inputs.labels)
+    else:
+        predicted = prediction.of_assignments(
+            probabilities, inputs.labels, inputs.num_classes
+        )
     details = {"num_source_classes": inputs.logits.shape[1]}
-    return Result(score(np.ones(len(inputs.labels))), details, reweighted=score)
+    return Result(predicted.log, details)

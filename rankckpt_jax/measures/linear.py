@@ -27,9 +27,7 @@ published; both are our choice.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -64,7 +62,6 @@ _TRAIN, _VALIDATION, _HELD_OUT = 0, 1, 2
     cost="N D C steps",
     targets=tuple(TARGETS),
     holds_out=True,
-    resampling="bootstrap",
     bounds=(-math.inf, 1.0),
     tolerance=FRACTION,
     regimes=(regimes.MAJORITY, regimes.COPIES),
@@ -145,16 +142,9 @@ def _classes(labels: np.ndarray, part: np.ndarray, log_odds: np.ndarray) -> Resu
     is_correct = correct[best, held_out]
     log_posterior = scipy.special.log_softmax(log_odds[best][held_out], axis=1)
     log_posterior = log_posterior[np.arange(held_out.sum()), labels[held_out]]
-
-    def score(weights: np.ndarray) -> float:
-        weights = weights[held_out]
-        # A resample can miss all held-out images if they are few.
-        count = max(weights.sum(), 1)
-        posterior = np.exp(weights @ log_posterior / count)
-        return float((weights @ is_correct + _TIE * posterior) / (count + _TIE))
-
+    posterior, count = np.exp(np.mean(log_posterior)), len(is_correct)
     return Result(
-        score(np.ones(len(part))),
+        float((np.sum(is_correct) + _TIE * posterior) / (count + _TIE)),
         {
             "accuracy": float(is_correct.mean()),
             "log_likelihood": float(log_posterior.mean()),
@@ -162,26 +152,23 @@ def _classes(labels: np.ndarray, part: np.ndarray, log_odds: np.ndarray) -> Resu
             "validation_accuracies": validation.tolist(),
             "num_held_out": int(held_out.sum()),
         },
-        reweighted=score,
     )
 
 
 def _labels(labels: np.ndarray, part: np.ndarray, log_odds: np.ndarray) -> Result:
-    def evaluator(ridge: int, rows: np.ndarray) -> Callable[[np.ndarray], float]:
+    def score(ridge: int, rows: np.ndarray) -> float:
         return goodness.mean_average_precision(labels[rows], log_odds[ridge][rows])
 
     held_out, selecting = part == _HELD_OUT, part == _VALIDATION
-    ones = np.ones(selecting.sum())
-    validation = [evaluator(i, selecting)(ones) for i in range(len(RIDGES))]
+    validation = [score(i, selecting) for i in range(len(RIDGES))]
     # Few images can lack every label.
     best = int(np.argmax(np.nan_to_num(validation, nan=-1)))
-    evaluate = evaluator(best, held_out)
     details = {
         "ridge": RIDGES[best],
         "validation_precisions": validation,
         "num_held_out": int(held_out.sum()),
     }
-    return _held_out(evaluate, held_out, details, "a label that some of them lack")
+    return _held_out(score(best, held_out), details, "a label that some of them lack")
 
 
 def _numbers(statistics: Statistics, standard: np.ndarray, part: np.ndarray) -> Result:
@@ -204,34 +191,20 @@ def _numbers(statistics: Statistics, standard: np.ndarray, part: np.ndarray) -> 
         "validation_errors": errors.tolist(),
         "num_held_out": int(held_out.sum()),
     }
-    return _held_out(
-        functools.partial(goodness.r2, truth[held_out], predicted[best, held_out]),
-        held_out,
-        details,
-        "numbers that differ",
-    )
+    score = goodness.r2(truth[held_out], predicted[best, held_out])
+    return _held_out(score, details, "numbers that differ")
 
 
-def _held_out(
-    evaluate: Callable[[np.ndarray], float],
-    held_out: np.ndarray,
-    details: dict[str, Any],
-    needed: str,
-) -> Result:
-    """Return the result of a score of the weights of the held-out images."""
-
-    def score(weights: np.ndarray) -> float:
-        value = evaluate(weights[held_out])
-        if np.isnan(value):
-            raise InputError(
-                f"linear needs held-out images with {needed}",
-                expected="a fifth of the images with " + needed,
-                found=f"{int(held_out.sum())} held-out images",
-                fix="add images",
-            )
-        return value
-
-    return Result(score(np.ones(len(held_out))), details, reweighted=score)
+def _held_out(score: float, details: dict[str, Any], needed: str) -> Result:
+    """Return the result of a score of the held-out images, which can be NaN."""
+    if np.isnan(score):
+        raise InputError(
+            f"linear needs held-out images with {needed}",
+            expected="a fifth of the images with " + needed,
+            found=f"{details['num_held_out']} held-out images",
+            fix="add images",
+        )
+    return Result(score, details)
 
 
 def split(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -71,7 +71,6 @@ _LARGEST_RATIO = 1e10
     cost="N D^2 + D^3",
     evidence=Evidence(0.43, 28),
     targets=tuple(TARGETS),
-    uses_weights=True,
     check=remappings.check("logme"),
     regimes=(regimes.SINGLE_IMAGES,),
 )

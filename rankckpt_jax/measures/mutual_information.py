@@ -61,7 +61,6 @@ def _chance(inputs: Inputs, result: Result) -> str:
     "mutual_information",
     cost="N D^2 + D^3",
     holds_out=True,
-    resampling="bootstrap",
     tolerance=UNIT_SCALE,
     regimes=(Regime("chance", _chance, saturates=True),),
 )
@@ -116,27 +115,15 @@ def mutual_information(
 
     # The critic of each half is evaluated on the other half.
     evaluated = part % 2 == 1, part % 2 == 0
-
-    def compute_scores(weights: np.ndarray) -> np.ndarray:
-        weights = weights[rows]
-        bounds = [
-            [
-                _bound(pair[half][mask], labels[mask], weights[mask])
-                for half, mask in enumerate(evaluated)
-            ]
-            for pair in critics
-        ]
-        return np.mean(bounds, axis=1)
-
-    scores = compute_scores(statistics.weights)
+    bounds = [
+        [_bound(pair[half][mask], labels[mask]) for half, mask in enumerate(evaluated)]
+        for pair in critics
+    ]
+    scores = np.mean(bounds, axis=1)
     details: dict[str, Any] = {"scores": scores.tolist(), "num_images": len(rows)}
     if num_restarts > 1:
         details["spread"] = sampling.standard_error(scores)
-    return Result(
-        float(scores.mean()),
-        details,
-        reweighted=lambda weights: float(compute_scores(weights).mean()),
-    )
+    return Result(float(scores.mean()), details)
 
 
 def parts(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -159,12 +146,11 @@ def init_hidden(dimensions: int, dtype: Any, seed: int, count: int) -> jax.Array
     return jnp.stack([normal(key, shape, dtype) for key in keys])
 
 
-def _bound(critic: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """Return the Donsker-Varadhan bound of T [n, C] on images with weights [n]."""
-    total = weights.sum()
-    priors = np.bincount(labels, weights, critic.shape[1]) / total
-    joint = weights @ np.take_along_axis(critic, labels[:, None], axis=1)[:, 0] / total
-    product = scipy.special.logsumexp(critic, b=np.outer(weights / total, priors))
+def _bound(critic: np.ndarray, labels: np.ndarray) -> float:
+    """Return the Donsker-Varadhan bound of T [n, C] on images [n]."""
+    priors = np.bincount(labels, minlength=critic.shape[1]) / len(labels)
+    joint = np.mean(np.take_along_axis(critic, labels[:, None], axis=1))
+    product = scipy.special.logsumexp(critic, b=priors / len(labels))
     return float(joint - product)
 
 

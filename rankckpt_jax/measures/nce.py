@@ -15,7 +15,6 @@ Cost: O(N V). Range: [-log C, 0], in nats; [-log 2, 0] for labels. Higher is bet
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -56,42 +55,27 @@ def nce(inputs: Inputs, soft: bool = False) -> Result:
     else:
         score = _hard(logits, labels)
     details = {"num_source_classes": logits.shape[1]}
-    return Result(score(np.ones(len(labels))), details, reweighted=score)
+    return Result(score, details)
 
 
-def _soft(
-    logits: jax.Array, labels: jax.Array, num_classes: int
-) -> Callable[[np.ndarray], float]:
+def _soft(logits: jax.Array, labels: jax.Array, num_classes: int) -> float:
     one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=logits.dtype)
-    probabilities = jax.nn.softmax(logits, axis=1)
-
-    def score(weights: np.ndarray) -> float:
-        members = one_hot * weights.astype(one_hot.dtype)[None]
-        joint = np.asarray(blocks.dot(members, probabilities), float)
-        ratios = joint / np.maximum(joint.sum(axis=0), np.finfo(float).tiny)
-        kept = joint > 0
-        return float(np.sum(joint[kept] * np.log(ratios[kept])) / weights.sum())
-
-    return score
+    joint = np.asarray(blocks.dot(one_hot, jax.nn.softmax(logits, axis=1)), float)
+    ratios = joint / np.maximum(joint.sum(axis=0), np.finfo(float).tiny)
+    kept = joint > 0
+    return float(np.sum(joint[kept] * np.log(ratios[kept])) / len(labels))
 
 
-def _hard(logits: jax.Array, labels: jax.Array) -> Callable[[np.ndarray], float]:
+def _hard(logits: jax.Array, labels: jax.Array) -> float:
     source, target = np.asarray(jax.jit(blocks.maximum)(logits)[1]), np.asarray(labels)
     # Only pairs that occur are stored, at most N for any V.
     key = source * (target.max() + 1) + target
     _, pair = np.unique(key, return_inverse=True)
-
-    def score(weights: np.ndarray) -> float:
-        ratios = np.bincount(pair, weights)[pair] / np.bincount(source, weights)[source]
-        drawn = weights > 0
-        return float(weights[drawn] @ np.log(ratios[drawn]) / weights.sum())
-
-    return score
+    ratios = np.bincount(pair)[pair] / np.bincount(source)[source]
+    return float(np.mean(np.log(ratios)))
 
 
-def _of_labels(
-    logits: jax.Array, labels: np.ndarray, soft: bool
-) -> Callable[[np.ndarray], float]:
+def _of_labels(logits: jax.Array, labels: np.ndarray, soft: bool) -> float:
     if soft:
         assignments = np.asarray(jax.nn.softmax(logits, axis=1), float)
     else:
@@ -99,16 +83,10 @@ def _of_labels(
         seen, place = np.unique(source, return_inverse=True)
         one_hot = np.ones(len(place)), (np.arange(len(place)), place)
         assignments = scipy.sparse.csr_array(one_hot, (len(place), len(seen)))
-
-    def score(weights: np.ndarray) -> float:
-        has = assignments.T @ (weights[:, None] * labels)
-        total = (assignments.T @ weights)[:, None]
-        lacks = np.maximum(total - has, 0)
-        parts = (
-            scipy.special.xlogy(a, a / np.where(a > 0, total, 1)) for a in (has, lacks)
-        )
-        return float(
-            sum(np.sum(part) for part in parts) / weights.sum() / labels.shape[1]
-        )
-
-    return score
+    has = assignments.T @ labels.astype(float)
+    total = assignments.sum(axis=0)[:, None]
+    lacks = np.maximum(total - has, 0)
+    parts = (
+        scipy.special.xlogy(a, a / np.where(a > 0, total, 1)) for a in (has, lacks)
+    )
+    return float(sum(np.sum(part) for part in parts) / labels.size)

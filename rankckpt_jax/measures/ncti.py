@@ -64,7 +64,6 @@ def combine(pool: Sequence[Mapping[str, float]]) -> list[float]:
     cost="N D^2 + D^3",
     evidence=Evidence(0.65, 11),
     combine=combine,
-    uses_weights=True,
     tolerance=UNIT_SCALE,
 )
 def ncti(inputs: Inputs) -> Result:

@@ -113,7 +113,6 @@ def _chance(inputs: Inputs, result: Result) -> str:
     evidence=Evidence(0.48, 28),
     targets=LABELS,
     undefined="predicts classes or labels from the components of a mixture",
-    resampling="bootstrap",
     bounds=_bounds,
     check=_check,
     tolerance=UNIT_SCALE,

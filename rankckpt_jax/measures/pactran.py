@@ -36,7 +36,6 @@ from rankckpt_jax.measures.statistics import logistic, scaling
     "pactran",
     cost="N D C steps",
     evidence=Evidence(0.45, 11),
-    uses_weights=True,
     regimes=(regimes.SINGLE_IMAGES,),
 )
 def pactran(

@@ -38,7 +38,6 @@ from rankckpt_jax.measures.statistics import sampling, scaling
     evidence=Evidence(0.43, 11),
     targets=tuple(TARGETS),
     bounds=(-100.0, 100.0),
-    uses_weights=True,
     tolerance=Tolerance(absolute=100 * ROUNDING),
 )
 def parc(

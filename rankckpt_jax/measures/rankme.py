@@ -35,7 +35,6 @@ _LEAST = 1e-7
     targets=tuple(TARGETS),
     cost="N D^2 + D^3",
     bounds=(1.0, math.inf),
-    uses_weights=True,
     regimes=(regimes.FEW_IMAGES,),
 )
 def rankme(inputs: Inputs) -> Result:

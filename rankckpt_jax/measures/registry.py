@@ -39,16 +39,11 @@ class Result:
       details: Intermediate values as plain numbers, strings and lists. A saturated
         score has the name of its regime in `details["saturated"]`.
       warning: One sentence if the score needs care, else empty.
-      reweighted: The score as a function of multiplicities of the images, float64 [N],
-        if the measure can compute it cheaply. Resampling then calls it.
     """
 
     score: float
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warning: str = ""
-    reweighted: Callable[[np.ndarray], float] | None = dataclasses.field(
-        default=None, repr=False, compare=False
-    )
 
     def __float__(self) -> float:
         """Return the score."""
@@ -187,16 +182,8 @@ class Measure:
         dimensions, C classes, V classes of the checkpoint's classifier.
       evidence: Its agreement with fine-tuning in published tables; None if there are no
         published scores.
-      resampling: How images are resampled for the standard deviation of the score.
-        "subsampling" draws 80 % of each class without replacement; "bootstrap" draws
-        as many images with replacement. Copies of images make most scores better, so
-        a bootstrap suits means over images that are predicted one by one, and scores
-        that also vary between random starts, which a subsample would exaggerate.
       holds_out: Whether it is scored on held-out images. Checkpoints then need their
         images in the same order.
-      uses_weights: Whether it reads features and labels only through
-        `inputs.statistics`, and so respects its weights. Resampling then weights
-        images instead of copying rows.
       combine: For a measure whose scores are relative to a pool: maps the
         `details["terms"]` of all checkpoints to their scores. Else None.
       bounds: Lowest and highest possible score, or a function of the options that
@@ -221,8 +208,6 @@ class Measure:
     cost: str = ""
     evidence: Evidence | None = None
     holds_out: bool = False
-    resampling: str = "subsampling"
-    uses_weights: bool = False
     combine: Combine | None = None
     bounds: Bounds | Callable[[Options], Bounds] = (-math.inf, math.inf)
     files: tuple[str, ...] = ()

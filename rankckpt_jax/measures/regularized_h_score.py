@@ -54,7 +54,6 @@ SHRUNK = Regime("shrinkage", _shrunk, saturates=True)
     evidence=Evidence(-0.01, 11),
     targets=tuple(TARGETS),
     bounds=(0.0, math.inf),
-    uses_weights=True,
     tolerance=UNIT_SCALE,
     regimes=(SHRUNK, regimes.SINGLE_IMAGES),
 )

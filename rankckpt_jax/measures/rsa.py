@@ -45,7 +45,6 @@ _MOST_WITH_TARGET = 2000
     cost="N^2 D",
     targets=tuple(TARGETS),
     bounds=(-1.0, 1.0),
-    uses_weights=True,
     tolerance=UNIT_SCALE,
 )
 def rsa(inputs: Inputs, max_images: int = MAX_IMAGES, target: Any = None) -> Result:

@@ -40,7 +40,6 @@ _MOST_SHRINKAGE = 0.5
     cost="N D^2 + D^3",
     evidence=Evidence(0.31, 11),
     bounds=(0.0, 1.0),
-    uses_weights=True,
     check=remappings.check("sfda"),
     regimes=(regimes.INTERPOLATION, regimes.FEW_IMAGES),
 )

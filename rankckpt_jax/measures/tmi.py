@@ -70,7 +70,6 @@ def _check(options: Options) -> None:
 @register(
     "tmi",
     cost="N^2 D / C",
-    resampling="bootstrap",
     check=_check,
     regimes=(
         SCALE,
@@ -117,17 +116,13 @@ def tmi(inputs: Inputs, k: int = 3, variant: str = "paper") -> Result:
     least = _PUBLISHED_LEAST if variant == "published" else positive.min()
     logs = np.log(2 * np.maximum(distances, least))
     constants = scipy.special.digamma(sizes) - scipy.special.digamma(k)
-    entropies = constants[labels] + x.shape[1] * logs
-
-    def score(weights: np.ndarray) -> float:
-        if variant == "published":
-            averaged = np.sum(kept | (sizes == 1)) * weights.sum()
-            return float(weights[used] @ entropies[used] / averaged)
-        return float(np.average(entropies[used], weights=weights[used]))
-
+    entropies = (constants[labels] + x.shape[1] * logs)[used]
+    averaged = len(entropies)
+    if variant == "published":
+        averaged = np.sum(kept | (sizes == 1)) * len(labels)
     details = {"variant": variant, "k": k, "num_classes": int(kept.sum())}
     warning = _describe_left_out(kept, k)
-    return Result(score(statistics.weights), details, warning, reweighted=score)
+    return Result(float(np.sum(entropies) / averaged), details, warning)
 
 
 def _describe_left_out(kept: np.ndarray, k: int) -> str:

@@ -46,7 +46,6 @@ TWO_CLASSES = Regime("two classes", _two_classes)
     cost="N D^2 + D^3",
     targets=LABELS,
     undefined="compares the features of classes or labels",
-    uses_weights=True,
     regimes=(TWO_CLASSES, regimes.FEW_IMAGES, regimes.SINGLE_IMAGES),
 )
 def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:

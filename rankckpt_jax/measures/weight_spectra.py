@@ -180,4 +180,4 @@ def _average(inputs: Inputs, value: Callable[[Mapping[str, Any]], float]) -> Res
         "layers_left_out": len(left_out),
         "mean_tail": float(np.mean([layer["tail"] for layer in layers])),
     }
-    return Result(score, details, reweighted=lambda weights: score)
+    return Result(score, details)

@@ -365,13 +365,8 @@ def _of_measure(measure: str, is_first: bool) -> tuple[Column, ...]:
             lambda row: row.spreads.get(measure),
             format_scores,
         ),
-        Column(
-            f"{measure}_subset_spread",
-            f"{name} spread of the subset",
-            f"The part of the spread of {name} that is due to scoring on a subset.",
-            lambda row: row.subset_spreads.get(measure),
-            format_scores,
-        ),
+        _bound(measure, "lower", 0),
+        _bound(measure, "upper", 1),
         Column(
             f"{measure}_seconds",
             f"{name} (s)",
@@ -379,6 +374,23 @@ def _of_measure(measure: str, is_first: bool) -> tuple[Column, ...]:
             lambda row: row.score_seconds.get(measure),
             _each("{:.1f}".format),
         ),
+    )
+
+
+def _bound(measure: str, end: str, index: int) -> Column:
+    """Return the column of a bound of the interval of a score of all images."""
+    name = printable(measure)
+
+    def get(row: Row) -> float | None:
+        return row.intervals[measure][index] if measure in row.intervals else None
+
+    return Column(
+        f"{measure}_all_images_{end}",
+        f"{name} of all images, {end} bound",
+        f"The {end} bound of the 95 % confidence interval of {name} on all training "
+        "images, if its score is of a subset.",
+        get,
+        format_scores,
     )
 
 

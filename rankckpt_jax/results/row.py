@@ -55,10 +55,10 @@ class Row:
         or not finite has no score.
       spreads: Standard deviation of the score, by measure. For a mean over random
         starts it is that of a single start, divided by the root of their number.
-      subset_spreads: The part of `spreads` that is due to scoring on a subset of the
-        training images: the standard deviation of the score around that of all of them.
-      resampled: By measure, the scores of resamples of the images, which are the same
-        for all checkpoints with the same images.
+      intervals: By measure, the 95 % confidence interval of the score of all training
+        images, if it was computed from a subset; see `results.all_images`.
+      half_scores: By measure, the scores of random halves of the images, which are the
+        same for all checkpoints with the same images.
       dropped: Its last score if a race dropped it, else None.
       warnings: One warning by measure or topic.
       saturated: For measures whose score means nothing here, the regime's name; see
@@ -109,8 +109,12 @@ class Row:
     group: str = ""
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
     spreads: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    subset_spreads: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    resampled: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = dataclasses.field(
+        default_factory=dict
+    )
+    half_scores: Mapping[str, tuple[float, ...]] = dataclasses.field(
+        default_factory=dict
+    )
     dropped: Dropped | None = None
     warnings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     saturated: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -161,17 +165,6 @@ class Row:
     def groups(self) -> tuple[str, ...]:
         """The names of the groups it belongs to."""
         return tuple(name.strip() for name in self.group.split(",") if name.strip())
-
-    @property
-    def subset_factor(self) -> float:
-        """The finite-population factor of scoring n of N training images; 0 if n = N.
-
-        A score of n images varies with the standard deviation s over samples of n other
-        images, and with sqrt(1 - n / N) s around the score of all N images, if the n
-        are drawn from them without replacement (Cochran 1977, section 2.6).
-        """
-        n, total = self.extract_images, self.train_images
-        return math.sqrt(1 - n / total) if n and total and n < total else 0.0
 
     @property
     def excuse(self) -> str:

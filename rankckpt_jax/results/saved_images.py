@@ -34,20 +34,22 @@ def describe_saved_images(ranking: Ranking) -> tuple[str, ...]:
         pool = count(len(ranking.rows), "checkpoint")
         sentences.append(
             f"The race dropped {len(dropped)} of {pool}, each below place "
-            f"{dropped[0].place} by {printable(first)} at an equal number of images, "
-            "with nominally 95 % confidence for all of them together."
+            f"{dropped[0].place} by {printable(first)} on all images, "
+            "with 95 % confidence for all of them together."
         )
-    spreads = [
-        spread
+    intervals = [
+        (row.intervals[first], row.scores[first])
         for row in ranking.scored_rows
-        if (spread := row.subset_spreads.get(first)) is not None
+        if first in row.intervals and row.score(first) is not None
     ]
-    if spreads:
+    if intervals:
         (most, train_images), *_ = sorted(known, reverse=True)
-        [median] = format_scores([statistics.median(spreads)])
+        below = statistics.median(score - low for (low, _), score in intervals)
+        above = statistics.median(high - score for (_, high), score in intervals)
+        lower, higher = format_scores([below, above])
         sentences.append(
-            f"Scores are of {most:,} of {train_images:,} training images. The noise "
-            f"that this adds to {printable(first)} has a standard deviation of about "
-            f"{median}."
+            f"Scores are of {most:,} of {train_images:,} training images. With 95 % "
+            f"confidence, {printable(first)} of all of them is between {lower} lower "
+            f"and {higher} higher (median over checkpoints)."
         )
     return tuple(sentences)

@@ -191,8 +191,8 @@ def parse(config: Any, objects: Sequence[in_memory.Model] = ()) -> Choices:
         scoring.parse_measures(config.measures, "config.measures"),
         config.measure_options.to_dict(),
         config.seed,
-        # The noise of a subset is that of resamples of its images.
-        config.num_bootstrap or (subset.RESAMPLES if config.score_on else 0),
+        # The interval of a subset follows from the scores of its halves.
+        config.num_bootstrap or (subset.HALVES if config.score_on else 0),
     )
     scoring.check_settings(settings)
     trackers = validation.check_trackers(config.track, stages)

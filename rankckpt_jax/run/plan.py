@@ -24,7 +24,7 @@ from rankckpt_jax.devices import (
     target,
     topologies,
 )
-from rankckpt_jax.features import extract
+from rankckpt_jax.features import blocks, extract
 from rankckpt_jax.run import context as context_lib
 from rankckpt_jax.run import plan_inputs, plan_phases, scoring
 from rankckpt_jax.run.plan_inputs import Pool
@@ -100,6 +100,7 @@ def make(config: Any, topology: str) -> Plan:
             extract.compute_dtype(config.dtype),
             config.batch_size,
             config.score_on,
+            blocks.parse(config.features_from),
         )
         _log_estimate(inputs)
         phases = tuple(plan_phases.make(inputs))

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rankckpt_jax import finetune
+from rankckpt_jax.checkpoints.backbone import block_names
 from rankckpt_jax.data import pipeline
 from rankckpt_jax.data.splits import Task
 from rankckpt_jax.devices import memory, peaks, progress
 from rankckpt_jax.devices.work import Analysis, Work, analyze
-from rankckpt_jax.features import extract
+from rankckpt_jax.features import blocks, extract
 from rankckpt_jax.measures import cost
 from rankckpt_jax.measures.mixture import fitting
 from rankckpt_jax.run.context import Choices
@@ -37,6 +38,7 @@ class Inputs:
       dtype: Dtype of the networks in extraction.
       batch_size: Images per step in extraction.
       score_on: Number of training images to score on; 0 for all.
+      features_from: Layers whose features are scored; see `run.layers`.
     """
 
     topology: str
@@ -48,6 +50,7 @@ class Inputs:
     dtype: str
     batch_size: int
     score_on: int
+    features_from: str
 
     @property
     def scored_images(self) -> int:
@@ -74,7 +77,7 @@ class Row:
     Attributes:
       name: The network or the measures.
       size: Pixels of the images, or dimensions of the features.
-      checkpoints: Number of checkpoints that share the row.
+      checkpoints: Number of checkpoints, or of layers of them, that share the row.
       peak_bytes: Memory of one device.
       verdict: "FITS", "TIGHT" or "OOM".
       largest: The largest batch that fits; None unless the verdict is "OOM".
@@ -272,7 +275,7 @@ def _largest(
 
 
 def _sizes(inputs: Inputs) -> Iterator[cost.Sizes]:
-    """Yield the sizes of each checkpoint's features."""
+    """Yield the sizes of each checkpoint's features, and of each of their layers."""
     for given in inputs.pool.features.values():
         yield cost.Sizes(
             given.images,
@@ -281,12 +284,22 @@ def _sizes(inputs: Inputs) -> Iterator[cost.Sizes]:
             given.num_source_classes,
         )
     for network in inputs.pool.networks.values():
-        yield cost.Sizes(
-            inputs.scored_images,
-            network.feature_dim,
-            inputs.task.num_outputs,
-            network.num_source_classes,
-        )
+        for dimensions in _layers(inputs.features_from, network):
+            yield cost.Sizes(
+                inputs.scored_images,
+                dimensions,
+                inputs.task.num_outputs,
+                network.num_source_classes,
+            )
+
+
+def _layers(features_from: str, network: Network) -> tuple[int, ...]:
+    """Return the dimensions of each layer that is scored."""
+    last = (network.feature_dim,)
+    if features_from == blocks.LAST or not block_names(network.apply):
+        return last
+    widths = blocks.find_widths(network.apply, network.variables, network.image_size)
+    return (sum(widths),) if features_from == "blocks" else last + widths
 
 
 def _measures_row(
@@ -295,10 +308,14 @@ def _measures_row(
     """Return a function of title and checkpoints that returns the row of measures."""
     settings = inputs.choices.settings
     options = [dict(settings.options.get(name, {})) for name in names]
-    runs = 1 + settings.num_bootstrap
-    pairs = list(zip(names, options, strict=True))
-    flop = runs * sum(cost.flop(name, sizes, given) for name, given in pairs)
+    halves = dataclasses.replace(sizes, images=sizes.images // 2)
+    flop = sum(
+        cost.flop(name, sizes, given)
+        + settings.num_bootstrap * cost.flop(name, halves, given)
+        for name, given in zip(names, options, strict=True)
+    )
     # Each measure reads the features.
+    runs = 1 + settings.num_bootstrap / 2
     traffic = 4.0 * sizes.images * sizes.dimensions * len(names) * runs
     work = Work({"float32 highest": flop}, traffic)
     peak = max(cost.memory(name, sizes) for name in names)

@@ -150,10 +150,11 @@ def _assumptions(plan: Plan) -> list[str]:
             "All images of each checkpoint are extracted. A race extracts a part of "
             "the images of those that it drops, and scores its rounds too."
         )
-    if plan.features_from != blocks.LAST:
+    if plan.features_from not in (blocks.LAST, "blocks"):
         lines.append(
-            "Measures read the last features. With config.features_from="
-            f"{plan.features_from} the features are wider, or there are several."
+            "Every block counts in config.features_from=last,blocks, and all measures "
+            "score it. A block that equals the last features, and measures that read "
+            "logits only, are not scored again."
         )
     if any(name.endswith("_res50") or "_res50-" in name for name in plan.pool.networks):
         lines.append("NeuCRaB's ResNet-50 without a version is counted as version 1.")

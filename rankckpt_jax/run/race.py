@@ -7,15 +7,11 @@ images, and those that are not among the best `KEEP` are dropped. The others are
 extracted completely and evaluated as without a race.
 
 A round compares scores of equal numbers of images only, because scores such as NLEEP's
-change with them. Whether checkpoint j is above i is decided by their difference: its
-standard deviation is that over resamples of the images, which are the same for both,
-times the finite-population factor sqrt(1 - n / N) of n of N images, plus the noise of
-random starts. i is dropped if at least `KEEP` checkpoints are above it by more than the
-quantile of Student's t distribution. Its level is the error rate 1 - `CONFIDENCE`
-divided by the number of comparisons that could drop one of the best by mistake: those
-of the best with all others, in each round (Bonferroni). The intervals hold for scores
-of n images: an order that changes systematically with the number of images is not
-covered.
+change with them. Whether checkpoint j is above i on all images is decided by the
+interval of their difference; see `results.all_images`. i is dropped if at least `KEEP`
+checkpoints are above it. The error rate of a comparison is 1 - `CONFIDENCE` divided by
+the number of comparisons that could drop one of the best by mistake: those of the best
+with all others, in each round (Bonferroni).
 
 Features of each round are stored as CHECKPOINT/features/train.START-STOP, so that no
 image is extracted twice, also after an interruption.
@@ -31,14 +27,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from scipy import stats
 
-from rankckpt_jax import measures
 from rankckpt_jax.checkpoints.backbone import Backbone
 from rankckpt_jax.devices import memory, processes, signals
 from rankckpt_jax.errors import Interrupted, some
 from rankckpt_jax.features import extract, parts
 from rankckpt_jax.features.feature_set import FeatureSet
+from rankckpt_jax.results import all_images
 from rankckpt_jax.results.row import Dropped, Row
 from rankckpt_jax.run import checkpoint, scoring, subset
 from rankckpt_jax.run.context import RunContext
@@ -56,8 +51,7 @@ KEEP = 3
 `finetune.top` is larger."""
 
 CONFIDENCE = 0.95
-"""Nominal probability that none of the best is dropped, over all rounds and
-checkpoints."""
+"""Probability that none of the best is dropped, over all rounds and checkpoints."""
 
 _MEMORY_SHARE = 0.25
 """Share of the memory for weights that are kept between rounds."""
@@ -168,10 +162,11 @@ def find_dropped(
 ) -> dict[str, Dropped]:
     """Return which checkpoints are not among the best `keep`, by name.
 
-    Saturated scores, and scores of too few images for the measure, are not compared.
+    Saturated scores, and those of images of which half are too few for the measure, are
+    not compared.
 
     Args:
-      rows: Scored checkpoints with `resampled` scores, all on the same images.
+      rows: Scored checkpoints with scores of halves, all on the same images.
       measure: The measure to compare by.
       keep: Number of checkpoints to keep at least.
       level: Error rate of one comparison.
@@ -180,24 +175,28 @@ def find_dropped(
     if len(rows) <= keep:
         return {}
     scores = np.array([row.scores[measure] for row in rows])
-    resampled = np.array([row.resampled[measure] for row in rows])
-    factors = np.array([row.subset_factor for row in rows])
-    covariance = np.cov(resampled)
-    variances = np.diag(covariance)
-    # What random starts add to the variance of resamples.
-    starts = np.maximum([row.spreads[measure] ** 2 for row in rows] - variances, 0)
-    paired = np.maximum(variances[:, None] + variances - 2 * covariance, 0)
-    deviations = np.sqrt(factors**2 * paired + starts[:, None] + starts)
-    # ahead[i, j]: how far j is above i.
-    ahead = scores - scores[:, None]
-    half = stats.t.ppf(1 - level, resampled.shape[1] - 1) * deviations
-    lows = np.where(ahead > 0, ahead - half, -np.inf)
+    halves = np.array([row.half_scores[measure] for row in rows])
+    starts = np.array(
+        [
+            all_images.start_variance(row.spreads[measure], row.half_scores[measure])
+            for row in rows
+        ]
+    )
+    # Of row i and column j: how far j is above i on all images.
+    lows, highs = all_images.interval(
+        scores - scores[:, None],
+        halves - halves[:, None],
+        rows[0].extract_images or 0,
+        rows[0].train_images or 0,
+        level,
+        starts + starts[:, None],
+    )
     # The checkpoint in whose favor the comparison is the `keep`-th clearest.
     reference = np.argsort(-lows, axis=1)[:, keep - 1]
     dropped = {}
     for i, j in enumerate(reference):
         if lows[i, j] > 0:
-            row, behind = rows[i], (lows[i, j], ahead[i, j] + half[i, j])
+            row, behind = rows[i], (lows[i, j], highs[i, j])
             dropped[row.checkpoint] = Dropped(
                 measure,
                 row.scores[measure],
@@ -221,10 +220,8 @@ def _agree(dropped: Mapping[str, Dropped]) -> dict[str, Dropped]:
 def _is_comparable(row: Row, measure: str) -> bool:
     if row.score(measure) is None or measure in row.saturated:
         return False
-    if measure not in row.resampled:
-        return False
-    images, size = row.extract_images or 0, row.feature_dim or 0
-    return images > size or not measures.get(measure).needs_more_images_than_dimensions
+    # Unknown if half of the images are too few.
+    return measure in row.half_scores
 
 
 def _drop(row: Row, dropped: Dropped) -> Row:
@@ -234,8 +231,8 @@ def _drop(row: Row, dropped: Dropped) -> Row:
         row,
         scores={},
         spreads={},
-        subset_spreads={},
-        resampled={},
+        intervals={},
+        half_scores={},
         warnings=warnings,
         images="",
         order="",
@@ -250,7 +247,7 @@ def _score(
     settings = dataclasses.replace(
         context.settings,
         measures=context.settings.measures[:1],
-        num_bootstrap=context.settings.num_bootstrap or subset.RESAMPLES,
+        num_bootstrap=context.settings.num_bootstrap or subset.HALVES,
     )
 
     def make_row(network: Network, events: Events) -> Row:

@@ -19,6 +19,7 @@ from rankckpt_jax.data import targets
 from rankckpt_jax.devices import compilation, profiling, progress
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features.feature_set import FeatureSet
+from rankckpt_jax.results import all_images
 from rankckpt_jax.results.row import Row, finite
 from rankckpt_jax.storage import files, store
 
@@ -35,7 +36,7 @@ class Settings:
       measures: Names of the measures; the first one orders the ranking.
       options: Options by measure.
       seed: Seed of random starts.
-      num_bootstrap: Resamples of the images for each score's standard deviation.
+      num_bootstrap: Random halves of the images for each score's standard deviation.
     """
 
     measures: tuple[str, ...]
@@ -105,6 +106,7 @@ def check_settings(settings: Settings) -> None:
                 found=str(value),
                 fix="leave it out for the default",
             )
+    measures.check_num_bootstrap(settings.num_bootstrap)
 
 
 def for_target(settings: Settings, target: str) -> Settings:
@@ -217,7 +219,7 @@ def score_row(
         )
     )
     scores, spreads, seconds, terms = {}, {}, {}, {}
-    subset_spreads, resampled = {}, {}
+    intervals, half_scores = {}, {}
     compile_seconds = dict(row.compile_seconds)
     warnings, saturated = dict(row.warnings), {}
     for measure in settings.measures:
@@ -226,7 +228,7 @@ def score_row(
             "measure": measure,
             "options": options,
             "seed": settings.seed,
-            "num_bootstrap": settings.num_bootstrap,
+            "halves": settings.num_bootstrap,
             "features": feature_set.checksum,
             "files": digest_files(measure, options),
             "target": feature_set.target,
@@ -255,11 +257,19 @@ def score_row(
             scores[measure] = result["score"]
         if (spread := result["details"].get("spread")) is not None:
             spreads[measure] = spread
-        spread = result["details"].get("bootstrap_spread")
-        if row.subset_factor and spread is not None:
-            subset_spreads[measure] = row.subset_factor * spread
-        if (values := result["details"].get("bootstrap_scores")) is not None:
-            resampled[measure] = tuple(values)
+        if (values := result["details"].get("half_scores")) is not None:
+            half_scores[measure] = tuple(values)
+            images, total = row.extract_images or 0, row.train_images or 0
+            if 0 < images < total:
+                low, high = all_images.interval(
+                    result["score"],
+                    half_scores[measure],
+                    images,
+                    total,
+                    (1 - all_images.CONFIDENCE) / 2,
+                    all_images.start_variance(spreads[measure], half_scores[measure]),
+                )
+                intervals[measure] = float(low), float(high)
         if (regime := result["details"].get("saturated")) is not None:
             saturated[measure] = regime
         if measures.get(measure).combine and "terms" in result["details"]:
@@ -268,8 +278,8 @@ def score_row(
         row,
         scores=scores,
         spreads=spreads,
-        subset_spreads=subset_spreads,
-        resampled=resampled,
+        intervals=intervals,
+        half_scores=half_scores,
         warnings=warnings,
         saturated=saturated,
         score_seconds=seconds,

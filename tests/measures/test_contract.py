@@ -166,22 +166,23 @@ def test_compute_with_many_images():
 
 
 @pytest.mark.parametrize("name", FROM_IMAGES)
-def test_bootstrap_keeps_score_and_adds_spread(name):
+def test_halves_keep_score_and_add_spread(name):
     result = measures.compute(name, *generate(), facts=FACTS, num_bootstrap=3)
     assert result.score == score_of(name)
-    assert len(result.details["bootstrap_scores"]) == 3
-    assert np.isfinite(result.details["bootstrap_scores"]).all()
-    assert result.details["spread"] >= result.details["bootstrap_spread"] > 0
-    mean = np.mean(result.details["bootstrap_scores"])
-    assert abs(mean - result.score) < 0.01 * result.details["bootstrap_spread"]
-    assert np.isfinite(result.details["bootstrap_bias"])
+    halves = np.array(result.details["half_scores"])
+    assert halves.shape == (3,) and np.isfinite(halves).all()
+    spread = halves.std(ddof=1)
+    random_starts = measures.compute(name, *generate(), facts=FACTS).details
+    total = np.hypot(spread, random_starts.get("spread", 0))
+    assert result.details["spread"] == pytest.approx(total) and spread > 0
+    assert result.details["growth"] == pytest.approx(result.score - halves.mean())
 
 
 @pytest.mark.parametrize("name", CONSTANT)
-def test_bootstrap_spread_of_baseline_is_zero(name):
+def test_halves_of_baseline_have_its_score(name):
     result = measures.compute(name, *generate(), facts=FACTS, num_bootstrap=4)
-    assert result.details["bootstrap_scores"] == [result.score] * 4
-    assert result.details["spread"] == 0
+    assert result.details["half_scores"] == [result.score] * 4
+    assert result.details["spread"] == result.details["growth"] == 0
 
 
 def _fresh(seed, n=240, d=12):
@@ -199,23 +200,23 @@ FAST += ("nce", "energy", "knn")
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_bootstrap_spread_matches_spread_over_fresh_images(name):
+def test_spread_over_halves_matches_spread_over_fresh_images(name):
     expected = np.std([score(name, *_fresh(seed)) for seed in range(30)])
     result = measures.compute(name, *_fresh(0), num_bootstrap=30)
     assert expected / 2 < result.details["spread"] < 2 * expected
 
 
 def test_spread_of_transrate_with_few_images_per_dimension():
-    # Copied images had a mean of 86.8 for a score of 47.2, and a deviation of 2.3.
+    # A bootstrap has a mean of 86.8 for a score of 47.2, and a deviation of 2.3.
     expected = np.std([score("transrate", *_fresh(i, 120, 40)) for i in range(12)])
     result = measures.compute("transrate", *_fresh(0, 120, 40), num_bootstrap=12)
     assert expected / 2 < result.details["spread"] < 2 * expected
-    assert result.details["bootstrap_bias"] > 0
+    assert result.details["growth"] < 0
 
 
-def test_bootstrap_warns_if_a_resample_is_not_defined():
+def test_halves_warn_if_one_is_not_defined():
     features, labels, _ = generate(n=12)
-    # Two images of a class have a pair; after resampling, none may have one.
+    # Two images of a class have a pair, and its halves have none.
     labels = np.arange(12) // 2
 
     @measures.register("pairs")
@@ -233,33 +234,14 @@ def test_bootstrap_warns_if_a_resample_is_not_defined():
     assert "unknown. pairs needs two images" in result.warning
 
 
-def test_bootstrap_keeps_classes_with_one_image():
+def test_halves_keep_classes_with_one_image():
     inputs = measures.prepare(*_with_single_image_class())
     for name in ("h_score", "transrate", "gbc", "leep"):
         result = measures.compute_prepared(name, inputs, num_bootstrap=3)
         assert np.isfinite(result.details["spread"])
 
 
-# kNN finds the copy of an image and MINE trains on it; ranks include no pair of an
-# image and its copy.
-NOT_COPIES = ("knn", "mutual_information", "parc", "rsa")
-WEIGHTED = [n for n in NAMES if measures.get(n).uses_weights and n not in NOT_COPIES]
-REWEIGHTED = [("leep", {}), ("nce", {}), ("nce", {"soft": True})]
-
-
-@pytest.mark.parametrize(
-    ("name", "options"), [*((name, {}) for name in WEIGHTED), *REWEIGHTED]
-)
-def test_weighted_image_counts_like_copies(name, options):
-    features, labels, logits = generate()
-    weights = np.random.default_rng(0).integers(0, 4, len(labels)).astype(float)
-    rows = np.repeat(np.arange(len(labels)), weights.astype(int))
-    copied = score(name, features[rows], labels[rows], logits[rows], **options)
-    inputs = measures.prepare(features, labels, logits)
-    if measures.get(name).uses_weights:
-        inputs = inputs.reweight(weights)
-        weighted = measures.compute_prepared(name, inputs, **options).score
-    else:
-        result = measures.compute_prepared(name, inputs, **options)
-        weighted = result.reweighted(weights)
-    assert weighted == pytest.approx(copied, rel=1e-4)
+@pytest.mark.parametrize("count", [-1, 1])
+def test_compute_raises_for_a_number_of_halves_without_deviation(count):
+    with pytest.raises(InputError, match="needs the scores of two halves"):
+        measures.compute("gbc", *generate(), num_bootstrap=count)

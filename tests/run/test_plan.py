@@ -86,7 +86,7 @@ def test_make_compiles_each_network_once(image_folder, pool, compiled):
     ("fields", "text"),
     [
         ({"race": True}, "A race extracts a part of the images"),
-        ({"features_from": "blocks"}, "With config.features_from=blocks the features"),
+        ({"features_from": "last,blocks"}, "Every block counts in"),
     ],
 )
 def test_make_plans_a_subset_and_says_what_it_leaves_out(
@@ -96,6 +96,22 @@ def test_make_plans_a_subset_and_says_what_it_leaves_out(
     assert phases(made)["Extraction"].about.startswith("15 images")
     assert made.decoded == 15
     assert text in " ".join(plan_text.to_text(made).split())
+
+
+@pytest.mark.parametrize(
+    ("features_from", "dimensions"),
+    [("last", [256]), ("blocks", [448]), ("last,blocks", [64, 128, 256])],
+)
+def test_make_plans_the_features_of_blocks(
+    features_from, dimensions, image_folder, pool, compiled
+):
+    config = folder(image_folder, pool, features_from=features_from, measures="knn")
+    rows = phases(plan.make(config, plan.HERE))["Measures"].rows
+    # Two checkpoints, one with a classifier. The last block has as many dimensions as
+    # the last features.
+    assert sorted({row.size for row in rows}) == dimensions
+    layers = 4 if features_from == "last,blocks" else 1
+    assert sum(row.checkpoints for row in rows) == 2 * layers
 
 
 def test_make_plans_finetuning(image_folder, pool, compiled):

@@ -221,20 +221,19 @@ def test_find_ends(num_images, least, ends):
     assert race.find_ends(num_images, least) == ends
 
 
-def make_rows(scores, resampled, spreads=None, **fields):
+def make_rows(scores, halves, starts=0.0, **fields):
+    """Return rows of 100 of 800 images; `starts` is a variance over random starts."""
     return [
         Row(
             str(i),
             scores={"knn": float(score)},
-            resampled={"knn": tuple(values)},
-            spreads={"knn": float(np.std(values, ddof=1) if s is None else s)},
+            half_scores={"knn": tuple(values)},
+            spreads={"knn": float(np.sqrt(np.var(values, ddof=1) + starts))},
             extract_images=100,
             train_images=800,
             **fields,
         )
-        for i, (score, values, s) in enumerate(
-            zip(scores, resampled, spreads or [None] * len(scores), strict=True)
-        )
+        for i, (score, values) in enumerate(zip(scores, halves, strict=True))
     ]
 
 
@@ -243,7 +242,7 @@ def test_find_dropped_drops_no_more_than_its_level_under_the_null_hypothesis():
     random, errors, trials, level = np.random.default_rng(0), 0, 400, 0.05
     for _ in range(trials):
         scores = random.normal(size=4) * np.sqrt(7 / 8)
-        rows = make_rows(scores, random.normal(size=(4, 20)) + scores[:, None])
+        rows = make_rows(scores, random.normal(size=(4, 8)) + scores[:, None])
         # Each comparison at level / number of comparisons, as in `race.run`.
         errors += bool(race.find_dropped(rows, "knn", 3, level / 3))
     # The bound holds up to the error of 400 trials.
@@ -252,23 +251,43 @@ def test_find_dropped_drops_no_more_than_its_level_under_the_null_hypothesis():
 
 def test_find_dropped_uses_paired_differences():
     random = np.random.default_rng(0)
-    common, own = random.normal(size=(1, 20)), 0.01 * random.normal(size=(4, 20))
+    common, own = random.normal(size=(1, 8)), 0.01 * random.normal(size=(4, 8))
     scores = np.array([1.0, 1.0, 1.0, 0.8])
     paired = make_rows(scores, scores[:, None] + common + own)
     assert set(race.find_dropped(paired, "knn", 3, 0.01)) == {"3"}
-    independent = make_rows(scores, scores[:, None] + random.normal(size=(4, 20)))
+    independent = make_rows(scores, scores[:, None] + random.normal(size=(4, 8)))
     assert not race.find_dropped(independent, "knn", 3, 0.01)
     # Random starts are independent even if the images are the same.
-    noisy = make_rows(scores, scores[:, None] + common + own, [2.0] * 4)
+    noisy = make_rows(scores, scores[:, None] + common + own, 4.0)
     assert not race.find_dropped(noisy, "knn", 3, 0.01)
+
+
+def test_find_dropped_keeps_a_checkpoint_that_catches_up():
+    # With half of the images the last is 0.2 further behind. After three more
+    # doublings it can be ahead.
+    random = np.random.default_rng(0)
+    scores = np.array([1.0, 1.0, 1.0, 0.8])
+    halves = scores[:, None] + 0.01 * random.normal(size=(4, 8))
+    assert set(race.find_dropped(make_rows(scores, halves), "knn", 3, 0.01)) == {"3"}
+    halves[3] -= 0.2
+    assert not race.find_dropped(make_rows(scores, halves), "knn", 3, 0.01)
+    # One that falls behind is dropped all the more.
+    halves[3] += 0.4
+    [dropped] = race.find_dropped(make_rows(scores, halves), "knn", 3, 0.01).values()
+    assert dropped.behind[0] == pytest.approx(0.2, abs=0.05)
+    assert dropped.behind[1] == pytest.approx(0.2 + 3 * 0.2, abs=0.05)
 
 
 def test_find_dropped_compares_no_saturated_scores():
     random = np.random.default_rng(0)
     scores = np.array([1.0, 1.0, 1.0, 0.0])
-    resampled = scores[:, None] + 0.01 * random.normal(size=(4, 20))
-    rows = make_rows(scores, resampled)
+    halves = scores[:, None] + 0.01 * random.normal(size=(4, 8))
+    rows = make_rows(scores, halves)
     assert race.find_dropped(rows, "knn", 3, 0.01)
-    saturated = make_rows(scores, resampled, saturated={"knn": "maximum"})
+    saturated = make_rows(scores, halves, saturated={"knn": "maximum"})
     assert not race.find_dropped(saturated, "knn", 3, 0.01)
     assert not race.find_dropped(rows[:2] + rows[3:], "knn", 3, 0.01)
+    # Half of the images can be too few for a score.
+    for row in rows:
+        row.half_scores.clear()
+    assert not race.find_dropped(rows, "knn", 3, 0.01)

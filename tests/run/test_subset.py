@@ -81,14 +81,14 @@ def test_run_extracts_and_scores_the_subset_only(
     assert total > 15
     for row in ranking.rows:
         assert row.extract_images == 15 and "15 images" in row.images
-        # sqrt(1 - n / N) of the deviation over samples of other images.
-        expected = np.sqrt(1 - 15 / total) * row.spreads["knn"]
-        assert row.subset_spreads["knn"] == pytest.approx(expected)
+        low, high = row.intervals["knn"]
+        assert low < row.scores["knn"] < high
+        assert len(row.half_scores["knn"]) == subset.HALVES
     saved = 2 * (total - 15)
     text = str(ranking)
     assert f"{saved} of {2 * total} images were not extracted" in text
     assert f"{saved} of {2 * total} images" in ranking.to_html()
-    assert "knn_subset_spread" in ranking.to_csv()
+    assert "knn_all_images_upper" in ranking.to_csv()
 
     # Other numbers of images, and all of them, are stored beside it.
     everything = run_lib.run(
@@ -134,3 +134,22 @@ def test_run_raises_before_extraction_if_the_subset_is_too_small(
     with pytest.raises(InputError, match="Too few images to score on"):
         run_lib.run(config)
     assert not list(tmp_path.glob("runs/*/first/features"))
+
+
+@pytest.mark.parametrize("sizes", [(10, 10), (1, 3, 5, 8), (1, 1), (7,)])
+def test_half_holds_half_of_each_class(sizes):
+    groups = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    random, counts = np.random.default_rng(0), np.zeros(sum(sizes))
+    for _ in range(400):
+        rows = sampling.half(groups, random)
+        assert (np.diff(rows) > 0).all()
+        counts[rows] += 1
+        for group in groups:
+            drawn = np.isin(group, rows).sum()
+            assert drawn in {max(len(group) // 2, 1), -(-len(group) // 2)}
+        # Odd images of classes alternate.
+        shared = [size for size in sizes if size > 1]
+        assert abs(len(rows) - (len(sizes) - len(shared)) - sum(shared) / 2) <= 0.5
+    expected = np.repeat([1 if size == 1 else 0.5 for size in sizes], sizes)
+    # Four standard deviations of a share of 400 draws.
+    np.testing.assert_allclose(counts / 400, expected, atol=4 * 0.5 / 20)

@@ -27,21 +27,15 @@ from rankckpt_jax.measures.mixture.prediction import PACTRAN_FLOOR, Prediction
 from rankckpt_jax.measures.statistics import blocks
 
 
-def of_assignments(
-    assignments: jax.Array, labels: np.ndarray, weights: np.ndarray
-) -> Prediction:
+def of_assignments(assignments: jax.Array, labels: np.ndarray) -> Prediction:
     """Return the prediction from A [N, V].
 
     Args:
       assignments: A [N, V].
       labels: bool [N, L].
-      weights: Multiplicities of the points, float64 [N].
     """
-    dtype = assignments.dtype
-    sums = _sum_assignments(
-        assignments, jnp.asarray(labels, dtype), jnp.asarray(weights, dtype)
-    )
-    return _mean(sums, float(weights.sum()), labels.shape[1])
+    sums = _sum_assignments(assignments, jnp.asarray(labels, assignments.dtype))
+    return _mean(sums, float(len(labels)), labels.shape[1])
 
 
 def of_mixture(fitted: fitting.Fitted, labels: np.ndarray) -> Prediction:
@@ -96,13 +90,11 @@ def _sum_lists(
 
 @jax.jit
 def _sum_assignments(
-    assignments: jax.Array, labels: jax.Array, weights: jax.Array
+    assignments: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, ...]:
-    members = weights[:, None] * labels
-    joint = (
-        blocks.dot(a.T, assignments) for a in (members, weights[:, None] - members)
-    )
-    return _sum_points(assignments, labels, weights, _conditionals(*joint))
+    joint = (blocks.dot(a.T, assignments) for a in (labels, 1 - labels))
+    ones = jnp.ones(len(labels), assignments.dtype)
+    return _sum_points(assignments, labels, ones, _conditionals(*joint))
 
 
 @functools.lru_cache(maxsize=64)

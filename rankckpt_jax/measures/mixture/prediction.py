@@ -51,10 +51,7 @@ class Prediction:
 
 
 def of_assignments(
-    assignments: jax.Array,
-    labels: jax.Array,
-    num_classes: int,
-    weights: np.ndarray | None = None,
+    assignments: jax.Array, labels: jax.Array, num_classes: int
 ) -> Prediction:
     """Return the prediction from A [N, V].
 
@@ -62,13 +59,9 @@ def of_assignments(
       assignments: A [N, V].
       labels: int [N] in 0 ... C-1.
       num_classes: C.
-      weights: Multiplicities of the points, float64 [N]; 1 if None.
     """
-    if weights is None:
-        weights = np.ones(len(labels))
-    multiplicities = jnp.asarray(weights, assignments.dtype)
-    sums = _sum_assignments(assignments, labels, multiplicities, num_classes)
-    return Prediction(*(float(total) / float(weights.sum()) for total in sums))
+    sums = _sum_assignments(assignments, labels, num_classes)
+    return Prediction(*(float(total) / len(labels) for total in sums))
 
 
 def of_mixture(
@@ -119,16 +112,16 @@ def _of_lists(
     )
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@functools.partial(jax.jit, static_argnums=2)
 def _sum_assignments(
-    assignments: jax.Array, labels: jax.Array, weights: jax.Array, num_classes: int
+    assignments: jax.Array, labels: jax.Array, num_classes: int
 ) -> tuple[jax.Array, ...]:
-    one_hot = jax.nn.one_hot(labels, num_classes, dtype=assignments.dtype)
-    members = weights[:, None] * one_hot
+    members = jax.nn.one_hot(labels, num_classes, dtype=assignments.dtype)
     conditional = _conditional(blocks.dot(members.T, assignments))
     predicted = jnp.sum(conditional[labels] * assignments, axis=1)
     entropy = -jnp.sum(jax.scipy.special.xlogy(assignments, assignments), axis=1)
-    return _sum_points(predicted, entropy, weights, num_classes)
+    ones = jnp.ones(len(labels), assignments.dtype)
+    return _sum_points(predicted, entropy, ones, num_classes)
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,6 +1,6 @@
 """Statistics of a feature matrix, computed once and shared by measures.
 
-N images with weights w_i (1, except in a bootstrap), D dimensions, C classes, m the
+N images with weights w_i (1 by default), D dimensions, C classes, m the
 mean of all features, g_c the mean of class c minus m, n_c the weight of class c:
 
     scatter  T = sum_i w_i (x_i - m)(x_i - m)'    within  W = T - sum_c n_c g_c g_c'
@@ -41,8 +41,7 @@ class Statistics:
       features: [N, D].
       labels: int [N] in 0 ... C-1: the classes, or the strata of another target.
       num_classes: C.
-      weights: float64 [N], multiplicities of the images, positive for some image of
-        every class.
+      weights: float64 [N], not negative, positive for some image of every class.
       columns: float64 [N, T], the target if it is not classes; else None.
     """
 

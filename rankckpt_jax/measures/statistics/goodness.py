@@ -1,16 +1,12 @@
-"""How good predictions of labels and numbers are, for images with weights."""
+"""How good predictions of labels and numbers are."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 
 
-def mean_average_precision(
-    truth: np.ndarray, scores: np.ndarray
-) -> Callable[[np.ndarray], float]:
-    """Return a function that computes mean average precision from weights [M].
+def mean_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Return the mean average precision of the labels.
 
     The average precision of a label is sum_n (R_n - R_{n-1}) P_n, where R_n and P_n are
     recall and precision at the n-th highest score. Images with equal scores share a
@@ -30,32 +26,21 @@ def mean_average_precision(
     is_last[:-1] = ordered[:-1] != ordered[1:]
     last = np.where(is_last, place, len(scores))
     last = np.minimum.accumulate(last[::-1], axis=0)[::-1]
-
-    def compute(weights: np.ndarray) -> float:
-        drawn = weights[order]
-        hits = drawn * has
-        found, seen = np.cumsum(hits, axis=0), np.cumsum(drawn, axis=0)
-        varies = (found[-1] > 0) & (found[-1] < seen[-1])
-        if not varies.any():
-            return float("nan")
-        with np.errstate(invalid="ignore"):
-            precision = np.take_along_axis(found / seen, last, axis=0)
-            # An image without weight can precede all others.
-            parts = np.where(hits > 0, hits * precision, 0).sum(axis=0)
-            return float(np.mean((parts / found[-1])[varies]))
-
-    return compute
+    found = np.cumsum(has, axis=0)
+    varies = (found[-1] > 0) & (found[-1] < len(scores))
+    if not varies.any():
+        return float("nan")
+    precision = np.take_along_axis(found / (place + 1), last, axis=0)
+    parts = np.sum(has * precision, axis=0)[varies]
+    return float(np.mean(parts / found[-1, varies]))
 
 
-def r2(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
+def r2(truth: np.ndarray, predicted: np.ndarray) -> float:
     """Return R^2, the share of the variance of `truth` [M] that is predicted.
 
-    It is 1 - sum_i w_i (t_i - p_i)^2 / sum_i w_i (t_i - t)^2 with the weighted mean t,
-    as in scikit-learn; at most 1, and NaN if `truth` is constant.
+    It is 1 - sum_i (t_i - p_i)^2 / sum_i (t_i - t)^2 with the mean t, as in
+    scikit-learn; at most 1, and NaN if `truth` is constant.
     """
-    total = weights.sum()
-    if total == 0:
-        return float("nan")
-    spread = weights @ (truth - weights @ truth / total) ** 2
-    error = weights @ (truth - predicted) ** 2
+    spread = np.sum((truth - truth.mean()) ** 2)
+    error = np.sum((truth - predicted) ** 2)
     return float(1 - error / spread) if spread > 0 else float("nan")
