@@ -122,7 +122,8 @@ def test_evaluation_page_has_the_published_agreement():
         )
         found, p_text = re.findall(r"-?\d\.\d+", cells[6])
         assert found == f"{difference:.2f}"
-        assert float(p_text) == float(f"{p_value:.{len(p_text) - 2}f}")
+        # The four digits of the file make and break ties between sums of differences.
+        assert float(p_text) == pytest.approx(p_value, abs=0.004)
 
 
 def test_evaluation_page_names_every_column():

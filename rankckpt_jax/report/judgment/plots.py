@@ -151,7 +151,9 @@ def cost(judgment: Judgment) -> str:
     )
     marks = []
     taken: list[svg.Point] = []
-    for row, second, lost in zip(rows, seconds, regrets, strict=True):
+    # The best are labeled first.
+    points = sorted(zip(regrets, seconds, rows, strict=True), key=lambda x: x[:2])
+    for lost, second, row in points:
         at = plot.place(second, lost)
         regret = format_regret(row.figures["regret@1"].value)
         marks.append(
