@@ -58,6 +58,8 @@ def get_config() -> ml_collections.ConfigDict:
     task.test = "test"
     # Digits of scikit-learn's handwritten digits, which need no download.
     task.digits = ()
+    # Drawings of each of their training digits, at different positions and sizes.
+    task.drawings = 1
     # Number of images per split, always the same ones; 0 for all.
     task.limit = 0
     # Largest share of a split's images that may be corrupt. Corrupt images are dropped

@@ -111,7 +111,7 @@ class Victim:
         for title, results in re.findall(r"\d\d:\d\d (.*): computed (.*)", log):
             works = re.findall(r"(\S+) \(", results)
             self._computed.update(f"{title}: {work}" for work in works)
-        self._computed.update(re.findall(r"saved step \d+", log))
+        self._computed.update(re.findall(r"pre-training: saved \w+", log))
         assert max(self._computed.values(), default=0) <= 1, self._computed
         return code != 0
 
@@ -119,11 +119,11 @@ class Victim:
 SIGNALS = (signal.SIGKILL, signal.SIGINT)
 
 MOMENTS = (
-    "/.step_3.partial",
-    "step_0/features/train/.manifest.json",
-    "step_3/scores/.leep.json",
-    "step_3/finetune/state/4",
-    "step_3/finetune/.result.json",
+    "/.labels_3.partial",
+    "random_weights/features/train/.manifest.json",
+    "labels_3/scores/.leep.json",
+    "labels_3/finetune/state/4",
+    "labels_3/finetune/.result.json",
     "/.ranking.csv",
 )
 """Changes to the work directory, in order, before which a run is killed."""
@@ -244,7 +244,7 @@ def test_run_logs_and_recomputes_every_damaged_file(
     with caplog.at_level(logging.INFO):
         run_lib.run(config)
     assert "loaded cached features" in caplog.text
-    assert not re.search(": computed|recomputing|saved step", caplog.text)
+    assert not re.search(": computed|recomputing|pre-training: saved", caplog.text)
 
 
 @contextlib.contextmanager
@@ -270,7 +270,7 @@ def assert_refused(error, where, reason):
     [
         (1_000, "model.ckpt", 0),
         (20_000, "features.npy", 0),
-        (200_000, "step_0/finetune/state", 1),
+        (200_000, "random_weights/finetune/state", 1),
     ],
 )
 def test_run_raises_storage_error_at_file_size_limit_and_resumes(

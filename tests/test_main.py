@@ -65,7 +65,7 @@ def test_demo_writes_the_report_and_a_second_run_computes_nothing(
 ):
     for name in ("ranking.csv", "report.html"):
         assert (demo.workdir / "digits_0_to_4" / name).exists()
-    assert "pre-training: saved step 3" in demo.stderr
+    assert "pre-training: saved labels_3" in demo.stderr
     # Its checkpoints were trained at the size of its images.
     assert "far from the own size" not in demo.stdout
     assert "Traceback" not in demo.stderr
@@ -73,7 +73,7 @@ def test_demo_writes_the_report_and_a_second_run_computes_nothing(
     with caplog.at_level("INFO"):
         ranking = run_lib.run(faults.config(workdir, faults.SMALL))
     assert "loaded cached features" in caplog.text
-    assert "computed" not in caplog.text and "saved step" not in caplog.text
+    assert "computed" not in caplog.text and "pre-training: saved" not in caplog.text
     assert f"{ranking}\n" == demo.stdout
 
 

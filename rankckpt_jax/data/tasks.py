@@ -77,7 +77,8 @@ def load(config: Any) -> Task:
             limit=limit,
         )
     if config.digits:
-        return _limited(from_digits(config.digits, name=config.name), limit)
+        task = from_digits(config.digits, config.name, config.get("drawings", 1))
+        return _limited(task, limit)
     raise InputError(
         "The config does not specify any images",
         where="config.task",
@@ -222,7 +223,7 @@ def from_digits(digits: Sequence[int], name: str = "", drawings: int = 1) -> Tas
 
 def _draw(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Draw one digit, float [8, 8], at a random place: uint8 [S, S, 3]."""
-    size = int(random.integers(_CANVAS // 3, _CANVAS * 3 // 4))
+    size = int(random.integers(_CANVAS // 2, _CANVAS + 1))
     top, left = random.integers(0, _CANVAS - size + 1, 2)
     drawn = scipy.ndimage.zoom(
         image, size / len(image), order=1, grid_mode=True, mode="nearest"

@@ -77,6 +77,10 @@ _ORDINARY = 1e3, 1e18
 that of published code. Below, the ridge would blur the components. Above, squares would
 overflow in float32."""
 
+_USUAL = 2.0**-8, 2.0**8
+"""Deviations of features that need no warning when they are rescaled. Those of random
+weights are small, because nothing has fitted their batch norm."""
+
 
 def _bounds(options: Mapping[str, Any]) -> tuple[float, float]:
     """Return the bounds: a mean of log probabilities, or of probabilities for sfda."""
@@ -257,7 +261,7 @@ def _score(variant: str, predicted: prediction.Prediction) -> float:
 
 
 def _warn_of_scale(scale: float, ridge: float) -> str:
-    if scale == 1:
+    if _USUAL[0] <= scale <= _USUAL[1]:
         return ""
     side = "small" if scale < 1 else "large"
     return (

@@ -301,20 +301,12 @@ def _load_task(config: Any) -> tasks.Task:
 
 
 def _demo(config: Any, cache: ImageCache) -> Callable[[], None]:
-    settings = config.pretrain
     return functools.partial(
         demo.pretrain,
         files.to_path(config.checkpoints),
-        tasks.from_digits(settings.digits, drawings=settings.drawings),
-        architecture=settings.architecture,
+        config.pretrain,
         image_size=config.image_size,
-        stages=tuple(settings.stages),
-        recipe=finetune.Recipe(
-            learning_rate=settings.learning_rate,
-            batch_size=settings.batch_size,
-            batch_norm_decay=settings.batch_norm_decay,
-            seed=config.seed,
-        ),
+        seed=config.seed,
         preprocess=config.preprocess,
         cache=cache,
     )

@@ -197,10 +197,8 @@ def _find(config: Any, stages: tuple[str, ...]) -> Iterator[tuple[str, MakeNetwo
         for member in pool.standard_members(config):
             yield member.name, functools.partial(_open_member, config, member)
     elif "pretrain" in stages:
-        settings = config.pretrain
-        made = demo.checkpoints(files.to_path(config.checkpoints), settings.stages)
-        for name, _ in made:
-            yield name, functools.partial(registered, settings.architecture, size)
+        for made in demo.checkpoints(config.pretrain):
+            yield made.name, functools.partial(registered, made.architecture, size)
     else:
         storage = download.storage(config.get("download"))
         for name, path in checkpoints.find(config.checkpoints, storage):

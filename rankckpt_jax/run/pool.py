@@ -134,15 +134,12 @@ def members(
         found = standard_members(config, load)
     elif not config.checkpoints and objects:
         found = []
+    elif "pretrain" in stages:
+        found = _demo(config, load)
     else:
-        if "pretrain" in stages:
-            directory = files.to_path(config.checkpoints)
-            paths = demo.checkpoints(directory, config.pretrain.stages)
-            load = functools.partial(_load_trained_at, config.image_size, load)
-        else:
-            paths = checkpoints.find(config.checkpoints, storage)
         found = [
-            _member(name, _loader(load, name, path), spec=path) for name, path in paths
+            _member(name, _loader(load, name, path), spec=path)
+            for name, path in checkpoints.find(config.checkpoints, storage)
         ]
     # Random initializations show beside the others what pre-training contributes.
     controls = [
@@ -285,6 +282,19 @@ def _loader(
     load: Callable[..., Backbone], name: str, path: str
 ) -> Callable[[], Backbone]:
     return functools.partial(load, path, name=name)
+
+
+def _demo(config: Any, load: Callable[..., Backbone]) -> list[Member]:
+    """List the checkpoints of the demo, which need not exist yet."""
+    directory = files.to_path(config.checkpoints)
+    load = functools.partial(_load_trained_at, config.image_size, load)
+    found = []
+    for made in demo.checkpoints(config.pretrain):
+        path, group = demo.path(directory, made), ", ".join(made.groups)
+        found.append(
+            Member(made.name, _loader(load, made.name, path), path, group=group)
+        )
+    return found
 
 
 def _load_trained_at(

@@ -41,7 +41,9 @@ def test_nleep_rescales_features_for_its_ridge(scale):
     assert result.score == pytest.approx(expected, abs=1e-4)
     assert 0.2 < result.details["scale"] / (3 * scale) < 5
     side = "small" if scale < 1 else "large"
-    assert f"too {side} for a ridge of 1e-06" in result.warning
+    warning = f"too {side} for a ridge of 1e-06"
+    # Features of random weights can be a hundred times smaller than others.
+    assert (warning in result.warning) == (scale != 1e-2)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1, 100])

@@ -194,8 +194,14 @@ def test_make_names_networks_that_take_larger_images(compiled):
 def test_make_plans_the_demo_before_its_pool_exists(compiled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = plan.make(demo.get_config(), plan.HERE)
-    [row] = phases(made)["Extraction"].rows
-    assert (row.name, row.size, row.checkpoints) == ("mobilenet_v1_025", 64, 5)
+    config = demo.get_config()
+    others = config.pretrain.other_architectures
+    own = len(config.pretrain.stages) + len(config.pretrain.other_supervision)
+    trained = sum(step > 0 for step in config.pretrain.stages)
+    counts = {config.pretrain.architecture: own, **dict.fromkeys(others, trained)}
+    rows = phases(made)["Extraction"].rows
+    assert {row.name: row.checkpoints for row in rows} == counts
+    assert {row.size for row in rows} == {config.image_size}
     assert "Fine-tuning" in phases(made)
     assert not any(tmp_path.iterdir())
 
