@@ -15,7 +15,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Directory or bucket (gs://) of all results: workdir/TASK/CHECKPOINT/... Results
     # that match the config are loaded instead of computed.
     config.workdir = "runs"
-    # Seed of the measures' random starts and of the order of images in fine-tuning.
+    # Seed of the measures' random starts, and in fine-tuning of the order of images and
+    # of the images that are held out.
     config.seed = 0
     # Stages to run, of: pretrain, extract, score, ablate, finetune, report.
     config.stages = "extract,score,report"
@@ -101,7 +102,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.from_scratch = ""
     # Side of the square images in pixels; 0 for each checkpoint's own: the number in
     # its folder's name (mobilenet_v1_0.25_128), or its architecture's default. A
-    # network that takes only one size keeps it.
+    # network that takes only one size keeps it. A Keras file states one size, but takes
+    # others if its layers do.
     config.image_size = 0
     # Use the moving averages of the weights (ExponentialMovingAverage in TF-Slim) of
     # checkpoints that have them.

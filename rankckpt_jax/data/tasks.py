@@ -233,10 +233,12 @@ def _draw(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.repeat(canvas[..., None], 3, axis=-1)
 
 
-def hold_out(split: Split) -> tuple[Split, Split]:
+def hold_out(split: Split, seed: int = 0) -> tuple[Split, Split]:
     """Hold out a tenth of a split for validation, as VTAB does.
 
-    The tenth is random, and the same in every run.
+    Args:
+      split: The examples.
+      seed: Seed of the random choice. The tenth is the same in every run with it.
 
     Returns:
       (the remaining examples, the tenth), named "train_kept" and "train_held" if the
@@ -253,7 +255,7 @@ def hold_out(split: Split) -> tuple[Split, Split]:
             "--config.task.val='train[90%:]', or select by test accuracy with "
             "--config.finetune.select_by=test",
         )
-    order = np.random.default_rng(0).permutation(split.num_examples)
+    order = np.random.default_rng(seed).permutation(split.num_examples)
     count = math.ceil(split.num_examples / 10)
     held, kept = np.sort(order[:count]), np.sort(order[count:])
     return split.subset(f"{split.name}_kept", kept), split.subset(

@@ -59,7 +59,8 @@ class Recipe:
       early_stop: Share of the steps after which the accuracy of the measure
         `early_stopping` is taken.
       save_every: Number of steps between saves of the training state.
-      seed: Seed of the order of images and of augmentation.
+      seed: Seed of the order of images, of augmentation, and of the choice of the
+        training images that are held out to choose a trial.
     """
 
     learning_rate: float = 0.01

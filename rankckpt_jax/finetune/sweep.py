@@ -67,7 +67,8 @@ class Splits:
 def choose_splits(task: Task, sweep: Sweep) -> Splits:
     """Return the images that a sweep uses; see `Sweep.select_by`.
 
-    If a validation split is needed and the task has none, a part of `train` is used.
+    If a validation split is needed and the task has none, a part of `train` is used,
+    which depends on the recipe's seed.
 
     Raises:
       InputError: A validation split is needed, and `train` is a stream.
@@ -80,7 +81,7 @@ def choose_splits(task: Task, sweep: Sweep) -> Splits:
     final = trainval if sweep.train_on == "trainval" else None
     if "val" in task.splits:
         return Splits(train, task.splits["val"], test, final)
-    kept, held_out = tasks.hold_out(train)
+    kept, held_out = tasks.hold_out(train, sweep.recipe.seed)
     return Splits(kept, held_out, test, final)
 
 

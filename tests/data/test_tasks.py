@@ -80,6 +80,7 @@ def test_hold_out_takes_the_same_tenth_every_time(image_folder):
     )
     assert [e["index"] for e in read(held)] == [0, 1, 2]
     assert tasks.hold_out(split)[1].fingerprint == held.fingerprint
+    assert tasks.hold_out(split, seed=1)[1].fingerprint != held.fingerprint
     images = (
         np.zeros((10, 2, 2, 3), np.uint8)
         + np.arange(10, dtype=np.uint8)[:, None, None, None]

@@ -144,7 +144,7 @@ def read_model(
       where: The file, for messages.
       output: Name of a layer whose output becomes the only one. None keeps the model's
         outputs.
-      image_size: Side of the images, if the model accepts any size.
+      image_size: Side of the images; see `_resize`. None for the model's own.
 
     Raises:
       InputError: There is no such layer, or the model does not take images.
@@ -167,6 +167,9 @@ def read_model(
             expected="one input [B, H, W, 3]",
             found=str(shape),
         )
+    if image_size and None not in shape[1:3] and shape[1:3] != (image_size, image_size):
+        model = _resize(model, image_size)
+        shape = model.input_shape
     spec = tf.TensorSpec((shape[0], *shape[1:3], 3), tf.float32)
 
     def concrete(training: bool) -> Any:
@@ -189,6 +192,49 @@ def read_model(
     if network.image_size is None:
         return dataclasses.replace(network, image_size=image_size or _DEFAULT_SIZE)
     return network
+
+
+def _resize(model: Any, image_size: int) -> Any:
+    """Return the model with the same weights for images of another size.
+
+    A Keras file states one size even where its layers accept any: convolutions, pooling
+    and what follows a global pool. If a layer needs the size, such as a dense layer
+    after a flattened map, or weights would change their shapes, the model is returned
+    as it is.
+
+    Args:
+      model: The `keras.Model`, with one fixed size.
+      image_size: Side of the images.
+    """
+    # Imported late, since it imports TensorFlow.
+    import keras
+
+    height, width = model.input_shape[1:3]
+
+    def replace(item: Any) -> Any:
+        """Replace the shape of every input with the image's size."""
+        if isinstance(item, list):
+            return [replace(value) for value in item]
+        if not isinstance(item, dict):
+            return item
+        if item.get("class_name") == "InputLayer":
+            config = dict(item["config"])
+            batch, *sides, channels = config["batch_shape"]
+            if tuple(sides) == (height, width):
+                config["batch_shape"] = [batch, image_size, image_size, channels]
+            return {**item, "config": config}
+        return {key: replace(value) for key, value in item.items()}
+
+    try:
+        description = keras.saving.serialize_keras_object(model)
+        resized = keras.saving.deserialize_keras_object(replace(description))
+        weights = model.get_weights()
+        if [w.shape for w in resized.weights] != [w.shape for w in weights]:
+            return model
+        resized.set_weights(weights)
+    except Exception:  # Keras raises errors of many types.
+        return model
+    return resized
 
 
 def _by_name(model: Any, outputs: Any) -> dict[str, Any]:

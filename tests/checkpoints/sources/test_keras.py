@@ -300,8 +300,18 @@ def test_load_hub_logs_an_assumed_range_only(
     assert ("assuming [0, 1]" in caplog.text) == (input_range is None)
 
 
-def test_load_hub_of_a_fixed_size_names_the_option_to_remove(keras, model, tmp_path):
-    model.save(tmp_path / "net.keras")
+@pytest.fixture(scope="module")
+def flat_model(keras):
+    """A classifier whose dense layer needs one size of image."""
+    layers = keras.layers
+    inputs = x = keras.Input((SIZE, SIZE, 3))
+    x = layers.Conv2D(4, 3, strides=4, name="conv")(x)
+    x = layers.Flatten(name="flatten")(x)
+    return keras.Model(inputs, layers.Dense(5, name="predictions")(x))
+
+
+def test_load_hub_of_a_fixed_size_names_the_option_to_remove(flat_model, tmp_path):
+    flat_model.save(tmp_path / "net.keras")
     with pytest.raises(InputError, match="remove #image_size=48"):
         checkpoints.load(f"{tmp_path}/net.keras#image_size=48")
 
@@ -363,9 +373,40 @@ def test_load_splits_a_softmax_under_mixed_precision(keras, tmp_path, images):
         assert_close(jax.nn.softmax(output.logits), expected, 2e-3)
 
 
-def test_load_keeps_a_fixed_size_where_another_is_preferred(model, tmp_path):
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_load_resizes_a_model_whose_layers_take_any_size(
+    keras, model, tmp_path, is_nested
+):
+    if is_nested:
+        inputs = keras.Input((SIZE, SIZE, 3))
+        model = keras.Model(inputs, model(inputs))
     path = str(tmp_path / "net.keras")
     model.save(path)
+    images = np.random.default_rng(1).uniform(size=(2, 48, 48, 3)).astype(np.float32)
+    # The same layers on images of the other size, by Keras.
+    free = keras.Sequential(
+        [keras.Input((None, None, 3)), *(_flat_layers(model))], name="free"
+    )
+    expected = np.asarray(free(images))
+    for suffix, size in (("", 48), ("#image_size=48", 0)):
+        backbone = checkpoints.load(path + suffix, preferred_image_size=size)
+        assert (backbone.image_size, backbone.feature_dim) == (48, 8)
+        assert "image_size" not in backbone.warnings
+        output = jax.jit(backbone.apply)(backbone.variables, images)
+        assert_close(jax.nn.softmax(output.logits), expected, 1e-5)
+
+
+def _flat_layers(model):
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _flat_layers(layer)
+        elif type(layer).__name__ != "InputLayer":
+            yield layer
+
+
+def test_load_keeps_a_fixed_size_where_another_is_preferred(flat_model, tmp_path):
+    path = str(tmp_path / "net.keras")
+    flat_model.save(path)
     backbone = checkpoints.load(path, preferred_image_size=96)
     assert backbone.image_size == SIZE
     assert "not 96" in backbone.warnings["image_size"]
