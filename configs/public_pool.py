@@ -1,4 +1,4 @@
-r"""The public-pool benchmark: 21 public networks on 7 image sets, fine-tuned with 2 seeds.
+r"""The public-pool benchmark: 21 public networks on 7 image sets, with 2 seeds.
 
     python -m rankckpt_jax.main --config=configs/public_pool.py \
         --config.task.path=IMAGES/textures10 --config.checkpoints=DIR
