@@ -200,6 +200,13 @@ def get_config() -> ml_collections.ConfigDict:
     # Fine-tune only this many checkpoints, the best ranked ones by the first measure,
     # after all checkpoints are scored; 0 for all. Not possible with `shard`.
     finetune.top = 0
+    # Total number of steps over all checkpoints, which replaces num_steps: successive
+    # halving drops the worse half of the checkpoints again and again, until one is
+    # left. Empty to fine-tune each completely. See docs/classifier.md.
+    finetune.budget = placeholder(object)
+    # best: keep the weights of the checkpoint with the highest accuracy in
+    # workdir/TASK/model, for `rankckpt predict`; see docs/classifier.md.
+    finetune.keep = ""
     # Metric that chooses among hyperparameters and that rankings are compared with. For
     # classes: accuracy (the default), balanced_accuracy, auroc (macro-AUROC); for
     # several labels: mean_average_precision (the default), auroc; for numbers: r2 (the

@@ -12,17 +12,26 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rankckpt_jax.api import rank, rank_features
+    from rankckpt_jax.api import load_model, predict, rank, rank_features
     from rankckpt_jax.errors import InputError
     from rankckpt_jax.results.ranking import Ranking
 
-__all__ = ["InputError", "Ranking", "rank", "rank_features"]
+__all__ = [
+    "InputError",
+    "Ranking",
+    "load_model",
+    "predict",
+    "rank",
+    "rank_features",
+]
 
 __version__ = "0.8.0"
 
 _MODULES = {
     "InputError": "errors",
     "Ranking": "results.ranking",
+    "load_model": "api",
+    "predict": "api",
     "rank": "api",
     "rank_features": "api",
 }

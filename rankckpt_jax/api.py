@@ -4,7 +4,8 @@
     ranking = rank(data="path/to/images", checkpoints="path/to/checkpoints")
     print(ranking)
 
-`rank_features` does the same with features that were extracted elsewhere.
+`rank_features` does the same with features that were extracted elsewhere. `predict`
+applies the model that fine-tuning kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rankckpt_jax import short_form
 from rankckpt_jax.benchmark import published
@@ -28,6 +29,10 @@ from rankckpt_jax.results import ranking as ranking_lib
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.run import scoring
+
+if TYPE_CHECKING:
+    from rankckpt_jax.finetune.model import Model
+    from rankckpt_jax.finetune.predict import Predictions
 
 _log = logging.getLogger(__name__)
 
@@ -230,6 +235,56 @@ def rank_features(
         provenance=provenance,
         metric=metrics.resolve("", target).name,
     )
+
+
+def predict(model: Any, images: Any, *, progress: bool | None = None) -> Predictions:
+    """Predict the classes of images with a fine-tuned model.
+
+    Images are decoded, turned by their EXIF orientation, resized and scaled as in
+    fine-tuning.
+
+    Example:
+        rank("photos", "checkpoints", finetune=2, fields={"finetune.keep": "best"})
+        predictions = predict("runs/photos/model", "new_photos")
+        for file, name in zip(predictions.files, predictions.classes):
+            print(file, name)
+
+    Args:
+      model: The directory that `config.finetune.keep=best` wrote, or the result of
+        `load_model`, which saves time for repeated calls.
+      images: A folder, whose images are found at any depth; a list of files; or an
+        array, uint8 [N, h, w, 3].
+      progress: Whether to show log lines and a progress bar; as for `rank`.
+
+    Returns:
+      The predictions: `files`, `classes` and `probabilities`; for several labels
+      `labels` and `probabilities`; for a number `numbers`. Files that cannot be read
+      are in `unreadable`, and have no row.
+
+    Raises:
+      InputError: The model cannot be used, there are no images, or they are not uint8.
+    """
+    # Imports inside the function, because the networks take seconds.
+    from rankckpt_jax.finetune import predict as predict_lib
+
+    with progress_lib.shown(progress), compilation.persistent_cache():
+        return predict_lib.predict(model, images)
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Load the model that `config.finetune.keep=best` wrote, for `predict`.
+
+    Args:
+      path: Its directory, local or in a bucket.
+
+    Raises:
+      InputError: There is no model, it is damaged, or it needs a library that is not
+        installed.
+    """
+    # Imported inside the function, because the networks take seconds.
+    from rankckpt_jax.finetune import model
+
+    return model.load_model(path)
 
 
 def _parts(name: str, given: Features) -> tuple[Any, ...]:

@@ -28,12 +28,17 @@ _HELP_FLAGS = {"--help", "-help", "--helpshort", "-h", "-?"}
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What a command line asks for. Exactly one of text, names and config is set.
+    """What a command line asks for.
+
+    Exactly one of text, names, model and config is set.
 
     Attributes:
       text: A text to print.
       names: Names to list, one of usage.LISTS.
       pattern: Which checkpoints to list, such as "timm:convnext*"; empty for NeuCRaB's.
+      model: Directory of a model that predicts the classes of images.
+      images: The folder of these images.
+      output: The file of the predictions.
       config: The config to run, or to plan.
       plan: Name of the devices to plan it for; empty to run it.
       debug: Whether to show the tracebacks of input errors.
@@ -42,6 +47,9 @@ class Command:
     text: str = ""
     names: str = ""
     pattern: str = ""
+    model: str = ""
+    images: str = ""
+    output: str = ""
     config: ml_collections.ConfigDict | None = None
     plan: str = ""
     debug: bool = False
@@ -77,6 +85,8 @@ def parse(
     if words[:1] == ["list"] or values.list:
         words = [values.list, *words] if values.list else words[1:]
         return _list_command(words, debug)
+    if words[:1] == ["predict"] or values.predict or values.images or values.output:
+        return _predict_command(words, values)
     has_config = any(argument.startswith("--config=") for argument in argv)
     if not words and not has_config:
         words = list(implied)
@@ -136,6 +146,12 @@ def _define(values: flags.FlagValues, argv: list[str]) -> None:
         "Print what the config would take on some devices, such as v5e:2x4 or here.",
         flag_values=values,
     )
+    for name, text in (
+        ("predict", "Directory of a model; predict the classes of images and exit."),
+        ("images", "The folder of images for --predict."),
+        ("output", "The file of predictions (default: predictions.csv)."),
+    ):
+        flags.DEFINE_string(name, None, text, flag_values=values)
     flags.DEFINE_bool(
         "debug", False, "Show tracebacks of input errors.", flag_values=values
     )
@@ -240,6 +256,43 @@ def _list_command(words: list[str], debug: bool) -> Command:
     )
 
 
+def _predict_command(words: list[str], values: flags.FlagValues) -> Command:
+    """Return the command to predict: a model and a folder, as words or as flags."""
+    is_short = words[:1] == ["predict"]
+    given = [*([] if is_short else words), values.predict, values.images]
+    if is_short and (values.predict or values.images):
+        given = words  # Both forms.
+    elif is_short:
+        given = words[1:]
+    if len(given) != 2 or not all(given):
+        raise InputError(
+            "A prediction needs a model and a folder of images",
+            expected="rankckpt predict MODEL IMAGES [--output=FILE], or "
+            "--predict=MODEL --images=IMAGES [--output=FILE]",
+            found=", ".join(filter(None, given)) or "neither",
+            fix="for example rankckpt predict runs/photos/model new_photos; write a "
+            "folder of training images as ./predict",
+        )
+    model, images = given
+    for name, kind in ((model, "model"), (images, "folder of images")):
+        if not name.startswith("gs://") and not os.path.isdir(os.path.expanduser(name)):
+            raise InputError(
+                f"No {kind} is named {name!r}",
+                expected="a directory",
+                found="a file" if os.path.exists(name) else "nothing",
+                fix="a run with --config.finetune.keep=best prints the directory of "
+                "its model"
+                if kind == "model"
+                else "check the path",
+            )
+    return Command(
+        model=model,
+        images=images,
+        output=values.output or "predictions.csv",
+        debug=values.debug,
+    )
+
+
 def _check_demo(words: list[str], has_config: bool) -> None:
     if len(words) > 1:
         raise InputError(
@@ -261,7 +314,7 @@ def _check_exist(images: str, checkpoints: list[str]) -> None:
         raise InputError(
             f"No folder of images is named {images!r}",
             expected="a folder, a TFDS data set with its version (caltech101:3.*.*), "
-            "or one of the commands demo and list",
+            "or one of the commands demo, list and predict",
             found="no such folder",
             fix="check the spelling; rankckpt --help describes the usage",
         )

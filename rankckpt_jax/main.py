@@ -43,6 +43,8 @@ def main(command: Command) -> int:
             print(f"Error: {error}", file=sys.stderr)
             return 2
         return 0
+    if command.model:
+        return _predict(command)
     assert command.config is not None
     _configure_logging()
     _log.info("rankckpt_jax %s: loading JAX", rankckpt_jax.__version__)
@@ -89,6 +91,31 @@ def main(command: Command) -> int:
         return 1
     ranks = bool(ranking.scored_rows) and not ranking.ranks_nothing
     return 0 if ranks or "score" not in command.config.stages else 1
+
+
+def _predict(command: Command) -> int:
+    """Predict the classes of a folder of images, and return the exit code."""
+    _configure_logging()
+    _log.info("rankckpt_jax %s: loading JAX", rankckpt_jax.__version__)
+    # Imports inside the function, because those of JAX take a second.
+    from rankckpt_jax.devices import compilation, mapping
+    from rankckpt_jax.run import predict
+
+    mapping.split_cpu_devices()
+    compilation.limit_tpu_fusions()
+    try:
+        text, is_complete = predict.predict(
+            command.model, command.images, command.output
+        )
+    except InputError as error:
+        interrupt.end_if_requested()
+        if command.debug:
+            raise
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    interrupt.end_if_requested()
+    _print(text)
+    return 0 if is_complete else 1
 
 
 def _plan(command: Command) -> int:

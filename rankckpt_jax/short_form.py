@@ -14,7 +14,7 @@ from typing import Any
 
 from rankckpt_jax.errors import InputError
 
-COMMANDS = ("demo", "list")
+COMMANDS = ("demo", "list", "predict")
 """First words of a command line that are not images."""
 
 OPTIONS = {

@@ -25,6 +25,7 @@ Usage:
   rankckpt demo [OPTION...]
   rankckpt list {lists}
   rankckpt list checkpoints SCHEME:PATTERN
+  rankckpt predict MODEL IMAGES [--output=FILE]
   rankckpt --config=FILE [OPTION...]
 
 IMAGES is a folder with train/CLASS/*.jpg and, optionally, val/ and test/, or only
@@ -32,8 +33,11 @@ CLASS/*.jpg. It may also be a TFDS data set with its version ("caltech101:3.*.*"
 CHECKPOINTS are directories, files, globs, TF-Hub handles, names (timm:NAME,
 torchvision:NAME, keras:NAME, hf-hub:ORG/NAME), or @FILE with one of these per line.
 Every checkpoint below a directory is ranked. PyTorch weights need the name of their
-network: FILE.pth#model=resnet50. A folder named `demo` or `list` is written ./demo or
-./list.
+network: FILE.pth#model=resnet50. A folder named `demo`, `list` or `predict` is written
+./demo, ./list or ./predict.
+
+MODEL is the directory of a fine-tuned model, which a run with --finetune and
+--config.finetune.keep=best writes. Its IMAGES are a folder with images at any depth.
 
 Options:
   --measures=NAME,...    measures, or `all`; the first one orders the ranking
@@ -43,6 +47,7 @@ Options:
   --workdir=DIR          directory or bucket of all results (default: {workdir})
   --seed=NUMBER          seed of random starts and of the order of images
                          (default: {seed})
+  --output=FILE          file of the predictions (default: predictions.csv)
   --plan=TOPOLOGY        run nothing; print memory, FLOP and time on these devices:
                          v5e:2x4 and other TPU slices, h200:8, or `here`
   --config.FIELD=VALUE   any other field, such as --config.task.limit=1000
@@ -55,13 +60,16 @@ Examples:
   rankckpt photos "nets/*.keras" --measures=nleep,logme --image-size=96
   rankckpt photos timm:resnet50.a1_in1k "timm:convnext_*" keras:ResNet50
   rankckpt photos checkpoints --finetune=2
+  rankckpt photos checkpoints --finetune=2 --config.finetune.keep=best
+  rankckpt predict runs/photos/model new_photos
   rankckpt photos checkpoints --config.stages=report
   rankckpt photos checkpoints --plan=v5e:2x4
 
 Exit codes:
   0    every checkpoint was ranked
   1    some checkpoints failed, or none could be ranked; the rows give the reasons;
-       with --plan, a program runs out of memory
+       with --plan, a program runs out of memory; with predict, some images cannot
+       be read, and the others are predicted
   2    the input cannot be used
   75   stopped by SIGTERM, or lost a process; run it again to resume
   130  stopped by Ctrl-C; run it again to resume

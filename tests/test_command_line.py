@@ -128,12 +128,14 @@ def test_parse_without_arguments_returns_the_usage():
 
 @pytest.mark.parametrize("text", [usage.USAGE, usage.help_text()])
 def test_usage_examples_parse(here, tmp_path, text):
-    (tmp_path / "checkpoints").mkdir()
+    for name in ("checkpoints", "new_photos", "runs/photos/model"):
+        (tmp_path / name).mkdir(parents=True)
     examples = re.findall(r"^  (rankckpt .*)$", text.partition("Examples:")[2], re.M)
     assert len(examples) >= 4
     for example in examples:
         _, *arguments = shlex.split(example)
-        assert parse(*arguments).config is not None, example
+        command = parse(*arguments)
+        assert command.config is not None or command.model, example
 
 
 def test_usage_names_every_option_and_exit_code():
@@ -153,7 +155,7 @@ def test_usage_names_every_option_and_exit_code():
         ("no/photos nets", "No folder of images is named 'no/photos'"),
         ("caltech101 nets", "(caltech101:3.*.*)"),
         ("photos nets no/net", "No checkpoint is named 'no/net'"),
-        ("lst measures", "commands demo and list"),
+        ("lst measures", "commands demo, list and predict"),
         ("list", "one of measures, checkpoints, networks, tasks"),
         ("list mesures", "did you mean 'measures'?"),
         ("list measures nets", "found: measures, nets"),
@@ -205,3 +207,35 @@ def test_call_names_swapped_arguments(image_folder, pool):
     assert f"checkpoints in {pool}, images in {image_folder}" in text
     # Two folders of images are not swapped.
     assert call([image_folder, image_folder]).startswith("Error: No checkpoints found")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "predict nets photos",
+        "--predict=nets --images=photos",
+        "predict nets photos --output=out.csv",
+    ],
+)
+def test_parse_predict_takes_words_or_flags(here, given):
+    command = parse(*given.split())
+    assert (command.model, command.images) == ("nets", "photos")
+    assert command.output == ("out.csv" if "out" in given else "predictions.csv")
+    assert command.config is None
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("predict nets", "needs a model and a folder"),
+        ("predict nets photos demo", "needs a model and a folder"),
+        ("predict nets photos --images=demo", "needs a model and a folder"),
+        ("--predict=nets", "needs a model and a folder"),
+        ("--images=photos", "needs a model and a folder"),
+        ("predict absent photos", "No model is named 'absent'"),
+        ("predict nets absent", "No folder of images is named 'absent'"),
+    ],
+)
+def test_parse_predict_refuses(here, given, text):
+    with pytest.raises(InputError, match=text):
+        parse(*given.split())

@@ -21,10 +21,7 @@ from etils import epath
 
 import rankckpt_jax
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.checkpoints import sources
-from rankckpt_jax.checkpoints.graphs import pure_graph
-from rankckpt_jax.checkpoints.graphs.graph_apply import GraphApply, Graphs
-from rankckpt_jax.checkpoints.pixels import Pixels
+from rankckpt_jax.checkpoints import network_files, sources
 from rankckpt_jax.checkpoints.sources import Options
 from rankckpt_jax.devices import processes
 from rankckpt_jax.storage import files, store
@@ -32,7 +29,6 @@ from rankckpt_jax.storage import files, store
 _log = logging.getLogger(__name__)
 
 _LIBRARIES = ("tensorflow", "tf2jax", "keras", "jax", "flax")
-_GRAPHS = ("evaluation", "training")
 
 
 def load_or_convert(
@@ -100,15 +96,8 @@ def save(
     Raises:
       StorageError: A file cannot be written.
     """
-    attributes = {
-        field.name: getattr(backbone, field.name)
-        for field in dataclasses.fields(backbone)
-        if field.name not in ("variables", "apply")
-    }
-    result = {"backbone": attributes, "provenance": dict(provenance)}
-    definitions: dict[str, bytes] = {}
-    if isinstance(backbone.apply, GraphApply):
-        result["graphs"], definitions = _describe_graphs(backbone.apply.graphs)
+    described, definitions = network_files.describe(backbone)
+    result = {**described, "provenance": dict(provenance)}
     store.save_variables(directory, key, result, backbone.variables, definitions)
 
 
@@ -118,43 +107,4 @@ def load(directory: epath.Path, key: Mapping[str, Any]) -> backbone_lib.Backbone
     if stored is None:
         return None
     variables, result = stored
-    attributes = _tuples(result["backbone"])
-    apply: Any = backbone_lib.Apply(attributes["architecture"])
-    if "graphs" in result:
-        apply = GraphApply(_load_graphs(epath.Path(directory), result["graphs"]))
-    return backbone_lib.Backbone(
-        variables={"params": {}, "batch_stats": {}, **variables},
-        apply=apply,
-        **attributes,
-    )
-
-
-def _describe_graphs(graphs: Graphs) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return (JSON-able description, contents of the .pb files by name)."""
-    described = dataclasses.asdict(graphs)
-    definitions = {
-        f"{name}.pb": described[name].pop("definition")
-        for name in _GRAPHS
-        if described[name] is not None
-    }
-    return described, definitions
-
-
-def _load_graphs(place: epath.Path, described: Mapping[str, Any]) -> Graphs:
-    def load_graph(name: str) -> pure_graph.PureGraph:
-        definition = (place / f"{name}.pb").read_bytes()
-        return pure_graph.PureGraph(definition, **_tuples(described[name]))
-
-    return Graphs(
-        load_graph("evaluation"),
-        load_graph("training") if described.get("training") else None,
-        Pixels(**_tuples(described["pixels"])),
-        described["batch_size"],
-    )
-
-
-def _tuples(value: Any) -> Any:
-    """Return a JSON value with tuples instead of lists."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return network_files.rebuild(directory, result, variables)

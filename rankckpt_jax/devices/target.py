@@ -22,10 +22,15 @@ from rankckpt_jax.devices import compilation
 _ABSENT: contextvars.ContextVar[tuple[jax.Device, ...]] = contextvars.ContextVar(
     "absent devices", default=()
 )
+_ASSUMED: contextvars.ContextVar[str] = contextvars.ContextVar(
+    "assumed platform", default=""
+)
 
 
 def platform() -> str:
     """Return the platform that programs are made for: "cpu", "gpu" or "tpu"."""
+    if assumed := _ASSUMED.get():
+        return assumed
     absent = _ABSENT.get()
     name = absent[0].platform if absent else jax.default_backend()
     return "gpu" if name in ("cuda", "rocm") else name
@@ -39,6 +44,20 @@ def local_devices() -> Sequence[jax.Device]:
 def absent_devices() -> tuple[jax.Device, ...]:
     """Return the devices of `compile_for`; empty outside of it."""
     return _ABSENT.get()
+
+
+@contextlib.contextmanager
+def assume(name: str) -> Iterator[None]:
+    """Trace a part of a program that is exported for another platform.
+
+    Args:
+      name: "cpu", "gpu" or "tpu".
+    """
+    token = _ASSUMED.set(name)
+    try:
+        yield
+    finally:
+        _ASSUMED.reset(token)
 
 
 @contextlib.contextmanager

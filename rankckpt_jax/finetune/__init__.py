@@ -8,9 +8,15 @@ with moments over the whole global batch, and a new dense head that starts at ze
     trials.py    trials that share their steps -> TrialResult: evaluation, saving
     loop.py      the training loop, and evaluation
     step.py      the compiled training step
+
+    model.py     a trained checkpoint -> Model: weights, classes and preprocessing
+    predict.py   Model x images -> Predictions
+    serving.py   Model -> a program that needs only JAX
 """
 
 from rankckpt_jax.finetune.loop import TrainingResult, evaluate, train, train_program
+from rankckpt_jax.finetune.model import Model, load_model, make_model, save_model
+from rankckpt_jax.finetune.prepare import Prepared, fit_batch, prepare
 from rankckpt_jax.finetune.recipes import (
     SWEEPS,
     Recipe,
@@ -26,16 +32,22 @@ from rankckpt_jax.finetune.step import (
 )
 from rankckpt_jax.finetune.sweep import (
     check,
-    choose_splits,
+    chosen_key,
+    chosen_split,
     compile_programs,
-    fit_batch,
     load,
+    load_weights,
+    result_key,
     run,
-    splits_used,
+    save,
 )
+from rankckpt_jax.finetune.sweep_splits import choose_splits, splits_used
+from rankckpt_jax.finetune.trials import recipe_key as recipe_fields
 
 __all__ = [
     "SWEEPS",
+    "Model",
+    "Prepared",
     "Recipe",
     "State",
     "Sweep",
@@ -45,13 +57,23 @@ __all__ = [
     "TrialResult",
     "check",
     "choose_splits",
+    "chosen_key",
+    "chosen_split",
     "compile_programs",
     "evaluate",
     "fit_batch",
     "initial_state",
     "load",
+    "load_model",
+    "load_weights",
+    "make_model",
     "make_sweep",
+    "prepare",
+    "recipe_fields",
+    "result_key",
     "run",
+    "save",
+    "save_model",
     "schedule",
     "splits_used",
     "train",

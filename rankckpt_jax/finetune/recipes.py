@@ -17,6 +17,7 @@ import optax
 
 from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.errors import InputError, unknown_name
+from rankckpt_jax.finetune import halving
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,9 @@ class Sweep:
         `jax.vmap`. This is faster for networks too small to fill the device.
       metric: Name of the metric of `data.metrics` that trials are compared by; empty
         for that of the task's kind of target.
+      budget: Steps of successive halving over the trials of all checkpoints, which
+        replace `num_steps`; 0 to train every trial. Trials are then compared on
+        held-out images, whatever `select_by`. See `halving`.
     """
 
     name: str
@@ -116,6 +120,7 @@ class Sweep:
     train_on: str = "trainval"
     trials_at_once: int = 1
     metric: str = ""
+    budget: int = 0
 
     @property
     def trials(self) -> tuple[Recipe, ...]:
@@ -228,6 +233,15 @@ def make_sweep(settings: Mapping[str, Any], seed: int) -> Sweep:
     steps = given.pop("num_steps", base.num_steps)
     of_sweep = {field.name for field in dataclasses.fields(Sweep)} & given.keys()
     options = {key: given.pop(key) for key in of_sweep}
+    options["budget"] = halving.parse_budget(options.get("budget"))
+    if options["budget"] and settings.get("num_steps") is not None:
+        raise InputError(
+            "The budget of fine-tuning decides the number of steps",
+            where="config.finetune.num_steps",
+            expected="no number of steps with config.finetune.budget",
+            found=f"{settings['num_steps']} with a budget of {options['budget']}",
+            fix="leave one of the two out",
+        )
     if "decay_at" in given:
         given["decay_at"] = tuple(given["decay_at"])
     known = {field.name for field in dataclasses.fields(Recipe)}

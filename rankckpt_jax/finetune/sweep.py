@@ -17,85 +17,37 @@ from typing import Any
 from etils import epath
 
 from rankckpt_jax.checkpoints import backbone as backbone_lib
-from rankckpt_jax.checkpoints.description import Description, describe
+from rankckpt_jax.checkpoints.description import Description
 from rankckpt_jax.data import metrics as metrics_lib
-from rankckpt_jax.data import preprocess as preprocess_lib
-from rankckpt_jax.data import tasks
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split, Task
-from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.finetune import loop, metrics, probe, restore_batch_norm
+from rankckpt_jax.finetune import loop, metrics
 from rankckpt_jax.finetune import results as results_lib
 from rankckpt_jax.finetune import step as step_lib
 from rankckpt_jax.finetune import trials as trials_lib
+from rankckpt_jax.finetune import weights as weights_lib
+from rankckpt_jax.finetune.prepare import (
+    Prepared,
+    fit_batch,
+    metric_name,
+    prepare,
+    shared_key,
+    to_sweep,
+)
 from rankckpt_jax.finetune.recipes import Recipe, Sweep
 from rankckpt_jax.finetune.results import SweepResult, TrialResult
+from rankckpt_jax.finetune.sweep_splits import Splits, choose_splits
 from rankckpt_jax.storage import store
 
 _log = logging.getLogger(__name__)
 
-# Name of the file of a sweep's result.
-_RESULT = "result.json"
-
-# Largest norm of the gradient of regression, if a recipe has none. With it, a probe of
-# a real MobileNet reached R2 0.80 and 0.77 by two learning rates; without it, 0.72 and
-# divergence.
-_CLIP_NORM = 1.0
+# Name of the file of a sweep's result, and of the result of the checkpoint that
+# successive halving left.
+_RESULT, _HALVING_RESULT = "result.json", "halving.json"
 
 # End of the name of the trial on all images.
 _FINAL = "_final"
-
-
-@dataclasses.dataclass(frozen=True)
-class Splits:
-    """The images that a sweep uses.
-
-    Attributes:
-      train: All trials of the grid are trained on it.
-      validation: Settings are compared on it.
-      test: The reported accuracy is measured on it.
-      final: The chosen setting is trained on it again; None to skip this.
-    """
-
-    train: Split
-    validation: Split
-    test: Split
-    final: Split | None
-
-
-def choose_splits(task: Task, sweep: Sweep) -> Splits:
-    """Return the images that a sweep uses; see `Sweep.select_by`.
-
-    If a validation split is needed and the task has none, a part of `train` is used,
-    which depends on the recipe's seed.
-
-    Raises:
-      InputError: A validation split is needed, and `train` is a stream.
-    """
-    train, test = task.splits["train"], task.splits["test"]
-    trainval = task.splits.get("trainval", train)
-    if sweep.select_by == "test" or len(sweep.trials) == 1:
-        everything = trainval if sweep.train_on == "trainval" else train
-        return Splits(everything, test, test, None)
-    final = trainval if sweep.train_on == "trainval" else None
-    if "val" in task.splits:
-        return Splits(train, task.splits["val"], test, final)
-    kept, held_out = tasks.hold_out(train, sweep.recipe.seed)
-    return Splits(kept, held_out, test, final)
-
-
-def splits_used(task: Task, sweep: Sweep) -> tuple[str, ...]:
-    """Return the names of the task's splits whose images a sweep reads.
-
-    Raises:
-      InputError: See `choose_splits`.
-    """
-    splits = choose_splits(task, sweep)
-    used = [splits.train, splits.validation, splits.test, splits.final]
-    # A part of a split is named SPLIT_kept or SPLIT_held.
-    names = {split.name.partition("_")[0] for split in used if split is not None}
-    return tuple(name for name in task.splits if name in names)
 
 
 def check(task: Task, sweep: Sweep) -> None:
@@ -149,19 +101,54 @@ def load(
       preprocess: The preprocessing; see `preprocess.resize`.
     """
     directory = epath.Path(directory)
-    sweep = _to_sweep(sweep, task)
-    splits = choose_splits(task, sweep)
-    sweep = fit_batch(sweep, splits.train)
-    key = {
-        **_shared_key(checkpoint, splits.test, preprocess, sweep),
-        **_sweep_key(sweep, splits, _metric(task, sweep)),
-    }
-    stored = store.load_result(directory / _RESULT, key)
+    sweep = to_sweep(sweep, task)
+    path, key = _place(directory, checkpoint, task, sweep, preprocess)
+    stored = store.load_result(path, key)
     if stored is None:
         return None
     result = results_lib.sweep_from_store(stored.result)
     _restore_metrics(directory, result, len(sweep.trials))
     return result
+
+
+def save(
+    directory: epath.Path,
+    checkpoint: Description,
+    task: Task,
+    sweep: Sweep,
+    result: SweepResult,
+    *,
+    preprocess: str,
+) -> None:
+    """Store a result that `load` returns; the other arguments are those of `load`."""
+    sweep = to_sweep(sweep, task)
+    path, key = _place(epath.Path(directory), checkpoint, task, sweep, preprocess)
+    store.save_result(path, key, dataclasses.asdict(result))
+
+
+def result_key(
+    checkpoint: Description, task: Task, sweep: Sweep, *, preprocess: str
+) -> dict[str, Any]:
+    """Return the inputs that determine a sweep's result; see `load`."""
+    sweep = to_sweep(sweep, task)
+    return _place(epath.Path(), checkpoint, task, sweep, preprocess)[1]
+
+
+def _place(
+    directory: epath.Path,
+    checkpoint: Description,
+    task: Task,
+    sweep: Sweep,
+    preprocess: str,
+) -> tuple[epath.Path, dict[str, Any]]:
+    """Return the file of a sweep's result, and its key."""
+    splits = choose_splits(task, sweep)
+    sweep = fit_batch(sweep, splits.train)
+    key = {
+        **shared_key(checkpoint, splits.test, preprocess, sweep),
+        **_sweep_key(sweep, splits, metric_name(task, sweep)),
+    }
+    return directory / (_HALVING_RESULT if sweep.budget else _RESULT), key
 
 
 def compile_programs(
@@ -177,7 +164,7 @@ def compile_programs(
       task: The images.
       sweep: The trials; or the recipe of a single one.
     """
-    sweep = _to_sweep(sweep, task)
+    sweep = to_sweep(sweep, task)
     splits = choose_splits(task, sweep)
     sweep = fit_batch(sweep, splits.train)
     if not sweep.recipe.frozen:
@@ -195,6 +182,7 @@ def run(
     cache: ImageCache,
     description: str = "fine-tuning",
     should_stop: Callable[[int], bool] = lambda step: False,
+    keep_weights: bool = False,
 ) -> SweepResult:
     """Run a sweep and store its result.
 
@@ -210,69 +198,45 @@ def run(
       cache: Cache of decoded images.
       description: Label of the progress bar.
       should_stop: See `loop.train_trials`.
+      keep_weights: Whether to store the weights of the chosen trial; see
+        `load_weights`.
 
     Raises:
       InputError: The sweep does not suit the task or the devices; see `check`.
       Interrupted: `should_stop` returned True; the state is saved.
     """
-    directory = epath.Path(directory)
-    sweep = _to_sweep(sweep, task)
-    splits = choose_splits(task, sweep)
-    asked = sweep.recipe.batch_size
-    sweep = fit_batch(sweep, splits.train)
-    frozen = sweep.recipe.frozen
-    checkpoint = describe(backbone)
-    shared_key = _shared_key(checkpoint, splits.test, preprocess, sweep)
-    metric = _metric(task, sweep)
-    key = {**shared_key, **_sweep_key(sweep, splits, metric)}
-    if sweep.recipe.batch_size != asked:
-        _log.info(
-            "%s: batches of %d images, not %d, because %s has %d",
-            *(description, sweep.recipe.batch_size, asked),
-            *(splits.train.name, splits.train.num_examples),
-        )
-    if _restores_batch_norm(checkpoint, sweep):
-        with progress.step(description, "restoring the moments of folded batch norm"):
-            backbone = restore_batch_norm.restore(
-                backbone, splits.train, preprocess=preprocess, cache=cache
-            )
-    if frozen:
-        cache = probe.FeatureCache(
-            backbone,
-            cache,
-            dtype=sweep.recipe.dtype,
-            batch_size=sweep.recipe.batch_size,
-            description=description,
-        )
-        backbone = probe.without_head(backbone)
-    context = trials_lib.Context(
+    prepared = prepare(
         directory,
         backbone,
-        task.num_outputs,
-        metric,
-        splits.test,
-        shared_key,
-        preprocess,
-        cache,
-        should_stop,
+        task,
+        sweep,
+        preprocess=preprocess,
+        cache=cache,
+        description=description,
+        should_stop=should_stop,
+        keep_weights=keep_weights,
     )
+    sweep, splits, context = prepared.sweep, prepared.splits, prepared.context
+    directory, metric = context.directory, context.metric
+    key = {**context.key, **_sweep_key(sweep, splits, metric)}
     trials = list(_run_grid(context, sweep, splits, description))
     chosen = results_lib.choose(trials)
     if splits.final is not None and chosen.accuracy is not None:
-        recipe = dataclasses.replace(
-            sweep.recipe, learning_rate=chosen.learning_rate, num_steps=chosen.num_steps
-        )
+        recipe, train, validation, suffix = _chosen(sweep, splits, chosen)
         [chosen] = trials_lib.load_or_train(
             context,
             [recipe],
-            splits.final,
-            splits.test,
-            suffix=_FINAL,
+            train,
+            validation,
+            suffix=suffix,
             description=f"{description}, on all images",
         )
         trials.append(chosen)
     # A run that was killed after its last trial leaves the state behind.
     trials_lib.remove_state(directory)
+    recipe, _, _, suffix = _chosen(sweep, splits, chosen)
+    kept = f"{trials_lib.trial_name(recipe)}{suffix}" if keep_weights else ""
+    weights_lib.remove(directory, kept)
     result = SweepResult(
         recipe=sweep.name,
         seed=sweep.recipe.seed,
@@ -295,66 +259,106 @@ def run(
     return result
 
 
-def _to_sweep(sweep: Sweep | Recipe, task: Task) -> Sweep:
-    """Return a sweep for a task; that of a single trial for a recipe."""
-    if isinstance(sweep, Recipe):
-        rates, steps = (sweep.learning_rate,), (sweep.num_steps,)
-        sweep = Sweep("custom", sweep, rates, steps)
-    if task.target == "regression" and not sweep.recipe.clip_norm:
-        # The gradient of a squared error grows with the error. Rates that suit
-        # cross-entropy then diverge.
-        recipe = dataclasses.replace(sweep.recipe, clip_norm=_CLIP_NORM)
-        sweep = dataclasses.replace(sweep, recipe=recipe)
-    return sweep
-
-
-def _restores_batch_norm(checkpoint: Description, sweep: Sweep) -> bool:
-    return checkpoint.has_folded_batch_norm and not sweep.recipe.frozen
-
-
-def fit_batch(sweep: Sweep, train: Split) -> Sweep:
-    """Return the sweep with batches that are no larger than the training split.
-
-    A larger batch would hold images several times. It becomes the largest power of two
-    that is not above the number of images, whatever the number of devices, unless there
-    are more devices than that.
-    """
-    recipe = sweep.recipe
-    if recipe.batch_size <= train.num_examples:
-        return sweep
-    largest = 1 << (max(train.num_examples, 1).bit_length() - 1)
-    fitting = max(largest, step_lib.num_parts(recipe.accumulate))
-    batch_size = min(recipe.batch_size, fitting)
-    return dataclasses.replace(
-        sweep, recipe=dataclasses.replace(recipe, batch_size=batch_size)
-    )
-
-
-def _shared_key(
-    checkpoint: Description, test: Split, preprocess: str, sweep: Sweep
+def load_weights(
+    prepared: Prepared, result: SweepResult | TrialResult, description: str
 ) -> dict[str, Any]:
-    """Return the inputs that determine the results of all trials."""
-    key = {
-        "checkpoint": checkpoint.fingerprint,
-        "architecture": checkpoint.architecture,
-        "image_size": checkpoint.image_size,
-        "input_range": list(checkpoint.input_range),
-        "input_mean": list(checkpoint.input_mean),
-        "test": test.fingerprint,
-        "orientation": test.orientation,
-        **preprocess_lib.key(preprocess),
-        "forward_version": backbone_lib.FORWARD_VERSION,
-        "training_version": step_lib.TRAINING_VERSION,
+    """Return the weights of the trial that a sweep chose.
+
+    If they were not stored, the trial is trained again. The result is the same on
+    devices of the same kind and number.
+
+    Args:
+      prepared: The checkpoint, with `keep_weights`.
+      result: The result of the sweep, with an accuracy.
+      description: Label of the progress bar.
+
+    Returns:
+      `params` and `batch_stats` as in `step.State`.
+
+    Raises:
+      InputError: The trial diverged when it was trained again.
+      Interrupted: See `run`.
+    """
+    recipe, train, validation, suffix = _chosen(prepared.sweep, prepared.splits, result)
+    context = prepared.context
+    place = trials_lib.weights_path(context, recipe, suffix)
+    key = trials_lib.trial_key(context, recipe, train, validation)
+    weights = weights_lib.load(place, key)
+    if weights is None:
+        _log.info(
+            "%s: the weights of this result were not kept; training it again (%d "
+            "steps, rate %g)",
+            *(description, recipe.num_steps, recipe.learning_rate),
+        )
+        trials_lib.train_again(
+            context,
+            recipe,
+            train,
+            validation,
+            suffix=suffix,
+            description=description,
+        )
+        weights = weights_lib.load(place, key)
+    if weights is None:
+        raise InputError(
+            "The chosen trial diverged when it was trained again",
+            where=description,
+            expected="the same number of devices as before",
+            fix="remove the checkpoint's directory `finetune`, and run again",
+        )
+    return weights
+
+
+def chosen_key(
+    checkpoint: Description,
+    task: Task,
+    sweep: Sweep,
+    result: SweepResult,
+    *,
+    preprocess: str,
+) -> dict[str, Any]:
+    """Return the inputs that determine the weights that a sweep chose.
+
+    Args:
+      checkpoint: The description of the checkpoint.
+      task: The images.
+      sweep: The trials.
+      result: Their result.
+      preprocess: The preprocessing; see `preprocess.resize`.
+    """
+    sweep = to_sweep(sweep, task)
+    splits = choose_splits(task, sweep)
+    sweep = fit_batch(sweep, splits.train)
+    recipe, train, _, _ = _chosen(sweep, splits, result)
+    return {
+        **shared_key(checkpoint, splits.test, preprocess, sweep),
+        **trials_lib.recipe_key(recipe),
+        "train": train.fingerprint,
+        "classes": list(task.class_names),
+        # A trial that was trained again may differ by rounding.
+        "metric": metric_name(task, sweep),
+        "accuracy": result.accuracy,
     }
-    if _restores_batch_norm(checkpoint, sweep):
-        key["batch_norm"] = "unfolded"
-    if (precision := step_lib.product_precision()) != "highest":
-        key["precision"] = precision
-    return key
 
 
-def _metric(task: Task, sweep: Sweep) -> str:
-    return metrics_lib.resolve(sweep.metric, task.target).name
+def chosen_split(prepared: Prepared, result: SweepResult) -> Split:
+    """Return the images that the chosen trial was trained on."""
+    return _chosen(prepared.sweep, prepared.splits, result)[1]
+
+
+def _chosen(
+    sweep: Sweep, splits: Splits, chosen: SweepResult | TrialResult
+) -> tuple[Recipe, Split, Split, str]:
+    """Return (recipe, training and validation images, end of the names of files).
+
+    They are those of the trial on all images if the sweep has one.
+    """
+    recipe = dataclasses.replace(
+        sweep.recipe, learning_rate=chosen.learning_rate, num_steps=chosen.num_steps
+    )
+    if splits.final is None or chosen.accuracy is None:
+        return recipe, splits.train, splits.validation, ""
+    return recipe, splits.final, splits.test, _FINAL
 
 
 def _sweep_key(sweep: Sweep, splits: Splits, metric: str) -> dict[str, Any]:
@@ -370,6 +374,7 @@ def _sweep_key(sweep: Sweep, splits: Splits, metric: str) -> dict[str, Any]:
         "train": splits.train.fingerprint,
         "validation": splits.validation.fingerprint,
         "final": None if splits.final is None else splits.final.fingerprint,
+        **({"budget": sweep.budget} if sweep.budget else {}),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from rankckpt_jax.data import targets
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import compilation
-from rankckpt_jax.finetune import loop, metrics, recipes, results, saves
+from rankckpt_jax.finetune import loop, metrics, recipes, results, saves, weights
 from rankckpt_jax.finetune import step as step_lib
 from rankckpt_jax.finetune.recipes import Recipe
 from rankckpt_jax.finetune.results import TrialResult
@@ -37,6 +37,7 @@ class Context:
       test: The split that final accuracy is measured on.
       key: Inputs that determine the results of all trials.
       cache: Cache of decoded images, or of features for a linear probe.
+      keep_weights: Whether to store the weights of each trial that is trained.
     """
 
     directory: epath.Path
@@ -48,6 +49,7 @@ class Context:
     preprocess: str
     cache: ImageCache
     should_stop: Callable[[int], bool]
+    keep_weights: bool = False
 
 
 def load_or_train(
@@ -69,8 +71,7 @@ def load_or_train(
       suffix: End of the names of the trials' files.
       description: Label of the progress bar.
     """
-    splits = {"train": train.fingerprint, "validation": validation.fingerprint}
-    keys = [{**context.key, **splits, **recipe_key(trial)} for trial in trials]
+    keys = [trial_key(context, trial, train, validation) for trial in trials]
     paths = [
         context.directory / _RESULTS / f"{trial_name(trial)}{suffix}.json"
         for trial in trials
@@ -84,24 +85,134 @@ def load_or_train(
             loaded[i] = known
     missing = [i for i in range(len(trials)) if i not in loaded]
     if missing:
-        key = {"trials": [keys[i] for i in missing]}
-        directory = context.directory / _STATE
-        with contextlib.closing(saves.Saves(directory, key)) as saved:
-            trained = _train(
+        group = [trials[i] for i in missing]
+        with _saves(context, group, [keys[i] for i in missing], suffix) as saved:
+            trained, state = _train(
                 context,
-                [trials[i] for i in missing],
+                group,
                 train,
                 validation,
                 saved,
                 suffix=suffix,
                 description=description,
             )
-            for i, result in zip(missing, trained, strict=True):
+            for row, (i, result) in enumerate(zip(missing, trained, strict=True)):
+                if context.keep_weights and result.diverged_at < 0:
+                    place = weights_path(context, trials[i], suffix)
+                    row_of = row if len(missing) > 1 else None
+                    weights.save(place, keys[i], state, row_of)
                 store.save_result(paths[i], keys[i], dataclasses.asdict(result))
                 # It has all metrics that are defined for the splits; see `sweep.check`.
                 loaded[i] = results.by_metric(result, context.metric) or result
             saved.discard()
     return [loaded[i] for i in range(len(trials))]
+
+
+@contextlib.contextmanager
+def _saves(
+    context: Context,
+    trials: Sequence[Recipe],
+    keys: Sequence[Mapping[str, Any]],
+    suffix: str,
+) -> Iterator[saves.Saves]:
+    """Open the saved state of trials that are trained side by side."""
+    directory = context.directory / _STATE / f"{trial_name(trials[0])}{suffix}"
+    with contextlib.closing(saves.Saves(directory, {"trials": list(keys)})) as saved:
+        yield saved
+
+
+def trial_key(
+    context: Context, trial: Recipe, train: Split, validation: Split
+) -> dict[str, Any]:
+    """Return the inputs that determine the result of a trial."""
+    splits = {"train": train.fingerprint, "validation": validation.fingerprint}
+    return {**context.key, **splits, **recipe_key(trial)}
+
+
+def train_until(
+    context: Context,
+    trial: Recipe,
+    train: Split,
+    validation: Split,
+    step: int,
+    *,
+    description: str,
+) -> TrialResult:
+    """Train a trial up to a step of its schedule, and keep its state to go on.
+
+    The steps are those of the complete trial: the schedule is not shortened. A later
+    call with a later step, or `load_or_train`, resumes from here.
+
+    Args:
+      context: Values that all trials share.
+      trial: The recipe of the complete trial.
+      train: The training images.
+      validation: The split that accuracy is measured on.
+      step: The number of steps, less than `trial.num_steps`.
+      description: Label of the progress bar.
+
+    Returns:
+      The result after `step` steps, whose `accuracy` is on `validation` too.
+    """
+    key = trial_key(context, trial, train, validation)
+    path = context.directory / _RESULTS / f"{trial_name(trial)}_until{step}.json"
+    stored = store.load_result(path, {**key, "until": step})
+    if stored is not None:
+        result = results.trial_from_store(stored.result)
+        if (known := results.by_metric(result, context.metric)) is not None:
+            return known
+    with _saves(context, [trial], [key], "") as saved:
+        [result], _ = _train(
+            dataclasses.replace(context, test=validation),
+            [trial],
+            train,
+            validation,
+            saved,
+            suffix="",
+            description=description,
+            last_step=step,
+        )
+    store.save_result(path, {**key, "until": step}, dataclasses.asdict(result))
+    return results.by_metric(result, context.metric) or result
+
+
+def train_again(
+    context: Context,
+    trial: Recipe,
+    train: Split,
+    validation: Split,
+    *,
+    suffix: str = "",
+    description: str,
+) -> None:
+    """Train a trial whose result is stored, for its weights.
+
+    Weights of a trial that diverges are not stored.
+    """
+    key = trial_key(context, trial, train, validation)
+    with _saves(context, [trial], [key], suffix) as saved:
+        [result], state = _train(
+            context,
+            [trial],
+            train,
+            validation,
+            saved,
+            suffix=suffix,
+            description=description,
+        )
+        if result.diverged_at < 0:
+            weights.save(weights_path(context, trial, suffix), key, state)
+        saved.discard()
+
+
+def remove_trial_state(directory: epath.Path, trial: Recipe) -> None:
+    """Remove the saved training state of one trial."""
+    saves.remove(directory / _STATE / trial_name(trial))
+
+
+def weights_path(context: Context, trial: Recipe, suffix: str = "") -> epath.Path:
+    """Return the directory of a trial's kept weights."""
+    return weights.directory(context.directory) / f"{trial_name(trial)}{suffix}"
 
 
 def recipe_key(recipe: Recipe) -> dict[str, Any]:
@@ -135,7 +246,12 @@ def _train(
     *,
     suffix: str,
     description: str,
-) -> list[TrialResult]:
+    last_step: int | None = None,
+) -> tuple[list[TrialResult], step_lib.State]:
+    """Train trials side by side; return their results and the last state.
+
+    Before the last step of the recipe, the state is saved at `last_step`.
+    """
     start, compiled = time.monotonic(), compilation.seconds()
     recipe, count = trials[0], len(trials)
     state = step_lib.initial_state(
@@ -188,6 +304,9 @@ def _train(
     def on_pause(step: int, state: step_lib.State) -> None:
         if step in evaluation_steps:
             validate(step, state)
+        save(step, state)
+
+    def save(step: int, state: step_lib.State) -> None:
         for log in logs:
             log.write()
         facts = {
@@ -196,7 +315,8 @@ def _train(
         }
         saved.save(step, state, facts)
 
-    last_step = recipe.num_steps
+    is_partial = last_step is not None
+    last_step = recipe.num_steps if last_step is None else last_step
     save_steps = range(recipe.save_every, last_step, recipe.save_every)
     try:
         trained = loop.train_trials(
@@ -205,6 +325,7 @@ def _train(
             train,
             trials,
             first_step=first_step,
+            last_step=last_step,
             pauses={*save_steps, *evaluation_steps} - {last_step},
             on_pause=on_pause,
             on_losses=on_losses,
@@ -218,6 +339,8 @@ def _train(
             validated = tested = validate(last_step, trained.state)
             if context.test.fingerprint != validation.fingerprint:
                 tested = evaluate(trained.state, context.test)
+            if is_partial:
+                save(last_step, trained.state)
     finally:
         for log in logs:
             log.close()
@@ -227,6 +350,7 @@ def _train(
             trial,
             logs[i].history,
             train.target,
+            last_step=last_step,
             trained_on=train.name,
             validated_on=validation.name,
             values=tested[i],
@@ -236,13 +360,14 @@ def _train(
             **measured,
         )
         for i, trial in enumerate(trials)
-    ]
+    ], trained.state
 
 
 def _result(
     recipe: Recipe,
     history: metrics.History,
     target: str,
+    last_step: int,
     validated: Mapping[str, float],
     **fields: Any,
 ) -> TrialResult:
@@ -250,7 +375,7 @@ def _result(
     diverged_at = history.diverged_at
     if diverged_at < 0 and not validated:
         # The loss was finite, but the last update gave weights with infinite outputs.
-        diverged_at = recipe.num_steps
+        diverged_at = last_step
     if diverged_at >= 0:
         fields |= {"values": {}, "final_loss": None}
     default, curves = metrics_lib.names(target)[0], history.curves
@@ -264,8 +389,7 @@ def _result(
         curve=curves.get(default, ()),
         curves=curves,
         diverged_at=diverged_at,
-        images=(diverged_at if diverged_at >= 0 else recipe.num_steps)
-        * recipe.batch_size,
+        images=(diverged_at if diverged_at >= 0 else last_step) * recipe.batch_size,
         metrics=history.csv(),
         **fields,
     )

@@ -101,9 +101,12 @@ def depthwise_conv(
 def map_parts(function: Callable[[jax.Array], Any], images: jax.Array) -> Any:
     """Apply a function of single images to a batch [B, ...], one part at a time.
 
-    A part has about one image per core, so its activations stay in the caches.
+    A part has about one image per core, so its activations stay in the caches. An
+    exported program, whose batch size is a symbol, has no parts.
     """
     batch = images.shape[0]
+    if not isinstance(batch, int):
+        return function(images)
     cores = os.cpu_count() or 1
     part = next(size for size in range(min(cores, batch), 0, -1) if batch % size == 0)
     if not is_enabled("map_parts") or part == batch:

@@ -44,9 +44,11 @@ def to_json(summary: Summary) -> str:
             | {"measures": _numbers(other.measures)}
             for other in summary.other_metrics
         ],
+        "kept": dataclasses.asdict(ranking.kept) if ranking.kept else None,
         "warnings": [dataclasses.asdict(warning) for warning in summary.warnings],
         "rows": [
             {column.name: _clean(column.value(row)) for column in columns(ranking)}
+            | {"tried": dataclasses.asdict(row.tried) if row.tried else None}
             | {"layer_scores": {m: _numbers(s) for m, s in row.layer_scores.items()}}
             for row in ranking.rows
         ],

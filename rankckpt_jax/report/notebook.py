@@ -19,6 +19,11 @@ def to_html(summary: Summary) -> str:
     if conclusion.command:
         code = html.escape(conclusion.command)
         command = f"<p>To fine-tune the best two, run:</p><pre>{code}</pre>"
+    if ranking.kept:
+        code = html.escape(ranking.kept.command)
+        command += (
+            f"<p>To predict with its fine-tuned weights, run:</p><pre>{code}</pre>"
+        )
     quoted = {warning.text for warning in summary.warnings}
     against = [text for text in conclusion.against if text not in quoted]
     sentences = [*conclusion.support, conclusion.verification]

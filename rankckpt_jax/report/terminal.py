@@ -86,6 +86,8 @@ def _conclusion_lines(summary: Summary, width: int) -> str:
     if conclusion.command:
         # In a line of its own, to be copied.
         lines += ["To fine-tune the best two, run:", f"  {conclusion.command}"]
+    if kept := summary.ranking.kept:
+        lines += ["To predict with its fine-tuned weights, run:", f"  {kept.command}"]
     quoted = {warning.text for warning in summary.warnings}
     lines += [
         wrap(f"Against it: {sentence}", width)

@@ -11,6 +11,7 @@ from rankckpt_jax.errors import some
 from rankckpt_jax.results import verification
 from rankckpt_jax.results.agreement import Agreement
 from rankckpt_jax.results.costs import Costs
+from rankckpt_jax.results.dropped import describe_dropped
 from rankckpt_jax.results.figures import Figure, main_figures
 from rankckpt_jax.results.formatting import (
     format_metric,
@@ -104,6 +105,7 @@ def conclude(
     details = (
         *against[_MOST_AGAINST:],
         *describe_saved_images(ranking),
+        describe_dropped(ranking),
         _layers(ranking),
         _ties(ranking),
         _interval(ranking, agreement),
@@ -143,7 +145,7 @@ def _answer(ranking: Ranking, recommendation: Recommendation) -> tuple[str, str,
     use = recommendation.use
     assert use is not None
     name = printable(use.checkpoint)
-    if recommendation.is_measured:
+    if recommendation.is_measured or recommendation.is_left:
         return "Use ", name, "."
     if len(ranking.scored_rows) == 1:
         return "", name, " is the only checkpoint ranked."
@@ -164,6 +166,12 @@ def _accuracy(ranking: Ranking, recommendation: Recommendation) -> str:
     sentence = f"Fine-tuned, it reaches {format_metric(accuracy, metric)}"
     if metric != "accuracy":
         sentence += f" {ranking.metric_title}"
+    if recommendation.is_left and use.tried is not None:
+        tried = [row for row in ranking.rows if row.tried is not None]
+        return (
+            f"{sentence}. Successive halving left it of {len(tried)} checkpoints, "
+            f"after {use.tried.steps:,} steps."
+        )
     if not recommendation.is_measured:
         return f"{sentence}."
     n = len(recommendation.measured)
@@ -242,7 +250,7 @@ def _lead(ranking: Ranking, recommendation: Recommendation) -> str:
     subject = f"{'Its' if is_used else 'The'} lead"
     subject += f" over {second}" if is_used else f" of {first} over {second}"
     if lead.noise is None:
-        if recommendation.is_measured:
+        if recommendation.is_measured or recommendation.is_left:
             return ""
         return (
             f"{subject} cannot be judged, because the noise of {printable(measure)} is "
@@ -276,6 +284,11 @@ def _verification(ranking: Ranking, agreement: Agreement, command: str) -> str:
         advice = "" if command else "; give the accuracies of at least five"
         return (
             f"Not verified: no ranked checkpoint was fine-tuned on this task{advice}."
+        )
+    if any(row.tried for row in ranking.scored_rows):
+        return (
+            "Not verified: checkpoints that successive halving dropped had fewer "
+            "steps, so that their accuracies are not compared."
         )
     if n == 1:
         return f"Not verified: only 1 of {total} ranked checkpoints was fine-tuned."

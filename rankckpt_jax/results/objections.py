@@ -41,11 +41,12 @@ def find_objections(
     if use is None:
         return ()
     own = _own_warning(ranking, warnings, use)
+    is_tuned = recommendation.is_measured or recommendation.is_left
     objections = (
         _equal_scores(ranking),
         _better_baseline(ranking, agreement),
         # A measured accuracy outweighs the order of a baseline.
-        "" if recommendation.is_measured else _other_favorite(ranking, use),
+        "" if is_tuned else _other_favorite(ranking, use),
         own,
         _image_sizes(ranking),
         _better_measure(ranking, agreement),

@@ -9,6 +9,7 @@ from etils import epath
 from rankckpt_jax import evaluation
 from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.results.kept_model import KeptModel
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.storage import files
 
@@ -42,6 +43,7 @@ class Ranking:
       samples: Some preprocessed images.
       ablations: How the ranking depends on options of the measure.
       metric: Name of the metric of `data.metrics` that accuracies are values of.
+      kept: The model of the best checkpoint, if its weights were kept.
     """
 
     task: str
@@ -56,6 +58,7 @@ class Ranking:
     samples: tuple["views_lib.Sample", ...] = ()
     ablations: tuple["Ablation", ...] = ()
     metric: str = "accuracy"
+    kept: KeptModel | None = None
 
     @property
     def metric_title(self) -> str:

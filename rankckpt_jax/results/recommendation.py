@@ -20,6 +20,7 @@ class Recommendation:
       is_measured: Whether `use` has the highest of several accuracies, that of `picked`
         among them.
       picked: The row ranked first by the first measure; None if all scores are equal.
+      is_left: Whether `use` is the checkpoint that successive halving left.
       measured: The rows with an accuracy, the highest first, then in ranked order.
       counted: The measures of the images that order the checkpoints and score `use`.
       agreeing: Those of them that rank `use` first.
@@ -33,6 +34,7 @@ class Recommendation:
     counted: tuple[str, ...]
     agreeing: tuple[str, ...]
     lead: Lead | None
+    is_left: bool = False
 
     @property
     def loss(self) -> float | None:
@@ -46,7 +48,8 @@ class Recommendation:
 def recommend(ranking: Ranking) -> Recommendation:
     """Choose the checkpoint to use.
 
-    If the row ranked first and others were fine-tuned, it is the one with the highest
+    After successive halving it is the one that was left. If the row ranked first and
+    others were fine-tuned, it is the one with the highest
     accuracy. Otherwise it is the row ranked first.
     """
     first = ranking.measures[0]
@@ -58,7 +61,9 @@ def recommend(ranking: Ranking) -> Recommendation:
         key=lambda row: -(row.finite_accuracy() or 0.0),
     )
     is_measured = len(measured) > 1 and (picked is None or picked in measured)
-    use = measured[0] if is_measured else picked
+    left = next((r for r in measured if r.tried and r.tried.is_left), None)
+    is_measured = is_measured and left is None
+    use = left or (measured[0] if is_measured else picked)
     counted: list[str] = []
     if use is not None:
         counted = [m for m in ranking.measures if orders(ranking, m)]
@@ -71,6 +76,7 @@ def recommend(ranking: Ranking) -> Recommendation:
         tuple(counted),
         tuple(m for m in counted if use is not None and rank_of(ranking, use, m) == 1),
         measure_lead(ranking) if picked is not None else None,
+        left is not None,
     )
 
 

@@ -43,6 +43,30 @@ class Dropped:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tried:
+    """How far successive halving fine-tuned a checkpoint; see `finetune.halving`.
+
+    Its accuracy is not among those that rankings are compared with, because it is of
+    fewer steps or of held-out training images.
+
+    Attributes:
+      learning_rate: The rate of its best trial.
+      steps: Number of steps of this trial.
+      total_steps: Number of steps of the trial that was left.
+      accuracy: The metric on held-out images after `steps`; None if it diverged.
+      is_left: Whether this trial was left.
+      trials: Number of trials of this checkpoint at the start.
+    """
+
+    learning_rate: float
+    steps: int
+    total_steps: int
+    accuracy: float | None
+    is_left: bool
+    trials: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """The results of one checkpoint on one task. Unknown values stay empty.
 
@@ -77,6 +101,8 @@ class Row:
       metrics: All metrics on the test images after fine-tuning, by their name in
         `data.metrics`; empty for an accuracy that was not measured in this run.
       curve: (step, accuracy) during fine-tuning with the chosen hyperparameters.
+      tried: How far successive halving fine-tuned it, else None. Only the checkpoint
+        that was left has an accuracy.
       extract_seconds: Time to extract the features, which all measures share.
       finetune_seconds: Time of fine-tuning, including the hyperparameter search.
       compile_seconds: The part of these times that was spent on compiling, for
@@ -129,6 +155,7 @@ class Row:
     accuracy_source: str = ""
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
+    tried: Tried | None = None
     extract_seconds: float | None = None
     finetune_seconds: float | None = None
     compile_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rankckpt_jax import finetune, measures
-from rankckpt_jax.data import preprocess as preprocess_lib
 from rankckpt_jax.data.splits import Split
-from rankckpt_jax.devices import background, processes, progress, signals
+from rankckpt_jax.devices import background, processes, progress
 from rankckpt_jax.errors import (
     InputError,
     Interrupted,
@@ -24,7 +23,7 @@ from rankckpt_jax.features import extract, parts, precomputed
 from rankckpt_jax.features.feature_set import FeatureSet
 from rankckpt_jax.measures import weight_spectra
 from rankckpt_jax.results.row import Row
-from rankckpt_jax.run import layers, scoring
+from rankckpt_jax.run import finetuning, layers, scoring
 from rankckpt_jax.run.context import RunContext
 from rankckpt_jax.run.events import Events, OnComputed, ignore
 from rankckpt_jax.run.network import Network, load_weight_spectra, open_network
@@ -99,7 +98,7 @@ def finetune_later(
 
     def finetune_member() -> Row:
         network = open_network(context, member, title, on_computed)
-        return _finetune(context, network, row, events, compute=True)
+        return finetuning.finetune_row(context, network, row, events, compute=True)
 
     return with_failures(member, events, finetune_member)
 
@@ -146,7 +145,7 @@ def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> R
     network = open_network(context, member, events.title, events.on_computed)
     row = describe(context, member, network)
     # The best checkpoints are known, and fine-tuned, only after all are scored.
-    compute = "finetune" in context.stages and not context.finetune_top
+    compute = "finetune" in context.stages and not context.finetunes_later
     wait = (
         _compile_finetuning(context, network, member.name, events) if compute else None
     )
@@ -155,14 +154,14 @@ def _evaluate_backbone(context: RunContext, member: Member, events: Events) -> R
     row = _extract_and_score(context, member, network, row, events)
     if wait is not None:
         wait()
-    return _finetune(context, network, row, events, compute=compute)
+    return finetuning.finetune_row(context, network, row, events, compute=compute)
 
 
 def describe(context: RunContext, member: Member, network: Network) -> Row:
     """Return the row of a checkpoint without its results."""
     checkpoint = network.description
     low, high = checkpoint.input_range
-    preprocess = _rule(context, network)
+    preprocess = finetuning.rule(context, network)
     preprocessing = f"{preprocess}, values {low:g} to {high:g}"
     if any(checkpoint.input_mean):
         mean = ", ".join(f"{value:g}" for value in checkpoint.input_mean)
@@ -199,7 +198,7 @@ def _compile_finetuning(
     context: RunContext, network: Network, name: str, events: Events
 ) -> Callable[[], Any]:
     """Start to compile the programs of fine-tuning, while features are extracted."""
-    if _load_finetuned(context, network, name) is not None:
+    if finetuning.load_finetuned(context, network, name) is not None:
         return lambda: None
     # Loaded in this thread, which needs it too.
     backbone, task, sweep = network.load(), context.task, context.sweep
@@ -230,25 +229,6 @@ def load_ahead(context: RunContext, member: Member) -> Member:
     title = f"{member.name}: extraction"
     load = background.prepare(title, member.load, compile_forward)
     return dataclasses.replace(member, load=load)
-
-
-def _load_finetuned(
-    context: RunContext, network: Network, name: str
-) -> finetune.SweepResult | None:
-    return finetune.load(
-        context.directory / name / "finetune",
-        network.description,
-        context.task,
-        context.sweep,
-        preprocess=_rule(context, network),
-    )
-
-
-def _rule(context: RunContext, network: Network) -> str:
-    """Return the rule of `preprocess.resize` for a checkpoint."""
-    return preprocess_lib.resolve(
-        context.preprocess, network.description.own_preprocess
-    )
 
 
 def _evaluate_features(context: RunContext, member: Member, events: Events) -> Row:
@@ -314,7 +294,7 @@ def _extract_and_score(
 def extraction_settings(context: RunContext, network: Network) -> dict[str, Any]:
     """Return the settings that decide the features of a checkpoint."""
     return {
-        "preprocess": _rule(context, network),
+        "preprocess": finetuning.rule(context, network),
         "dtype": context.dtype,
         "torch_engine": context.torch_engine,
     }
@@ -384,58 +364,6 @@ def _score(
         title=events.title,
         on_result=events.add,
     )
-
-
-def _finetune(
-    context: RunContext, network: Network, row: Row, events: Events, *, compute: bool
-) -> Row:
-    directory = context.directory / row.checkpoint / "finetune"
-    result = _load_finetuned(context, network, row.checkpoint)
-    if result is not None:
-        events.add("fine-tuning", None)
-    elif compute:
-        backbone = network.load()
-        count = len(context.sweep.trials)
-        trials = "1 trial" if count == 1 else f"{count} trials"
-        with progress.step(events.title, f"fine-tuning, {trials}"):
-            result = finetune.run(
-                directory,
-                backbone,
-                context.task,
-                context.sweep,
-                preprocess=_rule(context, network),
-                cache=context.cache,
-                description=f"{events.title}: fine-tuning",
-                should_stop=lambda step: signals.should_stop(),
-            )
-        events.add("fine-tuning", result.seconds)
-    else:
-        return row
-    if result.warning:
-        row = with_warning(row, "accuracy", result.warning)
-    if "early_stopping" in context.settings.measures and not row.failure:
-        row = _with_early_stopping(row, result.early_stop_accuracy)
-    return dataclasses.replace(
-        row,
-        accuracy=result.accuracy,
-        metrics=result.values,
-        finetune_seconds=result.seconds,
-        compile_seconds={
-            **row.compile_seconds,
-            **_compile_seconds("fine-tuning", result.compile_seconds),
-        },
-        finetune_images=result.images,
-        curve=result.curve,
-    )
-
-
-def _with_early_stopping(row: Row, accuracy: float | None) -> Row:
-    """Fill in the only measure that fine-tuning computes."""
-    if accuracy is None:
-        return row
-    warnings = {k: v for k, v in row.warnings.items() if k != "early_stopping"}
-    scores = {**row.scores, "early_stopping": accuracy}
-    return dataclasses.replace(row, scores=scores, warnings=warnings)
 
 
 def _compile_seconds(work: str, seconds: float | None) -> dict[str, float]:

@@ -20,6 +20,7 @@ from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import progress
 from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.features import blocks, extract
+from rankckpt_jax.finetune import halving
 from rankckpt_jax.run import pool, scoring, subset, validation
 from rankckpt_jax.run import shard as shard_lib
 from rankckpt_jax.storage import files, lock, store
@@ -47,6 +48,7 @@ class RunContext:
       make_pool: Pre-trains the demo's pool; None without the stage `pretrain`.
       sweep: How to fine-tune.
       finetune_top: How many of the best-ranked checkpoints to fine-tune; 0 for all.
+      keep: "best" to keep the weights of the best checkpoint, or "".
       preprocess: `config.preprocess`; see `preprocess.resolve`.
       dtype: Dtype of the networks in extraction.
       torch_engine: What computes PyTorch networks, as in the config.
@@ -76,6 +78,7 @@ class RunContext:
     make_pool: Callable[[], None] | None
     sweep: finetune.Sweep
     finetune_top: int
+    keep: str
     preprocess: str
     dtype: str
     torch_engine: str
@@ -94,6 +97,11 @@ class RunContext:
     def metric(self) -> str:
         """Name of the metric of `data.metrics` that accuracies are values of."""
         return metrics.resolve(self.sweep.metric, self.task.target).name
+
+    @property
+    def finetunes_later(self) -> bool:
+        """Whether checkpoints are fine-tuned only after all are scored."""
+        return bool(self.finetune_top or self.sweep.budget)
 
     @property
     def with_blocks(self) -> bool:
@@ -173,6 +181,7 @@ class Choices:
     shard: shard_lib.Shard | None
     sweep: finetune.Sweep
     finetune_top: int
+    keep: str
 
 
 def parse(config: Any, objects: Sequence[in_memory.Model] = ()) -> Choices:
@@ -200,9 +209,13 @@ def parse(config: Any, objects: Sequence[in_memory.Model] = ()) -> Choices:
     validation.check(config, stages, settings.measures)
     pool.check(config, objects)
     recipe = config.finetune.to_dict()
-    finetune_top = recipe.pop("top", 0)
+    finetune_top, keep = recipe.pop("top", 0), recipe.pop("keep", "")
+    if keep:
+        validation.check_keep(keep, stages, config, objects)
     sweep = finetune.make_sweep(recipe, config.seed)
-    return Choices(stages, trackers, settings, shard, sweep, finetune_top)
+    if sweep.budget and "finetune" in stages:
+        validation.check_budget(config.shard)
+    return Choices(stages, trackers, settings, shard, sweep, finetune_top, keep)
 
 
 @contextlib.contextmanager
@@ -238,6 +251,10 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
     accuracies, source = published.load_accuracies(config.accuracies, task.name)
     with progress.step("pool", "finding the checkpoints", announce=False):
         members = pool.members(config, stages, objects)
+    if choices.sweep.budget and "finetune" in stages and members:
+        count = min(choices.finetune_top or len(members), len(members))
+        # Refuses a budget that is too small.
+        halving.plan(count * len(choices.sweep.learning_rates), choices.sweep.budget)
     unmatched = ""
     # The published accuracies are of a larger pool.
     if config.accuracies != published.PUBLISHED:
@@ -259,6 +276,7 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         make_pool=_demo(config, cache) if "pretrain" in stages else None,
         sweep=choices.sweep,
         finetune_top=choices.finetune_top,
+        keep=choices.keep,
         preprocess=config.preprocess,
         dtype=extract.compute_dtype(config.dtype),
         torch_engine=config.get("torch_engine", "auto"),

@@ -186,6 +186,10 @@ def finetuning(inputs: Inputs) -> Phase:
     recipe, trials = sweep.recipe, len(sweep.trials)
     together = min(sweep.trials_at_once, len(sweep.learning_rates))
     steps = sum(sweep.num_steps) * math.ceil(len(sweep.learning_rates) / together)
+    if sweep.budget:
+        # Spread evenly; which checkpoints are dropped is not known before.
+        count = sum(inputs.networks.values())
+        steps = math.ceil(sweep.budget / min(choices.finetune_top or count, count))
     # Evaluations are evenly spaced, and one more is that of early stopping.
     evaluated = trials * (recipe.evaluations + 1) * splits.validation.num_examples
     if splits.final is not None:
@@ -217,6 +221,11 @@ def finetuning(inputs: Inputs) -> Phase:
         f"{trials} trials, {steps:,} steps of {recipe.batch_size} images ({per_device} "
         f"per device), {recipe.dtype}"
     )
+    if sweep.budget:
+        about = (
+            f"{sweep.budget:,} steps of {recipe.batch_size} images in all, by "
+            f"successive halving, {recipe.dtype}"
+        )
     if recipe.frozen:
         about = f"{trials} trials of a head on fixed features"
     top = choices.finetune_top

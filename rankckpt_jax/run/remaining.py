@@ -83,7 +83,7 @@ def _find_pending(context: RunContext, member: Member) -> Iterable[str]:
         needs_weights = not all(place.exists() for place in places)
         if needs_weights:
             yield "features"
-    trains = "finetune" in stages and not context.finetune_top
+    trains = "finetune" in stages and not context.finetunes_later
     if trains and not (directory / "finetune" / "result.json").exists():
         needs_weights = True
         yield "fine-tuning"

@@ -38,7 +38,7 @@ from rankckpt_jax.results import comparison
 from rankckpt_jax.results.ranking import Ranking, rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
-from rankckpt_jax.run import ablation, checkpoint, race, scoring, shard
+from rankckpt_jax.run import ablation, checkpoint, halving, keep, race, scoring, shard
 from rankckpt_jax.run.context import RunContext, load
 from rankckpt_jax.run.illustrations import illustrate
 from rankckpt_jax.run.pool import Member
@@ -86,7 +86,8 @@ def run(config: Any, objects: Sequence[in_memory.Model] = ()) -> Ranking:
             metric=context.metric,
         )
         ablations = ablation.run(context, ranking.rows)
-        ranking = dataclasses.replace(ranking, ablations=ablations)
+        kept = keep.keep_best(context, ranking.rows) if context.keep else None
+        ranking = dataclasses.replace(ranking, ablations=ablations, kept=kept)
         if "report" in context.stages and processes.is_main_process():
             _write_report(ranking, context)
     return ranking
@@ -158,19 +159,29 @@ def _evaluate_members(context: RunContext) -> list[Row]:
                 member.name, group=member.group, warnings={"shard": text}
             )
         rows.append(row)
+    if context.sweep.budget and {"finetune", "report"} & set(context.stages):
+        return halving.run(context, rows, _best(context, rows))
     if "finetune" in context.stages and context.finetune_top:
         rows = _finetune_best(context, rows)
     return rows
 
 
-def _finetune_best(context: RunContext, rows: Sequence[Row]) -> list[Row]:
-    """Fine-tune the best-ranked checkpoints, `context.finetune_top` of them."""
+def _best(context: RunContext, rows: Sequence[Row]) -> list[str]:
+    """Return the best-ranked checkpoints, `context.finetune_top` of them or all."""
     measures = context.settings.measures
     compared = comparison.compare_rows(rows, measures)
-    best = rank(context.task.name, measures, compared).scored_rows
-    names = [row.checkpoint for row in best[: context.finetune_top]]
+    ranked = rank(context.task.name, measures, compared)
+    if context.finetune_top:
+        names = [row.checkpoint for row in ranked.scored_rows[: context.finetune_top]]
+    else:
+        names = [row.checkpoint for row in ranked.rows if not row.failure]
     # Scores may differ between processes by rounding, and all must train the same.
-    names = processes.broadcast_from_main(names)
+    return processes.broadcast_from_main(names)
+
+
+def _finetune_best(context: RunContext, rows: Sequence[Row]) -> list[Row]:
+    """Fine-tune the best-ranked checkpoints, `context.finetune_top` of them."""
+    names = _best(context, rows)
     evaluated = {row.checkpoint: row for row in rows}
     members = {member.name: member for member in context.members}
     # A stored result has been loaded already.
@@ -178,7 +189,8 @@ def _finetune_best(context: RunContext, rows: Sequence[Row]) -> list[Row]:
     if missing:
         _log.info(
             "%s: fine-tuning the best %d of %d by %s",
-            *(context.task.name, len(names), len(rows), measures[0]),
+            *(context.task.name, len(names), len(rows)),
+            context.settings.measures[0],
         )
     remaining = Remaining({name: ("loading", "fine-tuning") for name in missing})
     for number, name in enumerate(missing, start=1):

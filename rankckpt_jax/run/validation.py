@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from rankckpt_jax import checkpoints, measures
-from rankckpt_jax.checkpoints import sources
+from rankckpt_jax.checkpoints import in_memory, network_files, sources
 from rankckpt_jax.checkpoints.fetch import uris
 from rankckpt_jax.checkpoints.torch_modules import convert
 from rankckpt_jax.configs import default
@@ -222,6 +222,68 @@ def _check_top(top: Any, shard: str, names: Sequence[str]) -> None:
             found=", ".join(names),
             fix="name another measure first in config.measures, such as nleep",
         )
+
+
+def check_budget(shard: str) -> None:
+    """Raise if successive halving cannot compare the checkpoints.
+
+    Args:
+      shard: `config.shard`.
+
+    Raises:
+      InputError: It is not empty.
+    """
+    if shard:
+        raise InputError(
+            "A shard cannot compare the checkpoints of the whole pool",
+            where="config.finetune.budget",
+            expected="no config.shard",
+            found=f"config.shard={shard}",
+            fix="score with all shards first, then run once without config.shard",
+        )
+
+
+def check_keep(
+    keep: Any,
+    stages: Collection[str],
+    config: Any,
+    objects: Sequence[in_memory.Model] = (),
+) -> None:
+    """Raise if the weights of the best checkpoint cannot be kept.
+
+    Args:
+      keep: `config.finetune.keep`, not empty.
+      stages: Stages to run.
+      config: Fields as in configs/default.py.
+      objects: Models in memory that are ranked too.
+
+    Raises:
+      InputError: Names the field, or the model in memory.
+    """
+    field = "config.finetune.keep"
+    if keep != "best":
+        raise unknown_name("value", keep, ("best",), field)
+    if set(stages) == {"report"}:
+        return
+    if "finetune" not in stages:
+        raise InputError(
+            "Only fine-tuning gives weights to keep",
+            where=field,
+            expected="the stage `finetune` in config.stages",
+            found=", ".join(stages),
+            fix="add --finetune, or leave the field empty",
+        )
+    if config.shard:
+        raise InputError(
+            "A shard cannot keep the best checkpoint of the whole pool",
+            where=field,
+            expected="no config.shard",
+            found=config.shard,
+            fix="run all shards first, then run once without config.shard",
+        )
+    for model in objects:
+        if model.backbone is not None:
+            network_files.check(model.backbone.apply, model.name)
 
 
 def _check_part(config: Any, names: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ _MAX_NAME_BYTES = 120
 # Names of files and directories that stand beside those of tasks and checkpoints.
 _RESERVED = (
     *("ranking.csv", "ranking.json", "report.html"),
-    *("converted", "tensorboard"),
+    *("converted", "model", "tensorboard"),
 )
 
 # Bytes of a file that are read at a time.
