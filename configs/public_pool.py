@@ -5,15 +5,16 @@ r"""The public-pool benchmark: 21 public networks on 7 image sets, with 2 seeds.
 
 DIR holds the networks that docs/data/public_pool_networks.csv lists, and IMAGES the
 image sets that docs/public_pool.md lists. A second seed is --config.seed=1 with another
-work directory. The results of both are in docs/data/public_pool.csv, so that a new
-measure can be evaluated without fine-tuning anything.
+work directory. tests/benchmarks/public_pool.py runs all of it and collects the table,
+so that a new measure can be evaluated without fine-tuning anything.
 
 Every network is fine-tuned with each learning rate, and the accuracy on a tenth of the
 training images chooses among them. One rate for all networks would decide the ranking:
 0.01 destroys networks that 0.001 improves.
 
 Expected cost: 300 steps of 32 images per network, image set and seed, counting all
-three learning rates. All of it takes about 9 hours on two cores.
+three learning rates. All of it takes about 10 hours on two idle cores, by the time of
+single steps of five of the networks.
 """
 
 import ml_collections
