@@ -122,7 +122,7 @@ MOMENTS = (
     "/.labels_3.partial",
     "random_weights/features/train/.manifest.json",
     "labels_3/scores/.leep.json",
-    "labels_3/finetune/state/4",
+    "labels_3/finetune/state/lr0.03_steps6/4",
     "labels_3/finetune/.result.json",
     "/.ranking.csv",
 )

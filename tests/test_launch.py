@@ -91,11 +91,11 @@ def stored_results(workdir):
 
 
 def assert_equal(results, expected, num_test):
-    """Compare features to 1e-6, scores to 1e-5 and accuracies to one test image.
+    """Compare features to 1e-6, scores to 1e-4 and accuracies to one test image.
 
     Features are bit-equal, because no sum crosses images. Scores sum in another order,
-    so a score near 0 differs by rounding in float32 (1e-6). SGD amplifies the
-    difference.
+    so a score near 0 differs by rounding in float32 (1e-6), and NLEEP of a block near 0
+    by 3e-5 of itself. SGD amplifies the difference.
     """
     # Each of two checkpoints has last features and blocks, three scores of the last
     # features, two of each of two blocks that are not the last features, and a result
@@ -114,7 +114,7 @@ def assert_equal(results, expected, num_test):
         elif value["score"] is None:
             assert results[name]["score"] is None
         else:
-            score = pytest.approx(value["score"], rel=1e-5, abs=1e-6)
+            score = pytest.approx(value["score"], rel=1e-4, abs=1e-6)
             assert results[name]["score"] == score
 
 
@@ -183,7 +183,7 @@ def test_a_pod_stops_on_sigterm_or_lost_process_and_resumes(
     state = tmp_path / "images/first/finetune/state"
 
     def saved_step():
-        steps = [int(p.name) for p in state.glob("*") if p.name.isdigit()]
+        steps = [int(p.name) for p in state.glob("*/*") if p.name.isdigit()]
         return max(steps, default=0)
 
     with started(pod(*flags(*given), devices=1)) as process:

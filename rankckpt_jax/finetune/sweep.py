@@ -3,7 +3,7 @@
 finetune/result.json          the result, once all trials are done
 finetune/runs/TRIAL.json      the result of each trial, as soon as it is done
 finetune/metrics/TRIAL...     see `metrics`
-finetune/state/               the training state while a trial runs; see `saves`
+finetune/state/TRIAL/         the training state while a trial runs; see `saves`
 """
 
 from __future__ import annotations
