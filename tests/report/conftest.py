@@ -10,8 +10,9 @@ from rankckpt_jax.features import views
 from rankckpt_jax.report import page
 from rankckpt_jax.results.ablation import Ablation
 from rankckpt_jax.results.formatting import printable
+from rankckpt_jax.results.kept_model import KeptModel
 from rankckpt_jax.results.ranking import rank
-from rankckpt_jax.results.row import Row
+from rankckpt_jax.results.row import Row, Tried
 from rankckpt_jax.results.summary import summarize
 
 
@@ -110,6 +111,7 @@ def hostile():
             blocks=(HOSTILE,),
             layers={HOSTILE: HOSTILE},
             layer_scores={HOSTILE: {"last": -1.0, HOSTILE: float(i)}},
+            tried=Tried(0.01, 10, 20, 0.1 * i, i == 6, 1),
             extract_seconds=1.0,
             finetune_seconds=9.0,
             image_size=32,
@@ -130,6 +132,7 @@ def hostile():
     labels = np.arange(30) % 3
     return dataclasses.replace(
         ranking,
+        kept=KeptModel(printable(HOSTILE), HOSTILE, printable(HOSTILE)),
         views=tuple(
             views.summarize(row.checkpoint, random.normal(size=(30, 4)), labels, names)
             for row in ranking.scored_rows[:2]

@@ -60,7 +60,7 @@ def _line(row: Row, metric: str) -> tuple[Any, ...] | None:
         result += ", diverged"
     return (
         printable(row.checkpoint),
-        row.group,
+        " ".join(map(printable, row.groups)),
         f"{tried.learning_rate:g}",
         tried.steps,
         value,
