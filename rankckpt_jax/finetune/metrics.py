@@ -168,11 +168,13 @@ class TrialLog:
                 self._events.flush()
 
     def close(self) -> None:
-        """Write and close the files."""
-        self.write()
-        if self._events is not None:
-            with self._events_are_optional():
-                self._events.close()
+        """Write and close the files, also if the disk is full."""
+        try:
+            self.write()
+        finally:
+            if self._events is not None:
+                with self._events_are_optional():
+                    self._events.close()
 
     def _add(self, step: int, **values: float) -> None:
         if self.diverged:
