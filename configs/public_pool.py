@@ -9,12 +9,11 @@ work directory. tests/benchmarks/public_pool.py runs all of it and collects the 
 so that a new measure can be evaluated without fine-tuning anything.
 
 Every network is fine-tuned with each learning rate, and the accuracy on a tenth of the
-training images chooses among them. One rate for all networks would decide the ranking:
-0.01 destroys networks that 0.001 improves.
+training images chooses among them, because one rate for all would favor some networks.
 
 Expected cost: 300 steps of 32 images per network, image set and seed, counting all
-three learning rates. All of it takes about 10 hours on two idle cores, by the time of
-single steps of five of the networks.
+three learning rates. Not run completely yet. By the time of single steps of a few
+networks, all of it takes 10 hours or more on two idle cores.
 """
 
 import ml_collections
