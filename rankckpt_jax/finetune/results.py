@@ -127,6 +127,44 @@ class SweepResult:
         return ""
 
 
+def summarize(
+    chosen: TrialResult,
+    trials: Sequence[TrialResult],
+    *,
+    recipe: str,
+    seed: int,
+    selection: str,
+    metric: str,
+) -> SweepResult:
+    """Return the result of a sweep.
+
+    Args:
+      chosen: The trial whose values it has.
+      trials: All trials, whose times and images are summed.
+      recipe: As in `SweepResult`, like the other arguments.
+      seed: See there.
+      selection: See there.
+      metric: See there.
+    """
+    return SweepResult(
+        recipe=recipe,
+        seed=seed,
+        selection=selection,
+        accuracy=chosen.accuracy,
+        best_accuracy=chosen.best_accuracy,
+        early_stop_accuracy=chosen.early_stop_accuracy,
+        learning_rate=chosen.learning_rate,
+        num_steps=chosen.num_steps,
+        diverged_at=chosen.diverged_at,
+        seconds=sum(trial.seconds for trial in trials),
+        compile_seconds=sum(trial.compile_seconds for trial in trials),
+        images=sum(trial.images for trial in trials),
+        trials=tuple(trials),
+        metric=metric,
+        values=chosen.values,
+    )
+
+
 def choose(trials: Sequence[TrialResult]) -> TrialResult:
     """Return the trial with the highest validation accuracy after its last step.
 

@@ -237,22 +237,13 @@ def run(
     recipe, _, _, suffix = _chosen(sweep, splits, chosen)
     kept = f"{trials_lib.trial_name(recipe)}{suffix}" if keep_weights else ""
     weights_lib.remove(directory, kept)
-    result = SweepResult(
+    result = results_lib.summarize(
+        chosen,
+        trials,
         recipe=sweep.name,
         seed=sweep.recipe.seed,
         selection="none" if len(sweep.trials) == 1 else sweep.select_by,
-        accuracy=chosen.accuracy,
-        best_accuracy=chosen.best_accuracy,
-        early_stop_accuracy=chosen.early_stop_accuracy,
-        learning_rate=chosen.learning_rate,
-        num_steps=chosen.num_steps,
-        diverged_at=chosen.diverged_at,
-        seconds=sum(trial.seconds for trial in trials),
-        compile_seconds=sum(trial.compile_seconds for trial in trials),
-        images=sum(trial.images for trial in trials),
-        trials=tuple(trials),
         metric=metric,
-        values=chosen.values,
     )
     store.save_result(directory / _RESULT, key, dataclasses.asdict(result))
     _restore_metrics(directory, result, len(sweep.trials))

@@ -218,23 +218,16 @@ def _halve(
     chosen = seen[best][1]
     own = [result for t, (_, result) in seen.items() if t.checkpoint == best.checkpoint]
     sweep = context.sweep
-    swept = SweepResult(
+    swept = results.summarize(
+        chosen,
+        own,
         recipe=sweep.name,
         seed=sweep.recipe.seed,
         selection="val",
-        accuracy=chosen.accuracy,
-        best_accuracy=chosen.best_accuracy,
-        early_stop_accuracy=chosen.early_stop_accuracy,
-        learning_rate=chosen.learning_rate,
-        num_steps=chosen.num_steps,
-        diverged_at=chosen.diverged_at,
-        seconds=sum(trial.seconds for trial in own),
-        compile_seconds=sum(trial.compile_seconds for trial in own),
-        images=sum(trial.images for trial in own),
-        trials=(chosen,),
         metric=context.metric,
-        values=chosen.values,
     )
+    # The others ended after fewer steps.
+    swept = dataclasses.replace(swept, trials=(chosen,))
     return tried, failures, best.checkpoint, swept
 
 
