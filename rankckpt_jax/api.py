@@ -282,9 +282,9 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         installed.
     """
     # Imported inside the function, because the networks take seconds.
-    from rankckpt_jax.finetune import model
+    from rankckpt_jax.finetune import model as model_lib
 
-    return model.load_model(path)
+    return model_lib.load_model(path)
 
 
 def _parts(name: str, given: Features) -> tuple[Any, ...]:

@@ -76,7 +76,9 @@ def _problems(tree):
             allowed = ", ".join(map(ast.unparse, node.args))
             if function.attr != "safe_globals" or allowed != "[argparse.Namespace]":
                 yield node.lineno, function.attr
-        if function.attr == "load_model" and "safe_mode" not in given:
+        # The package has a `load_model` of its own, which reads no Keras files.
+        is_ours = ast.unparse(function) == "model_lib.load_model"
+        if function.attr == "load_model" and "safe_mode" not in given and not is_ours:
             yield node.lineno, "load_model"
         # TensorFlow's data sets of generators run Python code.
         if (

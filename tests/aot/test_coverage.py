@@ -22,6 +22,8 @@ ELSEWHERE = {
     "checkpoints.backbone.Apply(architecture)",
     "checkpoints.torch_modules.convert._features.features",
     "benchmark.demo.module.init",
+    # Exported for several platforms at once, from programs listed here.
+    "finetune.serving.forward",
     "devices.peaks._multiply",
     "devices.peaks._read",
 }

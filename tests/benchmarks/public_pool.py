@@ -8,16 +8,20 @@ is written after every fine-tuning. Lines that it has are not computed again, so
 can be stopped, and resumed on another machine that has nothing but the table. Scores
 of measures are in the lines of seed 0. Start it with `nice` beside other work, and with
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 on Linux, which makes it 1.5 times as fast.
+
+Several processes can fill the table, each with its own --names. One per core, started
+with `taskset`, is the fastest: compiling and most measures use one core only.
 """
 
 import argparse
 import csv
 import fnmatch
+import itertools
 import json
 import pathlib
 import time
 
-from etils import epath
+import filelock
 
 from rankckpt_jax import measures
 from rankckpt_jax.configs import public_pool
@@ -52,17 +56,18 @@ def main() -> None:
         for network in read_lines(NETWORKS)
         if any(fnmatch.fnmatch(network["checkpoint"], p) for p in args.names.split(","))
     ]
-    for task in args.tasks:
-        for seed in map(int, args.seeds.split(",")):
-            for network in chosen:
-                key = (task.name, network["checkpoint"], str(seed))
-                if key in read_table() or time.monotonic() > end:
-                    continue
-                start = time.monotonic()
-                line = compute(task, network, folders, seed, args.workdir)
-                write_table({**read_table(), key: line})
-                seconds = time.monotonic() - start
-                print(*key, line["accuracy"], f"({seconds:.0f} s)", flush=True)
+    seeds = map(int, args.seeds.split(","))
+    # The second seed of a network finds the programs of the first in JAX's cache.
+    for task, network, seed in itertools.product(args.tasks, chosen, seeds):
+        key = (task.name, network["checkpoint"], str(seed))
+        if key in read_table() or time.monotonic() > end:
+            continue
+        start = time.monotonic()
+        line = compute(task, network, folders, seed, args.workdir)
+        with filelock.FileLock(pathlib.Path(args.workdir, "table.lock")):
+            write_table({**read_table(), key: line})
+        seconds = time.monotonic() - start
+        print(*key, line["accuracy"], f"({seconds:.0f} s)", flush=True)
 
 
 def compute(task, network, folders, seed, workdir) -> dict[str, str]:
@@ -90,8 +95,12 @@ def compute(task, network, folders, seed, workdir) -> dict[str, str]:
     if seed == 0:
         for name in row.scores:
             result[name] = row.score(name)
-            result[f"{name}_spread"] = row.spread(name)
-            result[f"{name}_seconds"] = row.score_seconds.get(name)
+            for part, value in (
+                ("spread", row.spread(name)),
+                ("seconds", row.score_seconds.get(name)),
+            ):
+                if value is not None:
+                    result[f"{name}_{part}"] = value
     return {key: as_text(value) for key, value in result.items()}
 
 
@@ -121,7 +130,9 @@ def learning_rate(workdir: str, task: str, checkpoint: str) -> float:
 
 def as_text(value: float | str | None) -> str:
     """Return the cell of a value."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value or "")
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, str]]:
@@ -141,11 +152,13 @@ def read_table() -> dict[tuple[str, ...], dict[str, str]]:
 def write_table(lines: dict[tuple[str, ...], dict[str, str]]) -> None:
     """Write the table, sorted by its key."""
     names = sorted({name for line in lines.values() for name in line} - set(FACTS))
-    with epath.Path(TABLE).open("w") as file:
+    part = TABLE.with_suffix(".part")
+    with part.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*KEY, *FACTS, *names], lineterminator="\n")
         writer.writeheader()
         for key in sorted(lines):
             writer.writerow({**dict(zip(KEY, key, strict=True)), **lines[key]})
+    part.replace(TABLE)
 
 
 if __name__ == "__main__":

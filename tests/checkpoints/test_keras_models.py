@@ -80,7 +80,15 @@ def test_layers_of_other_code_count_by_their_graph(keras):
 def test_from_keras_takes_a_size_for_a_model_of_any_size(keras, model):
     free = in_memory.read(build(keras, None), "")
     assert free.load(32).image_size == 32
-    fixed = in_memory.read(model, "").load(32)
+    # The network is rebuilt with the same weights, and the model stays as it is.
+    rebuilt = in_memory.read(model, "").load(32)
+    assert rebuilt.image_size == 32 and "image_size" not in rebuilt.warnings
+    assert model.input_shape == (None, SIZE, SIZE, 3)
+    layers = keras.layers
+    flat = keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), layers.Flatten(), layers.Dense(2)]
+    )
+    fixed = in_memory.read(flat, "").load(32)
     assert fixed.image_size == SIZE and "image_size" in fixed.warnings
 
 

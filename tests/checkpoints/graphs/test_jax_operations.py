@@ -96,8 +96,16 @@ def test_depthwise_conv_matches_tensorflow(x, attributes):
     kernel = np.random.default_rng(1).normal(size=(3, 3, 12, 2)).astype(np.float32)
     op = "DepthwiseConv2dNative"
     conv = jax_operations._EXTRA[op](_conv_node(op, **attributes))
-    options = {"strides": [1] * 4, "padding": "SAME", **attributes}
-    expected = tf.raw_ops.DepthwiseConv2dNative(input=x, filter=kernel, **options)
+    padding = attributes.get("padding", "SAME")
+    pads = attributes.get("explicit_paddings", [])
+    # Not the operation itself: TensorFlow's kernels for CPUs do not all dilate.
+    expected = tf.nn.depthwise_conv2d(
+        x,
+        kernel,
+        attributes.get("strides", [1] * 4),
+        [pads[i : i + 2] for i in range(0, 8, 2)] if pads else padding,
+        dilations=attributes.get("dilations", [1] * 4)[1:3],
+    )
     np.testing.assert_allclose(conv(x, kernel), expected, rtol=1e-5, atol=1e-4)
 
 
