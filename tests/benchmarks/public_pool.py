@@ -9,8 +9,9 @@ can be stopped, and resumed on another machine that has nothing but the table. S
 of measures are in the lines of seed 0. Start it with `nice` beside other work, and with
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 on Linux, which makes it 1.5 times as fast.
 
-Several processes can fill the table, each with its own --names. One per core, started
-with `taskset`, is the fastest: compiling and most measures use one core only.
+Several processes can fill the table, each with its own --names and its own --workdir in
+one folder. One per core, started with `taskset`, is the fastest: compiling and most
+measures use one core only.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def main() -> None:
             continue
         start = time.monotonic()
         line = compute(task, network, folders, seed, args.workdir)
-        with filelock.FileLock(pathlib.Path(args.workdir, "table.lock")):
+        with filelock.FileLock(pathlib.Path(args.workdir).parent / "table.lock"):
             write_table({**read_table(), key: line})
         seconds = time.monotonic() - start
         print(*key, line["accuracy"], f"({seconds:.0f} s)", flush=True)
