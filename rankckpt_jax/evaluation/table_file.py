@@ -28,6 +28,10 @@ _ROUNDING = 1e-6
 """Share by which an accuracy may exceed 1 or 100 %."""
 
 
+class _TooFewCheckpoints(InputError):
+    """A task has fewer than two checkpoints with an accuracy."""
+
+
 class _Values:
     """Values by key. A second value for a key must equal the first one."""
 
@@ -214,11 +218,22 @@ class _Builder:
         notes = []
         if self._ignored:
             notes.append(f"Columns that are not used: {some(self._ignored)}.")
-        tasks = []
+        tasks, too_small = [], []
         for task in dict.fromkeys(task for (task, _, _), _ in self._accuracies.items()):
-            of_task, missing = self._build_task(task, seeds)
+            try:
+                of_task, missing = self._build_task(task, seeds)
+            except _TooFewCheckpoints as error:
+                too_small.append((task, error))
+                continue
             tasks.append(of_task)
             notes += missing
+        if not tasks:
+            raise too_small[0][1]
+        if too_small:
+            left_out = some(task for task, _ in too_small)
+            notes.append(
+                f"Tasks with fewer than two accuracies are left out: {left_out}."
+            )
         names = dict.fromkeys(c for task in tasks for c in task.checkpoints)
         checkpoints = {
             c: Checkpoint(
@@ -256,7 +271,7 @@ class _Builder:
             left_out = [c for c, has in zip(listed, has_run, strict=True) if not has]
             notes.append(f"{task}: {some(left_out)} left out, without an accuracy.")
         if len(names) < 2:
-            raise InputError(
+            raise _TooFewCheckpoints(
                 f"The task {task!r} has fewer than two checkpoints with an accuracy",
                 where=self._where,
                 expected="at least two checkpoints; below ten, agreement means little",

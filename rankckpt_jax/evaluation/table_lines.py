@@ -22,6 +22,13 @@ _ALIASES = {
 _KNOWN = (*_NEEDED, *_TEXTS, *STATICS, "test_images")
 _LONG = ("measure", "score", "spread", "seconds")
 
+DESCRIPTIONS = (
+    *("protocol", "date", "learning_rate", "image_size", "classes", "train_images"),
+    *("scored_images", "extract_seconds", "finetune_seconds"),
+    *("task_fingerprint", "checkpoint_fingerprint"),
+)
+"""Columns that describe a line and are not judged, although some are numbers."""
+
 COLUMNS = (*_KNOWN, *_ALIASES, *_LONG)
 """Columns with a meaning of their own; any other is a measure's or ignored."""
 
@@ -118,7 +125,7 @@ def read_lines(text: str, where: str) -> Lines:
     """
     header, split = _split(text, where)
     is_percent = _is_percent(header)
-    header = [rename(column) for column in header]
+    header = _rename_all(header)
     lines = [
         Line(where, number, dict(zip(header, cells, strict=True)))
         for number, cells in split
@@ -179,6 +186,17 @@ def rename(column: str) -> str:
     return name if name in (*_KNOWN, *_LONG) else column
 
 
+def _rename_all(header: list[str]) -> list[str]:
+    """Rename all columns; an alias beside the column it stands for is kept."""
+    given = {column.lower() for column in header}
+    return [
+        column.lower()
+        if column.lower() in _ALIASES and _ALIASES[column.lower()] in given
+        else rename(column)
+        for column in header
+    ]
+
+
 def _is_percent(header: Iterable[str]) -> bool:
     names = [name.lower() for name in header if name.lower().startswith("accuracy")]
     return any("%" in name or "percent" in name for name in names)
@@ -224,7 +242,8 @@ def _find_measures(
                 line.refuse_empty("measure")
         named = dict.fromkeys(line.cells["measure"] for line in lines)
         measures = tuple(m for m in named if rename(m) not in STATICS)
-        ignored = [c for c in header if c not in (*_KNOWN, *_LONG)]
+        used = (*_KNOWN, *_ALIASES, *DESCRIPTIONS, *_LONG)
+        ignored = [c for c in header if c not in used]
     else:
         measures, ignored = _wide_measures(header, lines, where)
     if not measures:
@@ -250,7 +269,12 @@ def _wide_measures(
                 "measure" + ("" if column == "score" else ", as in nleep_spread"),
                 found=some(header, 20),
             )
-    others = [c for c in header if c not in (*_KNOWN, "seconds")]
+    ends = ("_spread", "_seconds")
+    statics = (*STATICS, *_ALIASES)
+    described = (*_KNOWN, *_ALIASES, *DESCRIPTIONS, "seconds")
+    # Static properties have no spread, and their seconds are not judged.
+    described += tuple(static + end for static in statics for end in ends)
+    others = [c for c in header if c not in described]
     # A column of texts only, such as a source, is no measure.
     ignored = [
         c
@@ -259,7 +283,6 @@ def _wide_measures(
         and any(line.cells[c] for line in lines)
     ]
     numeric = [c for c in others if c not in ignored]
-    ends = ("_spread", "_seconds")
     measures = [c for c in numeric if not c.endswith(ends)]
     for column in numeric:
         base = column.removesuffix("_spread").removesuffix("_seconds")

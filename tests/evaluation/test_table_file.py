@@ -112,6 +112,25 @@ def test_properties_of_a_checkpoint_may_be_columns_or_measures():
     )
 
 
+def test_columns_that_describe_a_line_are_no_measures():
+    table = evaluation.parse_table(
+        "task,checkpoint,accuracy,protocol,date,image_size,finetune_seconds,parameters,"
+        "num_parameters,num_parameters_seconds,checkpoint_fingerprint,m\n"
+        "pets,a,0.5,own,2026-12-01,96,12.5,100,99,0.1,12,1\n"
+        "pets,b,0.6,own,2026-12-01,96,13.5,200,199,0.1,34,2\n"
+    )
+    assert table.measures == ("m",) and not table.notes
+    assert table.checkpoints["a"].statics == {"parameters": 100}
+
+
+def test_tasks_with_one_checkpoint_are_left_out_beside_others():
+    table = evaluation.parse_table(WIDE + "birds,a,0.9,1,1\n")
+    assert [task.name for task in table.tasks] == ["pets", "cars"]
+    assert table.notes[-1] == (
+        "Tasks with fewer than two accuracies are left out: birds."
+    )
+
+
 HEAD = "task,checkpoint,accuracy,m\n"
 
 
