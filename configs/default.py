@@ -157,6 +157,14 @@ def get_config() -> ml_collections.ConfigDict:
     # compiles in each run. Its programs are run: use no directory that others can
     # write to.
     config.compilation_cache = ""
+    # Directory or bucket of the history, where the results of each fine-tuning are
+    # recorded, as CSV files with names, fingerprints, scores and accuracies; never
+    # images or paths. By default RANKCKPT_HISTORY or ~/.cache/rankckpt_jax/history.
+    # `off` records nothing. See docs/history.md.
+    config.history = ""
+    # Histories that others share, separated by commas: CSV files, directories or
+    # buckets with CSV files, or http(s) addresses. They are read, never written.
+    config.shared_histories = ""
     # Local directory for traces by jax.profiler, of one step each: a batch of
     # extraction, each measure, and a training step. Empty for none.
     config.profile = ""

@@ -29,6 +29,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.task.drawings = 4
     config.image_size = 32
 
+    # Its networks are small, and made by itself: no experience for other tasks.
+    config.history = "off"
+
     # The stage `pretrain` makes the pool that the other stages rank.
     config.pretrain = pretrain = ml_collections.ConfigDict()
     pretrain.digits = (5, 6, 7, 8, 9)

@@ -28,6 +28,8 @@ if not {"PYTEST_XDIST_WORKER", "RANKCKPT_IMAGES"} & set(os.environ):
     _IMAGES = tempfile.TemporaryDirectory(prefix="rankckpt_jax_images_")
     os.environ["RANKCKPT_IMAGES"] = _IMAGES.name
 
+# Nor do the fine-tunings of tests belong into the user's history.
+os.environ["RANKCKPT_HISTORY"] = "off"
 
 # With the extra `aot`, JAX would look for a TPU in every process, and print that there
 # is none.

@@ -19,6 +19,7 @@ ORDER = [
     {"benchmark"},
     {"report"},
     {"results"},
+    {"prediction"},
     {"evaluation", "finetune"},
     {"features"},
     {"measures"},

@@ -124,8 +124,8 @@ def read_lines(text: str, where: str) -> Lines:
       InputError: The text is not a table; see `table_file.read_table`.
     """
     header, split = _split(text, where)
-    is_percent = _is_percent(header)
-    header = _rename_all(header)
+    is_percent = states_percent(header)
+    header = rename_all(header)
     lines = [
         Line(where, number, dict(zip(header, cells, strict=True)))
         for number, cells in split
@@ -180,13 +180,13 @@ def _split(text: str, where: str) -> tuple[list[str], list[tuple[int, list[str]]
 def rename(column: str) -> str:
     """Return the name under which a column is known; a measure's is unchanged."""
     name = column.lower()
-    if name.startswith("accuracy") and _is_percent([column]):
+    if name.startswith("accuracy") and states_percent([column]):
         return "accuracy"
     name = _ALIASES.get(name, name)
     return name if name in (*_KNOWN, *_LONG) else column
 
 
-def _rename_all(header: list[str]) -> list[str]:
+def rename_all(header: list[str]) -> list[str]:
     """Rename all columns; an alias beside the column it stands for is kept."""
     given = {column.lower() for column in header}
     return [
@@ -197,7 +197,8 @@ def _rename_all(header: list[str]) -> list[str]:
     ]
 
 
-def _is_percent(header: Iterable[str]) -> bool:
+def states_percent(header: Iterable[str]) -> bool:
+    """Return whether the name of the column of accuracies says percentages."""
     names = [name.lower() for name in header if name.lower().startswith("accuracy")]
     return any("%" in name or "percent" in name for name in names)
 

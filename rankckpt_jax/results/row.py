@@ -127,6 +127,7 @@ class Row:
         PyTorch itself. Empty for other checkpoints.
       preprocess: Rule of `preprocess.resize`; empty for given features.
       preprocessing: A phrase that describes how images are preprocessed.
+      weights: Digest of the checkpoint's bytes; empty for given features.
       failure: The reason why this checkpoint has no scores, or empty.
     """
 
@@ -175,6 +176,7 @@ class Row:
     engine: str = ""
     preprocess: str = ""
     preprocessing: str = ""
+    weights: str = ""
     failure: str = ""
 
     def __repr__(self) -> str:

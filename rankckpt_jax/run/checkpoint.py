@@ -179,6 +179,7 @@ def describe(context: RunContext, member: Member, network: Network) -> Row:
         feature_tensor=checkpoint.feature_tensor,
         preprocess=preprocess,
         preprocessing=preprocessing,
+        weights=checkpoint.fingerprint,
         source_accuracy=member.facts.get("source_accuracy"),
     )
 

@@ -14,13 +14,15 @@ from etils import epath
 from rankckpt_jax import finetune
 from rankckpt_jax.benchmark import demo, published
 from rankckpt_jax.checkpoints import in_memory
+from rankckpt_jax.checkpoints.fetch import uris
 from rankckpt_jax.data import corrupt_images, metrics, splits, tasks
 from rankckpt_jax.data.image_cache import ImageCache, open_cache
 from rankckpt_jax.data.splits import Split
-from rankckpt_jax.devices import progress
+from rankckpt_jax.devices import processes, progress
 from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.features import blocks, extract
 from rankckpt_jax.finetune import halving
+from rankckpt_jax.prediction import history as history_lib
 from rankckpt_jax.run import pool, scoring, subset, validation
 from rankckpt_jax.run import shard as shard_lib
 from rankckpt_jax.storage import files, lock, store
@@ -61,6 +63,8 @@ class RunContext:
       accuracies: Accuracies by checkpoint that were not measured here.
       accuracy_source: The source of `accuracies`.
       unmatched: A sentence about accuracies that match no checkpoint, or empty.
+      history: Where fine-tunings are recorded; None for nowhere.
+      known: Fine-tunings of earlier runs and of others; empty except in process 0.
       directory: `workdir/TASK`.
       config: All fields of the config as plain data, without secrets.
     """
@@ -90,6 +94,8 @@ class RunContext:
     accuracies: Mapping[str, float]
     accuracy_source: str
     unmatched: str
+    history: epath.Path | None
+    known: history_lib.History
     directory: epath.Path
     config: Mapping[str, Any]
 
@@ -237,6 +243,8 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
     stages, settings, shard = choices.stages, choices.settings, choices.shard
     workdir = files.to_path(config.workdir)
     cache = open_cache(config.image_cache, config.image_cache_gigabytes)
+    history = history_lib.locate(config.get("history", ""))
+    known = _read_history(history, config.get("shared_histories", ""))
     if config.features:
         name, origin = pool.describe_features(config.features)
         target = pool.find_target(config)
@@ -288,6 +296,8 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         accuracies=accuracies,
         accuracy_source=source,
         unmatched=unmatched,
+        history=history,
+        known=known,
         directory=workdir / files.directory_name(task.name, "task"),
         config={
             **redact(config.to_dict()),
@@ -306,6 +316,20 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         # Refuses what cannot be drawn before any long work.
         _ = context.subset
         yield context
+
+
+def _read_history(own: epath.Path | None, shared: str) -> history_lib.History:
+    """Read what is known of earlier fine-tunings, and log what cannot be used."""
+
+    def read() -> history_lib.History:
+        if not processes.is_main_process():
+            return history_lib.History()
+        return history_lib.read(own, uris.split_list(shared))
+
+    known = processes.sync_errors(read)
+    for note in known.notes:
+        _log.warning("History: %s", note)
+    return known
 
 
 def _load_task(config: Any) -> tasks.Task:

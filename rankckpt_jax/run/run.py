@@ -38,7 +38,16 @@ from rankckpt_jax.results import comparison
 from rankckpt_jax.results.ranking import Ranking, rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
-from rankckpt_jax.run import ablation, checkpoint, halving, keep, race, scoring, shard
+from rankckpt_jax.run import (
+    ablation,
+    checkpoint,
+    halving,
+    keep,
+    race,
+    recording,
+    scoring,
+    shard,
+)
 from rankckpt_jax.run.context import RunContext, load
 from rankckpt_jax.run.illustrations import illustrate
 from rankckpt_jax.run.pool import Member
@@ -74,7 +83,8 @@ def run(config: Any, objects: Sequence[in_memory.Model] = ()) -> Ranking:
     ):
         if context.make_pool is not None:
             context.make_pool()
-        context, rows = evaluate_pool(context)
+        with recording.recording(context) as recorder:
+            context, rows = evaluate_pool(context, recorder)
         measures = context.settings.measures
         ranking = rank(
             context.task.name,
@@ -93,21 +103,27 @@ def run(config: Any, objects: Sequence[in_memory.Model] = ()) -> Ranking:
     return ranking
 
 
-def evaluate_pool(context: RunContext) -> tuple[RunContext, list[Row]]:
+def evaluate_pool(
+    context: RunContext, recorder: recording.Recorder
+) -> tuple[RunContext, list[Row]]:
     """Evaluate all checkpoints on the same images.
 
     If an image cannot be decoded, all such images are dropped, and all checkpoints are
     evaluated again on the others.
 
+    Args:
+      context: Everything that the stages need.
+      recorder: Receives each row as soon as it is complete.
+
     Returns:
       The context, whose task has no corrupt images, and one row per checkpoint.
     """
     try:
-        rows = _evaluate_members(context)
+        rows = _evaluate_members(context, recorder)
     except UnreadableImage as error:
         _log.warning("%s; searching for all such images ...", error)
         context = context.without_corrupt_images(search=True)
-        rows = _evaluate_members(context)
+        rows = _evaluate_members(context, recorder)
     warnings = context.task.warnings
     rows = [
         dataclasses.replace(row, warnings={**warnings, **row.warnings}) for row in rows
@@ -117,9 +133,12 @@ def evaluate_pool(context: RunContext) -> tuple[RunContext, list[Row]]:
     )
 
 
-def _evaluate_members(context: RunContext) -> list[Row]:
+def _evaluate_members(context: RunContext, recorder: recording.Recorder) -> list[Row]:
     """Evaluate the checkpoints of this shard, and load the rows of the others."""
+    recorder.start(context)
     _log.info("%s on %s", context.task.description, processes.describe_devices())
+    if known := recording.describe_known(context.known):
+        _log.info("History: %s", known)
     for topic, text in context.task.warnings.items():
         _log.warning("%s: %s", topic, text)
     decided = race.run(context) if context.race else {}
@@ -159,10 +178,12 @@ def _evaluate_members(context: RunContext) -> list[Row]:
                 member.name, group=member.group, warnings={"shard": text}
             )
         rows.append(row)
+        recorder.add(row)
     if context.sweep.budget and {"finetune", "report"} & set(context.stages):
-        return halving.run(context, rows, _best(context, rows))
-    if "finetune" in context.stages and context.finetune_top:
-        rows = _finetune_best(context, rows)
+        rows = halving.run(context, rows, _best(context, rows))
+        recorder.add(*rows)
+    elif "finetune" in context.stages and context.finetune_top:
+        rows = _finetune_best(context, rows, recorder)
     return rows
 
 
@@ -179,7 +200,9 @@ def _best(context: RunContext, rows: Sequence[Row]) -> list[str]:
     return processes.broadcast_from_main(names)
 
 
-def _finetune_best(context: RunContext, rows: Sequence[Row]) -> list[Row]:
+def _finetune_best(
+    context: RunContext, rows: Sequence[Row], recorder: recording.Recorder
+) -> list[Row]:
     """Fine-tune the best-ranked checkpoints, `context.finetune_top` of them."""
     names = _best(context, rows)
     evaluated = {row.checkpoint: row for row in rows}
@@ -200,6 +223,7 @@ def _finetune_best(context: RunContext, rows: Sequence[Row]) -> list[Row]:
         evaluated[name] = checkpoint.finetune_later(
             context, members[name], evaluated[name], title, remaining.add
         )
+        recorder.add(evaluated[name])
         if estimate := remaining.finish(name):
             _log.info("%s: %s", context.task.name, estimate)
     return list(evaluated.values())

@@ -22,7 +22,8 @@ from rankckpt_jax.storage import store
 # Fields of a config that do not change a row.
 _IRRELEVANT = (
     *("accuracies", "batch_size", "distributed", "download", "image_cache"),
-    *("image_cache_gigabytes", "shard", "stages", "task", "track", "workdir"),
+    *("history", "image_cache_gigabytes", "shard", "shared_histories", "stages"),
+    *("task", "track", "workdir"),
 )
 
 

@@ -8,7 +8,14 @@ from rankckpt_jax.run import run as run_lib
 from tests import command_line
 
 # Fields that use the network, other processes or other directories.
-EXCLUDED = ("workdir", "task.tfds", "distributed", "neucrab", "download.directory")
+EXCLUDED = (
+    "workdir",
+    "history",
+    "task.tfds",
+    "distributed",
+    "neucrab",
+    "download.directory",
+)
 
 
 def _fields(config, prefix=""):
@@ -72,7 +79,7 @@ def call(image_folder, pool, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "here"))
-    monkeypatch.setattr(run_lib, "_evaluate_members", lambda context: [])
+    monkeypatch.setattr(run_lib, "_evaluate_members", lambda *_: [])
     monkeypatch.setattr(run_lib, "illustrate", lambda ranking, context: ranking)
     monkeypatch.setattr(run_lib.report, "write", lambda _, directory: directory)
     given = [

@@ -1,0 +1,1 @@
+"""Predicts accuracies after fine-tuning from measures and earlier results."""

@@ -1,0 +1,199 @@
+"""What a run records in the history."""
+
+import dataclasses
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from rankckpt_jax import evaluation
+from rankckpt_jax.configs import default, demo
+from rankckpt_jax.data import targets
+from rankckpt_jax.errors import InputError, Interrupted
+from rankckpt_jax.finetune import make_sweep
+from rankckpt_jax.finetune.results import SweepResult
+from rankckpt_jax.prediction import history
+from rankckpt_jax.results.row import Row, Tried
+from rankckpt_jax.run import finetuning, recording
+from rankckpt_jax.run import run as run_lib
+from tests.run.test_run import make_config
+
+PROTOCOL = (
+    "accuracy; vtab_1k batch_norm_decay=0.9; head only; 32 px; vtab; 6 steps of 8; "
+    "rate 0.01"
+)
+
+
+@pytest.fixture
+def config(image_folder, pool, tmp_path, monkeypatch):
+    """A config that fine-tunes two checkpoints, of known results."""
+    shutil.copytree(pool, tmp_path / "secret" / "pool")
+    config = make_config(
+        image_folder, tmp_path / "secret" / "pool", tmp_path / "secret" / "runs"
+    )
+    config.stages = "extract,score,finetune"
+    config.finetune.frozen = True
+    config.history = str(tmp_path / "history")
+    config.task.name = str(tmp_path / "secret" / "pets")
+
+    def run(directory, backbone, task, sweep, **_):
+        del directory, task
+        accuracy = 0.5 + 0.1 * (backbone.name == "second")
+        return SweepResult(
+            *(sweep.name, 0, "none", accuracy, accuracy, None, 0.01, 6, -1, 1.5, 8, ())
+        )
+
+    monkeypatch.setattr(finetuning.finetune, "run", run)
+    return config
+
+
+def entries(config):
+    return {
+        e.get("checkpoint"): e
+        for e in history.read(history.locate(config.history)).entries
+    }
+
+
+def test_run_records_each_fine_tuning_once_and_no_path(config, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        run_lib.run(config)
+    assert "History: 2 fine-tunings -> " in caplog.text
+    [path] = (tmp_path / "history").glob("*.csv")
+    text, changed = path.read_text(), path.stat().st_mtime_ns
+    for secret in (str(tmp_path), "secret", os.path.expanduser("~"), "/"):
+        assert secret not in text and "\\" not in text
+    [task] = evaluation.read_table(path).tasks
+    np.testing.assert_allclose(task.accuracies, [0.5, 0.6], rtol=1e-15)
+    assert set(task.scores) == {"h_score", "leep"} and task.num_test == 12
+    cells = entries(config)["second"].cells
+    expected = {
+        "task": "pets",
+        "seed": "0",
+        "family": "mobilenet_v1_025",
+        "protocol": PROTOCOL,
+        "train_images": "24",
+        "scored_images": "24",
+        "classes": "3",
+        "feature_dim": "256",
+        "image_size": "32",
+        "finetune_seconds": "1.5",
+    }
+    assert {k: cells[k] for k in expected} == expected
+    # The second network has no classifier, so there is no score.
+    assert "leep" not in cells
+    assert len(cells["task_fingerprint"]) == len(cells["checkpoint_fingerprint"]) == 16
+
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        run_lib.run(config)
+    assert "History: 2 fine-tunings on 1 tasks, by 1 protocols" in caplog.text
+    assert "->" not in caplog.text and path.stat().st_mtime_ns == changed
+    # Another seed is another fine-tuning.
+    config.seed = 1
+    run_lib.run(config)
+    assert len(history.read(tmp_path / "history").entries) == 4
+
+
+def test_run_records_nothing_if_it_is_told_not_to(config, tmp_path):
+    config.history = "off"
+    run_lib.run(config)
+    assert not (tmp_path / "history").exists()
+    config.history = ""
+    config.stages = "extract,score"
+    run_lib.run(config)
+    assert demo.get_config().history == "off"
+    assert default.get_config().history == ""
+
+
+def test_run_continues_if_the_history_cannot_be_written(config, tmp_path, caplog):
+    (tmp_path / "history").write_text("a file")
+    assert [row.accuracy for row in run_lib.run(config).rows if row.accuracy]
+    assert "History: not recorded in" in caplog.text
+    assert "Set config.history to a directory" in caplog.text
+
+
+def test_run_that_is_stopped_records_what_it_has_finished(config, monkeypatch):
+    finish = run_lib.checkpoint.evaluate
+
+    def evaluate(context, member, *more):
+        if member.name == "second":
+            raise Interrupted("stopped")
+        return finish(context, member, *more)
+
+    monkeypatch.setattr(run_lib.checkpoint, "evaluate", evaluate)
+    with pytest.raises(Interrupted):
+        run_lib.run(config)
+    assert entries(config).keys() == {"first"}
+
+
+def test_shards_record_together(config):
+    for shard in ("1/2", "2/2"):
+        config.shard = shard
+        run_lib.run(config)
+    assert entries(config).keys() == {"first", "second"}
+
+
+def test_run_refuses_shared_histories_before_it_works(config, tmp_path):
+    config.shared_histories = str(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="A history cannot be read"):
+        run_lib.run(config)
+    assert not (tmp_path / "secret" / "runs").exists()
+
+
+@dataclasses.dataclass
+class Context:
+    """The part of a context that describes a protocol."""
+
+    sweep: object
+    metric: str = "accuracy"
+    preprocess: str = "own"
+    config: object = None
+
+
+def test_describe_protocol_tells_protocols_apart():
+    def describe(tried=None, image_size=0, moving=False, **settings):
+        config = {"image_size": image_size, "use_moving_averages": moving}
+        context = Context(make_sweep(settings, seed=3), config=config)
+        return recording.describe_protocol(context, Row("a", tried=tried))
+
+    assert describe(recipe="quick") == (
+        "accuracy; quick; all weights; own size; own; 300 steps of 64; rate 0.05/0.01"
+    )
+    tried = Tried(0.01, 96, 96, 0.5, True)
+    changes = [
+        {"frozen": True},
+        {"image_size": 96},
+        {"moving": True},
+        {"num_steps": (10, 20)},
+        {"batch_size": 8},
+        {"learning_rate": 0.1},
+        {"decay_at": (0.5, 0.7)},
+        {"select_by": "val"},
+        {"recipe": "vit"},
+        {"tried": tried, "budget": 1000},
+    ]
+    texts = {describe(**change) for change in [{}, *changes]}
+    assert len(texts) == len(changes) + 1
+    assert any("decay_at=0.5/0.7" in text for text in texts)
+    assert any("successive halving up to 96 steps of 64" in text for text in texts)
+    # These do not change an accuracy.
+    assert describe(evaluations=2, save_every=7) == describe()
+
+
+def test_make_entries_leaves_out_what_was_not_measured_here(config):
+    rows = [
+        Row("good", accuracy=0.5, finetune_seconds=1.0),
+        Row("elsewhere", accuracy=0.5, finetune_seconds=1.0, accuracy_source="paper"),
+        Row("diverged", accuracy=float("nan"), finetune_seconds=1.0),
+        Row("failed", failure="broken"),
+        Row("scored", scores={"h_score": 1.0}),
+    ]
+    with run_lib.load(config) as context:
+        made = recording.make_entries(context, rows)
+        assert [e.get("checkpoint") for e in made] == ["good"]
+        task = dataclasses.replace(context.task, target=targets.REGRESSION)
+        other = dataclasses.replace(context, task=task)
+        assert not recording.make_entries(other, rows)
+        other = dataclasses.replace(context, stages=("score", "report"))
+        assert not recording.make_entries(other, rows)
