@@ -37,6 +37,10 @@ _FORMULA_STARTS = "=+-@＝＋－＠'\" \t"
 # Counts are positive whole numbers, the others only positive or only numbers.
 _COUNTS = ("test_images", "train_images", "scored_images", "classes", "image_size")
 _POSITIVE = ("seconds", "finetune_seconds", *ENDS)
+_TEXTS = (
+    *("task", "checkpoint", "family", "group", "protocol", "seed", "date"),
+    *("task_fingerprint", "checkpoint_fingerprint"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +125,13 @@ def plain_name(text: str) -> str:
       ['pets', 'resnet50', '1+1']
     """
     parts = [p for p in re.split(r"[\\/]+", redact(text)) if p.strip(" .~")]
-    name = "".join(c if c.isprintable() else "_" for c in parts[-1]) if parts else ""
-    return name.lstrip(_FORMULA_STARTS).rstrip() or "unnamed"
+    return _safe(parts[-1] if parts else "") or "unnamed"
+
+
+def _safe(text: str) -> str:
+    """Return a printable text that no spreadsheet runs as a formula."""
+    printable = "".join(c if c.isprintable() else "_" for c in text)
+    return printable.lstrip(_FORMULA_STARTS).rstrip()
 
 
 def number_cell(value: float | None) -> str:
@@ -245,7 +254,9 @@ def _parse_line(
 ) -> FileLine:
     ends = [measure + end for measure in measures for end in ENDS]
     used = {*COLUMNS, *table_lines.DESCRIPTIONS, "group", *measures, *ends}
-    kept = {column: cell for column, cell in cells.items() if column in used and cell}
+    # A file of others is untrusted input for terminals and spreadsheets.
+    safe = {c: _safe(t) if c in _TEXTS else t for c, t in cells.items() if c in used}
+    kept = {column: cell for column, cell in safe.items() if cell}
     problem = ""
     for column in ("task", "checkpoint", "accuracy"):
         if column not in kept:

@@ -19,6 +19,7 @@ from etils import epath
 from rankckpt_jax.data import targets
 from rankckpt_jax.devices import processes
 from rankckpt_jax.evaluation import table_lines
+from rankckpt_jax.evaluation.table import Table
 from rankckpt_jax.finetune import SWEEPS, Sweep
 from rankckpt_jax.prediction import history, history_file
 from rankckpt_jax.prediction.history import History
@@ -28,7 +29,7 @@ from rankckpt_jax.prediction.history_lines import (
     number_cell,
     plain_name,
 )
-from rankckpt_jax.results.row import Row
+from rankckpt_jax.results.row import Row, Tried
 from rankckpt_jax.run.context import RunContext
 from rankckpt_jax.storage import files
 
@@ -123,7 +124,7 @@ def make_entries(context: RunContext, rows: Iterable[Row]) -> list[Entry]:
 
 def _describe(context: RunContext, row: Row) -> dict[str, str]:
     """Return the cells of an entry that are not empty, without the date."""
-    task, images = context.task, json.dumps(context.images, sort_keys=True)
+    task = context.task
     # The name of a converted graph is a digest of it, which no other checkpoint has.
     has_family = row.architecture and not row.architecture.startswith("graph_")
     cells = {
@@ -132,7 +133,7 @@ def _describe(context: RunContext, row: Row) -> dict[str, str]:
         "accuracy": number_cell(row.accuracy),
         "seed": str(context.sweep.recipe.seed),
         "family": plain_name(row.architecture) if has_family else "",
-        "protocol": describe_protocol(context, row),
+        "protocol": describe_protocol(context, row.tried),
         "test_images": number_cell(task.splits["test"].num_examples),
         "train_images": number_cell(task.splits["train"].num_examples),
         "scored_images": number_cell(row.extract_images),
@@ -143,7 +144,7 @@ def _describe(context: RunContext, row: Row) -> dict[str, str]:
         "image_size": number_cell(row.image_size),
         "seconds": number_cell(row.extract_seconds),
         "finetune_seconds": number_cell(row.finetune_seconds),
-        "task_fingerprint": files.digest(images)[:_FINGERPRINT_DIGITS],
+        "task_fingerprint": _task_fingerprint(context),
         "checkpoint_fingerprint": row.weights[:_FINGERPRINT_DIGITS],
     }
     for name in row.scores:
@@ -155,18 +156,47 @@ def _describe(context: RunContext, row: Row) -> dict[str, str]:
     return {column: cell for column, cell in cells.items() if cell}
 
 
-def describe_protocol(context: RunContext, row: Row) -> str:
-    """Return how a checkpoint was fine-tuned; only equal protocols are compared.
+def earlier_results(context: RunContext, rows: Iterable[Row]) -> Table | None:
+    """Return what is known of earlier tasks, for `prediction.fit`.
+
+    Checkpoints that are in the pool have the names of their rows. Results of this task
+    and of other protocols are left out.
+
+    Args:
+      context: Everything that the stages need; process 0 knows the history.
+      rows: The pool.
+
+    Returns:
+      The table; None if nothing is known.
+    """
+    names = {
+        row.weights[:_FINGERPRINT_DIGITS]: row.checkpoint for row in rows if row.weights
+    }
+    known = history.merge(context.known.entries, checkpoints=names)
+    return known.table(describe_protocol(context), _task_fingerprint(context))
+
+
+def _task_fingerprint(context: RunContext) -> str:
+    images = json.dumps(context.images, sort_keys=True)
+    return files.digest(images)[:_FINGERPRINT_DIGITS]
+
+
+def describe_protocol(context: RunContext, tried: Tried | None = None) -> str:
+    """Return how checkpoints are fine-tuned; only equal protocols are compared.
 
     Example: "accuracy; vtab_1k; all weights; 96 px; vtab; 1000 steps of 64; rate 0.01".
+
+    Args:
+      context: Everything that the stages need.
+      tried: How far successive halving trained the checkpoint, if it did.
     """
     sweep = context.sweep
     recipe = sweep.recipe
     rates = "/".join(f"{rate:g}" for rate in sweep.learning_rates)
     steps = "/".join(map(str, sweep.num_steps))
-    if row.tried is not None:
+    if tried is not None:
         # One checkpoint of each task was left, which is a choice of its own.
-        steps = f"successive halving up to {row.tried.total_steps}"
+        steps = f"successive halving up to {tried.total_steps}"
     size = context.config["image_size"]
     parts = [
         context.metric,

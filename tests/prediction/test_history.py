@@ -285,6 +285,14 @@ def test_append_refuses_a_file_of_percentages(tmp_path):
         write(tmp_path, entry("pets", "c"))
 
 
+def test_texts_of_others_are_made_safe(tmp_path):
+    path = tmp_path / "theirs.csv"
+    path.write_text("task,checkpoint,accuracy\n=cmd(),a\x1b[31m,0.5\n'@,b,0.5\n")
+    found = history.read(shared=[str(path)])
+    assert facts(found) == [("cmd()", "a_[31m", "", "0.5")]
+    assert "line 3: skipped, it has no task" in found.notes[0]
+
+
 @pytest.fixture
 def url(tmp_path):
     """The address of a server with a history."""

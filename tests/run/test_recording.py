@@ -13,7 +13,8 @@ from rankckpt_jax.data import targets
 from rankckpt_jax.errors import InputError, Interrupted
 from rankckpt_jax.finetune import make_sweep
 from rankckpt_jax.finetune.results import SweepResult
-from rankckpt_jax.prediction import history
+from rankckpt_jax.prediction import history, history_lines
+from rankckpt_jax.prediction.history_lines import Entry
 from rankckpt_jax.results.row import Row, Tried
 from rankckpt_jax.run import finetuning, recording
 from rankckpt_jax.run import run as run_lib
@@ -134,6 +135,33 @@ def test_shards_record_together(config):
     assert entries(config).keys() == {"first", "second"}
 
 
+def test_earlier_results_are_of_other_tasks_and_the_same_protocol(config, tmp_path):
+    run_lib.run(config)
+    recorded = [e.cells for e in entries(config).values()]
+    other = {"task": "cars", "task_fingerprint": "other", "date": "2026"}
+    renamed = [
+        Entry({**cells, **other, "checkpoint": f"old {cells['checkpoint']}"})
+        for cells in recorded
+    ]
+    shared = [
+        *renamed,
+        *(Entry({**e.cells, "protocol": "of others"}) for e in renamed),
+        Entry({"task": "cars", "checkpoint": "unknown", "accuracy": "0.3"}),
+    ]
+    (tmp_path / "team.csv").write_text(history_lines.to_csv(shared))
+    config.shared_histories = str(tmp_path / "team.csv")
+    with run_lib.load(config) as context:
+        rows = [
+            Row(c["checkpoint"], weights=c["checkpoint_fingerprint"] + 48 * "0")
+            for c in recorded
+        ]
+        table = recording.earlier_results(context, rows)
+    assert table is not None and table.name == PROTOCOL
+    [task] = table.tasks
+    assert task.name == "cars" and task.checkpoints == ("first", "second")
+    np.testing.assert_allclose(task.accuracies, [0.5, 0.6], rtol=1e-15)
+
+
 def test_run_refuses_shared_histories_before_it_works(config, tmp_path):
     config.shared_histories = str(tmp_path / "none.csv")
     with pytest.raises(InputError, match="A history cannot be read"):
@@ -155,7 +183,7 @@ def test_describe_protocol_tells_protocols_apart():
     def describe(tried=None, image_size=0, moving=False, **settings):
         config = {"image_size": image_size, "use_moving_averages": moving}
         context = Context(make_sweep(settings, seed=3), config=config)
-        return recording.describe_protocol(context, Row("a", tried=tried))
+        return recording.describe_protocol(context, tried)
 
     assert describe(recipe="quick") == (
         "accuracy; quick; all weights; own size; own; 300 steps of 64; rate 0.05/0.01"
