@@ -141,7 +141,8 @@ def read(own: epath.Path | None = None, shared: Sequence[str] = ()) -> History:
     notes: list[str] = []
     try:
         paths = [] if own is None else _files(own)
-    except OSError as error:
+    # Buckets raise errors of their own.
+    except Exception as error:
         paths = []
         notes.append(f"{own}: cannot be read ({files.reason(error)})")
     for path in paths:
@@ -216,6 +217,22 @@ def merge(
         for key, entry in latest.items()
     ]
     return History(tuple(merged), tuple(notes))
+
+
+def describe(entries: Sequence[Entry]) -> str:
+    """Return how many fine-tunings there are, and on how many tasks."""
+    tasks = count(len({entry.get("task") for entry in entries}), "task")
+    return f"{count(len(entries), 'fine-tuning')} on {tasks}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Example:
+      >>> count(1, "task"), count(1200, "task")
+      ('1 task', '1,200 tasks')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 class Identities:

@@ -38,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(describe(merged))
         if arguments.output:
             directory = files.to_path(arguments.output)
-            count = history_file.append(directory, merged.entries)
-            print(f"\nAdded {count:,} fine-tunings to {files.display(directory)}")
+            added = history_file.append(directory, merged.entries)
+            what = history.count(added, "fine-tuning")
+            print(f"\nAdded {what} to {files.display(directory)}")
     except (InputError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -52,15 +53,11 @@ def describe(merged: History) -> str:
     Args:
       merged: Any history.
     """
-    lines = []
-    for protocol in merged.protocols:
-        entries = merged.of_protocol(protocol)
-        tasks = {entry.get("task") for entry in entries}
-        checkpoints = {entry.get("checkpoint") for entry in entries}
-        lines.append(
-            f"{protocol or 'unknown protocol'}: {len(entries):,} fine-tunings of "
-            f"{len(checkpoints):,} checkpoints on {len(tasks):,} tasks"
-        )
+    lines = [
+        f"{protocol or 'unknown protocol'}: "
+        f"{history.describe(merged.of_protocol(protocol))}"
+        for protocol in merged.protocols
+    ]
     return "\n".join(lines) or "No fine-tunings."
 
 

@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 
-import filelock
 from etils import epath
 
 from rankckpt_jax.data import targets
@@ -85,7 +84,8 @@ class Recorder:
         try:
             entries = make_entries(self._context, self._rows.values())
             count = history_file.append(self._place, entries) if entries else 0
-        except (OSError, ValueError, NotImplementedError, filelock.Timeout) as error:
+        # Buckets raise errors of their own, and no such error is worth a run.
+        except Exception as error:
             # A StorageError tells how to fix the work directory.
             cause = error.__cause__ or error
             reason = getattr(cause, "strerror", None) or files.reason(error)
@@ -96,8 +96,11 @@ class Recorder:
             )
             return
         if count:
-            noun = "fine-tuning" if count == 1 else "fine-tunings"
-            _log.info("History: %d %s -> %s", count, noun, files.display(self._place))
+            what, place = (
+                history.count(count, "fine-tuning"),
+                files.display(self._place),
+            )
+            _log.info("History: %s -> %s", what, place)
 
 
 def make_entries(context: RunContext, rows: Iterable[Row]) -> list[Entry]:
@@ -230,10 +233,7 @@ def _changes(sweep: Sweep) -> list[str]:
 
 def describe_known(known: History) -> str:
     """Return how many fine-tunings a history has; empty if it has none."""
-    tasks = {entry.get("task") for entry in known.entries}
-    if not tasks:
+    if not known.entries:
         return ""
-    return (
-        f"{len(known.entries):,} fine-tunings on {len(tasks):,} tasks, by "
-        f"{len(known.protocols):,} protocols"
-    )
+    protocols = history.count(len(known.protocols), "protocol")
+    return f"{history.describe(known.entries)}, by {protocols}"

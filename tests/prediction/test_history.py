@@ -372,8 +372,8 @@ def test_merge_histories_writes_one_file_per_protocol(tmp_path, capsys):
     places = [str(tmp_path / "one"), str(tmp_path / "two")]
     assert merge_histories.main([*places, "--output", str(tmp_path / "all")]) == 0
     assert capsys.readouterr().out.startswith(
-        "all weights; 96 px: 3 fine-tunings of 3 checkpoints on 1 tasks\n"
-        "head only: 1 fine-tunings of 1 checkpoints on 1 tasks\n"
+        "all weights; 96 px: 3 fine-tunings on 1 task\n"
+        "head only: 1 fine-tuning on 1 task\n"
     )
     assert len(list((tmp_path / "all").glob("*.csv"))) == 2
     assert merge_histories.main([str(tmp_path / "none")]) == 2

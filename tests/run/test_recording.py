@@ -88,7 +88,7 @@ def test_run_records_each_fine_tuning_once_and_no_path(config, tmp_path, caplog)
     caplog.clear()
     with caplog.at_level("INFO"):
         run_lib.run(config)
-    assert "History: 2 fine-tunings on 1 tasks, by 1 protocols" in caplog.text
+    assert "History: 2 fine-tunings on 1 task, by 1 protocol" in caplog.text
     assert "->" not in caplog.text and path.stat().st_mtime_ns == changed
     # Another seed is another fine-tuning.
     config.seed = 1
@@ -107,11 +107,20 @@ def test_run_records_nothing_if_it_is_told_not_to(config, tmp_path):
     assert default.get_config().history == ""
 
 
-def test_run_continues_if_the_history_cannot_be_written(config, tmp_path, caplog):
+def test_run_continues_if_the_history_cannot_be_written(
+    config, tmp_path, caplog, monkeypatch
+):
     (tmp_path / "history").write_text("a file")
     assert [row.accuracy for row in run_lib.run(config).rows if row.accuracy]
     assert "History: not recorded in" in caplog.text
     assert "Set config.history to a directory" in caplog.text
+
+    def fail(*_):
+        raise KeyError("a bug, or an error of a bucket")
+
+    monkeypatch.setattr(recording.history_file, "append", fail)
+    run_lib.run(config)
+    assert "an error of a bucket" in caplog.text
 
 
 def test_run_that_is_stopped_records_what_it_has_finished(config, monkeypatch):
