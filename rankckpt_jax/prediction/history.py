@@ -177,23 +177,24 @@ def merge(
     entries = list(entries)
     ordered = _by_date(entries)
     tasks, networks = Identities("task", ordered), Identities("checkpoint", ordered)
-    latest: dict[tuple[str, ...], Entry] = {}
-    contradictions = []
+    groups: dict[tuple[str, ...], list[Entry]] = collections.defaultdict(list)
     for entry in entries:
         ids = tasks.of(entry), networks.of(entry)
-        key = (entry.get("protocol"), *ids, entry.get("seed"))
-        earlier = latest.get(key)
-        if earlier is not None:
-            if abs(earlier.accuracy - entry.accuracy) > _TOLERANCE:
+        groups[entry.get("protocol"), *ids, entry.get("seed")].append(entry)
+    latest: dict[tuple[str, ...], Entry] = {}
+    contradictions = []
+    for key, group in groups.items():
+        older, *newer = _by_date(group)
+        for entry in newer:
+            if abs(older.accuracy - entry.accuracy) > _TOLERANCE:
                 contradictions.append(
                     f"{entry.get('task')} / {entry.get('checkpoint')}: "
-                    f"{earlier.accuracy:g} ({earlier.where}) and {entry.accuracy:g} "
+                    f"{older.accuracy:g} ({older.where}) and {entry.accuracy:g} "
                     f"({entry.where})"
                 )
-            older, entry = _by_date([earlier, entry])
             # Scores of measures that only the older one has are kept.
-            entry = Entry({**older.cells, **entry.cells}, entry.where)
-        latest[key] = entry
+            older = Entry({**older.cells, **entry.cells}, entry.where)
+        latest[key] = older
     if contradictions:
         notes = [
             *notes,

@@ -202,6 +202,15 @@ def test_the_latest_of_contradicting_accuracies_counts(tmp_path):
     assert not history.read(own, [str(own)]).notes
 
 
+def test_merge_takes_each_score_of_the_latest_entry_that_has_it():
+    third = entry(date="2026-12-03", nleep="", logme="3")
+    first = entry(date="2026-12-01", nleep="1")
+    second = entry(date="2026-12-02", nleep="2")
+    [merged] = history.merge([third, first, second]).entries
+    assert (merged.get("nleep"), merged.get("logme")) == ("2", "3")
+    assert merged.get("date") == "2026-12-03"
+
+
 def test_fingerprints_tell_equal_names_apart():
     other = entry("pets", "a", 0.5, task_fingerprint="t2", checkpoint_fingerprint="c2")
     renamed = entry("PETS 2", "copy of b", 0.8, date="2026-12-09")
