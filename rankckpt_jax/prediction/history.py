@@ -306,7 +306,9 @@ def _last_values(
 
 
 def _files(directory: epath.Path) -> list[epath.Path]:
-    return files.matching(directory, "*.csv")
+    found = files.matching(directory, "*.csv")
+    # The command line of `evaluation` writes these beside a file that it judges.
+    return [path for path in found if not path.name.endswith("_judgment.csv")]
 
 
 def _read_text(path: epath.Path) -> str:

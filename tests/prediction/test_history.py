@@ -167,9 +167,11 @@ def test_damaged_lines_are_skipped_and_named(tmp_path):
 def test_read_notes_a_file_that_is_no_history(tmp_path):
     write(tmp_path, *POOL)
     (tmp_path / "other.csv").write_text("name;value\n1;2\n")
+    (tmp_path / "other_judgment.csv").write_text("name,value\n1,2\n")
     (tmp_path / "binary.csv").write_bytes(b"\xff\x00")
     found = history.read(tmp_path)
     assert len(found.entries) == 2
+    assert len(found.notes) == 2
     assert "binary.csv" in found.notes[0] and "other.csv, line 1" in found.notes[1]
 
 
