@@ -9,6 +9,7 @@ own there.
 from __future__ import annotations
 
 import csv
+import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,8 @@ def append(directory: epath.Path, entries: Sequence[Entry]) -> int:
             _write_new(directory / f"{_stem(protocol)}-{run}.csv", given, known)
             for protocol, given in by_protocol.items()
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    # Names of tasks are nobody else's business, unless a team makes the directory.
+    os.makedirs(directory, mode=0o700, exist_ok=True)
     # Users who share the directory share its lock.
     with filelock.FileLock(directory / _LOCK, timeout=_LOCK_SECONDS, mode=0o666):
         return sum(

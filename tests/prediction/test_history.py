@@ -74,6 +74,11 @@ def test_append_round_trips_through_read_table(tmp_path):
     assert again is not None and again.checkpoints == table.checkpoints
 
 
+def test_append_makes_a_directory_for_its_user_only(tmp_path):
+    write(tmp_path / "a" / "b", *POOL)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+
+
 def test_append_of_known_results_changes_nothing(tmp_path):
     write(tmp_path, *POOL)
     before = only_file(tmp_path).stat().st_mtime_ns
