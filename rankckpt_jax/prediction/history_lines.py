@@ -34,9 +34,7 @@ _DIGITS = 6
 _ROUNDING = 1e-6
 # A cell that starts with one of these is a formula to a spreadsheet.
 _FORMULA_STARTS = "=+-@＝＋－＠'\" \t"
-# Counts are positive whole numbers, the others only positive or only numbers.
 _COUNTS = ("test_images", "train_images", "scored_images", "classes", "image_size")
-_POSITIVE = ("seconds", "finetune_seconds", *ENDS)
 _TEXTS = (
     *("task", "checkpoint", "family", "group", "protocol", "seed", "date"),
     *("task_fingerprint", "checkpoint_fingerprint"),
@@ -257,34 +255,38 @@ def _parse_line(
     # A file of others is untrusted input for terminals and spreadsheets.
     safe = {c: _safe(t) if c in _TEXTS else t for c, t in cells.items() if c in used}
     kept = {column: cell for column, cell in safe.items() if cell}
-    problem = ""
-    for column in ("task", "checkpoint", "accuracy"):
-        if column not in kept:
-            problem = f"it has no {column}"
-    for column in ("accuracy", *STATICS, *_COUNTS, *_POSITIVE[:2], *measures, *ends):
-        if column in kept and not problem:
-            value = _number(kept[column])
-            if value is None:
-                problem = f"{column} is not a number: {kept[column]!r}"
-            elif not math.isfinite(value):
-                del kept[column]
-            elif (column in _COUNTS and (value < 1 or value % 1)) or (
-                column.endswith(_POSITIVE) and value < 0
-            ):
-                problem = f"{column} is out of range: {value:g}"
-    if not problem:
-        accuracy = (_number(kept.get("accuracy", "")) or 0.0) / (
-            100 if is_percent else 1
-        )
-        if "accuracy" not in kept:
-            problem = "it has no accuracy"
-        elif not 0 <= accuracy <= 1 + _ROUNDING:
-            problem = f"accuracy is out of range: {kept['accuracy']}"
+    known = [*STATICS, *_COUNTS, "seconds", "finetune_seconds"]
+    problems = [
+        _clean(kept, column) for column in ("accuracy", *known, *measures, *ends)
+    ]
+    missing = [c for c in ("task", "checkpoint", "accuracy") if c not in kept]
+    problems = [f"it has no {column}" for column in missing] + problems
+    if not any(problems):
+        accuracy = float(kept["accuracy"]) / (100 if is_percent else 1)
+        if not 0 <= accuracy <= 1 + _ROUNDING:
+            problems = [f"accuracy is out of range: {kept['accuracy']}"]
         elif is_percent or accuracy > 1:
             kept["accuracy"] = number_cell(min(accuracy, 1.0))
-    if problem:
+    if problem := next(filter(None, problems), ""):
         return FileLine(text, problem=f"{place}: skipped, {problem}")
     return FileLine(text, Entry(kept, place))
+
+
+def _clean(cells: dict[str, str], column: str) -> str:
+    """Remove a number that is not finite; return why a cell cannot be used, or ""."""
+    if column not in cells:
+        return ""
+    value = _number(cells[column])
+    if value is None:
+        return f"{column} is not a number: {cells[column]!r}"
+    if not math.isfinite(value):
+        del cells[column]
+        return ""
+    is_count = column in _COUNTS
+    is_positive = is_count or column.endswith(("seconds", "_spread"))
+    if (is_count and (value < 1 or value % 1)) or (is_positive and value < 0):
+        return f"{column} is out of range: {value:g}"
+    return ""
 
 
 def _number(text: str) -> float | None:
