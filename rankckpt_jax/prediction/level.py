@@ -1,0 +1,173 @@
+"""The level and the scale of a task: from standardized values to accuracies.
+
+    logit(a_i) = mu + sigma y_i
+
+The level mu is that of checkpoints that were fine-tuned on the task, or follows from
+held-out accuracies of probes. The scale sigma follows recorded tasks, and the
+fine-tuned checkpoints where there are several.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from rankckpt_jax.prediction import standardize as st
+from rankckpt_jax.prediction.belief import Belief
+from rankckpt_jax.prediction.candidates import Candidate
+from rankckpt_jax.prediction.relations import PROBES, Relations, level_above_probe
+
+_NUM_SCALES = 15
+"""Number of values of sigma over which the distribution is averaged."""
+
+_TRUST = 0.3
+"""Power of the likelihood in the weights of sigma.
+
+The checkpoints that are fine-tuned first are the most promising ones, and good
+accuracies are closer together than normal ones. So they tell less of sigma than the
+likelihood has it; see docs/predicting.md.
+"""
+
+_FLAT = 100.0
+"""Variance of a level of which nothing is known, in squared logits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """A normal distribution.
+
+    Attributes:
+      mean: Its mean.
+      deviation: Its standard deviation.
+    """
+
+    mean: float
+    deviation: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Posterior:
+    """A mixture of K normal distributions of the accuracies of n checkpoints.
+
+    Attributes:
+      weights: float64 [K], with sum 1.
+      scales: float64 [K], the values of sigma.
+      means: float64 [K, n + 1], of the standardized accuracies and of mu.
+      covariances: float64 [K, n + 1, n + 1].
+    """
+
+    weights: np.ndarray
+    scales: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+
+    @property
+    def standardized(self) -> np.ndarray:
+        """The mean of the standardized accuracies, float64 [n]."""
+        return self.weights @ self.means[:, :-1]
+
+    @property
+    def logits(self) -> np.ndarray:
+        """The mean of the logits of the accuracies, float64 [n]."""
+        of_scales = self.means[:, -1:] + self.scales[:, None] * self.means[:, :-1]
+        return self.weights @ of_scales
+
+    def draw(self, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return about `num_samples` draws, float64 [S, n].
+
+        Each value of sigma has draws in proportion to its weight.
+
+        Returns:
+          The standardized accuracies, and the logits of the accuracies.
+        """
+        random = np.random.default_rng(seed)
+        standardized, logits = [], []
+        counts = np.rint(self.weights * num_samples).astype(int)
+        for k in np.flatnonzero(counts):
+            eigenvalues, vectors = np.linalg.eigh(self.covariances[k])
+            root = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))
+            normal = random.standard_normal((counts[k], len(root)))
+            draws = self.means[k] + normal @ root.T
+            standardized.append(draws[:, :-1])
+            logits.append(draws[:, -1:] + self.scales[k] * draws[:, :-1])
+        return np.concatenate(standardized), np.concatenate(logits)
+
+
+def predict_level(relations: Relations, pool: Sequence[Candidate]) -> Normal | None:
+    """Return the mean accuracy of a pool as a logit, from the best probe it has.
+
+    The mean over the pool of the accuracies minus that of a probe is normal over
+    recorded tasks. A probe counts if three tasks have it.
+    """
+    result = None
+    for probe in PROBES:
+        recorded = relations.levels.get(probe)
+        values = np.array([c.scores.get(probe, np.nan) for c in pool])
+        minus_mean = level_above_probe(np.zeros(len(pool)), values)
+        if recorded is None or recorded.weight < 3 or minus_mean is None:
+            continue
+        center = recorded.total / recorded.weight
+        mean, deviation = recorded.predictive(center, 0.5, 2.0)
+        if result is None or deviation < result.deviation:
+            result = Normal(mean - minus_mean, deviation)
+    return result
+
+
+def predict_scale(relations: Relations) -> Normal:
+    """Return the distribution of log(sigma) over recorded tasks."""
+    return Normal(*relations.scale.predictive(math.log(0.5), 0.5, 2.0))
+
+
+def update(
+    belief: Belief,
+    scale: Normal,
+    level: Normal | None,
+    measured: Mapping[int, float],
+    num_test: int | None = None,
+) -> Posterior:
+    """Condition a belief on accuracies that were measured on the task.
+
+    For each of 15 values of sigma, (y, mu) is normal and is conditioned in closed form
+    on logit(a_i) = mu + sigma y_i. The values are weighted by the normal prior of
+    log(sigma) and by the likelihood of the measured accuracies to the power 0.3. With M
+    test images, the logit of an accuracy has the variance 1 / (M a (1 - a)).
+
+    Args:
+      belief: The distribution of y for n checkpoints.
+      scale: Distribution of log(sigma).
+      level: Distribution of mu; None if nothing is known.
+      measured: Accuracies in [0, 1] by index of the checkpoint; may be empty.
+      num_test: Number of test images; accuracies are exact if None.
+    """
+    steps = np.linspace(-2.5, 2.5, _NUM_SCALES)
+    log_weights = -0.5 * steps**2
+    scales = np.exp(scale.mean + scale.deviation * steps)
+    n = len(belief.mean)
+    prior_mean = np.append(belief.mean, level.mean if level else 0.0)
+    prior = np.zeros((n + 1, n + 1))
+    prior[:n, :n] = belief.covariance
+    prior[n, n] = level.deviation**2 if level else _FLAT
+    means = np.repeat(prior_mean[None], _NUM_SCALES, axis=0)
+    covariances = np.repeat(prior[None], _NUM_SCALES, axis=0)
+    at = np.array(sorted(measured), int)
+    observed = st.logit(np.array([measured[i] for i in at]), num_test)
+    # The logistic function's derivative is a (1 - a).
+    variance = 2 + np.exp(observed) + np.exp(-observed)
+    noise = variance / num_test if num_test else np.full(len(at), 1e-8)
+    for k, sigma in enumerate(scales if len(at) else ()):
+        design = np.zeros((len(at), n + 1))
+        design[np.arange(len(at)), at] = sigma
+        design[:, n] = 1.0
+        cross = prior @ design.T
+        square = design @ cross + np.diag(noise)
+        residual = observed - design @ prior_mean
+        solved = np.linalg.solve(square, np.column_stack([residual, cross.T]))
+        means[k] += cross @ solved[:, 0]
+        covariances[k] -= cross @ solved[:, 1:]
+        fit = residual @ solved[:, 0] + np.linalg.slogdet(square)[1]
+        log_weights[k] -= _TRUST * 0.5 * fit
+    weights = np.exp(log_weights - log_weights.max())
+    return Posterior(weights / weights.sum(), scales, means, covariances)
