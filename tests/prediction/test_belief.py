@@ -1,6 +1,5 @@
 """Conditioning on inputs and earlier results, against the dense Gaussian formula."""
 
-
 import numpy as np
 import pytest
 
