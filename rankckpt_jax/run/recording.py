@@ -20,7 +20,7 @@ from rankckpt_jax.devices import processes
 from rankckpt_jax.evaluation import table_lines
 from rankckpt_jax.evaluation.table import Table
 from rankckpt_jax.finetune import SWEEPS, Sweep
-from rankckpt_jax.prediction import history, history_file
+from rankckpt_jax.prediction import families, history, history_file
 from rankckpt_jax.prediction.history import History
 from rankckpt_jax.prediction.history_lines import (
     ENDS,
@@ -128,14 +128,13 @@ def make_entries(context: RunContext, rows: Iterable[Row]) -> list[Entry]:
 def _describe(context: RunContext, row: Row) -> dict[str, str]:
     """Return the cells of an entry that are not empty, without the date."""
     task = context.task
-    # The name of a converted graph is a digest of it, which no other checkpoint has.
-    has_family = row.architecture and not row.architecture.startswith("graph_")
+    family = families.family(row.architecture)
     cells = {
         "task": plain_name(task.name),
         "checkpoint": plain_name(row.checkpoint),
         "accuracy": number_cell(row.accuracy),
         "seed": str(context.sweep.recipe.seed),
-        "family": plain_name(row.architecture) if has_family else "",
+        "family": plain_name(family) if family else "",
         "protocol": describe_protocol(context, row.tried),
         "test_images": number_cell(task.splits["test"].num_examples),
         "train_images": number_cell(task.splits["train"].num_examples),

@@ -71,7 +71,7 @@ def test_run_records_each_fine_tuning_once_and_no_path(config, tmp_path, caplog)
     expected = {
         "task": "pets",
         "seed": "0",
-        "family": "mobilenet_v1_025",
+        "family": "mobilenet_v1",
         "protocol": PROTOCOL,
         "train_images": "24",
         "scored_images": "24",
