@@ -27,9 +27,9 @@ class CheckpointPrediction:
       probability_best: Probability that no other checkpoint of the pool has a higher
         accuracy.
       probability_first_three: Probability that at most two have.
-      contributions: By input, its part of `standardized`; they add up to it. `history`
-        stands for earlier results of the checkpoint and its relatives, and
-        `fine-tuned here` for accuracies measured on this task.
+      contributions: By input, its part of `standardized`, relative to the mean of the
+        pool; they add up to it. `history` stands for earlier results of the checkpoint
+        and its relatives, `fine-tuned here` for accuracies measured on this task.
       measured: The accuracy that was measured on this task; None if there is none.
     """
 

@@ -158,10 +158,16 @@ def read_hugging_face(directory: pathlib.Path) -> Table:
 
 def read_public_pool(path: pathlib.Path = public_pool.TABLE) -> Table | None:
     """Return the tasks of the public pool in which all networks have an accuracy."""
-    table = evaluation.read_table(path)
     networks = {n["checkpoint"] for n in public_pool.read_lines(public_pool.NETWORKS)}
-    complete = [t for t in table.tasks if networks <= set(t.checkpoints)]
-    return dataclasses.replace(table, tasks=tuple(complete)) if complete else None
+    known = collections.defaultdict(set)
+    for line in public_pool.read_lines(path):
+        known[line["task"]].add(line["checkpoint"])
+    complete = {task for task, names in known.items() if networks <= names}
+    if not complete:
+        return None
+    table = evaluation.read_table(path)
+    tasks = tuple(task for task in table.tasks if task.name in complete)
+    return dataclasses.replace(table, tasks=tasks)
 
 
 @functools.cache
