@@ -56,13 +56,19 @@ class Posterior:
       weights: float64 [K], with sum 1.
       scales: float64 [K], the values of sigma.
       means: float64 [K, n + 1], of the standardized accuracies and of mu.
-      covariances: float64 [K, n + 1, n + 1].
+      prior: float64 [n + 1, n + 1], covariance before the m measured accuracies.
+      measured: int [m], their checkpoints.
+      gains: float64 [K, n + 1, m], change of the means by a change of their logits.
+      noise: float64 [m], variances of their logits.
     """
 
     weights: np.ndarray
     scales: np.ndarray
     means: np.ndarray
-    covariances: np.ndarray
+    prior: np.ndarray
+    measured: np.ndarray
+    gains: np.ndarray
+    noise: np.ndarray
 
     @property
     def standardized(self) -> np.ndarray:
@@ -78,19 +84,25 @@ class Posterior:
     def draw(self, num_samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return about `num_samples` draws, float64 [S, n].
 
-        Each value of sigma has draws in proportion to its weight.
+        Each value of sigma has draws in proportion to its weight. With H the
+        observation and G the gain, a deviation d from the prior and noise e become
+        d - G (H d + e), a deviation from the posterior (Matheron's rule). So one
+        decomposition serves all values of sigma.
 
         Returns:
           The standardized accuracies, and the logits of the accuracies.
         """
         random = np.random.default_rng(seed)
+        eigenvalues, vectors = np.linalg.eigh(self.prior)
+        root = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))
         standardized, logits = [], []
         counts = np.rint(self.weights * num_samples).astype(int)
         for k in np.flatnonzero(counts):
-            eigenvalues, vectors = np.linalg.eigh(self.covariances[k])
-            root = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))
-            normal = random.standard_normal((counts[k], len(root)))
-            draws = self.means[k] + normal @ root.T
+            draws = random.standard_normal((counts[k], len(root))) @ root.T
+            errors = random.standard_normal((counts[k], len(self.noise)))
+            observed = self.scales[k] * draws[:, self.measured] + draws[:, -1:]
+            observed += errors * np.sqrt(self.noise)
+            draws += self.means[k] - observed @ self.gains[k].T
             standardized.append(draws[:, :-1])
             logits.append(draws[:, -1:] + self.scales[k] * draws[:, :-1])
         return np.concatenate(standardized), np.concatenate(logits)
@@ -151,12 +163,12 @@ def update(
     prior[:n, :n] = belief.covariance
     prior[n, n] = level.deviation**2 if level else _FLAT
     means = np.repeat(prior_mean[None], _NUM_SCALES, axis=0)
-    covariances = np.repeat(prior[None], _NUM_SCALES, axis=0)
     at = np.array(sorted(measured), int)
     observed = st.logit(np.array([measured[i] for i in at]), num_test)
     # The logistic function's derivative is a (1 - a).
     variance = 2 + np.exp(observed) + np.exp(-observed)
     noise = variance / num_test if num_test else np.full(len(at), 1e-8)
+    gains = np.zeros((_NUM_SCALES, n + 1, len(at)))
     for k, sigma in enumerate(scales if len(at) else ()):
         design = np.zeros((len(at), n + 1))
         design[np.arange(len(at)), at] = sigma
@@ -164,10 +176,11 @@ def update(
         cross = prior @ design.T
         square = design @ cross + np.diag(noise)
         residual = observed - design @ prior_mean
-        solved = np.linalg.solve(square, np.column_stack([residual, cross.T]))
-        means[k] += cross @ solved[:, 0]
-        covariances[k] -= cross @ solved[:, 1:]
-        fit = residual @ solved[:, 0] + np.linalg.slogdet(square)[1]
+        gains[k] = np.linalg.solve(square, cross.T).T
+        means[k] += gains[k] @ residual
+        fit = residual @ np.linalg.solve(square, residual)
+        fit += np.linalg.slogdet(square)[1]
         log_weights[k] -= _TRUST * 0.5 * fit
     weights = np.exp(log_weights - log_weights.max())
-    return Posterior(weights / weights.sum(), scales, means, covariances)
+    weights /= weights.sum()
+    return Posterior(weights, scales, means, prior, at, gains, noise)

@@ -364,21 +364,42 @@ def write_prior(directory: pathlib.Path, pools: Sequence[Table]) -> None:
 def all_relations(directory: pathlib.Path, pools: Sequence[Table]) -> Relations:
     """Return the relations over all pools, with the level of linear classifiers."""
     relations = sum((related(pool) for pool in pools), Relations())
+    levels = relations_of(with_linear(directory, pools[0])).levels
+    return relations + Relations(levels=levels)
+
+
+def with_linear(directory: pathlib.Path, keras: Table) -> Table:
+    """Return the Keras pool with the accuracy of a linear classifier as a score.
+
+    It is not among the measures of the table, so only the level is fitted to it.
+    """
     frozen: dict[str, dict[str, float]] = collections.defaultdict(dict)
     for line in public_pool.read_lines(directory / KERAS):
         frozen[line["task"]][line["checkpoint"]] = float(line["accuracy_frozen"])
-    keras = pools[0]
-    tasks = [
-        dataclasses.replace(
-            task,
-            scores={
-                "linear": np.array([frozen[task.name][c] for c in task.checkpoints])
-            },
-        )
-        for task in keras.tasks
-    ]
-    levels = relations_of(dataclasses.replace(keras, tasks=tuple(tasks), measures=()))
-    return relations + Relations(levels=levels.levels)
+    tasks = []
+    for task in keras.tasks:
+        linear = np.array([frozen[task.name][name] for name in task.checkpoints])
+        scores = {**task.scores, "linear": linear}
+        tasks.append(dataclasses.replace(task, scores=scores))
+    return dataclasses.replace(keras, tasks=tuple(tasks))
+
+
+def print_level(directory: pathlib.Path, pools: Sequence[Table]) -> None:
+    """Print the coverage of accuracies whose level follows from linear classifiers."""
+    table = with_linear(directory, pools[0])
+    covered, widths = [], []
+    for task in table.tasks:
+        predictor = make_predictor(pools, pools[0], task.name, "loto")
+        levels = relations_of(without(table, task.name)).levels
+        relations = predictor.relations + Relations(levels=levels)
+        predictor = dataclasses.replace(predictor, relations=relations)
+        pool = prediction.candidates(table, task)
+        accuracies = task.by_name(task.accuracies)
+        for c in prediction.predict(predictor, pool, num_samples=4000).checkpoints:
+            covered.append(is_inside(accuracies[c.checkpoint], c.interval))
+            widths.append(100 * (c.interval.high - c.interval.low))
+    print("\n### Level from linear classifiers\n")
+    print(f"Coverage {np.mean(covered):.2f}, mean width {np.mean(widths):.1f} points.")
 
 
 def print_results(results: Sequence[Result]) -> None:
@@ -465,6 +486,7 @@ def main() -> None:
             for task in table.tasks
         ]
     )
+    print_level(args.directory, pools)
 
 
 if __name__ == "__main__":
