@@ -163,8 +163,9 @@ def records_of(tables: Iterable[Table]) -> tuple[Record, ...]:
                 values = st.winsorize(st.logit(task.accuracies, task.num_test))[new]
                 families = tuple(table.checkpoints[name].family for name in names)
                 found.append(Record(task.name, tuple(names), families, values))
-    spreads = [float(r.values.std()) for r in found if len(r.values) > 1]
-    typical = float(np.median(spreads)) if any(spreads) else 1.0
+    # Equal accuracies have no scale.
+    spreads = [s for r in found if (s := float(r.values.std())) > 1e-9]
+    typical = float(np.median(spreads)) if spreads else 1.0
     result = []
     for record in found:
         n = len(record.values)

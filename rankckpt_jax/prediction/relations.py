@@ -243,12 +243,15 @@ def _correlate(
     """
     known_one, known_other = np.isfinite(one), np.isfinite(other)
     x, y = np.nan_to_num(one), np.nan_to_num(other)
-    products = (w * x) @ y.T
-    squares = ((w * x * x) @ known_other.T) * (known_one @ (w * y * y).T)
-    weight = (w * known_one) @ known_other.T - 1.0
-    known = (squares > 1e-24) & (weight > 1e-9)
-    r = np.divide(products, np.sqrt(squares), where=known, out=np.zeros(known.shape))
-    return r, np.where(known, weight, 0.0)
+    total = (w * known_one) @ known_other.T
+    safe = np.where(total > 0, total, 1.0)
+    mean_x, mean_y = (w * x) @ known_other.T / safe, known_one @ (w * y).T / safe
+    products = (w * x) @ y.T / safe - mean_x * mean_y
+    squares_x = (w * x * x) @ known_other.T / safe - mean_x**2
+    squares_y = known_one @ (w * y * y).T / safe - mean_y**2
+    known = (squares_x > 1e-12) & (squares_y > 1e-12) & (total > 1 + 1e-9)
+    scale = np.sqrt(np.where(known, squares_x * squares_y, 1.0))
+    return np.where(known, products / scale, 0.0), np.where(known, total - 1, 0.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import scipy.stats
 from rankckpt_jax import evaluation, prediction
 from rankckpt_jax.errors import InputError
 from rankckpt_jax.prediction import Candidate, Relations
+from rankckpt_jax.prediction import standardize as standardize_lib
 from rankckpt_jax.prediction.predictor import FINE_TUNED_HERE, share_of_first
 from rankckpt_jax.prediction.relations import ACCURACY, ELSEWHERE, Sum, build_model
 from rankckpt_jax.prediction.standardize import logit, standardize
@@ -287,3 +288,73 @@ def test_build_model_keeps_the_covariance_positive_definite():
     model = build_model(Relations(pairs=sums), ["a", "b"], 1.0, 0.0)
     assert np.linalg.eigvalsh(model.covariance).min() > 1e-3
     np.testing.assert_allclose(np.diag(model.covariance)[2:], 1.0)
+
+
+def test_copies_of_a_checkpoint_count_once(monkeypatch):
+    # Outliers are found among all checkpoints, so copies change them.
+    monkeypatch.setattr(standardize_lib, "_REACH", 1e9)
+    table = simulated.make_table(3, 8)
+    names = [*table.checkpoints, *(f"copy{i}" for i in range(3))]
+    at = [*range(8), 0, 0, 0]
+    tasks = tuple(
+        dataclasses.replace(
+            task,
+            checkpoints=tuple(names),
+            runs=task.runs[at],
+            scores={m: x[at] for m, x in task.scores.items()},
+        )
+        for task in table.tasks
+    )
+    first, *others = table.checkpoints.values()
+    copies = [dataclasses.replace(first, name=n, family="net0") for n in names[8:]]
+    listed = [dataclasses.replace(first, family="net0"), *others, *copies]
+    copied = dataclasses.replace(
+        table, tasks=tasks, checkpoints={c.name: c for c in listed}
+    )
+    once, often = (
+        prediction.fit([t], prior=Relations()).relations.pairs for t in (table, copied)
+    )
+    assert once.keys() == often.keys()
+    for key, value in once.items():
+        assert often[key].total == pytest.approx(value.total)
+        assert often[key].weight == pytest.approx(value.weight)
+
+
+def test_correlations_are_those_of_numpy():
+    table = simulated.make_table(1, 9)
+    (task,) = table.tasks
+    sums = prediction.fit([table], prior=Relations()).relations.pairs
+    y, scores = logit(task.accuracies), task.scores
+    expected = np.corrcoef([y, scores["nleep"], scores["logme"]])
+    for row, names in ((0, (ACCURACY, "nleep")), (1, ("logme", "nleep"))):
+        found = sums[names]
+        assert found.total / found.weight == pytest.approx(expected[row, row + 1])
+        assert found.weight == pytest.approx(8)
+
+
+def test_odd_values_give_finite_predictions():
+    random = np.random.default_rng(0)
+    odd = [math.inf, -math.inf, math.nan, 1e12, -580_000.0, 0.0, 0.0, 1.0]
+    names = [f"net{i}" for i in range(12)]
+    for n in (2, 3, 5, 12):
+        equal = simulated.make_table(1, 12)
+        flat = dataclasses.replace(equal.tasks[0], runs=np.full((12, 1), 0.5))
+        ends = dataclasses.replace(flat, name="ends", runs=np.eye(12)[:, :1])
+        predictor = prediction.fit([dataclasses.replace(equal, tasks=(flat, ends))])
+        pool = [
+            Candidate(
+                name,
+                str(random.choice(["", "res"])),
+                {"parameters": float(random.choice([0.0, 1e6, 1e8]))},
+                {m: float(random.choice(odd)) for m in ("nleep", "logme", "gbc")},
+                {"nleep": float(random.choice([math.nan, 0.0, 1e9]))},
+            )
+            for name in names[:n]
+        ]
+        for measured in ({}, {"net0": 1.0}, dict.fromkeys(names[:n], 0.0)):
+            result = prediction.predict(predictor, pool, measured, num_samples=200)
+            for c in result.checkpoints:
+                values = (c.standardized, *c.standardized_interval)
+                assert all(map(math.isfinite, values))
+                assert math.isfinite(c.accuracy) == bool(measured)
+            assert all(x >= 0 for x in result.regret)
