@@ -11,6 +11,7 @@ import numpy as np
 
 from rankckpt_jax.errors import InputError, some
 from rankckpt_jax.evaluation.table import STATICS, Table, TaskTable
+from rankckpt_jax.evaluation.table_lines import rename
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,20 @@ def candidates(table: Table, task: TaskTable) -> list[Candidate]:
         )
         for i, name in enumerate(task.checkpoints)
     ]
+
+
+def move_statics(candidate: Candidate) -> Candidate:
+    """Return a candidate whose static properties are not among its scores.
+
+    The package has measures of these names, such as `num_parameters`.
+    """
+    statics, scores = dict(candidate.statics), {}
+    for name, score in candidate.scores.items():
+        if (static := rename(name)) in STATICS:
+            statics.setdefault(static, score)
+        else:
+            scores[name] = score
+    return dataclasses.replace(candidate, statics=statics, scores=scores)
 
 
 def check_candidates(pool: Sequence[Candidate]) -> None:
@@ -127,7 +142,7 @@ def inputs_of(pool: Iterable[Candidate]) -> list[str]:
 
 
 def fill_families(
-    pool: Sequence[Candidate], records: Iterable[Record]
+    pool: Iterable[Candidate], records: Iterable[Record]
 ) -> tuple[list[Candidate], list[str]]:
     """Return candidates with the recorded families, and notes on contradictions.
 

@@ -25,6 +25,7 @@ from rankckpt_jax.prediction.candidates import (
     check_measured,
     fill_families,
     inputs_of,
+    move_statics,
     similar_names,
 )
 from rankckpt_jax.prediction.outcome import LEVEL, CheckpointPrediction, Prediction
@@ -202,7 +203,7 @@ def predict(
     measured = dict(measured or {})
     check_candidates(pool)
     check_measured(measured, pool)
-    pool, notes = fill_families(pool, predictor.records)
+    pool, notes = fill_families(map(move_statics, pool), predictor.records)
     names = [candidate.name for candidate in pool]
     relations = predictor.relations
     model = build_model(

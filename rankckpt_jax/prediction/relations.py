@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from rankckpt_jax.evaluation.table import STATICS, Table, TaskTable
+from rankckpt_jax.evaluation.table_lines import rename
 from rankckpt_jax.prediction import standardize as st
 
-ACCURACY, ELSEWHERE = "accuracy", "elsewhere"
+ACCURACY, ELSEWHERE = "accuracy", "accuracy_elsewhere"
 """The accuracy on a task, and the mean of a checkpoint over all other tasks."""
 
 PROBES = ("linear", "lda_accuracy", "knn")
@@ -112,7 +113,7 @@ def relations_of(table: Table) -> Relations:
     """Return the sums over the tasks of a table."""
     names = list(table.checkpoints)
     place = {name: i for i, name in enumerate(names)}
-    inputs = [*STATICS, *table.measures]
+    inputs = [*STATICS, *(m for m in table.measures if rename(m) not in STATICS)]
     count = len(table.tasks)
     values = np.full((count, 1 + len(inputs), len(names)), np.nan)
     weights = np.zeros((count, len(names)))

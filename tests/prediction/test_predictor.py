@@ -358,3 +358,14 @@ def test_odd_values_give_finite_predictions():
                 assert all(map(math.isfinite, values))
                 assert math.isfinite(c.accuracy) == bool(measured)
             assert all(x >= 0 for x in result.regret)
+
+
+def test_measures_that_are_static_properties_count_once():
+    table = simulated.make_table(3, 6)
+    predictor = prediction.fit([leave_out(table, 0)])
+    pool = prediction.candidates(table, table.tasks[0])
+    scored = [
+        dataclasses.replace(c, scores={**c.scores, **c.statics, "num_parameters": 7.0})
+        for c in pool
+    ]
+    assert prediction.predict(predictor, scored) == prediction.predict(predictor, pool)
