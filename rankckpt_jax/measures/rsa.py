@@ -34,8 +34,12 @@ from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import rank_correlation, sampling
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
-MAX_IMAGES = 10_000
-"""Default number of images, which have 50 million pairs."""
+MAX_IMAGES = 5_000
+"""Default number of images, which have 12 million pairs.
+
+For random 5,000 of 20,000 simulated images, RSA has a standard deviation of 0.0005 and
+PARC, which is in percent, one of 0.04.
+"""
 
 _MOST_WITH_TARGET = 2000
 

@@ -22,11 +22,15 @@ averaged without a logarithm.
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 
 from rankckpt_jax.measures import regimes
 from rankckpt_jax.measures.registry import Evidence, Inputs, Result, register
-from rankckpt_jax.measures.statistics import discriminant, remappings, scaling
+from rankckpt_jax.measures.statistics import (
+    discriminant,
+    remappings,
+    scaling,
+    symmetric,
+)
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
 _POWER_STEPS = 3
@@ -85,7 +89,7 @@ def _discriminant(
     least = max(rounding, np.finfo(float).tiny ** 0.5)
     within.flat[:: size + 1] += max(ridge, least)
     means = statistics.class_means + statistics.rest
-    weights = scipy.linalg.solve(within, means.T, assume_a="pos").T
+    weights = symmetric.solve(within, means.T).T
     offsets = np.log(statistics.counts / count) - np.sum(weights * means, axis=1) / 2
     return weights, offsets
 

@@ -90,6 +90,21 @@ def factor(matrix: np.ndarray, least: float = 0.0) -> np.ndarray | None:
     return lower
 
 
+def solve(matrix: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return A^-1 b [D, K] for b [D, K] and a positive definite A [D, D].
+
+    `scipy.linalg.solve` takes eight times as long for 2048 columns.
+
+    Raises:
+      numpy.linalg.LinAlgError: A is not positive definite.
+    """
+    lower = factor(matrix)
+    if lower is None:
+        raise np.linalg.LinAlgError("The matrix is not positive definite")
+    with one_blas_thread():
+        return scipy.linalg.cho_solve((lower, True), columns)
+
+
 def whiten(lower: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Return L^-1 b [D, K] for b [D, K]; its squares sum to b'A^-1 b."""
     with one_blas_thread():
