@@ -117,6 +117,7 @@ def test_train_step_matches_tensorflow(name, size, batch, tmp_path):
     assert distance(gradients, reference) <= 1e-9 * norm(reference)
 
 
+@pytest.mark.slow
 def test_train_step_matches_tensorflow_over_several_steps(tmp_path):
     """In float64, where rounding is not amplified from one step to the next."""
     name = "mobilenet_v1_025"

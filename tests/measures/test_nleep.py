@@ -193,16 +193,11 @@ def one_device():
     return device_scores.compute()
 
 
+# tests/test_launch.py compares whole runs of one and of two processes.
+@pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.parametrize(
-    ("local_devices", "processes"),
-    [
-        # The fast case has several devices in several processes.
-        pytest.param(2, 1, marks=pytest.mark.slow),
-        pytest.param(4, 1, marks=pytest.mark.slow),
-        pytest.param(8, 1, marks=pytest.mark.slow),
-        (2, 2),
-    ],
+    ("local_devices", "processes"), [(2, 1), (4, 1), (8, 1), (2, 2)]
 )
 def test_scores_do_not_depend_on_number_of_devices(
     local_devices, processes, one_device

@@ -19,7 +19,7 @@ SIZES = {
     "mobilenet_v3_small": 97,
     "resnet_v2_50": 97,
 }
-SLOW = ("inception_v2", "mobilenet_v1_025", "mobilenet_v3_small", "resnet_v2_50")
+SLOW = SIZES.keys() - {"mobilenet_v2", "resnet_v1_50"}
 
 
 def _by_slim_names(name, kind, collection):

@@ -360,6 +360,7 @@ def test_load_of_a_keras_file_and_its_saved_model_agree(
         assert "last" in backbone.feature_tensor
 
 
+@pytest.mark.slow
 def test_load_splits_a_softmax_under_mixed_precision(keras, tmp_path, images):
     scaling = lambda layers: layers.Rescaling(1 / 255)  # noqa: E731
     model = _rescaled(keras, scaling, "softmax", "mixed_float16")
@@ -373,7 +374,9 @@ def test_load_splits_a_softmax_under_mixed_precision(keras, tmp_path, images):
         assert_close(jax.nn.softmax(output.logits), expected, 2e-3)
 
 
-@pytest.mark.parametrize("is_nested", [False, True])
+@pytest.mark.parametrize(
+    "is_nested", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_load_resizes_a_model_whose_layers_take_any_size(
     keras, model, tmp_path, is_nested
 ):
@@ -414,6 +417,7 @@ def test_load_keeps_a_fixed_size_where_another_is_preferred(flat_model, tmp_path
         checkpoints.load(f"{path}#image_size=96")
 
 
+@pytest.mark.slow
 def test_load_of_a_nested_application_mentions_the_assumed_range(keras, tmp_path):
     base = keras.applications.MobileNet(
         (SIZE, SIZE, 3), alpha=0.25, weights=None, include_top=False, pooling="avg"

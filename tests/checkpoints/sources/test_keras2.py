@@ -118,6 +118,7 @@ def test_load_model_of_keras_2_matches_keras_2(
     assert expected.std(0).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_load_hub_of_keras_2_computes_features_and_logits(tf_keras, tmp_path, images):
     model = transfer(tf_keras)
     randomize(model)
@@ -131,6 +132,7 @@ def test_load_hub_of_keras_2_computes_features_and_logits(tf_keras, tmp_path, im
     assert np.isfinite(trained.features).all()
 
 
+@pytest.mark.slow
 def test_load_of_a_saved_model_of_keras_2_leaves_augmentation_out(
     tf_keras, tmp_path, images, caplog
 ):

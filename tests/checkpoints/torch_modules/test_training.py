@@ -117,7 +117,10 @@ def assert_same_step(module, spec, size, classes=5):
         )
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit", "convnext"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet", "vit", pytest.param("convnext", marks=pytest.mark.slow)],
+)
 def test_training_step_equals_pytorch(name):
     assert_same_step(*networks.make(name))
 
@@ -259,6 +262,7 @@ def compare_devices(count):
         jax.tree.map(close, jax.tree.map(lambda x, d=device: x[d], stats), one[1])
 
 
+@pytest.mark.slow
 def test_batch_norm_over_two_devices_equals_one():
     code = f"from {__name__} import compare_devices; compare_devices(2)"
     subprocess.run(

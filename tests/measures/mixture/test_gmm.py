@@ -68,7 +68,7 @@ def test_fit_in_float32_matches_scikit_learn(covariance_type, scale):
 @pytest.mark.parametrize(
     ("n", "k", "d"),
     # With fewer points per component than dimensions, and with more.
-    [(700, 60, 16), (1500, 20, 16)],
+    [(700, 60, 16), pytest.param(1500, 20, 16, marks=pytest.mark.slow)],
 )
 def test_fit_with_any_number_of_points_per_component(n, k, d):
     random = np.random.default_rng(n)
@@ -127,6 +127,7 @@ def test_fit_in_float32_with_fewer_points_than_dimensions(
         np.testing.assert_allclose(p.T @ exact @ p, np.eye(40), atol=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_fit_with_components_that_grow_and_overflow():
     # Copies of 3 points in two components: half of the copies in each at the start, and

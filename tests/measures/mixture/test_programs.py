@@ -20,6 +20,7 @@ DIMENSIONS = (
 )
 
 
+@pytest.mark.slow
 def test_pool_of_41_checkpoints_compiles_few_programs(caplog):
     assert len(DIMENSIONS) == 41
     random = np.random.default_rng(0)
@@ -56,7 +57,10 @@ def test_groups_of_k_means_end_at_the_widths_of_em():
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize(("num_images", "is_sparse"), [(60, True), (600, False)])
+@pytest.mark.parametrize(
+    ("num_images", "is_sparse"),
+    [pytest.param(60, True, marks=pytest.mark.slow), (600, False)],
+)
 def test_padding_of_dimensions_is_exact(num_images, is_sparse, monkeypatch):
     random = np.random.default_rng(0)
     labels = np.arange(num_images) % 10
