@@ -24,7 +24,7 @@ from rankckpt_jax.devices import compilation
 from rankckpt_jax.devices import progress as progress_lib
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features.feature_set import from_arrays, to_accuracy
-from rankckpt_jax.results import comparison
+from rankckpt_jax.results import comparison, predicted
 from rankckpt_jax.results import ranking as ranking_lib
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row
@@ -227,7 +227,7 @@ def rank_features(
     provenance = {"measures": settings.measures, "options": options, "seed": seed}
     if unmatched:
         provenance["accuracies"] = unmatched
-    return ranking_lib.rank(
+    ranking = ranking_lib.rank(
         task,
         settings.measures,
         rows,
@@ -235,6 +235,7 @@ def rank_features(
         provenance=provenance,
         metric=metrics.resolve("", target).name,
     )
+    return predicted.add_prediction(ranking)
 
 
 def predict(model: Any, images: Any, *, progress: bool | None = None) -> Predictions:

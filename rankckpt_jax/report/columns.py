@@ -9,6 +9,8 @@ from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.results.formatting import (
     LEAST_COMPILING,
     format_metric,
+    format_percent,
+    format_probability,
     format_scores,
     one_line,
     printable,
@@ -143,6 +145,7 @@ def columns(ranking: Ranking) -> list[Column]:
             "Source of an accuracy that was not measured in this run.",
             lambda row: row.accuracy_source,
         ),
+        *_of_prediction(),
         Column(
             "ranking_seconds",
             "seconds",
@@ -404,6 +407,50 @@ def _of_metric(name: str, ranking: Ranking) -> Column:
         lambda row: row.metrics.get(name),
         _each(lambda value: format_metric(value, name)),
         () if name == ranking.metric else ("notebook", "page"),
+    )
+
+
+def _of_prediction() -> tuple[Column, ...]:
+    """Return the columns of the prediction; the page has a section for it instead."""
+
+    def probability(row: Row) -> float | None:
+        return None if row.predicted is None else row.predicted.probability_best
+
+    def bound(row: Row, index: int) -> float | None:
+        interval = row.predicted_interval
+        return None if interval is None else (interval.low, interval.high)[index]
+
+    return (
+        Column(
+            "predicted_accuracy",
+            "predicted",
+            "Predicted test accuracy after fine-tuning.",
+            lambda row: row.predicted_accuracy,
+            _each(format_percent),
+            ("terminal", "notebook"),
+        ),
+        Column(
+            "predicted_lower",
+            "predicted, lower bound",
+            "The lower bound of the 80 % interval of the predicted accuracy.",
+            lambda row: bound(row, 0),
+            _each(format_percent),
+        ),
+        Column(
+            "predicted_upper",
+            "predicted, upper bound",
+            "The upper bound of the 80 % interval of the predicted accuracy.",
+            lambda row: bound(row, 1),
+            _each(format_percent),
+        ),
+        Column(
+            "probability_best",
+            "P(best)",
+            "Predicted probability that no other checkpoint has a higher accuracy.",
+            probability,
+            _each(format_probability),
+            ("terminal", "notebook"),
+        ),
     )
 
 

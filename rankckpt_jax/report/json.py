@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
+from rankckpt_jax.prediction import Prediction
 from rankckpt_jax.report.columns import Value, columns
 from rankckpt_jax.results.agreement import Agreement
 from rankckpt_jax.results.conclusions import Conclusion
@@ -45,6 +46,7 @@ def to_json(summary: Summary) -> str:
             for other in summary.other_metrics
         ],
         "kept": dataclasses.asdict(ranking.kept) if ranking.kept else None,
+        "prediction": _prediction(ranking.prediction),
         "warnings": [dataclasses.asdict(warning) for warning in summary.warnings],
         "rows": [
             {column.name: _clean(column.value(row)) for column in columns(ranking)}
@@ -65,6 +67,28 @@ def _conclusion(conclusion: Conclusion) -> dict[str, Any]:
             {"name": name, "value": value, "note": note}
             for name, value, note in conclusion.figures
         ],
+    }
+
+
+def _prediction(predicted: Prediction | None) -> dict[str, Any] | None:
+    """Return the prediction of the pool; those of its rows are columns."""
+    if predicted is None:
+        return None
+    return {
+        "checkpoints": [
+            {
+                "checkpoint": c.checkpoint,
+                "standardized": c.standardized,
+                "probability_first_three": c.probability_first_three,
+                "contributions": _numbers(c.contributions),
+            }
+            for c in predicted.checkpoints
+        ],
+        "regret": [finite(loss) for loss in predicted.regret],
+        "is_level_known": predicted.is_level_known,
+        "num_tasks": predicted.num_tasks,
+        "num_earlier": predicted.num_earlier,
+        "notes": predicted.notes,
     }
 
 

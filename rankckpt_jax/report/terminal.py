@@ -5,8 +5,10 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
+from rankckpt_jax.prediction import Prediction
 from rankckpt_jax.report import columns, evaluation
 from rankckpt_jax.report.names import shorten_names, text_start, text_width
+from rankckpt_jax.results import predicted
 from rankckpt_jax.results.formatting import count, printable
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.summary import Summary
@@ -44,6 +46,8 @@ def to_text(summary: Summary, width: int | None = None) -> str:
     blocks = [_title(ranking, width), _conclusion_lines(summary, width)]
     if ranking.rows:
         blocks.append(_ranking_lines(ranking, width))
+    if ranking.prediction is not None:
+        blocks.append(_prediction_lines(ranking.prediction, width))
     if summary.agreement.is_known:
         blocks.append(_evaluation_lines(summary, width))
     notes = [*summary.conclusion.details, *_warnings(summary)]
@@ -177,7 +181,8 @@ def _fit(
     """
     first, *others = ranking.measures
     essential = ["rank", "checkpoint", first, "accuracy"]
-    order = [f"{first}_layer", *others, "ranking_seconds", "architecture"]
+    order = [f"{first}_layer", *others, "predicted_accuracy", "probability_best"]
+    order += ["ranking_seconds", "architecture"]
     widths = {name: max(map(text_width, column)) for name, column in texts.items()}
 
     def total(names: Iterable[str]) -> int:
@@ -227,6 +232,10 @@ def _legend(
         parts.append(f"{columns.MARK} marks a score with a warning")
     if "accuracy" in shown:
         parts.append(f"fine-tuned is the test {ranking.metric_title} after fine-tuning")
+    if "predicted_accuracy" in shown:
+        parts.append("predicted is that of checkpoints that were not fine-tuned")
+    if "probability_best" in shown:
+        parts.append("P(best) is the predicted probability of being the best")
     if "ranking_seconds" in shown:
         first = printable(ranking.measures[0])
         compiling = any(" + " in cell.text for cell in cells["ranking_seconds"])
@@ -235,6 +244,13 @@ def _legend(
             + (", and + those of compiling" if compiling else "")
         )
     return f"{'; '.join(parts)}."
+
+
+def _prediction_lines(prediction: Prediction, width: int) -> str:
+    """Return what is predicted, and where the evidence is."""
+    scope = "" if prediction.is_level_known else " These predictions are ranks only."
+    text = f"Prediction: {' '.join(predicted.describe(prediction))}{scope}"
+    return wrap(f"{text} The ranking does not depend on it.", width)
 
 
 def _evaluation_lines(summary: Summary, width: int) -> str:

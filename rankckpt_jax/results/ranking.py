@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+    from rankckpt_jax.evaluation.table import Table
     from rankckpt_jax.features import views as views_lib
+    from rankckpt_jax.prediction import Prediction
     from rankckpt_jax.results.ablation import Ablation
     from rankckpt_jax.results.summary import Summary
 
@@ -44,6 +46,8 @@ class Ranking:
       ablations: How the ranking depends on options of the measure.
       metric: Name of the metric of `data.metrics` that accuracies are values of.
       kept: The model of the best checkpoint, if its weights were kept.
+      prediction: The predicted accuracies, if they serve the ranking; they leave its
+        order as it is. See `results.predicted.add_prediction`.
     """
 
     task: str
@@ -59,6 +63,7 @@ class Ranking:
     ablations: tuple["Ablation", ...] = ()
     metric: str = "accuracy"
     kept: KeptModel | None = None
+    prediction: "Prediction | None" = None
 
     @property
     def metric_title(self) -> str:
@@ -117,6 +122,28 @@ class Ranking:
     def group_title(self, group: str) -> str:
         """Return the title of a group, by default its name."""
         return self.group_titles.get(group, group)
+
+    def predict(self, tables: Iterable["Table"] = ()) -> "Prediction":
+        """Predict accuracies after fine-tuning; docs/predicting.md describes how.
+
+        Accuracies that were measured in this run are taken as known.
+
+        Args:
+          tables: Tables of earlier tasks, such as `evaluation.read_table` returns. By
+            default those of the history of the run; a ranking of `rank_features` has
+            none. Published tasks are always added.
+
+        Raises:
+          InputError: Accuracies are of another metric, fewer than two checkpoints did
+            not fail, two have the same name, or the tables contradict each other.
+        """
+        # Imported here for start-up time.
+        from rankckpt_jax.results import predicted
+
+        tables = tuple(tables)
+        if self.prediction is not None and not tables:
+            return self.prediction
+        return predicted.predict(self, tables, self.num_test)
 
     def append(self, other: "Ranking") -> "Ranking":
         """Return this ranking with the checkpoints of another, ranked again.
@@ -315,7 +342,9 @@ def rank(
     # Imported here for start-up time: the tolerances need the measures and JAX.
     from rankckpt_jax.results import comparison
 
-    rows = tuple(comparison.resolve_scores(tuple(rows), measures))
+    # A prediction is of one pool.
+    rows = [dataclasses.replace(r, predicted=None) if r.predicted else r for r in rows]
+    rows = tuple(comparison.resolve_scores(rows, measures))
     for row in rows:
         accuracy = row.finite_accuracy()
         lowest = METRICS[metric].lowest

@@ -6,8 +6,13 @@ import dataclasses
 import math
 import textwrap
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rankckpt_jax.results.formatting import one_line, printable
+
+if TYPE_CHECKING:
+    from rankckpt_jax.evaluation.intervals import Interval
+    from rankckpt_jax.prediction import CheckpointPrediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +133,7 @@ class Row:
       preprocess: Rule of `preprocess.resize`; empty for given features.
       preprocessing: A phrase that describes how images are preprocessed.
       weights: Digest of the checkpoint's bytes; empty for given features.
+      predicted: Its part of `Ranking.prediction`; None if there is none.
       failure: The reason why this checkpoint has no scores, or empty.
     """
 
@@ -177,6 +183,7 @@ class Row:
     preprocess: str = ""
     preprocessing: str = ""
     weights: str = ""
+    predicted: CheckpointPrediction | None = None
     failure: str = ""
 
     def __repr__(self) -> str:
@@ -213,6 +220,25 @@ class Row:
     def finite_accuracy(self) -> float | None:
         """Return the accuracy, or None if it is unknown or if training diverged."""
         return finite(self.accuracy)
+
+    @property
+    def predicted_accuracy(self) -> float | None:
+        """The predicted accuracy after fine-tuning, in [0, 1], or None.
+
+        It is None if there is no prediction, if predictions are ranks only, and if the
+        accuracy was measured in this run, because it is no prediction then.
+        """
+        predicted = self.predicted
+        if predicted is None or predicted.measured is not None:
+            return None
+        return finite(predicted.accuracy)
+
+    @property
+    def predicted_interval(self) -> Interval | None:
+        """The 80 % interval of `predicted_accuracy`, or None like it."""
+        if self.predicted is None or self.predicted_accuracy is None:
+            return None
+        return self.predicted.interval
 
     def ranking_seconds(self, measure: str) -> float | None:
         """Return the time of extraction and scoring by `measure`, or None if unknown.

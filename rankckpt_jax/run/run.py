@@ -33,8 +33,9 @@ from rankckpt_jax.devices import (
     signals,
 )
 from rankckpt_jax.errors import Interrupted, UnreadableImage
+from rankckpt_jax.evaluation.table import Table
 from rankckpt_jax.report import tracking
-from rankckpt_jax.results import comparison
+from rankckpt_jax.results import comparison, predicted
 from rankckpt_jax.results.ranking import Ranking, rank
 from rankckpt_jax.results.row import Row
 from rankckpt_jax.results.summary import summarize
@@ -95,6 +96,7 @@ def run(config: Any, objects: Sequence[in_memory.Model] = ()) -> Ranking:
             group_titles={**neucrab.GROUP_TITLES, **standard.GROUP_TITLES},
             metric=context.metric,
         )
+        ranking = _add_prediction(ranking, context)
         ablations = ablation.run(context, ranking.rows)
         kept = keep.keep_best(context, ranking.rows) if context.keep else None
         ranking = dataclasses.replace(ranking, ablations=ablations, kept=kept)
@@ -227,6 +229,25 @@ def _finetune_best(
         if estimate := remaining.finish(name):
             _log.info("%s: %s", context.task.name, estimate)
     return list(evaluated.values())
+
+
+def _add_prediction(ranking: Ranking, context: RunContext) -> Ranking:
+    """Add what the history predicts; only process 0 knows the history.
+
+    The demo's networks have none of what earlier tasks tell of public networks: they
+    are tiny, and some were trained on random labels.
+    """
+    if not processes.is_main_process() or "pretrain" in context.config:
+        return ranking
+
+    def read_history() -> list[Table]:
+        table = recording.earlier_results(context, ranking.rows)
+        return [] if table is None else [table]
+
+    test = context.task.splits.get("test")
+    return predicted.add_prediction(
+        ranking, read_history, test.num_examples if test is not None else None
+    )
 
 
 def _write_report(ranking: Ranking, context: RunContext) -> None:
