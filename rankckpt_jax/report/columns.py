@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rankckpt_jax.data.metrics import METRICS
+from rankckpt_jax.report.column import WHOLE, Cell, Column, Value, each
 from rankckpt_jax.results.formatting import (
     LEAST_COMPILING,
     format_metric,
@@ -18,68 +18,8 @@ from rankckpt_jax.results.formatting import (
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row, finite
 
-Value = str | float | None
-Format = Callable[[Sequence[float | None]], list[str]]
-
 MARK = "*"
 """Follows a value that has a warning."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """One column. CSV and JSON files have all of them.
-
-    Attributes:
-      name: Name in files.
-      heading: Heading for people.
-      help: One sentence on its meaning.
-      value: Returns the value of a row; None or "" if unknown.
-      format: Returns the texts of finite numbers; None if the values are texts.
-      shown_in: Which of `"terminal"`, `"notebook"` and `"page"` show it.
-      optional: Whether they omit it if no row has a value.
-      spread: Returns the standard deviation of a row's value.
-      warning: Returns the warning about a row's value, or "".
-      compiling: Returns the part of a row's time that was spent on compiling, which is
-        shown apart.
-    """
-
-    name: str
-    heading: str
-    help: str
-    value: Callable[[Row], Value]
-    format: Format | None = None
-    shown_in: tuple[str, ...] = ()
-    optional: bool = True
-    spread: Callable[[Row], float | None] = lambda row: None
-    warning: Callable[[Row], str] = lambda row: ""
-    compiling: Callable[[Row], float | None] = lambda row: None
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One value for people.
-
-    Attributes:
-      value: A finite number, a text or None.
-      text: The formatted value.
-      spread: The formatted standard deviation, or empty.
-      is_best: Whether no value of the column is higher, and some are lower.
-      warning: The warning about the value, or empty. Such a value is marked by `MARK`.
-    """
-
-    value: Value
-    text: str
-    spread: str = ""
-    is_best: bool = False
-    warning: str = ""
-
-
-def _each(format: Callable[[float], str]) -> Format:
-    return lambda values: ["" if value is None else format(value) for value in values]
-
-
-WHOLE = _each("{:.0f}".format)
-"""The format of whole numbers."""
 
 
 def columns(ranking: Ranking) -> list[Column]:
@@ -129,7 +69,7 @@ def columns(ranking: Ranking) -> list[Column]:
             "fine-tuned",
             f"Test {ranking.metric_title} after fine-tuning.",
             lambda row: row.accuracy,
-            _each(lambda value: format_metric(value, ranking.metric)),
+            each(lambda value: format_metric(value, ranking.metric)),
             everywhere,
         ),
         Column(
@@ -151,7 +91,7 @@ def columns(ranking: Ranking) -> list[Column]:
             "seconds",
             f"Seconds to extract features and to score them by {printable(first)}.",
             lambda row: row.ranking_seconds(first),
-            _each("{:.1f}".format),
+            each("{:.1f}".format),
             ("terminal",),
             compiling=lambda row: row.ranking_compile_seconds(first),
         ),
@@ -160,14 +100,14 @@ def columns(ranking: Ranking) -> list[Column]:
             "compiling (s)",
             "The part of these seconds that was spent on compiling.",
             lambda row: row.ranking_compile_seconds(first),
-            _each("{:.1f}".format),
+            each("{:.1f}".format),
         ),
         Column(
             "extract_seconds",
             "extraction (s)",
             "Seconds to extract the features.",
             lambda row: row.extract_seconds,
-            _each("{:.1f}".format),
+            each("{:.1f}".format),
         ),
         Column(
             "extract_images",
@@ -188,7 +128,7 @@ def columns(ranking: Ranking) -> list[Column]:
             "fine-tuning (s)",
             "Seconds of fine-tuning.",
             lambda row: row.finetune_seconds,
-            _each("{:.1f}".format),
+            each("{:.1f}".format),
         ),
         Column(
             "num_parameters",
@@ -241,7 +181,7 @@ def columns(ranking: Ranking) -> list[Column]:
             "source accuracy (%)",
             "Published top-1 accuracy on the source data set, in percent.",
             lambda row: row.source_accuracy,
-            _each("{:.1f}".format),
+            each("{:.1f}".format),
         ),
         Column(
             "warnings",
@@ -375,7 +315,7 @@ def _of_measure(measure: str, is_first: bool) -> tuple[Column, ...]:
             f"{name} (s)",
             f"Seconds to compute {name} from the features.",
             lambda row: row.score_seconds.get(measure),
-            _each("{:.1f}".format),
+            each("{:.1f}".format),
         ),
     )
 
@@ -405,7 +345,7 @@ def _of_metric(name: str, ranking: Ranking) -> Column:
         f"fine-tuned {title}",
         f"Test {title} after fine-tuning.",
         lambda row: row.metrics.get(name),
-        _each(lambda value: format_metric(value, name)),
+        each(lambda value: format_metric(value, name)),
         () if name == ranking.metric else ("notebook", "page"),
     )
 
@@ -426,7 +366,7 @@ def _of_prediction() -> tuple[Column, ...]:
             "predicted",
             "Predicted test accuracy after fine-tuning.",
             lambda row: row.predicted_accuracy,
-            _each(format_percent),
+            each(format_percent),
             ("terminal", "notebook"),
         ),
         Column(
@@ -434,21 +374,21 @@ def _of_prediction() -> tuple[Column, ...]:
             "predicted, lower bound",
             "The lower bound of the 80 % interval of the predicted accuracy.",
             lambda row: bound(row, 0),
-            _each(format_percent),
+            each(format_percent),
         ),
         Column(
             "predicted_upper",
             "predicted, upper bound",
             "The upper bound of the 80 % interval of the predicted accuracy.",
             lambda row: bound(row, 1),
-            _each(format_percent),
+            each(format_percent),
         ),
         Column(
             "probability_best",
             "P(best)",
             "Predicted probability that no other checkpoint has a higher accuracy.",
             probability,
-            _each(format_probability),
+            each(format_probability),
             ("terminal", "notebook"),
         ),
     )

@@ -291,7 +291,13 @@ def ruler(scale: Axis, name: str) -> str:
 
 
 def strip(
-    scale: Axis, name: str, value: float, spread: float = 0.0, *, measured: bool = False
+    scale: Axis,
+    name: str,
+    value: float,
+    spread: float = 0.0,
+    *,
+    interval: Range | None = None,
+    measured: bool = False,
 ) -> str:
     """Return one value on a shared axis, for a row of a table.
 
@@ -302,6 +308,7 @@ def strip(
       name: The name given to `ruler`.
       value: A finite value.
       spread: Half the length of the interval around it.
+      interval: The interval, if it is not symmetric.
       measured: Whether it is drawn as a diamond instead of a circle.
     """
     x = _percent(scale.share(value))
@@ -312,8 +319,10 @@ def strip(
         head = f'<path class="{classes}" d="M{6 * side} 0l{-10 * side}-5v10z"/>'
         parts.append(f'<svg x="{x}" y="13" overflow="visible">{head}</svg>')
         return _strip(parts)
-    if spread:
-        ends = [_percent(scale.share(value + side * spread)) for side in (-1, 1)]
+    if spread and interval is None:
+        interval = value - spread, value + spread
+    if interval is not None:
+        ends = [_percent(scale.share(end)) for end in interval]
         parts.append(
             f'<line class="interval" x1="{ends[0]}" x2="{ends[1]}" y1="13" y2="13"/>'
         )
@@ -324,6 +333,32 @@ def strip(
     else:
         parts.append(f'<circle class="score" cx="{x}" cy="13" r="5"/>')
     return _strip(parts)
+
+
+def stack(scale: Axis, parts: Sequence[float]) -> str:
+    """Return the parts of a sum as one bar, for a row of a table.
+
+    Positive parts are to the right of zero, negative ones to the left. The i-th part
+    has the color of class i.
+
+    Args:
+      scale: An axis that includes zero and both ends of the bar.
+      parts: Finite values, at most `CLASSES`.
+    """
+    ends = {1: 0.0, -1: 0.0}
+    rects = []
+    for i, part in enumerate(parts):
+        side = 1 if part > 0 else -1
+        start, end = sorted((ends[side], ends[side] + part))
+        ends[side] += part
+        x, width = scale.share(start), scale.share(end) - scale.share(start)
+        rects.append(
+            f'<rect class="part class{i}" x="{_percent(x)}" y="7" height="12" '
+            f'width="{_percent(width)}"/>'
+        )
+    zero = _percent(scale.share(0.0))
+    line = f'<line class="frame" x1="{zero}" x2="{zero}" y1="1" y2="25"/>'
+    return _strip([*rects, line])
 
 
 def _strip(parts: Iterable[str]) -> str:

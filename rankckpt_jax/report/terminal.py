@@ -247,9 +247,8 @@ def _legend(
 
 
 def _prediction_lines(prediction: Prediction, width: int) -> str:
-    """Return what is predicted, and where the evidence is."""
-    scope = "" if prediction.is_level_known else " These predictions are ranks only."
-    text = f"Prediction: {' '.join(predicted.describe(prediction))}{scope}"
+    """Return what is predicted, in words."""
+    text = f"Prediction: {' '.join(predicted.describe(prediction))}"
     return wrap(f"{text} The ranking does not depend on it.", width)
 
 

@@ -68,7 +68,7 @@ def predict(
     return prediction.predict(
         prediction.fit(tables),
         [_candidate(row) for row in rows],
-        {row.checkpoint: row.accuracy for row in rows if _is_measured(row)},
+        {row.checkpoint: a for row in rows if (a := _measured(row)) is not None},
         num_test=num_test,
         num_samples=min(_DRAWS, max(_NUMBERS // max(len(rows), 1), 100)),
     )
@@ -141,11 +141,13 @@ def describe(predicted: Prediction) -> tuple[str, ...]:
         texts = [f"{loss:.2f}" for loss in losses]
         unit = "standard deviations of the pool"
     which = _join(("one", "two", "three")[: len(losses)])
-    return (
-        first,
+    second = (
         f"Fine-tuning only the first {which} by this prediction loses {_join(texts)} "
-        f"{unit} on average.",
+        f"{unit} on average."
     )
+    if predicted.is_level_known:
+        return first, second
+    return first, second, "Predictions are ranks only here."
 
 
 def _points(loss: float) -> str:
@@ -178,9 +180,9 @@ def _usable_score(row: Row, measure: str) -> float | None:
     return None if measure in row.saturated else row.score(measure)
 
 
-def _is_measured(row: Row) -> bool:
-    """Whether the accuracy was measured in this run."""
-    return row.finite_accuracy() is not None and not row.accuracy_source
+def _measured(row: Row) -> float | None:
+    """Return the accuracy if it was measured in this run, else None."""
+    return None if row.accuracy_source else row.finite_accuracy()
 
 
 def _attach(ranking: Ranking, predicted: Prediction) -> Ranking:

@@ -132,6 +132,7 @@ def hostile():
     labels = np.arange(30) % 3
     return dataclasses.replace(
         ranking,
+        prediction=ranking.predict(),
         kept=KeptModel(printable(HOSTILE), HOSTILE, printable(HOSTILE)),
         views=tuple(
             views.summarize(row.checkpoint, random.normal(size=(30, 4)), labels, names)

@@ -112,3 +112,15 @@ def test_strip_places_the_value_between_the_ends_of_its_interval():
     root = ElementTree.fromstring(svg.strip(axis, "score", 5, measured=True))
     assert root.find("circle") is None
     assert root.find("svg").get("x") == "50%"
+    root = ElementTree.fromstring(svg.strip(axis, "score", 5, interval=(1, 6)))
+    assert (root.find("line").get("x1"), root.find("line").get("x2")) == ("10%", "60%")
+
+
+def test_stack_puts_positive_parts_right_of_zero_and_negative_ones_left():
+    root = ElementTree.fromstring(svg.stack(svg.Axis(-5, 5), [2, -1, 1, -2]))
+    places = [
+        tuple(float(rect.get(key)[:-1]) for key in ("x", "width"))
+        for rect in root.iter("rect")
+    ]
+    assert places == [(50, 20), (40, 10), (70, 10), (20, 20)]
+    assert root.find("line").get("x1") == "50%"

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -169,6 +170,49 @@ def test_earlier_results_are_of_other_tasks_and_the_same_protocol(config, tmp_pa
     [task] = table.tasks
     assert task.name == "cars" and task.checkpoints == ("first", "second")
     np.testing.assert_allclose(task.accuracies, [0.5, 0.6], rtol=1e-15)
+
+
+def share_with_other_task(config, path):
+    """Write the history of a config as that of a team, of another task."""
+    other = {"task": "cars", "task_fingerprint": "other"}
+    shared = [Entry({**e.cells, **other}) for e in entries(config).values()]
+    path.write_text(history_lines.to_csv(shared))
+    config.shared_histories = str(path)
+
+
+def test_run_predicts_from_the_history_and_from_accuracies_of_the_run(config, tmp_path):
+    run_lib.run(config)
+    share_with_other_task(config, tmp_path / "team.csv")
+    config.finetune.top = 1
+    config.workdir = str(tmp_path / "again")
+    config.stages += ",report"
+    ranking = run_lib.run(config)
+    [tuned] = [r for r in ranking.rows if r.accuracy is not None]
+    [other] = [r for r in ranking.rows if r.accuracy is None]
+    prediction = ranking.predict()
+    assert prediction is ranking.prediction and prediction.num_earlier == 1
+    assert "history" in prediction.best.contributions
+    assert tuned.predicted.measured == tuned.accuracy
+    low, high = other.predicted_interval
+    assert 0 < low < other.predicted_accuracy < high < 1
+    assert "<h2>Prediction</h2>" in (
+        next((tmp_path / "again").rglob("report.html")).read_text()
+    )
+
+
+def test_run_survives_a_history_that_fails_and_skips_the_demo(
+    config, monkeypatch, caplog
+):
+    def fail(*_):
+        raise InputError("The history is broken")
+
+    monkeypatch.setattr(recording, "earlier_results", fail)
+    config.stages = "extract,score"
+    ranking = run_lib.run(config)
+    assert ranking.best is not None and ranking.prediction is None
+    assert "Accuracies not predicted: The history is broken" in caplog.text
+    demo = types.SimpleNamespace(config={"pretrain": {}})
+    assert run_lib._add_prediction(ranking, demo) is ranking
 
 
 def test_run_refuses_shared_histories_before_it_works(config, tmp_path):
