@@ -116,7 +116,7 @@ def describe(predicted: Prediction) -> tuple[str, ...]:
       >>> from rankckpt_jax.prediction import Candidate, fit
       >>> pool = [Candidate(n, scores={"logme": s}) for n, s in zip("abc", (1, 2, 4))]
       >>> print(describe(prediction.predict(fit(), pool))[0])
-      c is predicted to be the best, with a probability of 57%.
+      c is predicted to be the best, with a probability of 60%.
     """
     best = predicted.best
     name, chance = printable(best.checkpoint), format_probability(best.probability_best)
