@@ -133,7 +133,8 @@ class Row:
       preprocess: Rule of `preprocess.resize`; empty for given features.
       preprocessing: A phrase that describes how images are preprocessed.
       weights: Digest of the checkpoint's bytes; empty for given features.
-      predicted: Its part of `Ranking.prediction`; None if there is none.
+      predicted: Its part of `Ranking.prediction`; None if there is none. Rows are
+        compared without it, because it depends on the other checkpoints.
       failure: The reason why this checkpoint has no scores, or empty.
     """
 
@@ -183,7 +184,9 @@ class Row:
     preprocess: str = ""
     preprocessing: str = ""
     weights: str = ""
-    predicted: CheckpointPrediction | None = None
+    predicted: CheckpointPrediction | None = dataclasses.field(
+        default=None, compare=False
+    )
     failure: str = ""
 
     def __repr__(self) -> str:
