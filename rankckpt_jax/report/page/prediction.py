@@ -90,7 +90,7 @@ one{% endif %}.
 Contributions are in standard deviations of the pool's accuracies, relative to its mean:
 those to the right speak for a checkpoint, those to the left against it.
 {% if more %}
-{{ more }} more in the CSV file.
+The CSV file has {{ more }} more.
 {% endif %}
 {{ notes }}</p>
 """
