@@ -129,7 +129,12 @@ MOMENTS = (
 """Changes to the work directory, in order, before which a run is killed."""
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    # tests/test_launch.py stops runs by a signal that they handle.
+    [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 @pytest.mark.parametrize(
     "moments",
     [MOMENTS[1:4:2], pytest.param(MOMENTS, marks=pytest.mark.slow)],

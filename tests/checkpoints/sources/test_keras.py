@@ -331,11 +331,15 @@ def _rescaled(keras, scaling, activation, policy="float32"):
     ("scaling", "expected", "is_known"),
     [
         (lambda layers: layers.Rescaling(1 / 127.5, -1), (0, 255), True),
-        (lambda layers: layers.Rescaling(2.0, -1), (0, 1), True),
-        (
+        pytest.param(
+            *(lambda layers: layers.Rescaling(2.0, -1), (0, 1), True),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             lambda layers: layers.Normalization(mean=120.0, variance=60**2),
             (0, 255),
             True,
+            marks=pytest.mark.slow,
         ),
         (lambda layers: layers.Identity(), (0, 1), False),
     ],
