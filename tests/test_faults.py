@@ -132,7 +132,10 @@ MOMENTS = (
 @pytest.mark.parametrize(
     "number",
     # tests/test_launch.py stops runs by a signal that they handle.
-    [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n == signal.SIGINT else n
+        for n in SIGNALS
+    ],
     ids=lambda number: number.name,
 )
 @pytest.mark.parametrize(
