@@ -1,4 +1,4 @@
-"""What is believed of the accuracies of a pool before any of them is measured.
+"""The distribution of the accuracies of a pool before any of them is measured.
 
 The accuracies of a pool, standardized within a task, and their means over all tasks are
 jointly normal. Inputs and earlier results are observations, on which the distribution
@@ -110,7 +110,7 @@ def relevant(pool: Sequence[Candidate], records: Sequence[Record]) -> list[Recor
 def regress(
     model: Model, pool: Sequence[Candidate], count: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return what the inputs predict, and the root of the covariance that is left.
+    """Return the means given the inputs, and roots of the conditional covariances.
 
     Args:
       model: The joint distribution.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# Names that Keras gives, or that stand for a graph, say nothing.
+# Default names of Keras and of converted graphs do not name an architecture.
 _UNKNOWN = re.compile(r"graph_[0-9a-f]*|(model|sequential|functional)(_\d+)?", re.I)
 _TAG = re.compile(r"\..*")
 _SIZES = re.compile(r"(_\d+)+$")

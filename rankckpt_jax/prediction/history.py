@@ -4,8 +4,8 @@
     gs://BUCKET/PROTOCOL-RUN.csv    in a bucket, those that one run added
 
 A *protocol* is how a checkpoint was fine-tuned, in words; see `run.recording`. Results
-of different protocols are never compared. Tasks and checkpoints are told apart by the
-fingerprints of their images and weights, and by their names where a line has none.
+of different protocols are never compared. The fingerprints of images and weights
+identify tasks and checkpoints. A line without a fingerprint is identified by its name.
 
 Histories that others share are read in the same way, and never written. If sources
 state different accuracies for the same task, checkpoint, seed and protocol, the one
@@ -237,14 +237,14 @@ def count(number: int, noun: str) -> str:
 
 
 class Identities:
-    """Which tasks, or which checkpoints, of several entries are the same.
+    """The identities of the tasks, or of the checkpoints, of several entries.
 
-    Those with the same fingerprint are. An entry without a fingerprint belongs to the
+    A fingerprint is an identity. An entry without a fingerprint belongs to the
     only one that has its name, and otherwise to the others without one.
     """
 
     def __init__(self, column: str, entries: Iterable[Entry]):
-        """Look at all entries; `column` is "task" or "checkpoint"."""
+        """Read the names and fingerprints; `column` is "task" or "checkpoint"."""
         self._column = column
         self._known: dict[str, set[str]] = collections.defaultdict(set)
         entries = list(entries)
@@ -254,7 +254,7 @@ class Identities:
         self._names = {self.of(entry): entry.get(column) for entry in entries}
 
     def of(self, entry: Entry) -> str:
-        """Return what identifies the task or checkpoint of an entry."""
+        """Return the identity of the task or checkpoint of an entry."""
         if fingerprint := entry.get(f"{self._column}_fingerprint"):
             return fingerprint
         name = _normalize(entry.get(self._column))
@@ -274,7 +274,7 @@ class Identities:
         for identity, name in self._names.items():
             if identity in result:
                 continue
-            # Without a fingerprint, the name is all that there is to go by.
+            # Without a fingerprint, only the name identifies it.
             by_name = identity.startswith("~") and name in preferred.values()
             if _normalize(name) in taken and not by_name:
                 name = f"{name}~{files.digest(identity)[:6]}"
@@ -284,7 +284,7 @@ class Identities:
 
 
 def _normalize(name: str) -> str:
-    """Return what names have in common that differ in case and blanks only."""
+    """Return a name without blanks and in lower case."""
     return "".join(name.casefold().split())
 
 

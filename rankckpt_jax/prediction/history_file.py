@@ -175,7 +175,7 @@ def _merge_line(
 
 
 def _by_key(entries: Sequence[Entry]) -> Callable[[Entry], tuple[str, ...]]:
-    """Return a function from an entry to what tells its fine-tuning from others."""
+    """Return a function from an entry to the identity of its fine-tuning."""
     tasks = history.Identities("task", entries)
     checkpoints = history.Identities("checkpoint", entries)
     return lambda entry: (

@@ -79,8 +79,8 @@ class FileLine:
 
     Attributes:
       text: As it is in the file, without its end.
-      entry: What it says; None if it is empty or damaged.
-      problem: Why it cannot be used; empty if it can.
+      entry: Its fine-tuning; None if it is empty or damaged.
+      problem: The reason why it cannot be used; empty if it can.
     """
 
     text: str
@@ -225,7 +225,7 @@ def _split(line: str) -> list[str] | None:
 def _find_measures(
     header: Sequence[str], lines: Sequence[Mapping[str, str]]
 ) -> list[str]:
-    """Return the columns of measures: all with a number that mean nothing else."""
+    """Return the columns of measures: other columns that have a number."""
     known = (*table_lines.COLUMNS, *table_lines.DESCRIPTIONS)
     return [
         column

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rankckpt_jax.evaluation.intervals import Interval
 
 LEVEL = 0.8
 """Confidence level of the intervals."""
+
+_FIRST = 3
+"""Number of checkpoints to fine-tune, in sentences."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Prediction:
       num_tasks: Number of recorded tasks that the weights of inputs rest on.
       num_earlier: Number of earlier tasks that a checkpoint of the pool was fine-tuned
         on.
-      notes: Sentences on what to beware of.
+      notes: Warnings about the prediction.
     """
 
     checkpoints: tuple[CheckpointPrediction, ...]
@@ -76,31 +78,63 @@ class Prediction:
         """Return the prediction of a checkpoint; KeyError if there is none."""
         return {c.checkpoint: c for c in self.checkpoints}[name]
 
-    def conclusion(self, k: int = 3) -> str:
-        """Return the prediction of the best, and the loss of fine-tuning k, in words.
+    def conclusion(self) -> str:
+        """Return the prediction of the best, and the loss of fine-tuning few, in words.
 
-        Args:
-          k: Number of checkpoints to fine-tune, >= 1.
+        Example:
+          >>> from rankckpt_jax.prediction import Candidate, fit, predict
+          >>> scores = {"a": 1, "b": 2, "c": 4}
+          >>> pool = [Candidate(n, scores={"logme": s}) for n, s in scores.items()]
+          >>> predict(fit(), pool).conclusion().partition(".")[0]
+          'c is predicted to be the best, with a probability of 60%'
         """
-        best, k = self.best, min(k, len(self.checkpoints))
-        if self.is_level_known and best.measured is None:
-            low, high = (100 * x for x in best.interval)
-            text = (
-                f"{best.checkpoint}: about {100 * best.accuracy:.0f} % "
-                f"({low:.0f} to {high:.0f}, 80 % interval) after fine-tuning"
+        best = self.best
+        name, chance = best.checkpoint, _percent(best.probability_best)
+        if best.measured is not None:
+            first = (
+                f"{name} reached {100 * best.measured:.1f}% and is the best of these "
+                f"with a probability of {chance}."
             )
-        elif best.measured is not None:
-            text = f"{best.checkpoint}: {100 * best.measured:.1f} % after fine-tuning"
+        elif self.is_level_known:
+            low, high = (100 * x for x in best.interval)
+            first = (
+                f"{name} is predicted to reach about {100 * best.accuracy:.0f}% "
+                f"({low:.0f} to {high:.0f}, 80 % interval), and to be the best of "
+                f"these with a probability of {chance}."
+            )
         else:
-            text = f"{best.checkpoint} is predicted to be the best"
-        text += f"; best of these with probability {best.probability_best:.2f}."
-        first = "the first checkpoint" if k == 1 else f"the first {k} checkpoints"
-        loss = self.regret[k - 1]
-        lost = (
-            f"{100 * loss:.1f} points"
-            if self.is_level_known
-            else f"{loss:.2f} standard deviations of the pool"
+            first = (
+                f"{name} is predicted to be the best, with a probability of {chance}."
+            )
+        losses = self.regret[: min(_FIRST, len(self.regret) - 1)]
+        if self.is_level_known:
+            texts, unit = [_points(loss) for loss in losses], "points"
+        else:
+            texts = [f"{loss:.2f}" for loss in losses]
+            unit = "standard deviations of the pool"
+        which = _join(("one", "two", "three")[: len(losses)])
+        second = (
+            f"Fine-tuning only the first {which} by this prediction loses "
+            f"{_join(texts)} {unit} on average."
         )
-        if not math.isnan(loss):
-            text += f" Fine-tuning only {first} loses {lost} on average."
-        return text
+        if self.is_level_known:
+            return f"{first} {second}"
+        return f"{first} {second} Predictions are ranks only here."
+
+
+def _percent(probability: float) -> str:
+    """Return an estimated probability, never as 0% or 100%."""
+    if probability < 0.01:
+        return "<1%"
+    return ">99%" if probability > 0.99 else f"{100 * probability:.0f}%"
+
+
+def _points(loss: float) -> str:
+    points = 100 * loss
+    return f"{points:.1f}" if points >= 0.05 else "<0.1"
+
+
+def _join(words: Sequence[str]) -> str:
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -71,8 +71,6 @@ def fit(
     tables: Iterable[Table] = (),
     *,
     prior: Relations | None = None,
-    shrinkage: float = SHRINKAGE,
-    ridge: float = RIDGE,
 ) -> Predictor:
     r"""Return a predictor from tables of earlier tasks.
 
@@ -94,8 +92,6 @@ def fit(
       tables: Tables of accuracies and scores, such as those of a history.
       prior: Relations to start from; those of published tasks if None. `Relations()`
         uses the tables only.
-      shrinkage: Shrinkage of the correlations; see `relations.build_model`.
-      ridge: Noise of the inputs; see `relations.build_model`.
 
     Raises:
       InputError: Two tables contradict each other about an accuracy or a family, or an
@@ -106,7 +102,7 @@ def fit(
     relations = published_relations() if prior is None else prior
     for table in tables:
         relations = relations + relations_of(table)
-    return Predictor(relations, records_of(tables), shrinkage, ridge)
+    return Predictor(relations, records_of(tables))
 
 
 def check_tables(tables: Sequence[Table]) -> None:
@@ -294,11 +290,11 @@ def _notes(
     is_level_known: bool,
     num_earlier: int,
 ) -> list[str]:
-    """Return sentences on what limits a prediction."""
+    """Return warnings about the limits of a prediction."""
     notes = []
     if not is_level_known:
         usable = [p for p in PROBES if p in predictor.relations.levels]
-        compute = f", or compute {' or '.join(usable)}" if usable else ""
+        compute = f", or compute the measure {' or '.join(usable)}" if usable else ""
         notes.append(
             "The level of the task is unknown, so predictions are ranks only. "
             f"Fine-tune one checkpoint{compute} to predict accuracies."

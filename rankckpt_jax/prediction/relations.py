@@ -1,6 +1,6 @@
-"""How accuracies, inputs and relatives go together on recorded tasks.
+"""Correlations of accuracies, inputs and relatives on recorded tasks.
 
-All of it is in sums that add up over tables, so that published tables and the tasks of
+They are kept as sums that add up over tables, so that published tables and the tasks of
 a user are combined by adding them, and few numbers are kept of many tables.
 """
 
@@ -22,7 +22,7 @@ ACCURACY, ELSEWHERE = "accuracy", "accuracy_elsewhere"
 """The accuracy on a task, and the mean of a checkpoint over all other tasks."""
 
 PROBES = ("linear", "lda_accuracy", "knn")
-"""Measures that are held-out accuracies, which tell the level of a task."""
+"""Measures that are held-out accuracies, from which the level of a task follows."""
 
 SAME, OTHER = "relatives, same task", "relatives, other task"
 OWN_SAME, OWN_OTHER = "own, same task", "own, other task"

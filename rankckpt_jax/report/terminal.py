@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from rankckpt_jax.prediction import Prediction
 from rankckpt_jax.report import columns, evaluation
 from rankckpt_jax.report.names import shorten_names, text_start, text_width
-from rankckpt_jax.results import predicted
 from rankckpt_jax.results.formatting import count, printable
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.summary import Summary
@@ -247,8 +246,8 @@ def _legend(
 
 
 def _prediction_lines(prediction: Prediction, width: int) -> str:
-    """Return what is predicted, in words."""
-    text = f"Prediction: {' '.join(predicted.describe(prediction))}"
+    """Return the conclusion of a prediction."""
+    text = f"Prediction: {printable(prediction.conclusion())}"
     return wrap(f"{text} The ranking does not depend on it.", width)
 
 

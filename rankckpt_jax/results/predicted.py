@@ -1,4 +1,4 @@
-"""The predicted accuracies of a ranking: what is known of its rows goes into them.
+"""Predicts the accuracies of a ranking from the scores and properties of its rows.
 
 docs/predicting.md describes the prediction and states its evidence.
 """
@@ -15,19 +15,12 @@ from rankckpt_jax.errors import InputError
 from rankckpt_jax.evaluation.table import Table
 from rankckpt_jax.prediction import Prediction
 from rankckpt_jax.prediction.families import family
-from rankckpt_jax.results.formatting import (
-    format_probability,
-    one_line,
-    printable,
-)
+from rankckpt_jax.results.formatting import one_line
 from rankckpt_jax.results.ranking import Ranking
 from rankckpt_jax.results.row import Row, finite
 
 METRIC = "accuracy"
 """The recorded tasks have accuracies. Other metrics have other levels and scales."""
-
-_FIRST = 3
-"""Number of checkpoints to fine-tune, in sentences."""
 
 _DRAWS, _NUMBERS = 10_000, 400_000
 """Draws of a prediction, and the numbers in all of them together at most.
@@ -107,58 +100,6 @@ def add_prediction(
     if all(abs(c.standardized) < 1e-9 for c in predicted.checkpoints):
         return ranking
     return _attach(ranking, predicted)
-
-
-def describe(predicted: Prediction) -> tuple[str, ...]:
-    """Return the prediction of the best, and the loss of fine-tuning few, in words.
-
-    Example:
-      >>> from rankckpt_jax.prediction import Candidate, fit
-      >>> pool = [Candidate(n, scores={"logme": s}) for n, s in zip("abc", (1, 2, 4))]
-      >>> print(describe(prediction.predict(fit(), pool))[0])
-      c is predicted to be the best, with a probability of 60%.
-    """
-    best = predicted.best
-    name, chance = printable(best.checkpoint), format_probability(best.probability_best)
-    if best.measured is not None:
-        first = (
-            f"{name} reached {100 * best.measured:.1f}% and is the best of these with "
-            f"a probability of {chance}."
-        )
-    elif predicted.is_level_known:
-        low, high = (100 * x for x in best.interval)
-        first = (
-            f"{name} is predicted to reach about {100 * best.accuracy:.0f}% "
-            f"({low:.0f} to {high:.0f}, 80 % interval), and to be the best of these "
-            f"with a probability of {chance}."
-        )
-    else:
-        first = f"{name} is predicted to be the best, with a probability of {chance}."
-    losses = predicted.regret[: min(_FIRST, len(predicted.regret) - 1)]
-    if predicted.is_level_known:
-        texts, unit = [_points(loss) for loss in losses], "points"
-    else:
-        texts = [f"{loss:.2f}" for loss in losses]
-        unit = "standard deviations of the pool"
-    which = _join(("one", "two", "three")[: len(losses)])
-    second = (
-        f"Fine-tuning only the first {which} by this prediction loses {_join(texts)} "
-        f"{unit} on average."
-    )
-    if predicted.is_level_known:
-        return first, second
-    return first, second, "Predictions are ranks only here."
-
-
-def _points(loss: float) -> str:
-    points = 100 * loss
-    return f"{points:.1f}" if points >= 0.05 else "<0.1"
-
-
-def _join(words: Sequence[str]) -> str:
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _candidate(row: Row) -> prediction.Candidate:

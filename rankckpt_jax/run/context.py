@@ -319,7 +319,7 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
 
 
 def _read_history(own: epath.Path | None, shared: str) -> history_lib.History:
-    """Read what is known of earlier fine-tunings, and log what cannot be used."""
+    """Read the recorded fine-tunings, and log the lines that cannot be used."""
 
     def read() -> history_lib.History:
         if not processes.is_main_process():

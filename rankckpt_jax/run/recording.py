@@ -1,7 +1,7 @@
 """Records the fine-tunings of a run in the history, for predictions of later runs.
 
-Only results are recorded, and the names and fingerprints of what they are results of.
-The history is no part of the run: a history that cannot be written is a warning.
+Only results are recorded, with the names and fingerprints of the task and the
+checkpoint. A history that cannot be written is a warning, and never fails a run.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Recorder:
         self._rows |= {row.checkpoint: row for row in rows}
 
     def write(self) -> None:
-        """Record what was fine-tuned in this run; what fails is logged."""
+        """Record the fine-tunings of this run; an error is logged."""
         if self._place is None or self._context is None:
             return
         if not processes.is_main_process():
@@ -86,7 +86,7 @@ class Recorder:
             count = history_file.append(self._place, entries) if entries else 0
         # Buckets raise errors of their own, and no such error is worth a run.
         except Exception as error:
-            # A StorageError tells how to fix the work directory.
+            # The fix of a StorageError is about the work directory.
             cause = error.__cause__ or error
             reason = getattr(cause, "strerror", None) or files.reason(error)
             _log.warning(
@@ -159,7 +159,7 @@ def _describe(context: RunContext, row: Row) -> dict[str, str]:
 
 
 def earlier_results(context: RunContext, rows: Iterable[Row]) -> Table | None:
-    """Return what is known of earlier tasks, for `prediction.fit`.
+    """Return the results on earlier tasks, for `prediction.fit`.
 
     Checkpoints that are in the pool have the names of their rows. Results of this task
     and of other protocols are left out.
@@ -169,7 +169,7 @@ def earlier_results(context: RunContext, rows: Iterable[Row]) -> Table | None:
       rows: The pool.
 
     Returns:
-      The table; None if nothing is known.
+      The table; None if there are none.
     """
     names = {
         row.weights[:_FINGERPRINT_DIGITS]: row.checkpoint for row in rows if row.weights

@@ -232,10 +232,10 @@ def _finetune_best(
 
 
 def _add_prediction(ranking: Ranking, context: RunContext) -> Ranking:
-    """Add what the history predicts; only process 0 knows the history.
+    """Add the predicted accuracies; only process 0 has read the history.
 
-    The demo's networks have none of what earlier tasks tell of public networks: they
-    are tiny, and some were trained on random labels.
+    The demo has no prediction. Recorded tasks have public networks, and its networks
+    are tiny, some of them trained on random labels.
     """
     if not processes.is_main_process() or "pretrain" in context.config:
         return ranking

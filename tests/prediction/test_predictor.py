@@ -34,7 +34,8 @@ def fit_simulated():
         )
         for pool in pools
     ]
-    return prediction.fit(renamed, prior=Relations(), shrinkage=1e-3, ridge=0.0)
+    fitted = prediction.fit(renamed, prior=Relations())
+    return dataclasses.replace(fitted, shrinkage=1e-3, ridge=0.0)
 
 
 def leave_out(table, t):
@@ -173,22 +174,6 @@ def test_probes_give_the_level_once_three_tasks_have_them():
     fewer = dataclasses.replace(table, tasks=tasks[2:])
     result = prediction.predict(prediction.fit([fewer], prior=Relations()), pool)
     assert not result.is_level_known
-
-
-def test_conclusion_states_interval_probability_and_regret():
-    predictor = prediction.Predictor(ONLY_NLEEP)
-    pool = [Candidate(str(i), scores={"nleep": i}) for i in range(6)]
-    text = prediction.predict(predictor, pool).conclusion()
-    assert text.startswith("5 is predicted to be the best; best of these with prob")
-    assert "the first 3 checkpoints loses" in text
-    assert text.endswith("standard deviations of the pool on average.")
-    text = prediction.predict(predictor, pool, {"0": 0.7}).conclusion(1)
-    assert text.startswith("5: about ")
-    assert "80 % interval" in text
-    assert "the first checkpoint loses" in text
-    assert "points on average" in text
-    text = prediction.predict(predictor, pool, {"5": 0.9}).conclusion()
-    assert text.startswith("5: 90.0 % after fine-tuning")
 
 
 def test_inputs_that_no_task_recorded_are_not_used():

@@ -209,13 +209,14 @@ def test_predict_accepts_huge_scores_and_extreme_accuracies():
         ({"d": {"accuracy": 0.9}}, "d reached 90.0% and is the best of", "points on"),
     ],
 )
-def test_describe_states_the_best_and_the_losses(changes, first, second):
-    sentences = predicted.describe(make_ranking(**changes).predict())
-    assert sentences[0].startswith(first)
+def test_conclusion_states_the_best_and_the_losses(changes, first, second):
+    text = make_ranking(**changes).predict().conclusion()
+    assert text.startswith(first)
     start = "Fine-tuning only the first one, two or three by this prediction loses "
-    assert sentences[1].startswith(start) and second in sentences[1]
+    assert start in text and second in text.partition(start)[2]
+    assert text.endswith("ranks only here.") == (not changes)
 
 
-def test_describe_of_two_checkpoints_names_one_loss():
+def test_conclusion_of_two_checkpoints_names_one_loss():
     pair = rank("flowers", ["nleep"], make_rows()[:2])
-    assert "only the first one by this" in predicted.describe(pair.predict())[1]
+    assert "only the first one by this" in pair.predict().conclusion()

@@ -1,4 +1,4 @@
-"""The predicted accuracies, with what each of them rests on."""
+"""The predicted accuracies, with the contributions of their inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rankckpt_jax.prediction.predictor import FINE_TUNED_HERE
 from rankckpt_jax.report import svg
 from rankckpt_jax.report.names import shorten_in_text
 from rankckpt_jax.report.rendering import Section
-from rankckpt_jax.results import predicted
 from rankckpt_jax.results.formatting import (
     count,
     format_percent,
@@ -114,9 +113,7 @@ def _values(summary: Summary) -> dict[str, Any] | None:
         ends += [c.measured for c in shown if c.measured is not None]
         accuracy_axis = svg.percent_axis(ends, num_ticks=3)
     return {
-        "sentences": shorten_in_text(
-            " ".join(predicted.describe(result)), names, _LONG_NAME
-        ),
+        "sentences": shorten_in_text(printable(result.conclusion()), names, _LONG_NAME),
         "evidence": _evidence(result),
         "ruler": svg.ruler(accuracy_axis, "predicted") if accuracy_axis else "",
         "has_measured": any(c.measured is not None for c in shown),
