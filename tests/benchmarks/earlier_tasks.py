@@ -23,7 +23,7 @@ import numpy as np
 from rankckpt_jax import evaluation, prediction
 from rankckpt_jax.evaluation.table import Table, TaskTable
 from tests.benchmarks import prediction as evidence
-from tests.benchmarks import public_pool
+from tests.benchmarks import prediction_pools, public_pool
 
 DRAWS = 20
 FIGURES = ("regret@1", "regret@3", "tau")
@@ -36,17 +36,17 @@ def main() -> None:
     args = parser.parse_args()
     counts = [int(count) for count in args.counts.split(",")]
     if args.directory is not None:
-        pools = evidence.read_pools(args.directory)
+        pools = prediction_pools.read_pools(args.directory)
         for table in pools:
             others = [pool for pool in pools if pool.name != table.name]
             prior = sum(map(evidence.related, others), prediction.Relations())
             # The Hugging Face models have no scores, and no complete task.
             if table.measures:
                 show(table, counts, prior)
-    if not public_pool.TABLE.exists() or evidence.read_public_pool() is None:
+    if not public_pool.TABLE.exists() or prediction_pools.read_public_pool() is None:
         print("public_pool: no complete task yet")
     elif args.directory is None:
-        show(evidence.read_public_pool(), counts, None)
+        show(prediction_pools.read_public_pool(), counts, None)
 
 
 def show(table: Table, counts: list[int], prior: prediction.Relations | None) -> None:

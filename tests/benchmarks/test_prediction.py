@@ -5,6 +5,7 @@ import pytest
 
 from rankckpt_jax import evaluation
 from tests.benchmarks import prediction as benchmark
+from tests.benchmarks import prediction_pools
 from tests.prediction import simulated
 
 
@@ -28,7 +29,7 @@ def pools():
     ],
 )
 def test_family_is_the_name_without_version_and_size(name, family):
-    assert benchmark.family(name) == family
+    assert prediction_pools.family(name) == family
 
 
 def test_read_public_pool_has_complete_tasks_only(tmp_path):
@@ -42,12 +43,12 @@ def test_read_public_pool_has_complete_tasks_only(tmp_path):
             lines.append(f"{task},{name},0,0.{50 + i},0.01,{i},{1000 + i}")
     path = tmp_path / "public_pool.csv"
     path.write_text("\n".join(lines))
-    table = benchmark.read_public_pool(path)
+    table = prediction_pools.read_public_pool(path)
     assert [task.name for task in table.tasks] == ["all"]
     assert table.measures == ("nleep",)
     # A file that was just begun.
     path.write_text("\n".join([lines[0], lines[-1]]))
-    assert benchmark.read_public_pool(path) is None
+    assert prediction_pools.read_public_pool(path) is None
 
 
 @pytest.mark.parametrize("way", benchmark.WAYS)

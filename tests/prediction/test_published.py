@@ -6,6 +6,7 @@ import pytest
 
 from rankckpt_jax.prediction import predictor, published
 from tests.benchmarks import prediction as benchmark
+from tests.benchmarks import prediction_pools
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def test_default_settings_are_those_chosen_on_published_tasks(data):
 
 
 def test_published_relations_are_those_of_the_published_tables(data, shared):
-    pools = benchmark.read_pools(shared / "data")
+    pools = prediction_pools.read_pools(shared / "data")
     used = [pool for pool in pools if pool.name in data["tasks"]]
     known = {pool.name: [task.name for task in pool.tasks] for pool in used}
     # The public pool may have more tasks by now.
