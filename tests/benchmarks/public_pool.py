@@ -3,10 +3,12 @@
     python -m tests.benchmarks.public_pool IMAGES/*/ --checkpoints=DIR,DIR --workdir=W
     python -m tests.benchmarks.public_pool IMAGES/*/ ... --seeds=0 --names='*_lite*'
 
-The table is docs/data/public_pool.csv, with a line per image set, network and seed. It
-is written after every fine-tuning. Lines that it has are not computed again, so a run
-can be stopped, and resumed on another machine that has nothing but the table. Scores
-of measures are in the lines of seed 0. Start it with `nice` beside other work, and with
+The table is docs/data/public_pool.csv, with a line per image set, network and seed.
+docs/data/public_pool_curves.csv has a line per learning rate: the accuracy on the test
+images, and on the held-out ones every ten steps. Both are written after every
+fine-tuning. Lines that they have are not computed again, so a run can be stopped, and
+resumed on another machine that has nothing but the tables. Scores of measures are in
+the lines of seed 0. Start it with `nice` beside other work, and with
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 on Linux, which makes it 1.5 times as fast.
 
 Several processes can fill the table, each with its own --names and its own --workdir in
@@ -31,8 +33,10 @@ from rankckpt_jax.run import run as run_lib
 
 DATA = pathlib.Path(__file__).parents[2] / "docs" / "data"
 TABLE, NETWORKS = DATA / "public_pool.csv", DATA / "public_pool_networks.csv"
+CURVES = DATA / "public_pool_curves.csv"
 
 KEY = ("task", "checkpoint", "seed")
+CURVE_KEY = (*KEY, "learning_rate")
 FACTS = (
     *("family", "accuracy", "test_images", "learning_rate", "finetune_seconds"),
     *("extract_seconds", "parameters", "feature_dim", "source_accuracy", "image_size"),
@@ -61,18 +65,23 @@ def main() -> None:
     # The second seed of a network finds the programs of the first in JAX's cache.
     for task, network, seed in itertools.product(args.tasks, chosen, seeds):
         key = (task.name, network["checkpoint"], str(seed))
-        if key in read_table() or time.monotonic() > end:
+        if key in read_table(TABLE, KEY) or time.monotonic() > end:
             continue
         start = time.monotonic()
-        line = compute(task, network, folders, seed, args.workdir)
+        line, curves = compute(task, network, folders, seed, args.workdir)
         with filelock.FileLock(pathlib.Path(args.workdir).parent / "table.lock"):
-            write_table({**read_table(), key: line})
+            curves = {(*key, rate): curve for rate, curve in curves.items()}
+            write_table(CURVES, CURVE_KEY, read_table(CURVES, CURVE_KEY) | curves)
+            write_table(TABLE, KEY, read_table(TABLE, KEY) | {key: line})
         seconds = time.monotonic() - start
         print(*key, line["accuracy"], f"({seconds:.0f} s)", flush=True)
 
 
-def compute(task, network, folders, seed, workdir) -> dict[str, str]:
-    """Rank and fine-tune one network, and return its line of the table."""
+Line = dict[str, str]
+
+
+def compute(task, network, folders, seed, workdir) -> tuple[Line, dict[str, Line]]:
+    """Rank and fine-tune one network, and return its line and its curves by rate."""
     config = public_pool.get_config()
     config.task.path = str(task)
     config.task.name = task.name
@@ -81,11 +90,12 @@ def compute(task, network, folders, seed, workdir) -> dict[str, str]:
     config.workdir = str(pathlib.Path(workdir) / f"seed{seed}")
     config.measures = ",".join(score_names() if seed == 0 else ("nleep",))
     [row] = run_lib.run(config).rows
+    tuned = finetuned(config.workdir, task.name, row.checkpoint)
     result = {
         "family": network["family"],
         "accuracy": row.accuracy,
         "test_images": sum(1 for _ in (task / "test").glob("*/*")),
-        "learning_rate": learning_rate(config.workdir, task.name, row.checkpoint),
+        "learning_rate": tuned["learning_rate"],
         "finetune_seconds": row.finetune_seconds,
         "extract_seconds": row.extract_seconds,
         "parameters": row.num_parameters,
@@ -102,7 +112,15 @@ def compute(task, network, folders, seed, workdir) -> dict[str, str]:
             ):
                 if value is not None:
                     result[f"{name}_{part}"] = value
-    return {key: as_text(value) for key, value in result.items()}
+    line = {key: as_text(value) for key, value in result.items()}
+    return line, {as_text(t["learning_rate"]): curve(t) for t in tuned["trials"]}
+
+
+def curve(trial) -> Line:
+    """Return the line of a learning rate."""
+    facts = {name: as_text(trial[name]) for name in ("accuracy", "seconds")}
+    steps = {f"held_out_{step:03}": as_text(value) for step, value in trial["curve"]}
+    return facts | steps
 
 
 def score_names() -> list[str]:
@@ -123,10 +141,10 @@ def find(file: str, folders: list[str]) -> str:
     raise FileNotFoundError(f"{file} is in none of {', '.join(folders)}")
 
 
-def learning_rate(workdir: str, task: str, checkpoint: str) -> float:
-    """Return the learning rate that a sweep chose."""
+def finetuned(workdir: str, task: str, checkpoint: str):
+    """Return the stored result of a sweep."""
     path = pathlib.Path(workdir, task, checkpoint, "finetune", "result.json")
-    return json.loads(path.read_text())["result"]["learning_rate"]
+    return json.loads(path.read_text())["result"]
 
 
 def as_text(value: float | str | None) -> str:
@@ -142,24 +160,25 @@ def read_lines(path: pathlib.Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def read_table() -> dict[tuple[str, ...], dict[str, str]]:
-    """Return the lines of the table by task, checkpoint and seed."""
-    if not TABLE.exists():
+def read_table(path: pathlib.Path, key: tuple[str, ...]) -> dict[tuple[str, ...], Line]:
+    """Return the lines of a table by the columns of its key."""
+    if not path.exists():
         return {}
-    lines = read_lines(TABLE)
-    return {tuple(line.pop(name) for name in KEY): line for line in lines}
+    return {tuple(line.pop(name) for name in key): line for line in read_lines(path)}
 
 
-def write_table(lines: dict[tuple[str, ...], dict[str, str]]) -> None:
-    """Write the table, sorted by its key."""
-    names = sorted({name for line in lines.values() for name in line} - set(FACTS))
-    part = TABLE.with_suffix(".part")
+def write_table(path: pathlib.Path, key: tuple[str, ...], lines) -> None:
+    """Write a table, sorted by its key."""
+    names = {name for line in lines.values() for name in line}
+    columns = [name for name in FACTS if name in names]
+    columns += sorted(names - set(columns))
+    part = path.with_suffix(".part")
     with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*KEY, *FACTS, *names], lineterminator="\n")
+        writer = csv.DictWriter(file, [*key, *columns], lineterminator="\n")
         writer.writeheader()
-        for key in sorted(lines):
-            writer.writerow({**dict(zip(KEY, key, strict=True)), **lines[key]})
-    part.replace(TABLE)
+        for values in sorted(lines):
+            writer.writerow(dict(zip(key, values, strict=True)) | lines[values])
+    part.replace(path)
 
 
 if __name__ == "__main__":
