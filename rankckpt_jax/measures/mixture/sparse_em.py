@@ -46,8 +46,12 @@ from rankckpt_jax.devices import mapping
 from rankckpt_jax.measures.mixture import em, low_rank
 from rankckpt_jax.measures.statistics import blocks
 
-WITNESSES = 4
-"""Vectors per component in the upper bound."""
+WITNESSES = 8
+"""Vectors per component in the upper bound.
+
+For 20,000 points in 194 dimensions, 4 leave 129 of 500 components open and take four
+times as long; 16 leave none open either and take twice as long.
+"""
 
 _FEWEST_POINTS = 8
 """Smallest W."""
