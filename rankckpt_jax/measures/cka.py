@@ -137,7 +137,7 @@ def cka(inputs: Inputs, variant: str = "cka") -> Result:
             fix="leave the option out",
         )
     statistics = _transformed(inputs.statistics, variant)
-    scatter, total = statistics.scatter, statistics.total
+    scatter, total = statistics.scatter, statistics.num_images
     norm = np.linalg.norm(scatter)
     if norm == 0:
         raise InputError(
@@ -158,14 +158,14 @@ def cka(inputs: Inputs, variant: str = "cka") -> Result:
 
 def _labels_norm(statistics: Statistics) -> float:
     """Return |Y'HY|, without the C x C matrix of classes."""
-    total = statistics.total
+    total = statistics.num_images
     if statistics.columns is not None:
         centered = statistics.columns - statistics.sums / total
-        return float(np.linalg.norm((centered.T * statistics.weights) @ centered))
-    squares = statistics.counts**2
+        return float(np.linalg.norm(centered.T @ centered))
+    squares = statistics.sizes.astype(float) ** 2
     own = np.sum(squares) / total
     return math.sqrt(
-        np.sum(squares) - 2 * np.sum(squares * statistics.counts) / total + own**2
+        np.sum(squares) - 2 * np.sum(squares * statistics.sizes) / total + own**2
     )
 
 
@@ -176,17 +176,12 @@ def _transformed(statistics: Statistics, variant: str) -> Statistics:
     x = statistics.features
     if variant == "lfc_correlation":
         x = x - x.mean(axis=1, keepdims=True)
-    return Statistics(
-        scaling.unit_rows(x),
-        statistics.labels,
-        statistics.num_classes,
-        statistics.weights,
-    )
+    return Statistics(scaling.unit_rows(x), statistics.labels, statistics.num_classes)
 
 
 def _lfc(statistics: Statistics, center: bool) -> float:
-    scatter, total, mean = statistics.scatter, statistics.total, statistics.mean
-    squares = statistics.counts**2
+    scatter, total, mean = statistics.scatter, statistics.num_images, statistics.mean
+    squares = statistics.sizes.astype(float) ** 2
     share = np.sum(squares) / total**2
     norms = np.sum(statistics.class_means**2, axis=1)
     within = np.sum(squares * (norms + 2 * statistics.class_means @ mean))

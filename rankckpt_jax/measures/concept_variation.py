@@ -71,7 +71,9 @@ CHANCE = Regime("chance", _chance)
         regimes.copies("images have copies with the largest weight"),
     ),
 )
-def concept_variation(inputs: Inputs, max_images: int = 10_000) -> Result:
+def concept_variation(
+    inputs: Inputs, max_images: int = sampling.PAIRED_IMAGES
+) -> Result:
     """Return minus the mean concept variation of features [N, D] and labels [N].
 
     Args:

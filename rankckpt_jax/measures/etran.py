@@ -47,6 +47,6 @@ def etran(inputs: Inputs) -> Result:
     """Return ETran's two terms from features, labels and logits [N, V]."""
     statistics = inputs.statistics
     energies = energy.free_energies(inputs)
-    terms = {"energy": statistics.average(energies), "lda": lda.posterior(statistics)}
+    terms = {"energy": float(energies.mean()), "lda": lda.posterior(statistics)}
     score = sum(weight * terms[name] for name, weight in _WEIGHTS.items())
     return Result(score, {"terms": terms}, lda.warn(statistics))

@@ -55,7 +55,7 @@ def gbc(inputs: Inputs, covariance: str = "spherical", dimensions: int = 64) -> 
         x = statistics.principal(dimensions)
     else:
         x = statistics.centered.astype(np.float64)
-    counts = statistics.counts[:, None]
+    counts = statistics.sizes[:, None]
     means = statistics.class_sums(x) / counts
     variances = statistics.class_sums((x - means[statistics.labels]) ** 2) / counts
     several = statistics.sizes > 1

@@ -99,5 +99,5 @@ def explained(inputs: Inputs, whitened: np.ndarray) -> float:
     statistics, parts = inputs.statistics, np.sum(whitened**2, axis=0)
     if inputs.target == CLASSES:
         # P_c = n_c g_c
-        return float(np.sum(parts / statistics.counts))
+        return float(np.sum(parts / statistics.sizes))
     return float(np.mean(parts / statistics.squares))

@@ -54,9 +54,9 @@ def warn(statistics: Statistics) -> str:
 def posterior(statistics: Statistics) -> float:
     """Return the mean posterior of the true class, which is also a term of ETran."""
     means = statistics.class_means + statistics.rest
-    priors = statistics.counts / statistics.total
+    priors = statistics.sizes / statistics.num_images
     offsets = np.log(priors) - np.sum(means**2, axis=1) / 2
     result = discriminant.true_class(
         statistics.centered, statistics.labels, means, offsets
     )
-    return statistics.average(result.posterior)
+    return float(result.posterior.mean())

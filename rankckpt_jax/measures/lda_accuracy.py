@@ -160,7 +160,7 @@ def _plain(
       means: Means [C, D] of their rows of `statistics.centered`.
     """
     rest = statistics.rest
-    within = statistics.scatter + statistics.total * np.outer(rest, rest)
+    within = statistics.scatter + statistics.num_images * np.outer(rest, rest)
     within -= symmetric.gram(held_out)
     within -= (counts[:, None] * means).T @ means
     return within / max(counts.sum() - np.sum(counts > 0), 1)

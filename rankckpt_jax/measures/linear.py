@@ -120,7 +120,6 @@ def _log_odds(
     solutions = logistic.fit(
         x[train],
         labels[train],
-        np.ones(train.sum()),
         num_outputs,
         np.ones(x.shape[1]),
         np.array(RIDGES),

@@ -96,7 +96,7 @@ def logme(inputs: Inputs, published: bool = False, remap: str = "none") -> Resul
         gamma, m2[active], e2[active] = regression.moments(active, ratio[active])
         with np.errstate(divide="ignore", invalid="ignore"):
             alpha[active] = gamma / (m2[active] + stop.floor)
-            beta[active] = (regression.total - gamma) / (e2[active] + stop.floor)
+            beta[active] = (regression.num_images - gamma) / (e2[active] + stop.floor)
             after = alpha[active] / beta[active]
         if not published:
             after = regression.clip(after)
@@ -106,24 +106,24 @@ def logme(inputs: Inputs, published: bool = False, remap: str = "none") -> Resul
     if not published:
         # For a given r, this b maximizes the evidence.
         _, m2, e2 = regression.moments(np.arange(count), ratio)
-        beta = regression.total / (e2 + ratio * m2)
+        beta = regression.num_images / (e2 + ratio * m2)
         alpha = ratio * beta
-    evidence = regression.total / 2 * (np.log(beta) - np.log(2 * np.pi))
+    evidence = regression.num_images / 2 * (np.log(beta) - np.log(2 * np.pi))
     evidence -= regression.half_log_det(ratio) + beta / 2 * e2 + alpha / 2 * m2
     details = {"num_steps": step, "num_unconverged": len(active)}
-    return Result(float(np.mean(evidence) / regression.total), details)
+    return Result(float(np.mean(evidence) / regression.num_images), details)
 
 
 class _Regression:
     """Regressions of the columns t [N, T] of the target on the features, for any r.
 
     Attributes:
-      total: N, a sum of weights.
+      num_images: N.
     """
 
     def __init__(self, statistics: Statistics):
         """Rotate the mean and the products P to the eigenvectors of the scatter."""
-        self.total, self._sums = statistics.total, statistics.sums
+        self.num_images, self._sums = statistics.num_images, statistics.sums
         columns = np.concatenate([statistics.products, statistics.mean[None]]).T
         values = statistics.decomposition.values.copy()
         projections = statistics.decomposition.project(columns)
@@ -133,7 +133,7 @@ class _Regression:
         projections[:lost, :-1] = 0
         self._l = values[:, None]
         self._p = projections[:, :-1]
-        self._u = np.sqrt(self.total) * projections[:, -1:]
+        self._u = np.sqrt(self.num_images) * projections[:, -1:]
         root = np.sqrt(np.where(values > 0, values, 1))[:, None]
         # Centered targets along the left singular vectors, and what remains of them.
         self._targets = self._p / root
@@ -142,7 +142,7 @@ class _Regression:
         offset = float(np.sum(self._u**2))
         scale = float(values[-1]) or offset or 1.0
         self._limits = scale / _LARGEST_RATIO, max(scale, offset) * _LARGEST_RATIO
-        self._first = scale / self.total
+        self._first = scale / self.num_images
 
     def first_ratio(self) -> np.ndarray:
         """Return an r [T] that is proportional to the squared scale of the features."""
@@ -170,7 +170,7 @@ class _Regression:
         gamma = np.sum(l * inverse, axis=0)
         gamma += ratio * np.sum(scaled**2, axis=0) / along
         # What the offset m'w of the predictions lacks, as a factor of u.
-        lack = (sums / np.sqrt(self.total) - np.sum(scaled * p, axis=0)) / along
+        lack = (sums / np.sqrt(self.num_images) - np.sum(scaled * p, axis=0)) / along
         w = (p + u * lack) * inverse
         error = self._targets[:, chosen] - np.sqrt(l) * w
         e2 = np.sum(error**2, axis=0, where=l > 0) + self._rest[chosen]

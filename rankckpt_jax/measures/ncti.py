@@ -73,13 +73,13 @@ def ncti(inputs: Inputs) -> Result:
       InputError: All images of each class are equal.
     """
     statistics = inputs.statistics
-    count, counts = statistics.total, statistics.counts
+    count, sizes = statistics.num_images, statistics.sizes
     values = statistics.spectrum[0][::-1][:_DIMENSIONS]
     kept = min(len(values), statistics.rank)
     vectors = statistics.spectrum[1][:, ::-1][:, :kept]
     variances = values[:kept] / count
     means = statistics.class_means @ vectors
-    between = (counts[:, None] * means).T @ means / count
+    between = (sizes[:, None] * means).T @ means / count
     within = np.diag(variances) - between
     precision = max(statistics.features.shape) * np.finfo(float).eps
     if not kept or np.trace(within) <= precision * np.sum(variances):
@@ -98,11 +98,11 @@ def ncti(inputs: Inputs) -> Result:
     kept_within = scatters > precision * scatters[-1]
     whitening = whitening[:, kept_within] / np.sqrt(scatters[kept_within])
     _, rotation = symmetric.eigh(whitening.T @ between @ whitening)
-    directions = (whitening @ rotation[:, ::-1])[:, : len(counts) - 1]
+    directions = (whitening @ rotation[:, ::-1])[:, : len(sizes) - 1]
     spread, _ = symmetric.eigh(directions.T @ (values[:kept, None] * directions))
     # whitening whitening' is the inverse of the within-class scatter.
     weights = (means @ whitening) @ whitening.T
-    offsets = np.log(counts / count) - np.sum(means * weights, axis=1) / 2
+    offsets = np.log(sizes / count) - np.sum(means * weights, axis=1) / 2
     points = statistics.principal(kept)
     truth = nuclear = 0.0
     # Threads would wait for each other longer than these small products take.
@@ -110,10 +110,8 @@ def ncti(inputs: Inputs) -> Result:
         for label, group in enumerate(statistics.groups):
             joint = points[group] @ weights.T + offsets
             posterior = scipy.special.softmax(joint, axis=1)
-            multiplicities = statistics.weights[group]
-            truth += float(multiplicities @ posterior[:, label])
-            rows = np.sqrt(multiplicities)[:, None] * posterior
-            nuclear += float(scipy.linalg.svdvals(rows).sum())
+            truth += float(posterior[:, label].sum())
+            nuclear += float(scipy.linalg.svdvals(posterior).sum())
     terms = {
         "seli": float(np.sum(np.sqrt(np.maximum(spread, 0)))),
         "ncc": truth / count,

@@ -69,12 +69,11 @@ def pactran(
         )
     size = statistics.features.shape[1]
     parameters = size * statistics.num_classes
-    prior = prior_factor * statistics.total
+    prior = prior_factor * statistics.num_images
     z, variances = logistic.coordinates(statistics)
     solution = logistic.fit(
         z,
         statistics.labels,
-        statistics.weights,
         statistics.num_classes,
         variances,
         np.array([1 / prior]),
@@ -82,8 +81,7 @@ def pactran(
     )
     scores = logistic.logits(z, solution.kernel[0], solution.bias[0])
     curvature = np.asarray(_curvature(scores), np.float64)
-    weighted = statistics.weights * (statistics.squared_norms + 1)
-    trace = float(weighted @ curvature) + parameters / prior
+    trace = float((statistics.squared_norms + 1) @ curvature) + parameters / prior
     factor = parameters / (2 * prior) * variance_factor / size
     flatness = factor * float(np.log(trace * prior / parameters + 1e-10))
     # The curvature of the loss along the first principal component is its variance / C.

@@ -43,7 +43,7 @@ from rankckpt_jax.measures.statistics import sampling, scaling
 def parc(
     inputs: Inputs,
     dimensions: int = 0,
-    max_images: int = rsa.MAX_IMAGES,
+    max_images: int = sampling.PAIRED_IMAGES,
 ) -> Result:
     """Return PARC.
 
@@ -54,14 +54,13 @@ def parc(
     """
     statistics = inputs.statistics
     rows = sampling.subset(statistics.labels, max_images, inputs.seed)
-    x, weights = statistics.features[rows], statistics.weights[rows]
+    x = statistics.features[rows]
     dtype = x.dtype
     if 0 < dimensions < x.shape[1]:
         x = statistics.principal(dimensions)[rows].astype(dtype)
-    shares = weights / weights.sum()
     x = scaling.to_unit(x)
-    centered = x - (shares @ x).astype(dtype)
-    deviation = np.sqrt(shares @ centered**2).astype(dtype)
+    centered = x - x.mean(axis=0, dtype=np.float64).astype(dtype)
+    deviation = centered.std(axis=0, dtype=np.float64).astype(dtype)
     # The deviation of a constant column is rounding error.
     varies = deviation > 8 * np.finfo(dtype).eps * np.abs(x).max(axis=0)
     standard = np.where(varies, centered / np.where(varies, deviation, 1), 0)

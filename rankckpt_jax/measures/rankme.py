@@ -45,7 +45,7 @@ def rankme(inputs: Inputs) -> Result:
     """
     statistics = inputs.statistics
     mean = statistics.mean
-    product = statistics.scatter + statistics.total * np.outer(mean, mean)
+    product = statistics.scatter + statistics.num_images * np.outer(mean, mean)
     with symmetric.one_blas_thread():
         values = np.linalg.eigvalsh(product)
     shape = statistics.features.shape

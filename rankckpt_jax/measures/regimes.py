@@ -39,7 +39,7 @@ def maximum(
 
 def _chance(inputs: Inputs, result: Result) -> str:
     statistics = inputs.statistics
-    shares = statistics.sums / statistics.total
+    shares = statistics.sums / statistics.num_images
     if inputs.target == MULTI_LABEL:
         # Mean over the labels of that of two classes.
         prior = -float(np.mean(entr(shares) + entr(1 - shares)))
@@ -47,7 +47,7 @@ def _chance(inputs: Inputs, result: Result) -> str:
         prior = -float(np.sum(entr(shares)))
     # A classifier with one parameter that knows nothing gains half a nat on average
     # (Wilks 1938); so does one for each label.
-    if statistics.total * (result.score - prior) >= 0.5:
+    if statistics.num_images * (result.score - prior) >= 0.5:
         return ""
     name = "label" if inputs.target == MULTI_LABEL else "class"
     return (

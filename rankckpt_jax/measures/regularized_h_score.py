@@ -60,11 +60,11 @@ SHRUNK = Regime("shrinkage", _shrunk, saturates=True)
 def regularized_h_score(inputs: Inputs) -> Result:
     """Return the regularized H-score of features [N, D] and labels of any kind."""
     statistics = inputs.statistics
-    count, size = statistics.total, statistics.features.shape[1]
+    count, size = statistics.num_images, statistics.features.shape[1]
     covariance = statistics.scatter / count
     mean = np.trace(covariance) / size
     squares = np.sum(covariance**2)
-    noise = (statistics.average(statistics.squared_norms**2) - squares) / (size * count)
+    noise = (np.mean(statistics.squared_norms**2) - squares) / (size * count)
     covariance.flat[:: size + 1] -= mean
     distance = np.sum(covariance**2) / size
     shrinkage = float(min(noise, distance) / distance) if distance > 0 else 1.0

@@ -34,13 +34,6 @@ from rankckpt_jax.measures.registry import UNIT_SCALE, Inputs, Result, register
 from rankckpt_jax.measures.statistics import rank_correlation, sampling
 from rankckpt_jax.measures.statistics.class_statistics import Statistics
 
-MAX_IMAGES = 5_000
-"""Default number of images, which have 12 million pairs.
-
-For random 5,000 of 20,000 simulated images, RSA has a standard deviation of 0.0005 and
-PARC, which is in percent, one of 0.04.
-"""
-
 _MOST_WITH_TARGET = 2000
 
 
@@ -51,7 +44,9 @@ _MOST_WITH_TARGET = 2000
     bounds=(-1.0, 1.0),
     tolerance=UNIT_SCALE,
 )
-def rsa(inputs: Inputs, max_images: int = MAX_IMAGES, target: Any = None) -> Result:
+def rsa(
+    inputs: Inputs, max_images: int = sampling.PAIRED_IMAGES, target: Any = None
+) -> Result:
     """Return RSA of features and labels, or of features and a target representation.
 
     Args:
@@ -66,7 +61,7 @@ def rsa(inputs: Inputs, max_images: int = MAX_IMAGES, target: Any = None) -> Res
     labels = statistics.labels
     most = max_images if target is None else min(max_images, _MOST_WITH_TARGET)
     rows = sampling.subset(labels, most, inputs.seed)
-    features, weights = statistics.features[rows], statistics.weights[rows]
+    features = statistics.features[rows]
     if target is None:
         score = correlate(features, statistics, rows)
     else:
@@ -78,7 +73,7 @@ def rsa(inputs: Inputs, max_images: int = MAX_IMAGES, target: Any = None) -> Res
                 expected=f"shape [{len(labels)}, E] with E of at least 2",
                 found=f"shape {list(target.shape)}",
             )
-        score = _between(features, target[rows], weights)
+        score = _between(features, target[rows])
     return Result(score, {"num_images": len(rows)})
 
 
@@ -87,24 +82,19 @@ def correlate(features: np.ndarray, statistics: Statistics, rows: np.ndarray) ->
 
     Args:
       features: float [M, D], of the images `rows`.
-      statistics: Labels and weights of all images.
+      statistics: Labels of all images.
       rows: int [M].
     """
-    weights, columns = statistics.weights[rows], statistics.columns
-    if columns is None:
-        return rank_correlation.with_labels(features, statistics.labels[rows], weights)
-    return rank_correlation.with_distances(features, columns[rows], weights)
+    if statistics.columns is None:
+        return rank_correlation.with_labels(features, statistics.labels[rows])
+    return rank_correlation.with_distances(features, statistics.columns[rows])
 
 
-def _between(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> float:
+def _between(one: np.ndarray, other: np.ndarray) -> float:
     """Return Spearman's correlation between the correlations of two representations."""
     upper = np.triu_indices(len(one), 1)
-    multiplicities = np.rint(weights[upper[0]] * weights[upper[1]]).astype(int)
     with np.errstate(invalid="ignore", divide="ignore"):
         ranked = (
-            np.repeat(
-                np.nan_to_num(np.corrcoef(x.astype(float))[upper]), multiplicities
-            )
-            for x in (one, other)
+            np.nan_to_num(np.corrcoef(x.astype(float))[upper]) for x in (one, other)
         )
         return float(scipy.stats.spearmanr(*ranked).statistic)

@@ -57,7 +57,7 @@ def sfda(inputs: Inputs, remap: str = "none") -> Result:
     statistics, num_classes = inputs.statistics, inputs.num_classes
     statistics = remappings.apply(statistics, remap)
     labels = statistics.labels
-    within = statistics.within / statistics.total
+    within = statistics.within / statistics.num_images
     shrinkage = max(np.exp(-5 * _largest_eigenvalue(within)), _LEAST_SHRINKAGE)
     x = statistics.centered
     first = discriminant.true_class(x, labels, *_discriminant(statistics, shrinkage))
@@ -65,12 +65,12 @@ def sfda(inputs: Inputs, remap: str = "none") -> Result:
     others = (means.sum(axis=0) - means) / (num_classes - 1)
     keep = first.softened[:, None].astype(x.dtype)
     mixed = keep * x + (1 - keep) * others.astype(x.dtype)[labels]
-    second = Statistics(mixed, labels, num_classes, statistics.weights)
+    second = Statistics(mixed, labels, num_classes)
     result = discriminant.true_class(
         second.centered, labels, *_discriminant(second, shrinkage)
     )
     # Rounding can raise a mean of posteriors slightly above 1.
-    score = min(statistics.average(result.posterior), 1.0)
+    score = min(float(result.posterior.mean()), 1.0)
     warning = scaling.warn_if(shrinkage > _MOST_SHRINKAGE, "the shrinkage")
     return Result(score, {"shrinkage": float(shrinkage)}, warning)
 
@@ -79,7 +79,7 @@ def _discriminant(
     statistics: Statistics, shrinkage: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weights [C, D] and offsets [C] for the features `statistics.centered`."""
-    count = statistics.total
+    count = statistics.num_images
     within = (1 - shrinkage) * statistics.within / count
     size = len(within)
     ridge = shrinkage * np.trace(statistics.within) / count / size
@@ -90,7 +90,7 @@ def _discriminant(
     within.flat[:: size + 1] += max(ridge, least)
     means = statistics.class_means + statistics.rest
     weights = symmetric.solve(within, means.T).T
-    offsets = np.log(statistics.counts / count) - np.sum(weights * means, axis=1) / 2
+    offsets = np.log(statistics.sizes / count) - np.sum(weights * means, axis=1) / 2
     return weights, offsets
 
 

@@ -51,7 +51,7 @@ TWO_CLASSES = Regime("two classes", _two_classes)
 def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:
     """Return TransRate of features [N, D] and labels [N] with distortion `eps`."""
     statistics = inputs.statistics
-    scaled = statistics.scatter / (statistics.total * eps)
+    scaled = statistics.scatter / (statistics.num_images * eps)
     warning = scaling.warn_if(
         bool(np.trace(scaled) < len(scaled)), f"the distortion eps = {eps:g}"
     )
@@ -69,16 +69,15 @@ def transrate(inputs: Inputs, eps: float = 1e-4) -> Result:
 
 def _rate(statistics: Statistics, rows: np.ndarray, eps: float) -> float:
     """Return R of some images, whose features are about the mean m of all."""
-    x, weights = statistics.centered[rows], statistics.weights[rows]
-    total, rest = float(weights.sum()), statistics.rest
+    x, rest = statistics.centered[rows], statistics.rest
     if len(x) <= x.shape[1]:
-        z = (x - rest) * np.sqrt(weights)[:, None]
+        z = x - rest
         product = z @ z.T
     else:
-        product = symmetric.gram(x, weights)
+        product = symmetric.gram(x)
         # The features are centered about a rounded mean.
-        shift = np.outer(weights @ x, rest)
-        product += total * np.outer(rest, rest) - shift - shift.T
-    product /= total * eps
+        shift = np.outer(x.sum(axis=0, dtype=np.float64), rest)
+        product += len(x) * np.outer(rest, rest) - shift - shift.T
+    product /= len(x) * eps
     product.flat[:: len(product) + 1] += 1
     return float(np.sum(np.log(np.diagonal(np.linalg.cholesky(product)))))

@@ -143,8 +143,7 @@ def input_moments(name: str) -> Call:
 def sum_products() -> Call:
     count = math.ceil(IMAGES / symmetric._BLOCK)
     rows = floats(count, symmetric._BLOCK, WIDTH)
-    weights = floats(*rows.shape[:2])
-    return Call(symmetric._sum_products, (rows, weights), x64=True)
+    return Call(symmetric._sum_products, (rows,), x64=True)
 
 
 def _exact() -> bool:
@@ -162,7 +161,6 @@ def logistic_fit(rank: int, ridges: int) -> Call:
     args = (
         floats(IMAGES, rank),
         ints(IMAGES),
-        floats(IMAGES),
         floats(ridges, rank),
         floats(ridges),
     )
@@ -181,7 +179,7 @@ def histograms() -> Call:
     size = rank_correlation._TILE
     tiles = math.ceil(IMAGES / size)
     rows = tiles * size
-    args = (floats(rows, WIDTH), ints(rows), floats(rows))
+    args = (floats(rows, WIDTH), ints(rows), IMAGES)
     options = {"tiles": tiles, "size": size, "low": -0.5, "high": 1.0}
     return Call(rank_correlation._histograms, args, options)
 
@@ -190,7 +188,7 @@ def distances(columns: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     size = rank_correlation._TILE
     tiles = math.ceil(IMAGES / size)
     rows = tiles * size
-    args = (floats(rows, WIDTH), floats(rows, columns), floats(rows))
+    args = (floats(rows, WIDTH), floats(rows, columns), IMAGES)
     options = {"tiles": tiles, "size": size, "low": -0.5, "high": 1.0, "root": 2.0}
     return args, options
 

@@ -382,7 +382,6 @@ def test_logistic_fit_matches_scikit_learn():
     solution = logistic.fit(
         jnp.asarray(features),
         labels,
-        np.ones(len(labels)),
         4,
         features.var(axis=0),
         ridges,

@@ -1,17 +1,17 @@
 """Statistics of a feature matrix, computed once and shared by measures.
 
-N images with weights w_i (1 by default), D dimensions, C classes, m the
-mean of all features, g_c the mean of class c minus m, n_c the weight of class c:
+N images, D dimensions, C classes, m the mean of all features, g_c the mean of class c
+minus m, n_c the number of images of class c:
 
-    scatter  T = sum_i w_i (x_i - m)(x_i - m)'    within  W = T - sum_c n_c g_c g_c'
+    scatter  T = sum_i (x_i - m)(x_i - m)'    within  W = T - sum_c n_c g_c g_c'
 
 Where an image has several labels or a number instead of a class, "classes" are the
 strata of `inputs`, and the target has columns t [N, T]: 0 or 1 per label, or the
 standardized number. Classes have the columns t_ic = 1[y_i = c]. With the mean t of a
 column, measures of linear prediction read
 
-    sums  s = sum_i w_i t_i     squares  q = sum_i w_i (t_i - t)^2
-    products  P = sum_i w_i (t_i - t)(x_i - m)
+    sums  s = sum_i t_i     squares  q = sum_i (t_i - t)^2
+    products  P = sum_i (t_i - t)(x_i - m)
 
 All statistics are float64, whatever the features are. Sums over images run on the
 device (see `symmetric`), decompositions on the host. One pass of 2 N D^2 FLOP, and one
@@ -41,7 +41,6 @@ class Statistics:
       features: [N, D].
       labels: int [N] in 0 ... C-1: the classes, or the strata of another target.
       num_classes: C.
-      weights: float64 [N], not negative, positive for some image of every class.
       columns: float64 [N, T], the target if it is not classes; else None.
     """
 
@@ -50,27 +49,16 @@ class Statistics:
         features: Any,
         labels: Any,
         num_classes: int,
-        weights: np.ndarray | None = None,
         columns: np.ndarray | None = None,
     ):
         """Store features and labels, which are not checked."""
         self.features = np.asarray(features)
         self.labels = np.asarray(labels)
         self.num_classes = num_classes
-        self.weights = np.ones(len(self.labels)) if weights is None else weights
         self.columns = columns
 
-    def reweight(self, weights: np.ndarray) -> Statistics:
-        """Return statistics with weights [N], sharing what does not depend on them."""
-        other = Statistics(
-            self.features, self.labels, self.num_classes, weights, self.columns
-        )
-        for shared in ("sizes", "by_class", "_rough_mean", "centered"):
-            other.__dict__[shared] = getattr(self, shared)
-        return other
-
     def take(self, rows: np.ndarray) -> Statistics:
-        """Return statistics of the images `rows` [M] with weights of 1."""
+        """Return statistics of the images `rows` [M]."""
         columns = None if self.columns is None else self.columns[rows]
         return Statistics(
             self.features[rows], self.labels[rows], self.num_classes, columns=columns
@@ -82,31 +70,22 @@ class Statistics:
         return self.num_classes if self.columns is None else self.columns.shape[1]
 
     @property
-    def total(self) -> float:
-        """Sum of the weights; N unless reweighted."""
-        return float(self.weights.sum())
-
-    @functools.cached_property
-    def counts(self) -> np.ndarray:
-        """Sum of the weights of each class: float64 [C]."""
-        return np.bincount(self.labels, self.weights, self.num_classes)
+    def num_images(self) -> int:
+        """N."""
+        return len(self.labels)
 
     @functools.cached_property
     def sizes(self) -> np.ndarray:
-        """Number of rows of each class: int [C]."""
+        """Number of images n_c of each class: int [C]."""
         return np.bincount(self.labels, minlength=self.num_classes)
 
-    def average(self, values: np.ndarray) -> float:
-        """Return the weighted mean of values [N]."""
-        return float(self.weights @ values / self.total)
-
     def class_sums(self, rows: np.ndarray) -> np.ndarray:
-        """Return weighted sums of rows [N, K] over each class: float64 [C, K]."""
+        """Return sums of rows [N, K] over each class: float64 [C, K]."""
         sums = np.zeros((self.num_classes, rows.shape[1]))
         for label, group in enumerate(self.groups):
             for start in range(0, len(group), _BLOCK):
-                part = group[start : start + _BLOCK]
-                sums[label] += self.weights[part] @ rows[part]
+                part = rows[group[start : start + _BLOCK]]
+                sums[label] += part.sum(axis=0, dtype=np.float64)
         return sums
 
     @property
@@ -130,9 +109,14 @@ class Statistics:
         return self.features - self._rough_mean
 
     @functools.cached_property
+    def _centered_sums(self) -> np.ndarray:
+        """Sums of `centered` over each class: float64 [C, D]."""
+        return self.class_sums(self.centered)
+
+    @functools.cached_property
     def rest(self) -> np.ndarray:
-        """Weighted mean of `centered`, about 0 if all weights are 1: float64 [D]."""
-        return self.class_sums(self.centered).sum(axis=0) / self.total
+        """Mean of `centered`, which is about 0: float64 [D]."""
+        return self._centered_sums.sum(axis=0) / self.num_images
 
     @functools.cached_property
     def mean(self) -> np.ndarray:
@@ -142,31 +126,32 @@ class Statistics:
     @functools.cached_property
     def class_means(self) -> np.ndarray:
         """Centered means g_c of the classes: float64 [C, D]."""
-        return self.class_sums(self.centered) / self.counts[:, None] - self.rest
+        return self._centered_sums / self.sizes[:, None] - self.rest
 
     @functools.cached_property
     def sums(self) -> np.ndarray:
         """Sums s of each column of the target: float64 [T]."""
-        return self.counts if self.columns is None else self.weights @ self.columns
+        columns = self.columns
+        return self.sizes.astype(float) if columns is None else columns.sum(axis=0)
 
     @functools.cached_property
     def squares(self) -> np.ndarray:
         """Squares q of each column of the target: float64 [T]."""
         if self.columns is None:
-            return self.counts * (1 - self.counts / self.total)
-        return self.weights @ (self.columns - self.sums / self.total) ** 2
+            return self.sizes * (1 - self.sizes / self.num_images)
+        return np.square(self.columns - self.sums / self.num_images).sum(axis=0)
 
     @functools.cached_property
     def products(self) -> np.ndarray:
         """Products P of each column of the target: float64 [T, D]."""
         if self.columns is None:
-            return self.counts[:, None] * self.class_means
+            return self.sizes[:, None] * self.class_means
         products = np.zeros((self.num_columns, self.features.shape[1]))
-        mean = self.sums / self.total
+        mean = self.sums / self.num_images
         for start in range(0, len(self.columns), _BLOCK):
             part = slice(start, start + _BLOCK)
-            weighted = self.weights[part, None] * (self.columns[part] - mean)
-            products += weighted.T @ (self.centered[part] - self.rest)
+            columns = self.columns[part] - mean
+            products += columns.T @ (self.centered[part] - self.rest)
         return products
 
     @functools.cached_property
@@ -180,15 +165,15 @@ class Statistics:
     def scatter(self) -> np.ndarray:
         """T, float64 [D, D]."""
         rest = self.rest
-        product = symmetric.gram(self.centered, self.weights)
-        product -= self.total * np.outer(rest, rest)
+        product = symmetric.gram(self.centered)
+        product -= self.num_images * np.outer(rest, rest)
         return product
 
     @functools.cached_property
     def within(self) -> np.ndarray:
         """W, float64 [D, D]."""
         means = self.class_means
-        return self.scatter - (self.counts[:, None] * means).T @ means
+        return self.scatter - (self.sizes[:, None] * means).T @ means
 
     @functools.cached_property
     def decomposition(self) -> symmetric.Decomposition:

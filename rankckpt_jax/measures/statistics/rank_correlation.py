@@ -10,8 +10,7 @@ M = N (N - 1) / 2 pairs is then Pearson's correlation of a rank and a binary var
 where p is the fraction of pairs of one class. No pair needs to be stored. Tile by tile,
 correlations are counted in 2^16 bins, separately within and between classes. The pairs
 of a bin share their mean rank, like ties. Bins span the values of a sample of rows, and
-the outer bins include all values beyond. An image counts w_i times, a pair w_i w_j
-times.
+the outer bins include all values beyond.
 
 Several labels or a number per image have distances d of more than two values. Their
 fourth roots are counted in 2^16 bins too, which are narrow for small distances. A
@@ -37,46 +36,42 @@ _SAMPLE = 128
 """Rows whose correlations determine the span of the bins."""
 
 
-def with_labels(features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+def with_labels(features: np.ndarray, labels: np.ndarray) -> float:
     """Return Spearman's rho over all pairs of images, in [-1, 1].
 
     Args:
       features: float [N, D].
       labels: int [N].
-      weights: float64 [N], multiplicities.
 
     Raises:
       InputError: The correlation is not defined: there is one feature, all features of
         each image are equal, or all pairs (or none) are of one class.
     """
-    tiles = _split(features, weights)
+    tiles = _split(features)
     label = jnp.asarray(tiles.pad(labels), jnp.int32)
     histograms = _histograms(
-        tiles.rows, label, tiles.weights, tiles.number, tiles.size, *tiles.span
+        tiles.rows, label, len(labels), tiles.number, tiles.size, *tiles.span
     )
     same, other = (np.asarray(h, np.float64).sum(axis=0) for h in histograms)
     return _spearman(same, other)
 
 
-def with_distances(
-    features: np.ndarray, columns: np.ndarray, weights: np.ndarray
-) -> float:
+def with_distances(features: np.ndarray, columns: np.ndarray) -> float:
     """Return Spearman's rho of similar features and near rows of the target.
 
     Args:
       features: float [N, D].
       columns: float [N, T], whose Euclidean distances are ranked. Up to 8192 columns of
         0 and 1 have distances in bins of their own.
-      weights: float64 [N], multiplicities.
 
     Raises:
       InputError: As for `with_labels`.
     """
-    tiles = _split(features, weights)
+    tiles = _split(features)
     # Labels are not scaled, so that their squared distances are exact.
     longest = np.ptp(columns) if columns.shape[1] == 1 else np.sqrt(columns.shape[1])
     target = jnp.asarray(tiles.pad(columns), tiles.rows.dtype)
-    given = tiles.rows, target, tiles.weights
+    given = tiles.rows, target, len(columns)
     shape = tiles.number, tiles.size, *tiles.span, float(longest) ** 0.25
     histograms = _distance_histograms(*given, *shape)
     counts = [np.asarray(h, np.float64).sum(axis=0) for h in histograms]
@@ -91,14 +86,12 @@ class _Tiles(NamedTuple):
 
     Attributes:
       rows: Centered rows of length 1, padded: [number * size, D].
-      weights: float32 [number * size]; 0 in padding.
       number: Number of tiles.
       size: Rows of a tile.
       span: Lowest and highest value of the bins of correlations.
     """
 
     rows: jax.Array
-    weights: jax.Array
     number: int
     size: int
     span: tuple[float, float]
@@ -109,7 +102,7 @@ class _Tiles(NamedTuple):
         return np.pad(array, ((0, missing), *((0, 0),) * (array.ndim - 1)))
 
 
-def _split(features: np.ndarray, weights: np.ndarray) -> _Tiles:
+def _split(features: np.ndarray) -> _Tiles:
     n, d = features.shape
     if d < 2:
         raise InputError(
@@ -125,8 +118,7 @@ def _split(features: np.ndarray, weights: np.ndarray) -> _Tiles:
     count = -(-n // size)
     padding = count * size - n
     rows = jnp.asarray(np.pad(normalized, ((0, padding), (0, 0))))
-    multiplicities = jnp.asarray(np.pad(weights, (0, padding)), jnp.float32)
-    return _Tiles(rows, multiplicities, count, size, _span(rows, n))
+    return _Tiles(rows, count, size, _span(rows, n))
 
 
 @jax.jit
@@ -163,17 +155,17 @@ def _place(value: jax.Array, low: Any, high: Any) -> jax.Array:
 def _scan_pairs(
     visit: Callable[[Any, Any, Any], Any],
     empty: jax.Array,
-    weights: jax.Array,
+    images: jax.Array,
     tiles: int,
     size: int,
 ) -> jax.Array:
     """Accumulate over pairs of tiles i <= j, for each i: [tiles, ...].
 
     Args:
-      visit: Maps the accumulated value, i, j and the multiplicity of each pair of
-        images [size, size] to the next value.
+      visit: Maps the accumulated value, i, j and the number of times that each pair of
+        images counts, 0 or 1 in float32 [size, size], to the next value.
       empty: The first value.
-      weights: float32 [tiles * size].
+      images: Number of images; the rest of the last tile is padding.
       tiles: Number of tiles.
       size: Rows of a tile.
     """
@@ -181,12 +173,10 @@ def _scan_pairs(
 
     def across(first: Any, _: None) -> Any:
         def down(second: Any, value: Any) -> Any:
-            one, other = (_part(weights, index, size) for index in (first, second))
             row, column = position + first * size, position + second * size
             # Each pair once, and no image with itself.
-            above = row[:, None] < column[None]
-            count = jnp.where(above, one[:, None] * other[None], 0)
-            return visit(value, (first, second), count)
+            is_pair = (row[:, None] < column[None]) & (column < images)[None]
+            return visit(value, (first, second), is_pair.astype(jnp.float32))
 
         return first + 1, jax.lax.fori_loop(first, tiles, down, empty)
 
@@ -197,7 +187,7 @@ def _scan_pairs(
 def _histograms(
     rows: jax.Array,
     labels: jax.Array,
-    weights: jax.Array,
+    images: jax.Array,
     tiles: int,
     size: int,
     low: float,
@@ -213,8 +203,8 @@ def _histograms(
         return counts.at[place.reshape(-1)].add(count.reshape(-1))
 
     # A bin counts less than 2^24 pairs of a row of tiles, which float32 holds.
-    counts = jnp.zeros(2 * _BINS, weights.dtype)
-    counts = _scan_pairs(visit, counts, weights, tiles, size)
+    counts = jnp.zeros(2 * _BINS, jnp.float32)
+    counts = _scan_pairs(visit, counts, images, tiles, size)
     return counts[:, :_BINS], counts[:, _BINS:]
 
 
@@ -246,7 +236,7 @@ def _places(
 def _distance_histograms(
     rows: jax.Array,
     target: jax.Array,
-    weights: jax.Array,
+    images: jax.Array,
     tiles: int,
     size: int,
     low: float,
@@ -261,8 +251,8 @@ def _distance_histograms(
         counts = counts.at[one.reshape(-1)].add(flat)
         return counts.at[other.reshape(-1) + _BINS].add(flat)
 
-    counts = jnp.zeros(2 * _BINS, weights.dtype)
-    counts = _scan_pairs(visit, counts, weights, tiles, size)
+    counts = jnp.zeros(2 * _BINS, jnp.float32)
+    counts = _scan_pairs(visit, counts, images, tiles, size)
     return counts[:, :_BINS], counts[:, _BINS:]
 
 
@@ -270,7 +260,7 @@ def _distance_histograms(
 def _rank_products(
     rows: jax.Array,
     target: jax.Array,
-    weights: jax.Array,
+    images: jax.Array,
     similar: jax.Array,
     distant: jax.Array,
     tiles: int,
@@ -286,7 +276,7 @@ def _rank_products(
         ranks = similar[one] * distant[other]
         return total + jnp.sum(count.astype(ranks.dtype) * ranks)
 
-    return _scan_pairs(visit, jnp.zeros((), rows.dtype), weights, tiles, size)
+    return _scan_pairs(visit, jnp.zeros((), rows.dtype), images, tiles, size)
 
 
 def _standard_ranks(counts: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ def apply(statistics: Statistics, remap: str, radius: float = _RADIUS) -> Statis
     """Return the statistics of remapped features.
 
     Args:
-      statistics: Of features [N, D], with weights.
+      statistics: Of features [N, D].
       remap: One of REMAPS. "none" returns `statistics`.
       radius: r of `ped`.
 
@@ -96,12 +96,12 @@ def _moved(
     """Return statistics of features [N, D] whose classes move by [C, D]."""
     labels = statistics.labels
     moved = features + moves.astype(features.dtype)[labels]
-    return Statistics(moved, labels, statistics.num_classes, statistics.weights)
+    return Statistics(moved, labels, statistics.num_classes)
 
 
 def _repel(statistics: Statistics, radius: float) -> np.ndarray:
     """Return the moves [C, D] of `ped`."""
-    variances = np.diag(statistics.scatter) / statistics.total
+    variances = np.diag(statistics.scatter) / statistics.num_images
     deviation = np.maximum(np.sqrt(np.maximum(variances, 0)), _LEAST_DEVIATION)
     start = means = statistics.class_means / deviation
     radii = radius * _radii(statistics, deviation)
@@ -121,16 +121,13 @@ def _spread(statistics: Statistics) -> Statistics:
     """Return statistics of images that moved by 1 away from the mean of their class."""
     if statistics.features.shape[1] > _COMPONENTS:
         x = statistics.principal(_COMPONENTS).astype(statistics.features.dtype)
-        reduced = Statistics(
-            x, statistics.labels, statistics.num_classes, statistics.weights
-        )
-        return _spread(reduced)
+        return _spread(Statistics(x, statistics.labels, statistics.num_classes))
     means = statistics.class_means + statistics.rest
     away = statistics.centered - means[statistics.labels]
     length = np.linalg.norm(away, axis=1, keepdims=True)
     away *= _SPREAD / np.where(length > 0, length, np.inf)
     x = statistics.features + away.astype(statistics.features.dtype)
-    return Statistics(x, statistics.labels, statistics.num_classes, statistics.weights)
+    return Statistics(x, statistics.labels, statistics.num_classes)
 
 
 def _attract(statistics: Statistics) -> np.ndarray:
@@ -172,7 +169,5 @@ def _radii(statistics: Statistics, deviation: np.ndarray) -> np.ndarray:
         block = slice(start, start + _ROWS)
         rows = statistics.centered[block] - means[statistics.labels[block]]
         squares[block] = np.square(rows / deviation).sum(axis=1)
-    weighted = np.bincount(
-        statistics.labels, statistics.weights * squares, statistics.num_classes
-    )
-    return np.sqrt(weighted / statistics.counts)
+    sums = np.bincount(statistics.labels, squares, statistics.num_classes)
+    return np.sqrt(sums / statistics.sizes)

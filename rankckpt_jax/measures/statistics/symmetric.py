@@ -233,13 +233,13 @@ def _reduce(matrix: np.ndarray) -> _Reduced:
     return _Reduced(diagonal, off_diagonal, reflectors, tau)
 
 
-def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return a' diag(weights) a for a [N, D], float64 [D, D]; weights are 1 if None.
+def gram(a: np.ndarray) -> np.ndarray:
+    """Return a'a for a [N, D]: float64 [D, D].
 
     Only panels on and above the diagonal are computed, at most 5/8 of the product.
     """
     on_device = target.platform() == "gpu"
-    panels = _panels_on_device(a, weights) if on_device else _panels_on_host(a, weights)
+    panels = _panels_on_device(a) if on_device else _panels_on_host(a)
     product = np.empty((a.shape[1], a.shape[1]))
     for panel in panels:
         start = a.shape[1] - panel.shape[1]
@@ -249,7 +249,7 @@ def gram(a: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     return product
 
 
-def _panels_on_host(a: np.ndarray, weights: np.ndarray | None) -> list[np.ndarray]:
+def _panels_on_host(a: np.ndarray) -> list[np.ndarray]:
     """Compute the panels of `_sum_products` on the host, one thread per core."""
     threads = mapping.num_cores()
     dimensions = a.shape[1]
@@ -257,51 +257,40 @@ def _panels_on_host(a: np.ndarray, weights: np.ndarray | None) -> list[np.ndarra
     starts = range(0, dimensions, width)
     totals = [np.zeros((min(width, dimensions - s), dimensions - s)) for s in starts]
 
-    def add(
-        start: int, total: np.ndarray, block: np.ndarray, weighted: np.ndarray
-    ) -> None:
-        total += weighted[:, start : start + width].T @ block[:, start:]
+    def add(start: int, total: np.ndarray, block: np.ndarray) -> None:
+        total += block[:, start : start + width].T @ block[:, start:]
 
     with (
         one_blas_thread(),
         concurrent.futures.ThreadPoolExecutor(threads) as pool,
     ):
         for first in range(0, len(a), _HOST_BLOCK):
-            rows = slice(first, first + _HOST_BLOCK)
-            block = a[rows].astype(np.float64)
-            weighted = block if weights is None else block * weights[rows, None]
-            both = itertools.repeat(block), itertools.repeat(weighted)
+            block = a[first : first + _HOST_BLOCK].astype(np.float64)
             # A list, because errors of threads only appear with the results.
-            list(pool.map(add, starts, totals, *both))
+            list(pool.map(add, starts, totals, itertools.repeat(block)))
     return totals
 
 
-def _panels_on_device(
-    a: np.ndarray, weights: np.ndarray | None
-) -> tuple[jax.Array, ...]:
-    weights = np.ones(len(a)) if weights is None else weights
+def _panels_on_device(a: np.ndarray) -> tuple[jax.Array, ...]:
     count = math.ceil(len(a) / _BLOCK)
     padded = np.pad(a, ((0, count * _BLOCK - len(a)), (0, 0)))
-    factors = np.pad(weights, (0, len(padded) - len(a))).reshape(count, _BLOCK)
     with jax.enable_x64(True):
-        return _sum_products(padded.reshape(count, _BLOCK, -1), factors)
+        return _sum_products(padded.reshape(count, _BLOCK, -1))
 
 
 @jax.jit
-def _sum_products(a: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
+def _sum_products(a: jax.Array) -> tuple[jax.Array, ...]:
     """Return panels of rows [start, stop) and columns [start, D) of the product."""
     wide = jnp.zeros(0, float).dtype
     width, dimensions = math.ceil(a.shape[2] / _PANELS), a.shape[2]
     starts = range(0, dimensions, width)
 
     def add(
-        totals: tuple[jax.Array, ...], part: tuple[jax.Array, jax.Array]
+        totals: tuple[jax.Array, ...], block: jax.Array
     ) -> tuple[tuple[jax.Array, ...], None]:
-        block, weight = part
         block = block.astype(wide)
         # An explicit transpose: XLA multiplies transposed float64 at half speed.
-        weighted = block * weight.astype(wide)[:, None]
-        transposed = jax.lax.optimization_barrier(weighted.T)
+        transposed = jax.lax.optimization_barrier(block.T)
         products = (
             blocks.dot(transposed[start : start + width], block[:, start:])
             for start in starts
@@ -312,4 +301,4 @@ def _sum_products(a: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
         jnp.zeros((min(width, dimensions - start), dimensions - start), wide)
         for start in starts
     )
-    return jax.lax.scan(add, zeros, (a, weights))[0]
+    return jax.lax.scan(add, zeros, a)[0]

@@ -82,19 +82,6 @@ def test_equal_means_and_equal_rows_give_a_score(name, remap):
         assert np.isfinite(measures.compute(name, *inputs, remap=remap).score)
 
 
-@pytest.mark.parametrize("remap", ["ped", "sa"])
-def test_weighted_image_counts_like_copies(remap):
-    features, labels = _vector()
-    weights = np.random.default_rng(1).integers(0, 4, 240)
-    rows = np.repeat(np.arange(240), weights)
-    weighted = Statistics(features, labels, 4).reweight(weights.astype(float))
-    copied = remappings.apply(Statistics(features[rows], labels[rows], 4), remap)
-    expected = remappings.apply(weighted, remap)
-    np.testing.assert_allclose(
-        copied.class_means, expected.class_means, rtol=0, atol=1e-12
-    )
-
-
 def test_sa_keeps_64_components():
     random = np.random.default_rng(0)
     features = random.normal(size=(90, 70)).astype(np.float32)
