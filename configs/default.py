@@ -208,10 +208,15 @@ def get_config() -> ml_collections.ConfigDict:
     # Fine-tune only this many checkpoints, the best ranked ones by the first measure,
     # after all checkpoints are scored; 0 for all. Not possible with `shard`.
     finetune.top = 0
-    # Total number of steps over all checkpoints, which replaces num_steps: successive
-    # halving drops the worse half of the checkpoints again and again, until one is
-    # left. Empty to fine-tune each completely. See docs/classifier.md.
+    # A time such as 90s, 30min or 2h: fine-tune one checkpoint after the other, each
+    # time the one with the largest expected gain, until the time is used. Or a number
+    # of steps over all checkpoints, which replaces num_steps: successive halving drops
+    # the worse half of the checkpoints again and again, until one is left. Empty to
+    # fine-tune each checkpoint. See docs/classifier.md.
     finetune.budget = placeholder(object)
+    # With a budget of time: stop earlier, as soon as a checkpoint that was fine-tuned
+    # is the best one with this probability. 1 uses all of the time. By default 0.9.
+    finetune.confidence = placeholder(float)
     # best: keep the weights of the checkpoint with the highest accuracy in
     # workdir/TASK/model, for `rankckpt predict`; see docs/classifier.md.
     finetune.keep = ""

@@ -47,10 +47,9 @@ def parse_budget(value: Any) -> int:
     raise InputError(
         f"The budget of fine-tuning cannot be used: {value!r}",
         where="config.finetune.budget",
-        expected="a whole number of steps, over all checkpoints together",
+        expected="a whole number of steps over all checkpoints, or a time",
         found=repr(value),
-        fix="for example --config.finetune.budget=2000; a budget in minutes is not "
-        "supported",
+        fix="for example --config.finetune.budget=2000, or 90s, 30min or 2h",
     )
 
 

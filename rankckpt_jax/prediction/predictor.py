@@ -221,6 +221,8 @@ def predict(
     mean = posterior.logits if is_level_known else posterior.standardized
     order = np.argsort(-mean, kind="stable")
     first, first_three = (share_of_first(values, k) for k in (1, 3))
+    known = [names.index(name) for name in measured]
+    gains = expected_gains(values, known)
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     # The scale of the pool is uncertain too, which leaves its order as it is.
     center = posterior.standardized
@@ -245,6 +247,7 @@ def predict(
                 else UNDEFINED,
                 probability_best=float(first[i]),
                 probability_first_three=float(first_three[i]),
+                gain=float(gains[i]),
                 contributions={k: float(v[i]) for k, v in contributions.items()},
                 measured=measured.get(names[i]),
             )
@@ -282,6 +285,28 @@ def share_of_first(values: np.ndarray, k: int) -> np.ndarray:
         return np.ones(n)
     first = np.argpartition(-values, k - 1, axis=1)[:, :k]
     return np.bincount(first.ravel(), minlength=n) / len(values)
+
+
+def expected_gains(values: np.ndarray, known: Sequence[int]) -> np.ndarray:
+    """Return by how much each column exceeds the best known column on average.
+
+    This is the expected improvement of Bayesian optimization (Jones et al. 1998,
+    equation 15) over draws of the posterior.
+
+    Args:
+      values: float64 [S, n], draws of the accuracies.
+      known: Columns that were measured.
+
+    Returns:
+      float64 [n], at least 0; NaN if no column is known.
+    """
+    if not len(known):
+        return np.full(values.shape[1], np.nan)
+    best = values[:, known].max(axis=1, keepdims=True)
+    gains = np.maximum(values - best, 0).mean(axis=0)
+    # With several, the noise of test images can put the order of two in doubt.
+    gains[known] = 0.0
+    return gains
 
 
 def _notes(

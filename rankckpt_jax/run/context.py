@@ -23,6 +23,7 @@ from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.features import blocks, extract
 from rankckpt_jax.finetune import halving
 from rankckpt_jax.prediction import history as history_lib
+from rankckpt_jax.prediction import planning
 from rankckpt_jax.run import pool, scoring, subset, validation
 from rankckpt_jax.run import shard as shard_lib
 from rankckpt_jax.storage import files, lock, store
@@ -50,6 +51,8 @@ class RunContext:
       make_pool: Pre-trains the demo's pool; None without the stage `pretrain`.
       sweep: How to fine-tune.
       finetune_top: How many of the best-ranked checkpoints to fine-tune; 0 for all.
+      finetune_seconds: Time for the fine-tunings of the task; 0 for no limit.
+      finetune_confidence: Probability of being the best at which they stop earlier.
       keep: "best" to keep the weights of the best checkpoint, or "".
       preprocess: `config.preprocess`; see `preprocess.resolve`.
       dtype: Dtype of the networks in extraction.
@@ -82,6 +85,8 @@ class RunContext:
     make_pool: Callable[[], None] | None
     sweep: finetune.Sweep
     finetune_top: int
+    finetune_seconds: float
+    finetune_confidence: float
     keep: str
     preprocess: str
     dtype: str
@@ -107,7 +112,7 @@ class RunContext:
     @property
     def finetunes_later(self) -> bool:
         """Whether checkpoints are fine-tuned only after all are scored."""
-        return bool(self.finetune_top or self.sweep.budget)
+        return bool(self.finetune_top or self.sweep.budget or self.finetune_seconds)
 
     @property
     def with_blocks(self) -> bool:
@@ -187,6 +192,8 @@ class Choices:
     shard: shard_lib.Shard | None
     sweep: finetune.Sweep
     finetune_top: int
+    finetune_seconds: float
+    finetune_confidence: float
     keep: str
 
 
@@ -218,10 +225,25 @@ def parse(config: Any, objects: Sequence[in_memory.Model] = ()) -> Choices:
     finetune_top, keep = recipe.pop("top", 0), recipe.pop("keep", "")
     if keep:
         validation.check_keep(keep, stages, config, objects)
+    confidence = recipe.pop("confidence", None) or planning.CONFIDENCE
+    validation.check_confidence(confidence)
+    seconds = planning.parse_seconds(recipe.get("budget"))
+    if seconds:
+        recipe["budget"] = None
     sweep = finetune.make_sweep(recipe, config.seed)
-    if sweep.budget and "finetune" in stages:
+    if (sweep.budget or seconds) and "finetune" in stages:
         validation.check_budget(config.shard)
-    return Choices(stages, trackers, settings, shard, sweep, finetune_top, keep)
+    return Choices(
+        stages,
+        trackers,
+        settings,
+        shard,
+        sweep,
+        finetune_top,
+        seconds,
+        confidence,
+        keep,
+    )
 
 
 @contextlib.contextmanager
@@ -251,7 +273,9 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         task = tasks.Task(config.task.name or name, (), {}, origin, target=target)
     else:
         task = _load_task(config)
-    metrics.resolve(choices.sweep.metric, task.target)
+    metric = metrics.resolve(choices.sweep.metric, task.target)
+    if choices.finetune_seconds and "finetune" in stages:
+        validation.check_planned(metric)
     settings = scoring.for_target(settings, task.target)
     validation.check_ablation(stages, settings.measures, task.target)
     if "finetune" in stages:
@@ -284,6 +308,8 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         make_pool=_demo(config, cache) if "pretrain" in stages else None,
         sweep=choices.sweep,
         finetune_top=choices.finetune_top,
+        finetune_seconds=choices.finetune_seconds,
+        finetune_confidence=choices.finetune_confidence,
         keep=choices.keep,
         preprocess=config.preprocess,
         dtype=extract.compute_dtype(config.dtype),

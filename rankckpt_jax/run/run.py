@@ -44,6 +44,7 @@ from rankckpt_jax.run import (
     checkpoint,
     halving,
     keep,
+    planned,
     race,
     recording,
     scoring,
@@ -181,7 +182,9 @@ def _evaluate_members(context: RunContext, recorder: recording.Recorder) -> list
             )
         rows.append(row)
         recorder.add(row)
-    if context.sweep.budget and {"finetune", "report"} & set(context.stages):
+    if context.finetune_seconds and "finetune" in context.stages:
+        rows = planned.run(context, rows, _best(context, rows), recorder)
+    elif context.sweep.budget and {"finetune", "report"} & set(context.stages):
         rows = halving.run(context, rows, _best(context, rows))
         recorder.add(*rows)
     elif "finetune" in context.stages and context.finetune_top:

@@ -11,12 +11,13 @@ from rankckpt_jax.checkpoints import in_memory, network_files, sources
 from rankckpt_jax.checkpoints.fetch import uris
 from rankckpt_jax.checkpoints.torch_modules import convert
 from rankckpt_jax.configs import default
-from rankckpt_jax.data import folder_layout, preprocess, targets
+from rankckpt_jax.data import folder_layout, metrics, preprocess, targets
 from rankckpt_jax.data.splits import Task
 from rankckpt_jax.devices import compilation, processes
 from rankckpt_jax.errors import InputError, unknown_name
 from rankckpt_jax.features import blocks, extract
 from rankckpt_jax.report import tracking
+from rankckpt_jax.results import predicted
 from rankckpt_jax.run import scoring
 from rankckpt_jax.storage import files
 
@@ -224,8 +225,32 @@ def _check_top(top: Any, shard: str, names: Sequence[str]) -> None:
         )
 
 
+def check_confidence(value: Any) -> None:
+    """Raise an `InputError` if planning cannot stop at a probability."""
+    if not isinstance(value, int | float) or not 0 < value <= 1:
+        raise InputError(
+            f"Invalid probability: {value!r}",
+            where="config.finetune.confidence",
+            expected="a number above 0 and at most 1",
+            found=repr(value),
+            fix="change it, or leave it out for 0.9",
+        )
+
+
+def check_planned(metric: metrics.Metric) -> None:
+    """Raise an `InputError` if values of a metric cannot be predicted."""
+    if metric.name != predicted.METRIC:
+        raise InputError(
+            "A budget of time is planned by predicted accuracies",
+            where="config.finetune.budget",
+            expected=f"the metric {predicted.METRIC!r}, for one class per image",
+            found=metric.title,
+            fix="give a budget in steps, or set config.finetune.top",
+        )
+
+
 def check_budget(shard: str) -> None:
-    """Raise if successive halving cannot compare the checkpoints.
+    """Raise if the checkpoints of a pool cannot be compared within a budget.
 
     Args:
       shard: `config.shard`.

@@ -1,0 +1,188 @@
+"""Regret against budget: which checkpoints to fine-tune, by a plan and by fixed orders.
+
+    python -m tests.benchmarks.planning DIRECTORY
+
+DIRECTORY has the published tables, from which three pools are read; the public pool is
+docs/data/public_pool.csv, as far as its tasks are complete. A budget is a number of
+fine-tunings, or of average ones: with the times of the public pool, an expensive
+checkpoint uses more of it. The regret of a budget is how much accuracy the best of the
+checkpoints that were fine-tuned lacks to the best of the pool, in points.
+
+    plan            `prediction.planning`: the largest expected gain for its time
+    plan, earlier   the same with the pool's accuracies on its other tasks
+    predicted       by predicted accuracy, without updates
+    nleep, source_accuracy, num_parameters
+                    by a score
+    random          the mean over random orders
+
+The weights of a pool's predictions come from the other pools. Figures are means over
+the tasks of a pool, with the mean difference to the plan and its 95 % interval.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from rankckpt_jax import prediction
+from rankckpt_jax.evaluation.table import Table, TaskTable
+from rankckpt_jax.prediction import planning
+from tests.benchmarks import earlier_tasks, prediction_pools, public_pool
+from tests.benchmarks import prediction as evidence
+
+BUDGETS = (1, 2, 3, 5, 8)
+RANDOM_ORDERS = 200
+DRAWS = 1000
+FIXED = ("nleep", "source_accuracy", "parameters")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=pathlib.Path)
+    args = parser.parse_args()
+    pools = prediction_pools.read_pools(args.directory)
+    for table in pools:
+        # The Hugging Face models have no scores.
+        if table.measures:
+            others = [pool for pool in pools if pool.name != table.name]
+            prior = sum(map(evidence.related, others), prediction.Relations())
+            show(table, prior)
+
+
+def show(table: Table, prior: prediction.Relations) -> None:
+    """Print the regrets of a pool, and where the plan would stop."""
+    tasks = earlier_tasks.complete_tasks(table)
+    if not tasks:
+        print(f"{table.name}: no complete task")
+        return
+    print(f"{table.name}: {len(table.checkpoints)} checkpoints, {len(tasks)} tasks")
+    found: dict[str, list[list[float]]] = {}
+    stops: dict[str, list[tuple[float, float]]] = {}
+    for task in tasks:
+        others = tuple(other for other in tasks if other is not task)
+        cost = costs(task)
+        for name, history in {"plan": (), "plan, earlier": others}.items():
+            earlier = [dataclasses.replace(table, tasks=history)] if history else []
+            predictor = prediction.fit(earlier, prior=prior)
+            pool = prediction.candidates(table, task)
+            order, stop = plan(predictor, pool, task, cost)
+            found.setdefault(name, []).append(regrets(order, task, cost))
+            stops.setdefault(name, []).append(
+                (stop, 100 * regret_of(order[:stop], task))
+            )
+            if not history:
+                first = prediction.predict(predictor, pool, num_samples=DRAWS)
+                order = [c.checkpoint for c in first.checkpoints]
+                found.setdefault("predicted", []).append(regrets(order, task, cost))
+        for name in FIXED:
+            scores = scores_of(table, task, name)
+            if len(scores) == len(task.checkpoints):
+                order = sorted(scores, key=lambda n: -scores[n])
+                found.setdefault(name, []).append(regrets(order, task, cost))
+        random = np.random.default_rng(0)
+        drawn = [
+            regrets(list(random.permutation(task.checkpoints)), task, cost)
+            for _ in range(RANDOM_ORDERS)
+        ]
+        found.setdefault("random", []).append(list(np.mean(drawn, axis=0)))
+    print(f"{'order':<16}" + "".join(f"{f'budget {b}':>10}" for b in BUDGETS))
+    own = np.array(found["plan"])
+    for name, rows in found.items():
+        values = np.array(rows)
+        cells = "".join(f"{x:10.2f}" for x in values.mean(axis=0))
+        if name == "plan" or len(values) < len(own):
+            more = ""
+        else:
+            more = earlier_tasks.describe(values[:, 2] - own[:, 2])
+            more = f"  budget 3: {more} more"
+        print(f"{name:<16}{cells}{more}")
+    for name, ends in stops.items():
+        number, regret = np.mean(ends, axis=0)
+        print(f"{name}: stops after {number:.1f} fine-tunings, regret {regret:.2f}")
+
+
+def costs(task: TaskTable) -> Mapping[str, float]:
+    """Return the time of each fine-tuning in that of an average one."""
+    seconds: dict[str, float] = {}
+    for (name, checkpoint, _), line in public_pool.read_table(
+        public_pool.TABLE, public_pool.KEY
+    ).items():
+        if name == task.name:
+            # Other work on the machine makes a time longer, never shorter.
+            own = float(line["finetune_seconds"])
+            seconds[checkpoint] = min(own, seconds.get(checkpoint, own))
+    if set(task.checkpoints) - seconds.keys():
+        return dict.fromkeys(task.checkpoints, 1.0)
+    mean = sum(seconds.values()) / len(seconds)
+    return {name: value / mean for name, value in seconds.items()}
+
+
+def plan(
+    predictor: prediction.Predictor,
+    pool: list[prediction.Candidate],
+    task: TaskTable,
+    cost: Mapping[str, float],
+) -> tuple[list[str], int]:
+    """Return the order of the plan, and after how many checkpoints it stops."""
+    accuracies = task.by_name(task.accuracies)
+    order: list[str] = []
+    stop = 0
+    while len(order) < len(task.checkpoints):
+        predicted = prediction.predict(
+            predictor,
+            pool,
+            {name: accuracies[name] for name in order},
+            num_test=task.num_test,
+            num_samples=DRAWS,
+        )
+        left = {name: c for name, c in cost.items() if name not in order}
+        step = planning.next_step(predicted, left, np.inf)
+        if not step.checkpoint:
+            stop = stop or len(order)
+            step = planning.next_step(predicted, left, np.inf, confidence=2.0)
+        if not step.checkpoint:
+            break
+        order.append(step.checkpoint)
+    rest = [name for name in cost if name not in order]
+    return [*order, *rest], stop or len(order)
+
+
+def regrets(
+    order: list[str], task: TaskTable, cost: Mapping[str, float]
+) -> list[float]:
+    """Return the regret of each of BUDGETS in points.
+
+    As in a run, a checkpoint is left out if its time does not fit into what is left.
+    The first of an order is always fine-tuned.
+    """
+    result = []
+    for budget in BUDGETS:
+        left = float(budget)
+        tuned: list[str] = []
+        for name in order:
+            if cost[name] <= left or not tuned:
+                tuned.append(name)
+                left -= cost[name]
+        result.append(100 * regret_of(tuned, task))
+    return result
+
+
+def regret_of(tuned: list[str], task: TaskTable) -> float:
+    """Return what the best of some checkpoints lacks to the best of all."""
+    accuracies = task.by_name(task.accuracies)
+    return max(accuracies.values()) - max(accuracies[name] for name in tuned)
+
+
+def scores_of(table: Table, task: TaskTable, name: str) -> Mapping[str, float]:
+    """Return a measure, or a property of the checkpoints where it is known."""
+    if name in task.scores:
+        return task.by_name(task.scores[name])
+    return {
+        n: c.statics[name] for n, c in table.checkpoints.items() if name in c.statics
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Which checkpoint is fine-tuned next, and when planning stops."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from rankckpt_jax import prediction
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.prediction import planning, predictor
+
+SCORES = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 0.5, "e": -1.0}
+
+
+def predict(measured=None):
+    pool = [prediction.Candidate(n, scores={"nleep": s}) for n, s in SCORES.items()]
+    return prediction.predict(
+        prediction.fit(), pool, measured, num_test=500, num_samples=2000
+    )
+
+
+def times(*names, **own):
+    return {name: 60.0 for name in names} | own
+
+
+def test_expected_gain_of_a_normal_accuracy_is_that_of_the_closed_form():
+    random = np.random.default_rng(0)
+    means, deviation = np.array([0.0, 0.4, -0.3]), 0.5
+    values = means + deviation * random.standard_normal((400_000, 3))
+    values[:, 0] = 0.1
+    gains = predictor.expected_gains(values, [0])
+    z = (means[1:] - 0.1) / deviation
+    normal = scipy.stats.norm
+    expected = deviation * (z * normal.cdf(z) + normal.pdf(z))
+    # The standard error of 400,000 draws is below 1e-3.
+    np.testing.assert_allclose(gains[1:], expected, atol=3e-3)
+    assert gains[0] == 0
+    assert np.isnan(predictor.expected_gains(values, [])).all()
+
+
+def test_first_is_the_best_predicted_checkpoint_that_fits():
+    predicted = predict()
+    first = planning.next_step(predicted, times(*SCORES), 600)
+    assert first.checkpoint == "a"
+    slow = planning.next_step(predicted, times(*SCORES, a=700.0), 600)
+    assert slow.checkpoint == "b"
+
+
+def test_next_has_the_largest_gain_for_its_time():
+    predicted = predict({"a": 0.8})
+    gains = {c.checkpoint: c.gain for c in predicted.checkpoints}
+    assert gains["a"] == 0
+    assert gains["b"] > gains["e"] > 0
+    seconds = times("b", "c", "d", "e")
+    assert planning.next_step(predicted, seconds, 600).checkpoint == "b"
+    ratio = 1.01 * gains["b"] / gains["c"]
+    cheaper = seconds | {"b": 60 * ratio}
+    assert planning.next_step(predicted, cheaper, 600).checkpoint == "c"
+
+
+def test_plan_stops_when_it_is_sure_or_out_of_time():
+    predicted = predict({"a": 0.9, "b": 0.5, "c": 0.5, "d": 0.5})
+    sure = planning.next_step(predicted, times("e"), 600, confidence=0.5)
+    assert not sure.checkpoint
+    assert "a is the best with a probability of" in sure.reason
+    late = planning.next_step(predict({"a": 0.8}), times("b", "c", b=90.0), 50)
+    assert not late.checkpoint
+    assert late.reason == "50 s are left, and the shortest takes 60 s"
+    ended = planning.next_step(predict({"e": 0.2}), {}, 600)
+    assert ended.reason == "every checkpoint is fine-tuned"
+
+
+def test_a_low_result_of_the_first_moves_the_plan_on():
+    """After a disappointment the gain of the others is larger."""
+    gains = [
+        max(c.gain for c in predict({"a": accuracy, "c": 0.7}).checkpoints)
+        for accuracy in (0.95, 0.5)
+    ]
+    assert gains[0] < gains[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("90s", 90), ("30min", 1800), ("1.5 h", 5400), ("2000", 0), (2000, 0), (None, 0)],
+)
+def test_times_have_a_unit(value, seconds):
+    assert planning.parse_seconds(value) == seconds
+
+
+def test_no_time_is_refused():
+    with pytest.raises(InputError, match="no time"):
+        planning.parse_seconds("0min")
+
+
+def test_gain_is_in_points_once_the_level_is_known():
+    predicted = predict({"a": 0.8})
+    assert predicted.is_level_known
+    assert all(0 <= c.gain < 0.2 for c in predicted.checkpoints)
+    assert all(math.isnan(c.gain) for c in predict().checkpoints)
