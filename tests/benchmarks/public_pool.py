@@ -3,15 +3,21 @@
     python -m tests.benchmarks.public_pool IMAGES/*/ --checkpoints=DIR,DIR --workdir=W
     python -m tests.benchmarks.public_pool IMAGES/*/ ... --seeds=0 --names='*_lite*'
 
-The table is docs/data/public_pool.csv, with a line per image set, network and seed.
-docs/data/public_pool_curves.csv has a line per learning rate: the accuracy on the test
-images, and on the held-out ones every ten steps. Both are written after every
-fine-tuning. Lines that they have are not computed again, so a run can be stopped, and
-resumed on another machine that has nothing but the tables. Scores of measures are in
-the lines of seed 0. Start it with `nice` beside other work, and with
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1 on Linux, which makes it 1.5 times as fast.
+It fills three tables in docs/data with a line per image set, network and seed:
 
-Several processes can fill the table, each with its own --names and its own --workdir in
+    public_pool.csv         accuracy and scores
+    public_pool_curves.csv  for each learning rate, the accuracy on the test images, and
+                            on the held-out ones every ten steps
+    public_pool_terms.csv   terms of NCTI and ETran, which are relative to a pool; their
+                            scores follow when all networks of an image set have a line
+
+They are written after every fine-tuning. Lines that exist are not computed again, so a
+run can be stopped, and resumed on another machine that has nothing but the tables.
+Scores of measures are in the lines of seed 0. Start it with `nice` beside other work,
+and with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 on Linux, which makes it 1.5 times as
+fast.
+
+Several processes can fill the tables, each with its own --names and --workdir, all in
 one folder. One per core, started with `taskset`, is the fastest: compiling and most
 measures use one core only.
 """
@@ -34,6 +40,7 @@ from rankckpt_jax.run import run as run_lib
 DATA = pathlib.Path(__file__).parents[2] / "docs" / "data"
 TABLE, NETWORKS = DATA / "public_pool.csv", DATA / "public_pool_networks.csv"
 CURVES = DATA / "public_pool_curves.csv"
+TERMS = DATA / "public_pool_terms.csv"
 
 KEY = ("task", "checkpoint", "seed")
 CURVE_KEY = (*KEY, "learning_rate")
@@ -68,11 +75,16 @@ def main() -> None:
         if key in read_table(TABLE, KEY) or time.monotonic() > end:
             continue
         start = time.monotonic()
-        line, curves = compute(task, network, folders, seed, args.workdir)
+        line, curves, terms = compute(task, network, folders, seed, args.workdir)
         with filelock.FileLock(pathlib.Path(args.workdir).parent / "table.lock"):
             curves = {(*key, rate): curve for rate, curve in curves.items()}
             write_table(CURVES, CURVE_KEY, read_table(CURVES, CURVE_KEY) | curves)
-            write_table(TABLE, KEY, read_table(TABLE, KEY) | {key: line})
+            lines = read_table(TABLE, KEY) | {key: line}
+            if terms:
+                of_all = read_table(TERMS, KEY) | {key: terms}
+                write_table(TERMS, KEY, of_all)
+                add_relative_scores(lines, of_all, task.name)
+            write_table(TABLE, KEY, lines)
         seconds = time.monotonic() - start
         print(*key, line["accuracy"], f"({seconds:.0f} s)", flush=True)
 
@@ -80,8 +92,10 @@ def main() -> None:
 Line = dict[str, str]
 
 
-def compute(task, network, folders, seed, workdir) -> tuple[Line, dict[str, Line]]:
-    """Rank and fine-tune one network, and return its line and its curves by rate."""
+def compute(
+    task, network, folders, seed, workdir
+) -> tuple[Line, dict[str, Line], Line]:
+    """Rank and fine-tune a network; return its line, curves by rate, and terms."""
     config = public_pool.get_config()
     config.task.path = str(task)
     config.task.name = task.name
@@ -103,8 +117,14 @@ def compute(task, network, folders, seed, workdir) -> tuple[Line, dict[str, Line
         "source_accuracy": network["source_accuracy"],
         "image_size": row.image_size,
     }
+    terms = {}
     if seed == 0:
-        for name in row.scores:
+        terms = {
+            f"{name}_{term}": as_text(value)
+            for name, values in row.terms.items()
+            for term, value in values.items()
+        }
+        for name in row.scores.keys() - row.terms.keys():
             result[name] = row.score(name)
             for part, value in (
                 ("spread", row.spread(name)),
@@ -113,7 +133,29 @@ def compute(task, network, folders, seed, workdir) -> tuple[Line, dict[str, Line
                 if value is not None:
                     result[f"{name}_{part}"] = value
     line = {key: as_text(value) for key, value in result.items()}
-    return line, {as_text(t["learning_rate"]): curve(t) for t in tuned["trials"]}
+    return line, {as_text(t["learning_rate"]): curve(t) for t in tuned["trials"]}, terms
+
+
+def add_relative_scores(lines, terms, task: str) -> None:
+    """Fill in the measures that are relative to a pool, if the pool is complete."""
+    keys = [(task, line["checkpoint"], "0") for line in read_lines(NETWORKS)]
+    if not all(key in lines for key in keys):
+        return
+    columns = sorted({name for line in terms.values() for name in line})
+    for name in measures.names():
+        combine = measures.get(name).combine
+        names = [column for column in columns if column.startswith(f"{name}_")]
+        known = [
+            k for k in keys if names and all(terms.get(k, {}).get(n) for n in names)
+        ]
+        if combine is None or not known:
+            continue
+        pool = [
+            {n.removeprefix(f"{name}_"): float(terms[key][n]) for n in names}
+            for key in known
+        ]
+        for key, score in zip(known, combine(pool), strict=True):
+            lines[key] = lines[key] | {name: as_text(float(score))}
 
 
 def curve(trial) -> Line:
@@ -126,10 +168,9 @@ def curve(trial) -> Line:
 def score_names() -> list[str]:
     """Return the measures of the table.
 
-    ETran's score depends on the rest of the pool; its parts `energy` and `lda` are in
-    the table. Early stopping needs fine-tuning.
+    NLEEP comes first, because a run has a default. Early stopping needs fine-tuning.
     """
-    names = [name for name in measures.names() if name not in ("etran", "nleep")]
+    names = [name for name in measures.names() if name != "nleep"]
     return ["nleep", *(name for name in names if name != "early_stopping")]
 
 
