@@ -15,6 +15,16 @@ checkpoints that were fine-tuned lacks to the best of the pool, in points.
                     by a score
     random          the mean over random orders
 
+For the public pool, whose learning curves are known, also two searches that see the
+accuracy on held-out images every ten steps, and stop a training early:
+
+    halving         successive halving over random checkpoints, with all learning rates
+    halving, plan   the same over those with the highest predicted accuracy
+    curves          Bayesian optimization: a Gaussian process over learning curves
+                    continues the one with the largest expected improvement for its
+                    time. It knows nothing of checkpoints or images, and its variances
+                    are those of the curves of the task itself, which favors it
+
 The weights of a pool's predictions come from the other pools. Figures are means over
 the tasks of a pool, with the mean difference to the plan and its 95 % interval.
 """
@@ -29,7 +39,12 @@ import numpy as np
 from rankckpt_jax import prediction
 from rankckpt_jax.evaluation.table import Table, TaskTable
 from rankckpt_jax.prediction import planning
-from tests.benchmarks import earlier_tasks, prediction_pools, public_pool
+from tests.benchmarks import (
+    earlier_tasks,
+    planning_curves,
+    prediction_pools,
+    public_pool,
+)
 from tests.benchmarks import prediction as evidence
 
 BUDGETS = (1, 2, 3, 5, 8)
@@ -87,6 +102,25 @@ def show(table: Table, prior: prediction.Relations) -> None:
             for _ in range(RANDOM_ORDERS)
         ]
         found.setdefault("random", []).append(list(np.mean(drawn, axis=0)))
+        curves = planning_curves.read(task)
+        if curves:
+            first = prediction.predict(
+                prediction.fit((), prior=prior),
+                prediction.candidates(table, task),
+                num_samples=DRAWS,
+            )
+            order = [c.checkpoint for c in first.checkpoints]
+            search = planning_curves.Search(curves, cost)
+            for name, regrets_of in {
+                "halving": [search.halve(b, None) for b in BUDGETS],
+                "halving, plan": [search.halve(b, order) for b in BUDGETS],
+                "curves": [search.optimize(b) for b in BUDGETS],
+            }.items():
+                ends = [
+                    np.mean([100 * regret_of([n], task) for n in names])
+                    for names in regrets_of
+                ]
+                found.setdefault(name, []).append(list(map(float, ends)))
     print(f"{'order':<16}" + "".join(f"{f'budget {b}':>10}" for b in BUDGETS))
     own = np.array(found["plan"])
     for name, rows in found.items():
