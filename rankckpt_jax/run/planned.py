@@ -14,11 +14,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from rankckpt_jax.devices import processes, progress, signals
-from rankckpt_jax.errors import Interrupted
+from rankckpt_jax.errors import InputError, Interrupted
 from rankckpt_jax.finetune import Sweep
 from rankckpt_jax.prediction import Prediction, planning
 from rankckpt_jax.results import comparison, predicted
-from rankckpt_jax.results.formatting import format_metric, format_seconds
+from rankckpt_jax.results.formatting import format_metric, format_seconds, one_line
 from rankckpt_jax.results.ranking import rank
 from rankckpt_jax.results.row import Row, finite
 from rankckpt_jax.run import checkpoint, recording
@@ -104,13 +104,16 @@ def _decide(
     """Return the next step; only process 0 knows the history."""
     if not processes.is_main_process():
         return planning.Step("", "")
+    usable = [name for name in names if not rows[name].failure]
+    if len(usable) < 2:
+        # There is nothing to predict.
+        untried = [n for n in usable if rows[n].finetune_seconds is None]
+        return planning.Step("".join(untried), "no other checkpoint can be fine-tuned")
     left = context.finetune_seconds - _used(rows)
     expected = expected_seconds(list(rows.values()), context.sweep)
     # One that failed or diverged is not tried again.
     seconds = {
-        name: expected[name]
-        for name in names
-        if not rows[name].failure and rows[name].finetune_seconds is None
+        name: expected[name] for name in usable if rows[name].finetune_seconds is None
     }
     with progress.step(context.task.name, "planning", announce=False):
         return planning.next_step(
@@ -125,12 +128,15 @@ def _predict(context: RunContext, rows: Sequence[Row]) -> Prediction:
     """Predict the pool from its rows and earlier tasks."""
     measures = context.settings.measures
     ranking = rank(context.task.name, measures, comparison.compare_rows(rows, measures))
+    ranking = dataclasses.replace(ranking, metric=context.metric)
+    num_test = context.task.splits["test"].num_examples
     table = recording.earlier_results(context, rows)
-    return predicted.predict(
-        dataclasses.replace(ranking, metric=context.metric),
-        [] if table is None else [table],
-        context.task.splits["test"].num_examples,
-    )
+    try:
+        return predicted.predict(ranking, [] if table is None else [table], num_test)
+    except InputError as error:
+        # A history must not keep a scored pool from being fine-tuned.
+        _log.warning("Planning without the history: %s", one_line(str(error)))
+        return predicted.predict(ranking, [], num_test)
 
 
 def expected_seconds(rows: Sequence[Row], sweep: Sweep) -> dict[str, float]:

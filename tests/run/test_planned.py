@@ -6,8 +6,9 @@ import pytest
 
 from rankckpt_jax import finetune
 from rankckpt_jax.errors import InputError
+from rankckpt_jax.results import predicted
 from rankckpt_jax.results.row import Row
-from rankckpt_jax.run import checkpoint, planned
+from rankckpt_jax.run import checkpoint, planned, recording
 from rankckpt_jax.run import run as run_lib
 from tests.run.test_finetune_top import config as scored_config  # noqa: F401
 
@@ -81,6 +82,28 @@ def test_stored_results_count_and_a_second_run_trains_nothing(config, monkeypatc
     )
     second = {row.checkpoint: row.accuracy for row in run_lib.run(config).rows}
     assert second == first
+
+
+def test_a_single_checkpoint_is_fine_tuned_without_a_prediction(config, tuned):
+    config.checkpoints += "/second"
+    [row] = run_lib.run(config).rows
+    assert tuned == ["second"]
+    assert row.accuracy == 0.6
+
+
+def test_a_history_that_cannot_be_used_is_a_warning(config, tuned, monkeypatch, caplog):
+    predict = predicted.predict
+
+    def refuse(ranking, tables, num_test):
+        if tables:
+            raise InputError("Two tables contradict each other")
+        return predict(ranking, tables, num_test)
+
+    monkeypatch.setattr(predicted, "predict", refuse)
+    monkeypatch.setattr(recording, "earlier_results", lambda *_: object())
+    run_lib.run(config)
+    assert len(tuned) == 3
+    assert "Planning without the history: Two tables contradict" in caplog.text
 
 
 @pytest.mark.parametrize(
