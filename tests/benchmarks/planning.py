@@ -79,6 +79,8 @@ def show(table: Table, prior: prediction.Relations) -> None:
         others = tuple(other for other in tasks if other is not task)
         cost = costs(task)
         for name, history in {"plan": (), "plan, earlier": others}.items():
+            if name != "plan" and not others:
+                continue
             earlier = [dataclasses.replace(table, tasks=history)] if history else []
             predictor = prediction.fit(earlier, prior=prior)
             pool = prediction.candidates(table, task)
