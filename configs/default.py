@@ -215,7 +215,7 @@ def get_config() -> ml_collections.ConfigDict:
     # fine-tune each checkpoint. See docs/classifier.md.
     finetune.budget = placeholder(object)
     # With a budget of time: stop earlier, as soon as a checkpoint that was fine-tuned
-    # is the best one with this probability. 1 uses all of the time. By default 0.9.
+    # is the best one with this probability, in (0, 1]. By default 0.9.
     finetune.confidence = placeholder(float)
     # best: keep the weights of the checkpoint with the highest accuracy in
     # workdir/TASK/model, for `rankckpt predict`; see docs/classifier.md.

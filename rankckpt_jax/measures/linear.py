@@ -50,7 +50,7 @@ NUMBER_RIDGES = tuple(10.0**k for k in range(3, -5, -1))
 _TOLERANCE = 3e-4
 """Largest entry of the scaled gradient of `logistic` at convergence. The unscaled
 gradient is then below 1e-4, where scikit-learn stops. In float32 it may stop earlier,
-once a step lowers the loss by less than 3e-6 of it."""
+once two steps lower the loss by less than 1e-6 of it."""
 
 _TIE = 1e-3
 """Weight e of the likelihood, in images: too small to outweigh an image."""

@@ -15,10 +15,9 @@ PACTran = -B, so that higher is better; published figures have the opposite sign
 Cost: about 100 steps of 6 N D C FLOP. Range: unbounded, usually below 0. The authors'
 code tries f in 0.1, 1, 10 with g of 10 f and 100 f. The default f = 10, g = 100 is
 called the fixed setting by its ports. The authors' code stops after 100 steps from a
-random start; this implementation continues to the unique minimum (in float32 until a
-step lowers the loss by less than 3e-6 of it) and has no seed. If
-the penalty exceeds the curvature of the cross-entropy in every direction, a warning
-says so.
+random start; this implementation continues to the unique minimum (in float32 until two
+steps lower the loss by less than 1e-6 of it each) and has no seed. If the penalty
+exceeds the curvature of the cross-entropy in every direction, a warning says so.
 """
 
 from __future__ import annotations

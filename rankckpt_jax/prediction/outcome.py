@@ -31,7 +31,7 @@ class CheckpointPrediction:
       probability_first_three: Probability that at most two have.
       gain: By how much fine-tuning this checkpoint too is expected to raise the best
         measured accuracy, in the unit of `Prediction.regret`; 0 if it is measured
-        already, NaN if none is.
+        already, None if none is.
       contributions: By input, its part of `standardized`, relative to the mean of the
         pool; they add up to it. `history` stands for earlier results of the checkpoint
         and its relatives, `fine-tuned here` for accuracies measured on this task.
@@ -45,7 +45,7 @@ class CheckpointPrediction:
     interval: Interval
     probability_best: float
     probability_first_three: float
-    gain: float
+    gain: float | None
     contributions: Mapping[str, float]
     measured: float | None = None
 

@@ -73,7 +73,8 @@ def next_step(
 
     Args:
       prediction: Prediction of the pool, with the accuracies measured so far.
-      seconds: Expected time of each checkpoint that may still be fine-tuned.
+      seconds: Expected time of each checkpoint that may still be fine-tuned; less than
+        a second counts as one.
       left: Seconds that are left.
       confidence: Probability in (0, 1] of being the best at which a measured checkpoint
         ends the plan.
@@ -97,7 +98,12 @@ def next_step(
         return Step("", reason)
     if not measured:
         return Step(affordable[0].checkpoint, "it has the highest predicted accuracy")
-    best = max(affordable, key=lambda c: c.gain / seconds[c.checkpoint])
-    if best.gain <= 0:
+    # Times can be unknown, and then are 0.
+    rates = {
+        c.checkpoint: (c.gain or 0.0) / max(seconds[c.checkpoint], 1.0)
+        for c in affordable
+    }
+    best = max(rates, key=lambda name: rates[name])
+    if rates[best] <= 0:
         return Step("", "no other checkpoint is expected to be better")
-    return Step(best.checkpoint, "it has the largest expected gain for its time")
+    return Step(best, "it has the largest expected gain for its time")

@@ -222,7 +222,7 @@ def predict(
     order = np.argsort(-mean, kind="stable")
     first, first_three = (share_of_first(values, k) for k in (1, 3))
     known = [names.index(name) for name in measured]
-    gains = expected_gains(values, known)
+    gains = expected_gains(values, known) if known else None
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     # The scale of the pool is uncertain too, which leaves its order as it is.
     center = posterior.standardized
@@ -247,7 +247,7 @@ def predict(
                 else UNDEFINED,
                 probability_best=float(first[i]),
                 probability_first_three=float(first_three[i]),
-                gain=float(gains[i]),
+                gain=None if gains is None else float(gains[i]),
                 contributions={k: float(v[i]) for k, v in contributions.items()},
                 measured=measured.get(names[i]),
             )
@@ -295,13 +295,11 @@ def expected_gains(values: np.ndarray, known: Sequence[int]) -> np.ndarray:
 
     Args:
       values: float64 [S, n], draws of the accuracies.
-      known: Columns that were measured.
+      known: Columns that were measured, one or more.
 
     Returns:
-      float64 [n], at least 0; NaN if no column is known.
+      float64 [n], at least 0.
     """
-    if not len(known):
-        return np.full(values.shape[1], np.nan)
     best = values[:, known].max(axis=1, keepdims=True)
     gains = np.maximum(values - best, 0).mean(axis=0)
     # With several, the noise of test images can put the order of two in doubt.

@@ -225,7 +225,8 @@ def parse(config: Any, objects: Sequence[in_memory.Model] = ()) -> Choices:
     finetune_top, keep = recipe.pop("top", 0), recipe.pop("keep", "")
     if keep:
         validation.check_keep(keep, stages, config, objects)
-    confidence = recipe.pop("confidence", None) or planning.CONFIDENCE
+    confidence = recipe.pop("confidence", None)
+    confidence = planning.CONFIDENCE if confidence is None else confidence
     validation.check_confidence(confidence)
     seconds = planning.parse_seconds(recipe.get("budget"))
     if seconds:

@@ -38,8 +38,8 @@ def test_make_sweep_returns_published_protocols():
 
 def test_config_has_every_field_of_recipe_and_sweep():
     settings = default.get_config().finetune
-    # How many checkpoints are fine-tuned, and what is kept, is not part of a recipe.
-    del settings.top, settings.keep
+    # Which checkpoints are fine-tuned, and what is kept, is not part of a recipe.
+    del settings.top, settings.confidence, settings.keep
     fields = {
         f.name
         for kind in (finetune.Recipe, finetune.Sweep)

@@ -116,7 +116,7 @@ def test_run_keeps_the_best_of_results_without_weights(config, tmp_path, caplog)
         ({"finetune.keep": "last"}, "Unknown value 'last'"),
         ({"stages": "extract,score"}, "Only fine-tuning gives weights"),
         ({"shard": "1/2", "finetune.top": 0}, "run all shards first"),
-        ({"finetune.budget": "30min"}, "whole number of steps"),
+        ({"finetune.budget": "30 m"}, "whole number of steps"),
         ({"finetune.budget": -3}, "whole number of steps"),
         ({"finetune.budget": 100, "finetune.num_steps": 9}, "leave one of the two"),
         ({"finetune.budget": 100, "shard": "1/2", "finetune.keep": ""}, "shard"),

@@ -24,7 +24,9 @@ def config(scored_config):  # noqa: F811
 
 @pytest.fixture
 def tuned(monkeypatch):
-    """Replace fine-tuning by one of 200 s, and list the checkpoints."""
+    """Replace fine-tuning by one that takes 200 s, and list the checkpoints."""
+    expected = dict.fromkeys(("first", "second", "third"), 200.0)
+    monkeypatch.setattr(planned, "expected_seconds", lambda *_: expected)
     names = []
 
     def finetune_later(context, member, row, title, on_computed=None):
@@ -112,6 +114,7 @@ def test_a_history_that_cannot_be_used_is_a_warning(config, tuned, monkeypatch, 
         ({"shard": "1/2"}, "score with all shards first"),
         ({"finetune.metric": "auroc"}, "planned by predicted accuracies"),
         ({"finetune.confidence": 1.5}, "above 0 and at most 1"),
+        ({"finetune.confidence": 0.0}, "above 0 and at most 1"),
         ({"finetune.budget": "30 parsecs"}, "90s, 30min or 2h"),
     ],
 )

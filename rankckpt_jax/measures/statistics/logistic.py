@@ -37,9 +37,9 @@ _SIGMOID_OUTCOMES = 4
 _LOSS_ROUNDING = {"float32": 1e-6, "float64": 1e-14}
 """Relative increase of the loss per step that counts as rounding."""
 
-_LEAST_GAIN = {"float32": 3e-6, "float64": 1e-14}
-"""Relative decrease of the loss by the last step. In float32 the loss is then at most
-1e-5 of itself above its minimum, in three simulations."""
+_LEAST_GAIN = {"float32": 1e-6, "float64": 1e-14}
+"""Relative decrease of the loss by each of the last two steps. In float32 the loss is
+then at most 1e-5 of itself above its minimum, in three simulations."""
 
 
 class Solution(NamedTuple):
@@ -171,13 +171,14 @@ def _fit(
         solver = optax.lbfgs(linesearch=search)
 
         def is_running(carry: Any) -> jax.Array:
-            _, _, value, _, largest, gain, count = carry
-            # In float32 the loss stops decreasing before the gradient is small.
-            moving = (gain > _LEAST_GAIN[dtype.name] * value) | (count < 2)
+            _, _, value, _, largest, gains, count = carry
+            # In float32 the loss stops decreasing before the gradient is small. A
+            # single step can be short by chance.
+            moving = jnp.max(gains) > _LEAST_GAIN[dtype.name] * value
             return (count < max_steps) & (largest > tolerance) & moving
 
         def step(carry: Any) -> Any:
-            theta, state, value, gradient, _, _, count = carry
+            theta, state, value, gradient, _, gains, count = carry
             updates, state = solver.update(
                 gradient, state, theta, value=value, grad=gradient, value_fn=loss
             )
@@ -185,13 +186,15 @@ def _fit(
             # The line search evaluated the accepted point last.
             reached, after = (optax.tree.get(state, key) for key in ("value", "grad"))
             largest = jnp.maximum(*(jnp.max(jnp.abs(g)) for g in after))
-            return theta, state, reached, after, largest, value - reached, count + 1
+            gains = jnp.stack([gains[1], value - reached])
+            return theta, state, reached, after, largest, gains, count + 1
 
         theta = before[0] / scale[None], before[1] / bias_scale
         infinite = jnp.asarray(jnp.inf, dtype)
         none = jnp.zeros((), jnp.int32)
         first = jax.value_and_grad(loss)(theta)
-        start = (theta, solver.init(theta), *first, infinite, infinite, none)
+        gains = jnp.stack([infinite, infinite])
+        start = (theta, solver.init(theta), *first, infinite, gains, none)
         end = jax.lax.while_loop(is_running, step, start)
         theta, _, value, _, largest, _, _ = end
         kernel, bias = unscaled(theta)
