@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from rankckpt_jax.errors import InputError
 
@@ -31,26 +30,6 @@ class Round:
 
     trials: int
     step: int
-
-
-def parse_budget(value: Any) -> int:
-    """Return `config.finetune.budget` in steps; 0 for none.
-
-    Raises:
-      InputError: It is not a whole number of at least 0.
-    """
-    if value is None or value == "":
-        return 0
-    text = str(value).strip()
-    if isinstance(value, int | str) and text.isdecimal():
-        return int(text)
-    raise InputError(
-        f"The budget of fine-tuning cannot be used: {value!r}",
-        where="config.finetune.budget",
-        expected="a whole number of steps over all checkpoints, or a time",
-        found=repr(value),
-        fix="for example --config.finetune.budget=2000, or 90s, 30min or 2h",
-    )
 
 
 def plan(num_trials: int, budget: int) -> tuple[Round, ...]:

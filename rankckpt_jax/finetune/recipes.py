@@ -17,7 +17,7 @@ import optax
 
 from rankckpt_jax.data.metrics import METRICS
 from rankckpt_jax.errors import InputError, unknown_name
-from rankckpt_jax.finetune import halving
+from rankckpt_jax.finetune import budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +233,7 @@ def make_sweep(settings: Mapping[str, Any], seed: int) -> Sweep:
     steps = given.pop("num_steps", base.num_steps)
     of_sweep = {field.name for field in dataclasses.fields(Sweep)} & given.keys()
     options = {key: given.pop(key) for key in of_sweep}
-    options["budget"] = halving.parse_budget(options.get("budget"))
+    options["budget"] = budget.parse(options.get("budget")).steps
     if options["budget"] and settings.get("num_steps") is not None:
         raise InputError(
             "The budget of fine-tuning decides the number of steps",

@@ -21,7 +21,7 @@ from rankckpt_jax.data.splits import Split
 from rankckpt_jax.devices import processes, progress
 from rankckpt_jax.errors import InputError, redact
 from rankckpt_jax.features import blocks, extract
-from rankckpt_jax.finetune import halving
+from rankckpt_jax.finetune import budget, halving
 from rankckpt_jax.prediction import history as history_lib
 from rankckpt_jax.prediction import planning
 from rankckpt_jax.run import pool, scoring, subset, validation
@@ -51,7 +51,7 @@ class RunContext:
       make_pool: Pre-trains the demo's pool; None without the stage `pretrain`.
       sweep: How to fine-tune.
       finetune_top: How many of the best-ranked checkpoints to fine-tune; 0 for all.
-      finetune_seconds: Time for the fine-tunings of the task; 0 for no limit.
+      finetune_budget: Seconds for all fine-tunings of the task; 0 for no limit.
       finetune_confidence: Probability of being the best at which they stop earlier.
       keep: "best" to keep the weights of the best checkpoint, or "".
       preprocess: `config.preprocess`; see `preprocess.resolve`.
@@ -85,7 +85,7 @@ class RunContext:
     make_pool: Callable[[], None] | None
     sweep: finetune.Sweep
     finetune_top: int
-    finetune_seconds: float
+    finetune_budget: float
     finetune_confidence: float
     keep: str
     preprocess: str
@@ -112,7 +112,7 @@ class RunContext:
     @property
     def finetunes_later(self) -> bool:
         """Whether checkpoints are fine-tuned only after all are scored."""
-        return bool(self.finetune_top or self.sweep.budget or self.finetune_seconds)
+        return bool(self.finetune_top or self.sweep.budget or self.finetune_budget)
 
     @property
     def with_blocks(self) -> bool:
@@ -192,7 +192,7 @@ class Choices:
     shard: shard_lib.Shard | None
     sweep: finetune.Sweep
     finetune_top: int
-    finetune_seconds: float
+    finetune_budget: float
     finetune_confidence: float
     keep: str
 
@@ -228,9 +228,7 @@ def parse(config: Any, objects: Sequence[in_memory.Model] = ()) -> Choices:
     confidence = recipe.pop("confidence", None)
     confidence = planning.CONFIDENCE if confidence is None else confidence
     validation.check_confidence(confidence)
-    seconds = planning.parse_seconds(recipe.get("budget"))
-    if seconds:
-        recipe["budget"] = None
+    seconds = budget.parse(recipe.get("budget")).seconds
     sweep = finetune.make_sweep(recipe, config.seed)
     if (sweep.budget or seconds) and "finetune" in stages:
         validation.check_budget(config.shard)
@@ -275,7 +273,7 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
     else:
         task = _load_task(config)
     metric = metrics.resolve(choices.sweep.metric, task.target)
-    if choices.finetune_seconds and "finetune" in stages:
+    if choices.finetune_budget and "finetune" in stages:
         validation.check_planned(metric)
     settings = scoring.for_target(settings, task.target)
     validation.check_ablation(stages, settings.measures, task.target)
@@ -309,7 +307,7 @@ def load(config: Any, objects: Sequence[in_memory.Model] = ()) -> Iterator[RunCo
         make_pool=_demo(config, cache) if "pretrain" in stages else None,
         sweep=choices.sweep,
         finetune_top=choices.finetune_top,
-        finetune_seconds=choices.finetune_seconds,
+        finetune_budget=choices.finetune_budget,
         finetune_confidence=choices.finetune_confidence,
         keep=choices.keep,
         preprocess=config.preprocess,

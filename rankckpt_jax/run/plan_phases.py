@@ -228,8 +228,8 @@ def finetuning(inputs: Inputs) -> Phase:
         )
     if recipe.frozen:
         about = f"{trials} trials of a head on fixed features"
-    if choices.finetune_seconds:
-        about = f"within {choices.finetune_seconds:,.0f} s, by expected gain; {about}"
+    if choices.finetune_budget:
+        about = f"within {choices.finetune_budget:,.0f} s, by expected gain; {about}"
     top = choices.finetune_top
     if top:
         about = f"the {top} best-ranked, here the costliest; {about}"

@@ -13,7 +13,7 @@ import logging
 import statistics
 from collections.abc import Mapping, Sequence
 
-from rankckpt_jax.devices import processes, progress, signals
+from rankckpt_jax.devices import processes, signals
 from rankckpt_jax.errors import InputError, Interrupted
 from rankckpt_jax.finetune import Sweep
 from rankckpt_jax.prediction import Prediction, planning
@@ -40,7 +40,7 @@ def run(
     names: Sequence[str],
     recorder: recording.Recorder,
 ) -> list[Row]:
-    """Fine-tune checkpoints within `context.finetune_seconds`.
+    """Fine-tune checkpoints within `context.finetune_budget`.
 
     Args:
       context: Everything that the stages need.
@@ -56,7 +56,7 @@ def run(
     """
     by_name = {row.checkpoint: row for row in rows}
     members = {member.name: member for member in context.members}
-    task, budget = context.task.name, context.finetune_seconds
+    task, budget = context.task.name, context.finetune_budget
     stored = [name for name in names if by_name[name].finetune_seconds is not None]
     _log.info(
         "%s: fine-tuning up to %d checkpoints within %s%s",
@@ -109,19 +109,19 @@ def _decide(
         # There is nothing to predict.
         untried = [n for n in usable if rows[n].finetune_seconds is None]
         return planning.Step("".join(untried), "no other checkpoint can be fine-tuned")
-    left = context.finetune_seconds - _used(rows)
+    left = context.finetune_budget - _used(rows)
     expected = expected_seconds(list(rows.values()), context.sweep)
     # One that failed or diverged is not tried again.
     seconds = {
         name: expected[name] for name in usable if rows[name].finetune_seconds is None
     }
-    with progress.step(context.task.name, "planning", announce=False):
-        return planning.next_step(
-            _predict(context, list(rows.values())),
-            seconds,
-            left,
-            context.finetune_confidence,
-        )
+    affordable = {name: time for name, time in seconds.items() if time <= left}
+    if seconds and not affordable:
+        least = format_seconds(min(seconds.values()))
+        reason = f"the shortest would take {least} of {format_seconds(max(left, 0))}"
+        return planning.Step("", reason)
+    predicted_pool = _predict(context, list(rows.values()))
+    return planning.next_step(predicted_pool, affordable, context.finetune_confidence)
 
 
 def _predict(context: RunContext, rows: Sequence[Row]) -> Prediction:
@@ -154,9 +154,8 @@ def expected_seconds(rows: Sequence[Row], sweep: Sweep) -> dict[str, float]:
     known = [seconds for seconds in forward.values() if seconds is not None]
     usual = statistics.median(known) if known else 0.0
     passes = {
-        row.checkpoint: images * (usual if own is None else own)
-        for row in rows
-        for own in (forward[row.checkpoint],)
+        name: images * (usual if seconds is None else seconds)
+        for name, seconds in forward.items()
     }
     factors, compilations = [], []
     for row in rows:

@@ -182,7 +182,7 @@ def _evaluate_members(context: RunContext, recorder: recording.Recorder) -> list
             )
         rows.append(row)
         recorder.add(row)
-    if context.finetune_seconds and "finetune" in context.stages:
+    if context.finetune_budget and "finetune" in context.stages:
         rows = planned.run(context, rows, _best(context, rows), recorder)
     elif context.sweep.budget and {"finetune", "report"} & set(context.stages):
         rows = halving.run(context, rows, _best(context, rows))

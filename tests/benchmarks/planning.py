@@ -11,7 +11,7 @@ checkpoints that were fine-tuned lacks to the best of the pool, in points.
     plan            `prediction.planning`: the largest expected gain for its time
     plan, earlier   the same with the pool's accuracies on its other tasks
     predicted       by predicted accuracy, without updates
-    nleep, source_accuracy, num_parameters
+    nleep, source_accuracy, parameters
                     by a score
     random          the mean over random orders
 
@@ -91,8 +91,8 @@ def show(table: Table, prior: prediction.Relations) -> None:
             )
             if not history:
                 first = prediction.predict(predictor, pool, num_samples=DRAWS)
-                order = [c.checkpoint for c in first.checkpoints]
-                found.setdefault("predicted", []).append(regrets(order, task, cost))
+                predicted = [c.checkpoint for c in first.checkpoints]
+                found.setdefault("predicted", []).append(regrets(predicted, task, cost))
         for name in FIXED:
             scores = scores_of(table, task, name)
             if len(scores) == len(task.checkpoints):
@@ -106,16 +106,10 @@ def show(table: Table, prior: prediction.Relations) -> None:
         found.setdefault("random", []).append(list(np.mean(drawn, axis=0)))
         curves = planning_curves.read(task)
         if curves:
-            first = prediction.predict(
-                prediction.fit((), prior=prior),
-                prediction.candidates(table, task),
-                num_samples=DRAWS,
-            )
-            order = [c.checkpoint for c in first.checkpoints]
             search = planning_curves.Search(curves, cost)
             for name, regrets_of in {
                 "halving": [search.halve(b, None) for b in BUDGETS],
-                "halving, plan": [search.halve(b, order) for b in BUDGETS],
+                "halving, plan": [search.halve(b, predicted) for b in BUDGETS],
                 "curves": [search.optimize(b) for b in BUDGETS],
             }.items():
                 ends = [
@@ -174,10 +168,10 @@ def plan(
             num_samples=DRAWS,
         )
         left = {name: c for name, c in cost.items() if name not in order}
-        step = planning.next_step(predicted, left, np.inf)
+        step = planning.next_step(predicted, left)
         if not step.checkpoint:
             stop = stop or len(order)
-            step = planning.next_step(predicted, left, np.inf, confidence=2.0)
+            step = planning.next_step(predicted, left, confidence=2.0)
         if not step.checkpoint:
             break
         order.append(step.checkpoint)

@@ -42,6 +42,8 @@ TABLE, NETWORKS = DATA / "public_pool.csv", DATA / "public_pool_networks.csv"
 CURVES = DATA / "public_pool_curves.csv"
 TERMS = DATA / "public_pool_terms.csv"
 
+Line = dict[str, str]
+
 KEY = ("task", "checkpoint", "seed")
 CURVE_KEY = (*KEY, "learning_rate")
 FACTS = (
@@ -87,9 +89,6 @@ def main() -> None:
             write_table(TABLE, KEY, lines)
         seconds = time.monotonic() - start
         print(*key, line["accuracy"], f"({seconds:.0f} s)", flush=True)
-
-
-Line = dict[str, str]
 
 
 def compute(

@@ -36,16 +36,3 @@ def test_survivors_keep_the_highest_and_drop_diverged_trials():
     assert halving.survivors(values, 1) == (2,)
     assert halving.survivors(values, 3) == (0, 2, 3)
     assert halving.survivors((None, None, None), 2) == (0, 1)
-
-
-@pytest.mark.parametrize(
-    ("value", "steps"), [(None, 0), ("", 0), (0, 0), (800, 800), ("800", 800)]
-)
-def test_parse_budget(value, steps):
-    assert halving.parse_budget(value) == steps
-
-
-@pytest.mark.parametrize("value", ["30min", "1e3", -1, 2.5, True, "all"])
-def test_parse_budget_refuses_what_does_not_work(value):
-    with pytest.raises(InputError, match="a whole number of steps"):
-        halving.parse_budget(value)

@@ -1,11 +1,9 @@
 """Which checkpoint is fine-tuned next, and when planning stops."""
 
 import numpy as np
-import pytest
 import scipy.stats
 
 from rankckpt_jax import prediction
-from rankckpt_jax.errors import InputError
 from rankckpt_jax.prediction import planning, predictor
 
 SCORES = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 0.5, "e": -1.0}
@@ -36,12 +34,12 @@ def test_expected_gain_of_a_normal_accuracy_is_that_of_the_closed_form():
     assert gains[0] == 0
 
 
-def test_first_is_the_best_predicted_checkpoint_that_fits():
+def test_first_is_the_best_predicted_checkpoint():
     predicted = predict()
-    first = planning.next_step(predicted, times(*SCORES), 600)
+    first = planning.next_step(predicted, times(*SCORES))
     assert first.checkpoint == "a"
-    slow = planning.next_step(predicted, times(*SCORES, a=700.0), 600)
-    assert slow.checkpoint == "b"
+    second = planning.next_step(predicted, times("b", "c"))
+    assert second.checkpoint == "b"
 
 
 def test_next_has_the_largest_gain_for_its_time():
@@ -50,23 +48,20 @@ def test_next_has_the_largest_gain_for_its_time():
     assert gains["a"] == 0
     assert gains["b"] > gains["e"] > 0
     seconds = times("b", "c", "d", "e")
-    assert planning.next_step(predicted, seconds, 600).checkpoint == "b"
+    assert planning.next_step(predicted, seconds).checkpoint == "b"
     ratio = 1.01 * gains["b"] / gains["c"]
     cheaper = seconds | {"b": 60 * ratio}
-    assert planning.next_step(predicted, cheaper, 600).checkpoint == "c"
+    assert planning.next_step(predicted, cheaper).checkpoint == "c"
 
 
-def test_plan_stops_when_it_is_sure_or_out_of_time():
+def test_plan_stops_when_it_is_sure_or_complete():
     predicted = predict({"a": 0.9, "b": 0.5, "c": 0.5, "d": 0.5})
-    sure = planning.next_step(predicted, times("e"), 600, confidence=0.5)
+    sure = planning.next_step(predicted, times("e"), confidence=0.5)
     assert not sure.checkpoint
     assert "a is the best with a probability of" in sure.reason
-    late = planning.next_step(predict({"a": 0.8}), times("b", "c", b=90.0), 50)
-    assert not late.checkpoint
-    assert late.reason == "50 s are left, and the shortest takes 60 s"
-    unknown = planning.next_step(predict({"a": 0.8}), {"b": 0.0, "e": 0.0}, 50)
+    unknown = planning.next_step(predict({"a": 0.8}), {"b": 0.0, "e": 0.0})
     assert unknown.checkpoint == "b"
-    ended = planning.next_step(predict({"e": 0.2}), {}, 600)
+    ended = planning.next_step(predict({"e": 0.2}), {})
     assert ended.reason == "every checkpoint is fine-tuned"
 
 
@@ -77,19 +72,6 @@ def test_a_low_result_of_the_first_moves_the_plan_on():
         for accuracy in (0.95, 0.5)
     ]
     assert gains[0] < gains[1]
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [("90s", 90), ("30min", 1800), ("1.5 h", 5400), ("2000", 0), (2000, 0), (None, 0)],
-)
-def test_times_have_a_unit(value, seconds):
-    assert planning.parse_seconds(value) == seconds
-
-
-def test_no_time_is_refused():
-    with pytest.raises(InputError, match="no time"):
-        planning.parse_seconds("0min")
 
 
 def test_gain_is_in_points_once_the_level_is_known():

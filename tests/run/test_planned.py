@@ -46,7 +46,9 @@ def test_run_fine_tunes_until_the_time_is_used(config, tuned, caplog):
     assert sum(row.accuracy is not None for row in rows.values()) == 2
     text = "\n".join(record.getMessage() for record in caplog.records)
     assert "up to 3 checkpoints within 7 min 30 s" in text
-    assert "no more fine-tuning, because 50 s are left" in text
+    assert (
+        "no more fine-tuning, because the shortest would take 3 min 20 s of 50" in text
+    )
 
 
 def test_run_fine_tunes_only_the_best_ranked_within_the_time(config, tuned):

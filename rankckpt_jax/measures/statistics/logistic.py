@@ -12,7 +12,7 @@ works on W / sqrt(v / C + r), in which the Hessian is near the identity, and nee
 of steps instead of thousands. Ridges are solved one after the other, each from the
 solution of the one before. Products are computed in blocks of images. Otherwise a TPU's
 compiler takes five to ten times as long. W is [C, P], because XLA computes the
-gradient of [P, C] at a third of the rate on a CPU.
+gradient of [P, C] at less than half of the rate on a CPU.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _LOSS_ROUNDING = {"float32": 1e-6, "float64": 1e-14}
 """Relative increase of the loss per step that counts as rounding."""
 
 _LEAST_GAIN = {"float32": 1e-6, "float64": 1e-14}
-"""Relative decrease of the loss by each of the last two steps. In float32 the loss is
-then at most 1e-5 of itself above its minimum, in three simulations."""
+"""Relative decrease of the loss by each of the last two steps. For 20,000 simulated
+images of 2,048 dimensions in float32, 1e-7 lowers the loss by another 2e-6 of it."""
 
 
 class Solution(NamedTuple):

@@ -16,8 +16,7 @@ PAIRED_IMAGES = 5_000
 """Default number of images for measures of all pairs, of which there are 12 million.
 
 For random 5,000 of 20,000 simulated images, RSA has a standard deviation of 0.0005,
-PARC, which is in percent, one of 0.04, and concept variation one of 6e-6, a fiftieth of
-the difference between features of different quality.
+PARC, which is in percent, one of 0.04, and concept variation one of at most 6e-6.
 """
 
 
