@@ -117,9 +117,8 @@ def _decide(
     }
     affordable = {name: time for name, time in seconds.items() if time <= left}
     if seconds and not affordable:
-        least = format_seconds(min(seconds.values()))
-        reason = f"the shortest would take {least} of {format_seconds(max(left, 0))}"
-        return planning.Step("", reason)
+        least, rest = map(format_seconds, (min(seconds.values()), max(left, 0.0)))
+        return planning.Step("", f"{rest} are left, and the shortest takes {least}")
     predicted_pool = _predict(context, list(rows.values()))
     return planning.next_step(predicted_pool, affordable, context.finetune_confidence)
 

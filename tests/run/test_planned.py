@@ -46,9 +46,8 @@ def test_run_fine_tunes_until_the_time_is_used(config, tuned, caplog):
     assert sum(row.accuracy is not None for row in rows.values()) == 2
     text = "\n".join(record.getMessage() for record in caplog.records)
     assert "up to 3 checkpoints within 7 min 30 s" in text
-    assert (
-        "no more fine-tuning, because the shortest would take 3 min 20 s of 50" in text
-    )
+    reason = "50.0 s are left, and the shortest takes 3 min 20 s"
+    assert f"no more fine-tuning, because {reason}" in text
 
 
 def test_run_fine_tunes_only_the_best_ranked_within_the_time(config, tuned):
