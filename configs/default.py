@@ -209,13 +209,14 @@ def get_config() -> ml_collections.ConfigDict:
     # after all checkpoints are scored; 0 for all. Not possible with `shard`.
     finetune.top = 0
     # A time such as 90s, 30min or 2h: fine-tune one checkpoint after the other, each
-    # time the one with the largest expected gain, until the time is used. Or a number
-    # of steps over all checkpoints, which replaces num_steps: successive halving drops
-    # the worse half of the checkpoints again and again, until one is left. Empty to
-    # fine-tune each checkpoint. See docs/classifier.md.
+    # time the one with the largest expected gain for its time, until the time is used.
+    # Weak ones are left after their first part; see choose_after, which is 0.3 here.
+    # Or a number of steps over all checkpoints, which replaces num_steps: successive
+    # halving drops the worse half of the checkpoints again and again, until one is
+    # left. Empty to fine-tune each checkpoint. See docs/classifier.md.
     finetune.budget = placeholder(object)
-    # With a budget of time: stop earlier, as soon as a checkpoint that was fine-tuned
-    # is the best one with this probability, in (0, 1]. By default 0.9.
+    # With a budget of time: stop earlier, as soon as the best checkpoint is among those
+    # that were fine-tuned with this probability, in (0, 1]. By default 0.9.
     finetune.confidence = placeholder(float)
     # best: keep the weights of the checkpoint with the highest accuracy in
     # workdir/TASK/model, for `rankckpt predict`; see docs/classifier.md.
@@ -239,6 +240,9 @@ def get_config() -> ml_collections.ConfigDict:
     finetune.train_on = placeholder(str)
     # Trials that share a device; faster for small networks.
     finetune.trials_at_once = placeholder(int)
+    # Share of the steps after which only the best learning rate goes on, in (0, 1]; 1
+    # to train all rates to the end.
+    finetune.choose_after = placeholder(float)
     # sgd or adamw.
     finetune.optimizer = placeholder(str)
     finetune.momentum = placeholder(float)

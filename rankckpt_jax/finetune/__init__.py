@@ -5,6 +5,7 @@ with moments over the whole global batch, and a new dense head that starts at ze
 
     recipes.py   config -> Sweep (the protocols as data)
     sweep.py     Sweep -> SweepResult: all trials, the best one, the store
+    early_choice.py   the same, if learning rates are dropped before the last step
     trials.py    trials that share their steps -> TrialResult: evaluation, saving
     loop.py      the training loop, and evaluation
     step.py      the compiled training step
@@ -14,6 +15,7 @@ with moments over the whole global batch, and a new dense head that starts at ze
     serving.py   Model -> a program that needs only JAX
 """
 
+from rankckpt_jax.finetune.early_choice import load_start, start
 from rankckpt_jax.finetune.loop import TrainingResult, evaluate, train, train_program
 from rankckpt_jax.finetune.model import Model, load_model, make_model, save_model
 from rankckpt_jax.finetune.prepare import Prepared, fit_batch, prepare
@@ -24,7 +26,7 @@ from rankckpt_jax.finetune.recipes import (
     make_sweep,
     schedule,
 )
-from rankckpt_jax.finetune.results import SweepResult, TrialResult
+from rankckpt_jax.finetune.results import Start, SweepResult, TrialResult
 from rankckpt_jax.finetune.step import (
     TRAINING_VERSION,
     State,
@@ -49,6 +51,7 @@ __all__ = [
     "Model",
     "Prepared",
     "Recipe",
+    "Start",
     "State",
     "Sweep",
     "SweepResult",
@@ -65,6 +68,7 @@ __all__ = [
     "initial_state",
     "load",
     "load_model",
+    "load_start",
     "load_weights",
     "make_model",
     "make_sweep",
@@ -76,6 +80,7 @@ __all__ = [
     "save_model",
     "schedule",
     "splits_used",
+    "start",
     "train",
     "train_program",
 ]

@@ -104,7 +104,11 @@ class Sweep:
       train_on: "train", or "trainval" to include `val` if the task has it. With
         `select_by="val"`, the chosen setting is then trained again on both.
       trials_at_once: Number of trials with equal `num_steps` that share a device by
-        `jax.vmap`. This is faster for networks too small to fill the device.
+        `jax.vmap`. This is faster for networks too small to fill the device. Without
+        effect if `choose_after` is less than 1.
+      choose_after: Share of the steps after which only the learning rate with the best
+        metric on validation images goes on, in (0, 1]; 1 to train all rates to the
+        end. It is applied to each of `num_steps`.
       metric: Name of the metric of `data.metrics` that trials are compared by; empty
         for that of the task's kind of target.
       budget: Steps of successive halving over the trials of all checkpoints, which
@@ -119,6 +123,7 @@ class Sweep:
     select_by: str = "test"
     train_on: str = "trainval"
     trials_at_once: int = 1
+    choose_after: float = 1.0
     metric: str = ""
     budget: int = 0
 
@@ -130,6 +135,26 @@ class Sweep:
             for steps in self.num_steps
             for rate in self.learning_rates
         )
+
+    @property
+    def chooses_early(self) -> bool:
+        """Whether learning rates are dropped before the last step."""
+        return self.choose_after < 1 and len(self.learning_rates) > 1
+
+    def choice_step(self, num_steps: int) -> int:
+        """Return the step after which one of the learning rates is chosen."""
+        return max(1, round(self.choose_after * num_steps))
+
+    @property
+    def steps_before_choice(self) -> int:
+        """Number of steps of all trials until the learning rates are chosen."""
+        steps = sum(map(self.choice_step, self.num_steps))
+        return len(self.learning_rates) * steps
+
+    @property
+    def steps_after_choice(self) -> int:
+        """Number of steps of the chosen trials from there on."""
+        return sum(steps - self.choice_step(steps) for steps in self.num_steps)
 
 
 SWEEPS: Mapping[str, Sweep] = {
@@ -202,6 +227,7 @@ _LIMITS: Sequence[tuple[Sequence[str], str, Callable[[Any], bool]]] = (
         lambda x: 0 <= x < 1,
     ),
     (("layer_decay",), "a factor in (0, 1]", lambda x: 0 < x <= 1),
+    (("choose_after",), "a share in (0, 1]", lambda x: 0 < x <= 1),
     (
         ("warmup", "early_stop", "random_crop"),
         "a share in [0, 1]",
@@ -233,15 +259,19 @@ def make_sweep(settings: Mapping[str, Any], seed: int) -> Sweep:
     steps = given.pop("num_steps", base.num_steps)
     of_sweep = {field.name for field in dataclasses.fields(Sweep)} & given.keys()
     options = {key: given.pop(key) for key in of_sweep}
-    options["budget"] = budget.parse(options.get("budget")).steps
-    if options["budget"] and settings.get("num_steps") is not None:
-        raise InputError(
-            "The budget of fine-tuning decides the number of steps",
-            where="config.finetune.num_steps",
-            expected="no number of steps with config.finetune.budget",
-            found=f"{settings['num_steps']} with a budget of {options['budget']}",
-            fix="leave one of the two out",
-        )
+    limit = budget.parse(options.get("budget"))
+    options["budget"] = limit.steps
+    if limit.seconds:
+        options.setdefault("choose_after", budget.CHOOSE_AFTER)
+    for key in ("num_steps", "choose_after"):
+        if limit.steps and settings.get(key) is not None:
+            raise InputError(
+                "The budget of fine-tuning decides the number of steps",
+                where=f"config.finetune.{key}",
+                expected=f"no {key} with config.finetune.budget in steps",
+                found=f"{settings[key]} with a budget of {limit.steps}",
+                fix="leave one of the two out",
+            )
     if "decay_at" in given:
         given["decay_at"] = tuple(given["decay_at"])
     known = {field.name for field in dataclasses.fields(Recipe)}
@@ -266,6 +296,7 @@ def _check(sweep: Sweep) -> None:
         *(("num_steps", steps) for steps in sweep.num_steps),
         *((name, getattr(sweep, name)) for name in ("select_by", "train_on")),
         ("trials_at_once", sweep.trials_at_once),
+        ("choose_after", sweep.choose_after),
     ]
     for name, value in fields:
         where = f"config.finetune.{name}"

@@ -16,7 +16,8 @@ class TrialResult:
     """Result of one trial.
 
     Its accuracies are values of one metric of `data.metrics`, by default that of the
-    kind of target. They are None if the trial diverged.
+    kind of target. They are None if the trial diverged. A trial that was dropped before
+    its last step has no `accuracy`, and its other values are of its own last step.
 
     Attributes:
       learning_rate: Its learning rate.
@@ -125,6 +126,30 @@ class SweepResult:
                 "to avoid them, lower config.finetune.learning_rate"
             )
         return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The first part of a sweep, up to the choice of the learning rate.
+
+    Attributes:
+      learning_rate: The best rate so far.
+      steps: Number of steps that it was trained for.
+      num_steps: Number of steps of the complete trial.
+      accuracy: The metric on validation images after `steps`; None if all trials
+        diverged.
+      num_images: Number of validation images.
+      seconds: Time of all trials.
+      compile_seconds: The part of it that was spent on compiling.
+    """
+
+    learning_rate: float
+    steps: int
+    num_steps: int
+    accuracy: float | None
+    num_images: int
+    seconds: float
+    compile_seconds: float
 
 
 def summarize(

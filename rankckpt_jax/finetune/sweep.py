@@ -22,7 +22,7 @@ from rankckpt_jax.data import metrics as metrics_lib
 from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Split, Task
 from rankckpt_jax.errors import InputError
-from rankckpt_jax.finetune import loop, metrics
+from rankckpt_jax.finetune import early_choice, loop, metrics
 from rankckpt_jax.finetune import results as results_lib
 from rankckpt_jax.finetune import step as step_lib
 from rankckpt_jax.finetune import trials as trials_lib
@@ -102,13 +102,15 @@ def load(
     """
     directory = epath.Path(directory)
     sweep = to_sweep(sweep, task)
-    path, key = _place(directory, checkpoint, task, sweep, preprocess)
-    stored = store.load_result(path, key)
-    if stored is None:
-        return None
-    result = results_lib.sweep_from_store(stored.result)
-    _restore_metrics(directory, result, len(sweep.trials))
-    return result
+    # Complete trials serve where an early choice is asked for.
+    for asked in dict.fromkeys((sweep, dataclasses.replace(sweep, choose_after=1.0))):
+        path, key = _place(directory, checkpoint, task, asked, preprocess)
+        stored = store.load_result(path, key)
+        if stored is not None:
+            result = results_lib.sweep_from_store(stored.result)
+            _restore_metrics(directory, result, len(sweep.trials))
+            return result
+    return None
 
 
 def save(
@@ -219,8 +221,11 @@ def run(
     sweep, splits, context = prepared.sweep, prepared.splits, prepared.context
     directory, metric = context.directory, context.metric
     key = {**context.key, **_sweep_key(sweep, splits, metric)}
-    trials = list(_run_grid(context, sweep, splits, description))
-    chosen = results_lib.choose(trials)
+    if sweep.chooses_early:
+        trials, chosen = early_choice.run_grid(context, sweep, splits, description)
+    else:
+        trials = list(_run_grid(context, sweep, splits, description))
+        chosen = results_lib.choose(trials)
     if splits.final is not None and chosen.accuracy is not None:
         recipe, train, validation, suffix = _chosen(sweep, splits, chosen)
         [chosen] = trials_lib.load_or_train(
@@ -273,7 +278,7 @@ def load_weights(
     recipe, train, validation, suffix = _chosen(prepared.sweep, prepared.splits, result)
     context = prepared.context
     place = trials_lib.weights_path(context, recipe, suffix)
-    key = trials_lib.trial_key(context, recipe, train, validation)
+    key = trials_lib.trial_key(context.key, recipe, train, validation)
     weights = weights_lib.load(place, key)
     if weights is None:
         _log.info(
@@ -362,6 +367,7 @@ def _sweep_key(sweep: Sweep, splits: Splits, metric: str) -> dict[str, Any]:
         "learning_rate": list(sweep.learning_rates),
         "num_steps": list(sweep.num_steps),
         "select_by": sweep.select_by,
+        **({"choose_after": sweep.choose_after} if sweep.chooses_early else {}),
         "train": splits.train.fingerprint,
         "validation": splits.validation.fingerprint,
         "final": None if splits.final is None else splits.final.fingerprint,
@@ -387,6 +393,9 @@ def _run_grid(
 
 def _groups(sweep: Sweep) -> Iterator[list[Recipe]]:
     """Yield the trials that are trained side by side."""
+    if sweep.chooses_early:
+        yield from ([trial] for trial in sweep.trials)
+        return
     for _, same_steps in itertools.groupby(sweep.trials, lambda trial: trial.num_steps):
         group = list(same_steps)
         for start in range(0, len(group), sweep.trials_at_once):

@@ -71,7 +71,7 @@ def load_or_train(
       suffix: End of the names of the trials' files.
       description: Label of the progress bar.
     """
-    keys = [trial_key(context, trial, train, validation) for trial in trials]
+    keys = [trial_key(context.key, trial, train, validation) for trial in trials]
     paths = [
         context.directory / _RESULTS / f"{trial_name(trial)}{suffix}.json"
         for trial in trials
@@ -122,11 +122,18 @@ def _saves(
 
 
 def trial_key(
-    context: Context, trial: Recipe, train: Split, validation: Split
+    shared: Mapping[str, Any], trial: Recipe, train: Split, validation: Split
 ) -> dict[str, Any]:
-    """Return the inputs that determine the result of a trial."""
+    """Return the inputs that determine the result of a trial.
+
+    Args:
+      shared: Those that all trials share, `Context.key`.
+      trial: The recipe of the trial.
+      train: The training images.
+      validation: The split that accuracy is measured on during training.
+    """
     splits = {"train": train.fingerprint, "validation": validation.fingerprint}
-    return {**context.key, **splits, **recipe_key(trial)}
+    return {**shared, **splits, **recipe_key(trial)}
 
 
 def train_until(
@@ -154,13 +161,10 @@ def train_until(
     Returns:
       The result after `step` steps, whose `accuracy` is on `validation` too.
     """
-    key = trial_key(context, trial, train, validation)
-    path = context.directory / _RESULTS / f"{trial_name(trial)}_until{step}.json"
-    stored = store.load_result(path, {**key, "until": step})
-    if stored is not None:
-        result = results.trial_from_store(stored.result)
-        if (known := results.by_metric(result, context.metric)) is not None:
-            return known
+    key = trial_key(context.key, trial, train, validation)
+    known = load_until(context.directory, key, trial, step, context.metric)
+    if known is not None:
+        return known
     with _saves(context, [trial], [key], "") as saved:
         [result], _ = _train(
             dataclasses.replace(context, test=validation),
@@ -172,8 +176,36 @@ def train_until(
             description=description,
             last_step=step,
         )
+    path = _until_path(context.directory, trial, step)
     store.save_result(path, {**key, "until": step}, dataclasses.asdict(result))
     return results.by_metric(result, context.metric) or result
+
+
+def load_until(
+    directory: epath.Path,
+    key: Mapping[str, Any],
+    trial: Recipe,
+    step: int,
+    metric: str,
+) -> TrialResult | None:
+    """Load the result of `train_until`; None if there is none.
+
+    Args:
+      directory: The checkpoint's `finetune` directory.
+      key: The trial's `trial_key`.
+      trial: The recipe of the complete trial.
+      step: The number of steps.
+      metric: Name of the metric that the accuracies shall be values of.
+    """
+    path = _until_path(directory, trial, step)
+    stored = store.load_result(path, {**key, "until": step})
+    if stored is None:
+        return None
+    return results.by_metric(results.trial_from_store(stored.result), metric)
+
+
+def _until_path(directory: epath.Path, trial: Recipe, step: int) -> epath.Path:
+    return directory / _RESULTS / f"{trial_name(trial)}_until{step}.json"
 
 
 def train_again(
@@ -189,7 +221,7 @@ def train_again(
 
     Weights of a trial that diverges are not stored.
     """
-    key = trial_key(context, trial, train, validation)
+    key = trial_key(context.key, trial, train, validation)
     with _saves(context, [trial], [key], suffix) as saved:
         [result], state = _train(
             context,

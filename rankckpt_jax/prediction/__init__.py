@@ -4,7 +4,7 @@
 docs/predicting.md explains the model and states its evidence.
 """
 
-from rankckpt_jax.prediction.candidates import Candidate, candidates
+from rankckpt_jax.prediction.candidates import Candidate, Early, candidates
 from rankckpt_jax.prediction.outcome import CheckpointPrediction, Prediction
 from rankckpt_jax.prediction.predictor import Predictor, fit, predict
 from rankckpt_jax.prediction.published import published_relations
@@ -13,6 +13,7 @@ from rankckpt_jax.prediction.relations import Relations
 __all__ = [
     "Candidate",
     "CheckpointPrediction",
+    "Early",
     "Prediction",
     "Predictor",
     "Relations",

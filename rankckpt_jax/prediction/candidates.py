@@ -33,6 +33,19 @@ class Candidate:
     spreads: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Early:
+    """An accuracy after the first part of a fine-tuning.
+
+    Attributes:
+      accuracy: In [0, 1], on held-out images.
+      num_images: Number of these images.
+    """
+
+    accuracy: float
+    num_images: int
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
     """The accuracies of checkpoints on one earlier task.

@@ -34,7 +34,8 @@ class CheckpointPrediction:
         already, None if none is.
       contributions: By input, its part of `standardized`, relative to the mean of the
         pool; they add up to it. `history` stands for earlier results of the checkpoint
-        and its relatives, `fine-tuned here` for accuracies measured on this task.
+        and its relatives, `fine-tuned here` for accuracies of this task, also of
+        fine-tunings that were only begun.
       measured: The accuracy that was measured on this task; None if there is none.
     """
 

@@ -19,6 +19,7 @@ from rankckpt_jax.prediction import standardize as st
 from rankckpt_jax.prediction.belief import believe
 from rankckpt_jax.prediction.candidates import (
     Candidate,
+    Early,
     Record,
     check_candidates,
     check_fractions,
@@ -44,7 +45,7 @@ RIDGE = 0.5
 """Settings chosen on published tasks; see docs/predicting.md."""
 
 FINE_TUNED_HERE = "fine-tuned here"
-"""The contribution of accuracies measured on the task itself."""
+"""The contribution of accuracies of the task itself, complete or early."""
 
 _FEW = 5
 """Smaller pools have a note."""
@@ -176,6 +177,7 @@ def predict(
     pool: Sequence[Candidate],
     measured: Mapping[str, float] | None = None,
     *,
+    early: Mapping[str, Early] | None = None,
     num_test: int | None = None,
     num_samples: int = 10_000,
     seed: int = 0,
@@ -186,6 +188,9 @@ def predict(
       predictor: Earlier tasks; see `fit`.
       pool: The checkpoints of the task; see `candidates` for those of a table.
       measured: Accuracies in [0, 1] of checkpoints that were fine-tuned on the task.
+      early: Accuracies after the first part of fine-tunings on the task, the same part
+        for all. Those of checkpoints in `measured` tell how far accuracies rise from
+        there to the end.
       num_test: Number of test images of the task. With it, measured accuracies are
         subject to the noise of so many images; without, they are exact.
       num_samples: Number of draws for probabilities, regret and intervals. With 10,000,
@@ -194,11 +199,13 @@ def predict(
 
     Raises:
       InputError: The pool has fewer than two checkpoints or two of the same name, or a
-        measured accuracy is of no checkpoint of the pool, or not a fraction of 1.
+        measured or early accuracy is of no checkpoint of the pool, or not a fraction
+        of 1.
     """
-    measured = dict(measured or {})
+    measured, early = dict(measured or {}), dict(early or {})
     check_candidates(pool)
     check_measured(measured, pool)
+    check_measured({name: value.accuracy for name, value in early.items()}, pool)
     pool, notes = fill_families(map(move_statics, pool), predictor.records)
     names = [candidate.name for candidate in pool]
     relations = predictor.relations
@@ -207,15 +214,19 @@ def predict(
     )
     belief = believe(model, pool, predictor.records)
     level = levels.predict_level(relations, pool)
+    logits_of = {name: levels.observe(a, num_test) for name, a in measured.items()}
+    first_parts = {
+        name: levels.observe(a.accuracy, a.num_images) for name, a in early.items()
+    }
+    observed = {**logits_of, **levels.foresee(logits_of, first_parts)}
     posterior = levels.update(
         belief,
         levels.predict_scale(relations),
         level,
-        {names.index(name): value for name, value in measured.items()},
-        num_test,
+        {names.index(name): logit for name, logit in observed.items()},
     )
     standardized, logits = posterior.draw(num_samples, seed)
-    is_level_known = level is not None or bool(measured)
+    is_level_known = level is not None or bool(observed)
     accuracies = 1 / (1 + np.exp(-logits))
     values = accuracies if is_level_known else standardized
     mean = posterior.logits if is_level_known else posterior.standardized
@@ -230,7 +241,7 @@ def predict(
     intervals = (center + widening(len(pool)) * (quantiles - center)).T
     accuracy_intervals = np.quantile(accuracies, tails, axis=0).T
     contributions = dict(belief.contributions)
-    if measured:
+    if observed:
         contributions[FINE_TUNED_HERE] = posterior.standardized - belief.mean
     rows = []
     for i in order:

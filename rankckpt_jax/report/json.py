@@ -51,6 +51,7 @@ def to_json(summary: Summary) -> str:
         "rows": [
             {column.name: _clean(column.value(row)) for column in columns(ranking)}
             | {"tried": dataclasses.asdict(row.tried) if row.tried else None}
+            | {"started": dataclasses.asdict(row.started) if row.started else None}
             | {"layer_scores": {m: _numbers(s) for m, s in row.layer_scores.items()}}
             for row in ranking.rows
         ],

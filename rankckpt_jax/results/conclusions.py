@@ -11,7 +11,7 @@ from rankckpt_jax.errors import some
 from rankckpt_jax.results import verification
 from rankckpt_jax.results.agreement import Agreement
 from rankckpt_jax.results.costs import Costs
-from rankckpt_jax.results.dropped import describe_dropped
+from rankckpt_jax.results.dropped import describe_dropped, describe_started
 from rankckpt_jax.results.figures import Figure, main_figures
 from rankckpt_jax.results.formatting import (
     format_metric,
@@ -106,6 +106,7 @@ def conclude(
         *against[_MOST_AGAINST:],
         *describe_saved_images(ranking),
         describe_dropped(ranking),
+        describe_started(ranking),
         _layers(ranking),
         _ties(ranking),
         _interval(ranking, agreement),

@@ -1,4 +1,4 @@
-"""A sentence on the checkpoints that successive halving dropped."""
+"""Sentences on the checkpoints whose fine-tuning was not completed."""
 
 from __future__ import annotations
 
@@ -24,4 +24,27 @@ def describe_dropped(ranking: Ranking) -> str:
         f"Dropped by successive halving, with their steps of {total:,} and held-out "
         f"{ranking.metric_title}: {some(parts)}. These values are of fewer steps and "
         "are not compared with complete fine-tunings."
+    )
+
+
+def describe_started(ranking: Ranking) -> str:
+    """Return the sentence on the checkpoints that a plan only began to fine-tune."""
+    left = [
+        (row.started, printable(row.checkpoint))
+        for row in ranking.rows
+        if row.started is not None and row.finetune_seconds is None
+    ]
+    if not left:
+        return ""
+    parts = []
+    for start, name in sorted(left, key=lambda pair: -(pair[0].accuracy or 0.0)):
+        value = "diverged"
+        if start.accuracy is not None:
+            value = format_metric(start.accuracy, ranking.metric)
+        parts.append(f"{name} ({value})")
+    start, _ = left[0]
+    return (
+        f"Fine-tuned for the first {start.steps:,} of {start.num_steps:,} steps only, "
+        f"with the held-out {ranking.metric_title} there: {some(parts)}. These values "
+        "count in the predictions, and are not compared with complete fine-tunings."
     )

@@ -40,7 +40,7 @@ def predict(
     Args:
       ranking: Scores and properties of its rows are the inputs. Saturated scores are
         left out, because they mean nothing. Accuracies that were measured in this run
-        are taken as known.
+        are taken as known, and those of fine-tunings that were only begun as a sign.
       tables: Tables of earlier tasks, which are added to the published ones.
       num_test: Number of test images of the accuracies; they are exact if None.
 
@@ -62,6 +62,11 @@ def predict(
         prediction.fit(tables),
         [_candidate(row) for row in rows],
         {row.checkpoint: a for row in rows if (a := _measured(row)) is not None},
+        early={
+            row.checkpoint: prediction.Early(start.accuracy, start.num_images)
+            for row in rows
+            if (start := row.started) is not None and start.accuracy is not None
+        },
         num_test=num_test,
         num_samples=min(_DRAWS, max(_NUMBERS // max(len(rows), 1), 100)),
     )

@@ -12,6 +12,7 @@ from rankckpt_jax.results.formatting import one_line, printable
 
 if TYPE_CHECKING:
     from rankckpt_jax.evaluation.intervals import Interval
+    from rankckpt_jax.finetune import Start
     from rankckpt_jax.prediction import CheckpointPrediction
 
 
@@ -108,6 +109,8 @@ class Row:
       curve: (step, accuracy) during fine-tuning with the chosen hyperparameters.
       tried: How far successive halving fine-tuned it, else None. Only the checkpoint
         that was left has an accuracy.
+      started: The first part of its fine-tuning within a budget of time, else None. It
+        may have been left at that, and then there is no accuracy.
       extract_seconds: Time to extract the features, which all measures share.
       finetune_seconds: Time of fine-tuning, including the hyperparameter search.
       compile_seconds: The part of these times that was spent on compiling, for
@@ -164,6 +167,7 @@ class Row:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
     tried: Tried | None = None
+    started: Start | None = None
     extract_seconds: float | None = None
     finetune_seconds: float | None = None
     compile_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)

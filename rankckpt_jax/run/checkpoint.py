@@ -78,6 +78,8 @@ def finetune_later(
     row: Row,
     title: str,
     on_computed: OnComputed = ignore,
+    *,
+    only_start: bool = False,
 ) -> Row:
     """Fine-tune a checkpoint that `evaluate` only scored.
 
@@ -87,6 +89,7 @@ def finetune_later(
       row: The result of `evaluate`.
       title: Prefix of log lines.
       on_computed: As for `evaluate`.
+      only_start: Whether to end after the first part; see `finetune.start`.
 
     Returns:
       The row with its accuracy; what fine-tuning raises becomes its failure.
@@ -98,7 +101,9 @@ def finetune_later(
 
     def finetune_member() -> Row:
         network = open_network(context, member, title, on_computed)
-        return finetuning.finetune_row(context, network, row, events, compute=True)
+        return finetuning.finetune_row(
+            context, network, row, events, compute=True, only_start=only_start
+        )
 
     return with_failures(member, events, finetune_member)
 

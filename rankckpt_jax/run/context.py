@@ -115,6 +115,11 @@ class RunContext:
         return bool(self.finetune_top or self.sweep.budget or self.finetune_budget)
 
     @property
+    def starts_first(self) -> bool:
+        """Whether a fine-tuning may be left after its first part."""
+        return bool(self.finetune_budget) and self.sweep.choose_after < 1
+
+    @property
     def with_blocks(self) -> bool:
         """Whether the features of last blocks are needed."""
         return self.features_from != blocks.LAST

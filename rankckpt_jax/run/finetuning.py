@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from rankckpt_jax import finetune
 from rankckpt_jax.checkpoints import network_files
@@ -27,6 +28,18 @@ def load_finetuned(
     )
 
 
+def _load_start(
+    context: RunContext, network: Network, row: Row
+) -> finetune.Start | None:
+    return finetune.load_start(
+        context.directory / row.checkpoint / "finetune",
+        network.description,
+        context.task,
+        context.sweep,
+        preprocess=rule(context, network),
+    )
+
+
 def rule(context: RunContext, network: Network) -> str:
     """Return the rule of `preprocess.resize` for a checkpoint."""
     return preprocess_lib.resolve(
@@ -35,7 +48,13 @@ def rule(context: RunContext, network: Network) -> str:
 
 
 def finetune_row(
-    context: RunContext, network: Network, row: Row, events: Events, *, compute: bool
+    context: RunContext,
+    network: Network,
+    row: Row,
+    events: Events,
+    *,
+    compute: bool,
+    only_start: bool = False,
 ) -> Row:
     """Fine-tune a checkpoint, or load the stored result.
 
@@ -45,9 +64,11 @@ def finetune_row(
       row: Its row.
       events: Receives what was computed.
       compute: Whether to fine-tune if no result is stored.
+      only_start: Whether to end after the first part; see `finetune.start`.
 
     Returns:
-      The row, with its accuracy if there is a result.
+      The row, with its accuracy if there is a result, and within a budget of time with
+      the first part of its fine-tuning.
 
     Raises:
       InputError: See `finetune.run`, or its weights cannot be kept.
@@ -57,6 +78,8 @@ def finetune_row(
         # `halving` fine-tunes all checkpoints together.
         return row
     directory = context.directory / row.checkpoint / "finetune"
+    if context.starts_first:
+        row = dataclasses.replace(row, started=_load_start(context, network, row))
     result = load_finetuned(context, network, row.checkpoint)
     if result is not None:
         events.add("fine-tuning", None)
@@ -66,17 +89,21 @@ def finetune_row(
             network_files.check(backbone.apply, row.checkpoint)
         count = len(context.sweep.trials)
         trials = "1 trial" if count == 1 else f"{count} trials"
+        arguments = (directory, backbone, context.task, context.sweep)
+        options: dict[str, Any] = {
+            "preprocess": rule(context, network),
+            "cache": context.cache,
+            "description": f"{events.title}: fine-tuning",
+            "should_stop": lambda step: signals.should_stop(),
+        }
+        if only_start:
+            with progress.step(events.title, f"first part of fine-tuning, {trials}"):
+                start = finetune.start(*arguments, **options)
+            events.add("fine-tuning", start.seconds)
+            return dataclasses.replace(row, started=start)
         with progress.step(events.title, f"fine-tuning, {trials}"):
             result = finetune.run(
-                directory,
-                backbone,
-                context.task,
-                context.sweep,
-                preprocess=rule(context, network),
-                cache=context.cache,
-                description=f"{events.title}: fine-tuning",
-                should_stop=lambda step: signals.should_stop(),
-                keep_weights=bool(context.keep),
+                *arguments, **options, keep_weights=bool(context.keep)
             )
         events.add("fine-tuning", result.seconds)
     else:

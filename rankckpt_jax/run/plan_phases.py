@@ -185,7 +185,9 @@ def finetuning(inputs: Inputs) -> Phase:
     sweep = finetune.fit_batch(choices.sweep, splits.train)
     recipe, trials = sweep.recipe, len(sweep.trials)
     together = min(sweep.trials_at_once, len(sweep.learning_rates))
-    steps = sum(sweep.num_steps) * math.ceil(len(sweep.learning_rates) / together)
+    if sweep.chooses_early:
+        together = 1
+    steps = math.ceil(sweep.steps_before_choice / together) + sweep.steps_after_choice
     if sweep.budget:
         # Spread evenly; which checkpoints are dropped is not known before.
         count = sum(inputs.networks.values())

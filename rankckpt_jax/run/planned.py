@@ -1,8 +1,12 @@
 """Fine-tunes the most promising checkpoints within a budget of time.
 
-`prediction.planning` decides what comes next. The budget is that of all fine-tunings of
-the task that are stored in the work directory, so that a run which is started again
-with the same budget does not fine-tune more, and one with a larger budget goes on.
+`prediction.planning` decides what comes next. A fine-tuning has two parts: all learning
+rates up to `Sweep.choose_after`, and the best one to the end. After the first part the
+checkpoint competes again with the others, and may be left at that.
+
+The budget is that of all fine-tunings of the task that are stored in the work
+directory, so that a run which is started again with the same budget does not fine-tune
+more, and one with a larger budget goes on.
 """
 
 from __future__ import annotations
@@ -13,9 +17,9 @@ import logging
 import statistics
 from collections.abc import Mapping, Sequence
 
+from rankckpt_jax import finetune
 from rankckpt_jax.devices import processes, signals
 from rankckpt_jax.errors import InputError, Interrupted
-from rankckpt_jax.finetune import Sweep
 from rankckpt_jax.prediction import Prediction, planning
 from rankckpt_jax.results import comparison, predicted
 from rankckpt_jax.results.formatting import format_metric, format_seconds, one_line
@@ -32,6 +36,19 @@ _COMPILATIONS = 4.0
 """The same for compiling."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """How many images the fine-tuning of a checkpoint trains on.
+
+    Attributes:
+      first: In its first part.
+      last: From there to the end.
+    """
+
+    first: int
+    last: int
 
 
 def run(
@@ -57,7 +74,7 @@ def run(
     by_name = {row.checkpoint: row for row in rows}
     members = {member.name: member for member in context.members}
     task, budget = context.task.name, context.finetune_budget
-    stored = [name for name in names if by_name[name].finetune_seconds is not None]
+    stored = [name for name in names if _seconds(by_name[name]) is not None]
     _log.info(
         "%s: fine-tuning up to %d checkpoints within %s%s",
         *(task, len(names), format_seconds(budget)),
@@ -66,12 +83,13 @@ def run(
         if stored
         else "",
     )
+    images = _images(context)
     number = 0
     while True:
         if signals.should_stop():
             raise Interrupted(f"{task}: stopped before the next fine-tuning")
 
-        decide = functools.partial(_decide, context, by_name, names)
+        decide = functools.partial(_decide, context, by_name, names, images)
         step = processes.sync_errors(decide)
         # Processes may differ by rounding and time, and all must train the same.
         name, reason = processes.broadcast_from_main([step.checkpoint, step.reason])
@@ -79,27 +97,66 @@ def run(
             _log.info("%s: no more fine-tuning, because %s", task, reason)
             return list(by_name.values())
         number += 1
-        _log.info("%s: fine-tuning %s next, because %s", task, name, reason)
+        before = by_name[name]
+        only_start = context.starts_first and before.started is None
+        what = "fine-tuning"
+        if context.starts_first:
+            what = "starting to fine-tune" if only_start else "going on with"
+        _log.info("%s: %s %s next, because %s", task, what, name, reason)
         row = checkpoint.finetune_later(
-            context, members[name], by_name[name], f"[{number}] {name}"
+            context,
+            members[name],
+            before,
+            f"[{number}] {name}",
+            only_start=only_start,
         )
         by_name[name] = row
         recorder.add(row)
-        if (accuracy := row.finite_accuracy()) is not None:
+        if outcome := _describe(row, context.metric):
             _log.info(
-                "%s: %s reaches %s; %s of %s used",
-                *(task, name, format_metric(accuracy, context.metric)),
+                "%s: %s %s; %s of %s used",
+                *(task, name, outcome),
                 *(format_seconds(_used(by_name)), format_seconds(budget)),
             )
 
 
+def _describe(row: Row, metric: str) -> str:
+    """Return how far the fine-tuning of a checkpoint came, in a phrase."""
+    if (accuracy := row.finite_accuracy()) is not None:
+        return f"reaches {format_metric(accuracy, metric)}"
+    start = row.started
+    if start is None or start.accuracy is None:
+        return ""
+    return (
+        f"is at {format_metric(start.accuracy, metric)} on held-out images after "
+        f"{start.steps} of {start.num_steps} steps"
+    )
+
+
 def _used(rows: Mapping[str, Row]) -> float:
     """Return the seconds of all fine-tunings."""
-    return sum(finite(row.finetune_seconds) or 0.0 for row in rows.values())
+    return sum(_seconds(row) or 0.0 for row in rows.values())
+
+
+def _seconds(row: Row) -> float | None:
+    """Return the seconds of a fine-tuning so far; None if it has not begun."""
+    if row.finetune_seconds is None and row.started is not None:
+        return row.started.seconds
+    return finite(row.finetune_seconds)
+
+
+def _images(context: RunContext) -> Images:
+    """Return how many images fine-tuning trains on, of every checkpoint."""
+    sweep = context.sweep
+    last = sweep.steps_after_choice
+    if finetune.choose_splits(context.task, sweep).final is not None:
+        last += max(sweep.num_steps)
+    batch_size = sweep.recipe.batch_size
+    return Images(sweep.steps_before_choice * batch_size, last * batch_size)
 
 
 def _decide(
-    context: RunContext, rows: Mapping[str, Row], names: Sequence[str]
+    context: RunContext, rows: Mapping[str, Row], names: Sequence[str], images: Images
 ) -> planning.Step:
     """Return the next step; only process 0 knows the history."""
     if not processes.is_main_process():
@@ -110,11 +167,7 @@ def _decide(
         untried = [n for n in usable if rows[n].finetune_seconds is None]
         return planning.Step("".join(untried), "no other checkpoint can be fine-tuned")
     left = context.finetune_budget - _used(rows)
-    expected = expected_seconds(list(rows.values()), context.sweep)
-    # One that failed or diverged is not tried again.
-    seconds = {
-        name: expected[name] for name in usable if rows[name].finetune_seconds is None
-    }
+    seconds = expected_seconds([rows[name] for name in usable], images)
     affordable = {name: time for name, time in seconds.items() if time <= left}
     if seconds and not affordable:
         least, rest = map(format_seconds, (min(seconds.values()), max(left, 0.0)))
@@ -138,38 +191,56 @@ def _predict(context: RunContext, rows: Sequence[Row]) -> Prediction:
         return predicted.predict(ranking, [], num_test)
 
 
-def expected_seconds(rows: Sequence[Row], sweep: Sweep) -> dict[str, float]:
-    """Return the time that fine-tuning each checkpoint is expected to take.
+def expected_seconds(rows: Sequence[Row], images: Images) -> dict[str, float]:
+    """Return the time that fine-tuning each checkpoint is expected to take from now on.
 
-    It follows from the time of its features, and from the fine-tunings that are
-    finished: the median of their times per forward pass, and of their compile times.
+    It follows from the time of its features, and from the fine-tunings so far: the
+    median of their times per forward pass, and of their compile times.
 
     Args:
-      rows: All rows.
-      sweep: The trials of each checkpoint.
+      rows: Rows without a failure.
+      images: The images that fine-tuning trains on.
+
+    Returns:
+      The seconds of those that are not finished; without those that diverged.
     """
-    images = len(sweep.learning_rates) * sum(sweep.num_steps) * sweep.recipe.batch_size
     forward = {row.checkpoint: _seconds_per_image(row) for row in rows}
     known = [seconds for seconds in forward.values() if seconds is not None]
     usual = statistics.median(known) if known else 0.0
-    passes = {
-        name: images * (usual if seconds is None else seconds)
-        for name, seconds in forward.items()
-    }
+    per_image = {name: usual if x is None else x for name, x in forward.items()}
     factors, compilations = [], []
     for row in rows:
-        total = finite(row.finetune_seconds)
-        if total is not None and passes[row.checkpoint] > 0:
-            compiling = row.compile_seconds.get("fine-tuning", 0.0)
+        total, name = _seconds(row), row.checkpoint
+        if total is not None and per_image[name] > 0:
+            is_begun = row.finetune_seconds is None
+            passed = images.first + (0 if is_begun else images.last)
+            compiling = _compile_seconds(row)
             compilations.append(compiling)
-            factors.append((total - compiling) / passes[row.checkpoint])
+            factors.append((total - compiling) / (passed * per_image[name]))
     factor = statistics.median(factors) if factors else _PASSES
     if not compilations:
         compilations = [
             _COMPILATIONS * row.compile_seconds.get("features", 0.0) for row in rows
         ]
     compiling = statistics.median(compilations)
-    return {name: factor * seconds + compiling for name, seconds in passes.items()}
+    result = {}
+    for row in rows:
+        name = row.checkpoint
+        if row.finetune_seconds is not None:
+            continue
+        if row.started is None:
+            passes = images.first + images.last
+            result[name] = factor * passes * per_image[name] + compiling
+        elif row.started.accuracy is not None:
+            # Its programs are compiled.
+            result[name] = factor * images.last * per_image[name]
+    return result
+
+
+def _compile_seconds(row: Row) -> float:
+    if row.finetune_seconds is None and row.started is not None:
+        return row.started.compile_seconds
+    return row.compile_seconds.get("fine-tuning", 0.0)
 
 
 def _seconds_per_image(row: Row) -> float | None:

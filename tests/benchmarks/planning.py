@@ -8,14 +8,18 @@ fine-tunings, or of average ones: with the times of the public pool, an expensiv
 checkpoint uses more of it. The regret of a budget is how much accuracy the best of the
 checkpoints that were fine-tuned lacks to the best of the pool, in points.
 
-    plan            `prediction.planning`: the largest expected gain for its time
-    plan, earlier   the same with the pool's accuracies on its other tasks
+    plan            `prediction.planning`: the largest expected gain for its time. On
+                    the public pool, learning rates are dropped early, and a
+                    fine-tuning may be left after its first part
+    plan, complete  the same with complete fine-tunings
+    plan, earlier   the plan with the pool's accuracies on its other tasks
     predicted       by predicted accuracy, without updates
     nleep, source_accuracy, parameters
                     by a score
     random          the mean over random orders
 
-For the public pool, whose learning curves are known, also two searches that see the
+All see the accuracies of the first run, and are judged by the mean over runs. For the
+public pool, whose learning curves are known, also two searches that see the
 accuracy on held-out images every ten steps, and stop a training early:
 
     halving         successive halving over random checkpoints, with all learning rates
@@ -31,6 +35,7 @@ the tasks of a pool, with the mean difference to the plan and its 95 % interval.
 
 import argparse
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -78,21 +83,24 @@ def show(table: Table, prior: prediction.Relations) -> None:
     for task in tasks:
         others = tuple(other for other in tasks if other is not task)
         cost = costs(task)
-        for name, history in {"plan": (), "plan, earlier": others}.items():
-            if name != "plan" and not others:
-                continue
-            earlier = [dataclasses.replace(table, tasks=history)] if history else []
-            predictor = prediction.fit(earlier, prior=prior)
-            pool = prediction.candidates(table, task)
-            order, stop = plan(predictor, pool, task, cost)
-            found.setdefault(name, []).append(regrets(order, task, cost))
-            stops.setdefault(name, []).append(
-                (stop, 100 * regret_of(order[:stop], task))
-            )
-            if not history:
-                first = prediction.predict(predictor, pool, num_samples=DRAWS)
-                predicted = [c.checkpoint for c in first.checkpoints]
-                found.setdefault("predicted", []).append(regrets(predicted, task, cost))
+        parts = planning_curves.read_parts(task)
+        pool = prediction.candidates(table, task)
+        for name, history, of_plan in (
+            ("plan", (), parts),
+            ("plan, complete", (), {}),
+            ("plan, earlier", others, parts),
+        ):
+            if (history or name != "plan, earlier") and (parts or "com" not in name):
+                earlier = [dataclasses.replace(table, tasks=history)] if history else []
+                predictor = prediction.fit(earlier, prior=prior)
+                plan = Plan(predictor, pool, task, cost, of_plan)
+                own = [regret_of(plan.run(budget)[0], task) for budget in BUDGETS]
+                found.setdefault(name, []).append(own)
+                tuned, used = plan.run(math.inf, planning.CONFIDENCE)
+                stops.setdefault(name, []).append((used, regret_of(tuned, task)))
+        first = prediction.predict(prediction.fit(prior=prior), pool, num_samples=DRAWS)
+        predicted = [c.checkpoint for c in first.checkpoints]
+        found.setdefault("predicted", []).append(regrets(predicted, task, cost))
         for name in FIXED:
             scores = scores_of(table, task, name)
             if len(scores) == len(task.checkpoints):
@@ -112,8 +120,9 @@ def show(table: Table, prior: prediction.Relations) -> None:
                 "halving, plan": [search.halve(b, predicted) for b in BUDGETS],
                 "curves": [search.optimize(b) for b in BUDGETS],
             }.items():
+                truth = task.by_name(task.accuracies)
                 ends = [
-                    np.mean([100 * regret_of([n], task) for n in names])
+                    np.mean([regret_of({n: truth[n]}, task) for n in names])
                     for names in regrets_of
                 ]
                 found.setdefault(name, []).append(list(map(float, ends)))
@@ -129,8 +138,8 @@ def show(table: Table, prior: prediction.Relations) -> None:
             more = f"  budget 3: {more} more"
         print(f"{name:<16}{cells}{more}")
     for name, ends in stops.items():
-        number, regret = np.mean(ends, axis=0)
-        print(f"{name}: stops after {number:.1f} fine-tunings, regret {regret:.2f}")
+        used, regret = np.mean(ends, axis=0)
+        print(f"{name}: stops after a budget of {used:.1f}, regret {regret:.2f}")
 
 
 def costs(task: TaskTable) -> Mapping[str, float]:
@@ -149,34 +158,70 @@ def costs(task: TaskTable) -> Mapping[str, float]:
     return {name: value / mean for name, value in seconds.items()}
 
 
-def plan(
-    predictor: prediction.Predictor,
-    pool: list[prediction.Candidate],
-    task: TaskTable,
-    cost: Mapping[str, float],
-) -> tuple[list[str], int]:
-    """Return the order of the plan, and after how many checkpoints it stops."""
-    accuracies = task.by_name(task.accuracies)
-    order: list[str] = []
-    stop = 0
-    while len(order) < len(task.checkpoints):
-        predicted = prediction.predict(
-            predictor,
-            pool,
-            {name: accuracies[name] for name in order},
-            num_test=task.num_test,
-            num_samples=DRAWS,
-        )
-        left = {name: c for name, c in cost.items() if name not in order}
-        step = planning.next_step(predicted, left)
-        if not step.checkpoint:
-            stop = stop or len(order)
-            step = planning.next_step(predicted, left, confidence=2.0)
-        if not step.checkpoint:
-            break
-        order.append(step.checkpoint)
-    rest = [name for name in cost if name not in order]
-    return [*order, *rest], stop or len(order)
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A plan for one task, as `run.planned` follows it.
+
+    Attributes:
+      predictor: Earlier tasks.
+      pool: The checkpoints.
+      task: Their accuracies.
+      cost: By checkpoint, the time of a complete sweep.
+      parts: By checkpoint, how its fine-tuning goes if it starts with a first part;
+        empty for complete sweeps.
+    """
+
+    predictor: prediction.Predictor
+    pool: list[prediction.Candidate]
+    task: TaskTable
+    cost: Mapping[str, float]
+    parts: Mapping[str, planning_curves.Parts]
+
+    def run(
+        self, budget: float, confidence: float = 2.0
+    ) -> tuple[dict[str, float], float]:
+        """Return the accuracies that are measured within a budget, and the time.
+
+        The first checkpoint is always fine-tuned. The plan goes on as long as a
+        confidence of more than 1 is asked for.
+        """
+        complete = first_run(self.task)
+        early: dict[str, prediction.Early] = {}
+        measured: dict[str, float] = {}
+        used = 0.0
+        while True:
+            left = {n: self._time_left(n, early) for n in self.cost}
+            left = {n: time for n, time in left.items() if n not in measured}
+            if measured:
+                left = {n: time for n, time in left.items() if used + time <= budget}
+            predicted = prediction.predict(
+                self.predictor,
+                self.pool,
+                measured,
+                early=early,
+                num_test=self.task.num_test,
+                num_samples=DRAWS,
+            )
+            name = planning.next_step(predicted, left, confidence).checkpoint
+            if not name:
+                return measured, used
+            parts = self.parts.get(name)
+            if parts is None:
+                measured[name] = complete[name]
+                used += self.cost[name]
+            elif name in early:
+                measured[name] = parts.final
+                used += self.cost[name] * parts.last
+            else:
+                early[name] = parts.early
+                used += self.cost[name] * parts.first
+
+    def _time_left(self, name: str, early: Mapping[str, prediction.Early]) -> float:
+        parts = self.parts.get(name)
+        if parts is None:
+            return self.cost[name]
+        first = 0.0 if name in early else parts.first
+        return self.cost[name] * (first + parts.last)
 
 
 def regrets(
@@ -187,22 +232,32 @@ def regrets(
     As in a run, a checkpoint is left out if its time does not fit into what is left.
     The first of an order is always fine-tuned.
     """
+    complete = first_run(task)
     result = []
     for budget in BUDGETS:
         left = float(budget)
-        tuned: list[str] = []
+        tuned: dict[str, float] = {}
         for name in order:
             if cost[name] <= left or not tuned:
-                tuned.append(name)
+                tuned[name] = complete[name]
                 left -= cost[name]
-        result.append(100 * regret_of(tuned, task))
+        result.append(regret_of(tuned, task))
     return result
 
 
-def regret_of(tuned: list[str], task: TaskTable) -> float:
-    """Return what the best of some checkpoints lacks to the best of all."""
-    accuracies = task.by_name(task.accuracies)
-    return max(accuracies.values()) - max(accuracies[name] for name in tuned)
+def first_run(task: TaskTable) -> dict[str, float]:
+    """Return the accuracies of the first fine-tuning, as a user has them."""
+    return task.by_name(task.runs[:, 0])
+
+
+def regret_of(tuned: Mapping[str, float], task: TaskTable) -> float:
+    """Return what the best by some accuracies lacks to the best of all, in points.
+
+    Checkpoints are judged by their mean accuracy over all runs.
+    """
+    truth = task.by_name(task.accuracies)
+    best = max(tuned, key=lambda name: tuned[name])
+    return 100 * (max(truth.values()) - truth[best])
 
 
 def scores_of(table: Table, task: TaskTable, name: str) -> Mapping[str, float]:

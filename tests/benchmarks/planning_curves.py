@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import scipy.stats
 
+from rankckpt_jax import prediction
 from rankckpt_jax.evaluation.table import TaskTable
+from rankckpt_jax.finetune.budget import CHOOSE_AFTER
 from tests.benchmarks import public_pool
 
 POINTS = 10
@@ -29,6 +31,17 @@ _RELATED, _NOISE = 0.5, 0.02
 point, that of 50 held-out images with smoothing."""
 
 
+HELD_OUT = {
+    "caltech101": 306,
+    "chest_xray": 14,
+    "cifar10": 100,
+    "flowers17": 51,
+    "patch_camelyon": 200,
+    "scenes8": 48,
+    "textures10": 50,
+}
+"""Number of held-out images: a tenth of the training images, rounded up."""
+
 Trial = tuple[str, str]
 """A checkpoint and a learning rate."""
 
@@ -44,6 +57,40 @@ def read(task: TaskTable) -> dict[Trial, np.ndarray]:
             found[checkpoint, rate] = np.array([float(c or 0) for c in cells])
     known = {checkpoint for checkpoint, _ in found}
     return found if known == set(task.checkpoints) else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A fine-tuning whose learning rate is chosen early.
+
+    Attributes:
+      early: Accuracy of the best rate on held-out images at the choice.
+      final: Its accuracy on test images after the last step.
+      first: Time of all rates up to the choice, as a share of a complete sweep.
+      last: Time of the best rate from there on.
+    """
+
+    early: prediction.Early
+    final: float
+    first: float
+    last: float
+
+
+def read_parts(task: TaskTable) -> dict[str, Parts]:
+    """Return the parts of each fine-tuning; empty without all checkpoints."""
+    curves = read(task)
+    lines = public_pool.read_table(public_pool.CURVES, public_pool.CURVE_KEY)
+    point = round(CHOOSE_AFTER * POINTS)
+    found = {}
+    for name in dict.fromkeys(checkpoint for checkpoint, _ in curves):
+        own = {rate: curve for (n, rate), curve in curves.items() if n == name}
+        rate = max(own, key=lambda rate: own[rate][point - 1])
+        # A training that diverged has no accuracy.
+        final = float(lines[task.name, name, "0", rate]["accuracy"] or 0)
+        early = prediction.Early(own[rate][point - 1], HELD_OUT[task.name])
+        first = CHOOSE_AFTER
+        found[name] = Parts(early, final, first, (1 - first) / len(own))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,10 @@ def test_config_has_every_field_of_recipe_and_sweep():
         ({"learning_rate": (0.1, -1.0)}, "finetune.learning_rate"),
         ({"learning_rate": ()}, "finetune.learning_rate"),
         ({"trials_at_once": 0}, "finetune.trials_at_once"),
+        ({"choose_after": 0.0}, "finetune.choose_after"),
+        ({"choose_after": 1.5}, "finetune.choose_after"),
+        ({"choose_after": 0.3, "budget": 2000}, "finetune.choose_after"),
+        ({"num_steps": 5, "budget": 2000}, "finetune.num_steps"),
         ({"schedule": "linear"}, "finetune.schedule"),
         ({"optimizer": "adam"}, "finetune.optimizer"),
         ({"layer_decay": 0.0}, "finetune.layer_decay"),
@@ -79,3 +83,17 @@ def test_config_has_every_field_of_recipe_and_sweep():
 def test_make_sweep_rejects_bad_value(changes, message):
     with pytest.raises(InputError, match=message):
         finetune.make_sweep(changes, seed=0)
+
+
+def test_a_budget_of_time_chooses_rates_early_unless_told_otherwise():
+    timed, complete, plain = (
+        finetune.make_sweep({"recipe": "quick", "num_steps": 300, **options}, 0)
+        for options in ({"budget": "1h"}, {"budget": "1h", "choose_after": 1.0}, {})
+    )
+    assert timed.chooses_early and timed.choice_step(300) == 90
+    # Two rates up to step 90, and one from there to 300.
+    assert (timed.steps_before_choice, timed.steps_after_choice) == (180, 210)
+    assert not complete.chooses_early and complete == plain
+    assert (plain.steps_before_choice, plain.steps_after_choice) == (600, 0)
+    single = dataclasses.replace(timed, learning_rates=(0.1,))
+    assert not single.chooses_early and single.steps_after_choice == 210

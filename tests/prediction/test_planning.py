@@ -1,18 +1,20 @@
 """Which checkpoint is fine-tuned next, and when planning stops."""
 
 import numpy as np
+import pytest
 import scipy.stats
 
 from rankckpt_jax import prediction
-from rankckpt_jax.prediction import planning, predictor
+from rankckpt_jax.errors import InputError
+from rankckpt_jax.prediction import Early, planning, predictor
 
 SCORES = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 0.5, "e": -1.0}
 
 
-def predict(measured=None):
+def predict(measured=None, early=None):
     pool = [prediction.Candidate(n, scores={"nleep": s}) for n, s in SCORES.items()]
     return prediction.predict(
-        prediction.fit(), pool, measured, num_test=500, num_samples=2000
+        prediction.fit(), pool, measured, early=early, num_test=500, num_samples=2000
     )
 
 
@@ -58,11 +60,41 @@ def test_plan_stops_when_it_is_sure_or_complete():
     predicted = predict({"a": 0.9, "b": 0.5, "c": 0.5, "d": 0.5})
     sure = planning.next_step(predicted, times("e"), confidence=0.5)
     assert not sure.checkpoint
-    assert "a is the best with a probability of" in sure.reason
+    assert "the best is among the 4 fine-tuned ones with a probability" in sure.reason
     unknown = planning.next_step(predict({"a": 0.8}), {"b": 0.0, "e": 0.0})
     assert unknown.checkpoint == "b"
     ended = planning.next_step(predict({"e": 0.2}), {})
     assert ended.reason == "every checkpoint is fine-tuned"
+
+
+def test_plan_stops_if_only_the_noise_of_the_measured_ones_is_left():
+    """Which of two equal ones is better is open, and no other can be the best."""
+    predicted = predict({"a": 0.98, "b": 0.98, "c": 0.6, "d": 0.6})
+    chances = {c.checkpoint: c.probability_best for c in predicted.checkpoints}
+    assert max(chances.values()) < 0.9 < chances["a"] + chances["b"]
+    assert not planning.next_step(predicted, times("e")).checkpoint
+
+
+def test_a_weak_start_is_left_and_a_strong_one_goes_on():
+    weak, strong = (
+        predict({"a": 0.8}, {"a": Early(0.7, 100), "b": Early(accuracy, 100)})
+        for accuracy in (0.4, 0.75)
+    )
+    assert weak.by_name("b").gain < 0.1 * weak.by_name("c").gain
+    seconds = times("b", "c")
+    assert planning.next_step(weak, seconds).checkpoint == "c"
+    assert planning.next_step(strong, seconds).checkpoint == "b"
+    assert strong.by_name("b").measured is None
+
+
+def test_an_early_accuracy_narrows_the_prediction():
+    before, after = (
+        predict({"a": 0.8}, early).by_name("b").interval
+        for early in ({}, {"a": Early(0.7, 2000), "b": Early(0.65, 2000)})
+    )
+    assert after.high - after.low < 0.7 * (before.high - before.low)
+    with pytest.raises(InputError, match="zz"):
+        predict({"a": 0.8}, {"zz": Early(0.5, 10)})
 
 
 def test_a_low_result_of_the_first_moves_the_plan_on():
