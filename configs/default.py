@@ -202,8 +202,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Fine-tuning; see rankckpt_jax/finetune/recipes.py.
     config.finetune = finetune = ml_collections.ConfigDict()
     # vtab_1k (1000 steps), vtab_full (VTAB's grid), neucrab (the benchmark's grid), vit
-    # (AdamW for transformers) or quick (cosine schedule, two learning rates, a few
-    # hundred steps, chosen on val).
+    # (AdamW for transformers) or quick (AdamW, cosine schedule, three learning rates, a
+    # few hundred steps, chosen on val).
     finetune.recipe = "vtab_1k"
     # Fine-tune only this many checkpoints, the best ranked ones by the first measure,
     # after all checkpoints are scored; 0 for all. Not possible with `shard`.

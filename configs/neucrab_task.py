@@ -68,6 +68,6 @@ def get_config(task_name: str, argument: str = "") -> ml_collections.ConfigDict:
         config.batch_size = 16
         config.finetune.recipe = "quick"
         config.finetune.num_steps = 2
-        config.finetune.learning_rate = 0.01
+        config.finetune.learning_rate = 0.001
         config.finetune.batch_size = 8
     return config

@@ -90,20 +90,25 @@ def show(table: Table, prior: prediction.Relations) -> None:
             ("plan, complete", (), {}),
             ("plan, earlier", others, parts),
         ):
-            if (history or name != "plan, earlier") and (parts or "com" not in name):
-                earlier = [dataclasses.replace(table, tasks=history)] if history else []
-                predictor = prediction.fit(earlier, prior=prior)
-                plan = Plan(predictor, pool, task, cost, of_plan)
-                own = [regret_of(plan.run(budget)[0], task) for budget in BUDGETS]
-                found.setdefault(name, []).append(own)
-                tuned, used = plan.run(math.inf, planning.CONFIDENCE)
-                stops.setdefault(name, []).append((used, regret_of(tuned, task)))
+            if name == "plan, earlier" and not others:
+                continue
+            if name == "plan, complete" and not parts:
+                continue
+            earlier = [dataclasses.replace(table, tasks=history)] if history else []
+            predictor = prediction.fit(earlier, prior=prior)
+            plan = Plan(predictor, pool, task, cost, of_plan)
+            own = [regret_of(plan.run(budget)[0], task) for budget in BUDGETS]
+            found.setdefault(name, []).append(own)
+            tuned, used = plan.run(math.inf, planning.CONFIDENCE)
+            stops.setdefault(name, []).append((used, regret_of(tuned, task)))
         first = prediction.predict(prediction.fit(prior=prior), pool, num_samples=DRAWS)
         predicted = [c.checkpoint for c in first.checkpoints]
         found.setdefault("predicted", []).append(regrets(predicted, task, cost))
         for name in FIXED:
             scores = scores_of(table, task, name)
-            if len(scores) == len(task.checkpoints):
+            if scores:
+                # Those without it come last.
+                scores = {n: scores.get(n, -math.inf) for n in task.checkpoints}
                 order = sorted(scores, key=lambda n: -scores[n])
                 found.setdefault(name, []).append(regrets(order, task, cost))
         random = np.random.default_rng(0)
@@ -202,7 +207,9 @@ class Plan:
                 num_test=self.task.num_test,
                 num_samples=DRAWS,
             )
-            name = planning.next_step(predicted, left, confidence).checkpoint
+            # A plan counts times below a second as one.
+            seconds = {name: 1000 * time for name, time in left.items()}
+            name = planning.next_step(predicted, seconds, confidence).checkpoint
             if not name:
                 return measured, used
             parts = self.parts.get(name)

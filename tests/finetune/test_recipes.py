@@ -33,7 +33,13 @@ def test_make_sweep_returns_published_protocols():
     ]
     assert (neucrab.select_by, neucrab.recipe.batch_size) == ("test", 512)
     assert finetune.make_sweep({"recipe": "vtab_full"}, 0).select_by == "val"
-    assert finetune.make_sweep({"recipe": "quick"}, 0).recipe.schedule == "cosine"
+    quick = finetune.make_sweep({"recipe": "quick"}, 0)
+    assert quick.recipe.schedule == "cosine"
+    # Three rates up to step 90, and one from there to 300.
+    assert quick.chooses_early and quick.choice_step(300) == 90
+    assert (quick.steps_before_choice, quick.steps_after_choice) == (270, 210)
+    halving = finetune.make_sweep({"recipe": "quick", "budget": 900}, 0)
+    assert not halving.chooses_early
 
 
 def test_config_has_every_field_of_recipe_and_sweep():
@@ -86,14 +92,14 @@ def test_make_sweep_rejects_bad_value(changes, message):
 
 
 def test_a_budget_of_time_chooses_rates_early_unless_told_otherwise():
+    rates = {"recipe": "vtab_1k", "learning_rate": (0.1, 0.01)}
     timed, complete, plain = (
-        finetune.make_sweep({"recipe": "quick", "num_steps": 300, **options}, 0)
+        finetune.make_sweep({**rates, **options}, 0)
         for options in ({"budget": "1h"}, {"budget": "1h", "choose_after": 1.0}, {})
     )
-    assert timed.chooses_early and timed.choice_step(300) == 90
-    # Two rates up to step 90, and one from there to 300.
-    assert (timed.steps_before_choice, timed.steps_after_choice) == (180, 210)
+    assert timed.chooses_early and timed.choice_step(1000) == 300
+    assert (timed.steps_before_choice, timed.steps_after_choice) == (600, 700)
     assert not complete.chooses_early and complete == plain
-    assert (plain.steps_before_choice, plain.steps_after_choice) == (600, 0)
+    assert (plain.steps_before_choice, plain.steps_after_choice) == (2000, 0)
     single = dataclasses.replace(timed, learning_rates=(0.1,))
-    assert not single.chooses_early and single.steps_after_choice == 210
+    assert not single.chooses_early and single.steps_after_choice == 700

@@ -121,6 +121,7 @@ def test_make_plans_finetuning(image_folder, pool, compiled):
         "finetune.batch_size": 8,
         "finetune.num_steps": 10,
         "finetune.learning_rate": (0.1, 0.01, 0.001),
+        "finetune.choose_after": 1.0,
     }
     made = plan.make(folder(image_folder, pool, **fields), plan.HERE)
     phase = phases(made)["Fine-tuning"]
@@ -137,6 +138,11 @@ def test_make_plans_finetuning(image_folder, pool, compiled):
     )
     assert phases(best)["Fine-tuning"].rows[0].checkpoints == 1
     assert phases(best)["Fine-tuning"].seconds < phase.seconds
+    early = plan.make(
+        folder(image_folder, pool, **{**fields, "finetune.choose_after": 0.3}), "here"
+    )
+    # Three rates for 3 steps, and one for 7 more.
+    assert phases(early)["Fine-tuning"].about.startswith("3 trials, 16 steps of 8")
     frozen = {**fields, "finetune.frozen": True}
     probe = phases(plan.make(folder(image_folder, pool, **frozen), "here"))
     assert probe["Fine-tuning"].seconds < phase.seconds / 10

@@ -239,7 +239,8 @@ def test_describe_protocol_tells_protocols_apart():
         return recording.describe_protocol(context, tried)
 
     assert describe(recipe="quick") == (
-        "accuracy; quick; all weights; own size; own; 300 steps of 64; rate 0.05/0.01"
+        "accuracy; quick; all weights; own size; own; 300 steps of 64; rate "
+        "0.003/0.001/0.0003"
     )
     tried = Tried(0.01, 96, 96, 0.5, True)
     changes = [
