@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from etils import epath
 
-from rankckpt_jax.checkpoints import backbone as backbone_lib
 from rankckpt_jax.checkpoints.description import Description
-from rankckpt_jax.data.image_cache import ImageCache
 from rankckpt_jax.data.splits import Task
 from rankckpt_jax.devices import processes
 from rankckpt_jax.finetune import results as results_lib
 from rankckpt_jax.finetune import trials as trials_lib
 from rankckpt_jax.finetune.prepare import (
+    Prepared,
     fit_batch,
     metric_name,
-    prepare,
     shared_key,
     to_sweep,
 )
@@ -62,47 +60,21 @@ def load_start(
     return _summarize(sweep, splits, parts)
 
 
-def start(
-    directory: epath.Path,
-    backbone: backbone_lib.Backbone,
-    task: Task,
-    sweep: Sweep | Recipe,
-    *,
-    preprocess: str,
-    cache: ImageCache,
-    description: str = "fine-tuning",
-    should_stop: Callable[[int], bool] = lambda step: False,
-) -> Start:
+def start(prepared: Prepared, description: str) -> Start:
     """Train the trials of a sweep up to the choice of the learning rate.
 
-    `sweep.run` with the same arguments goes on from there.
+    `sweep.run` of the same checkpoint and sweep goes on from there.
 
     Args:
-      directory: As for `sweep.run`, like the other arguments.
-      backbone: The checkpoint.
-      task: The images.
-      sweep: The trials, with `choose_after` less than 1.
-      preprocess: The preprocessing.
-      cache: Cache of decoded images.
+      prepared: The checkpoint and its trials, with `choose_after` less than 1.
       description: Label of the progress bar.
-      should_stop: See `loop.train_trials`.
 
     Raises:
       InputError, Interrupted: See `sweep.run`.
     """
-    prepared = prepare(
-        directory,
-        backbone,
-        task,
-        sweep,
-        preprocess=preprocess,
-        cache=cache,
-        description=description,
-        should_stop=should_stop,
-    )
-    sweep, splits, context = prepared.sweep, prepared.splits, prepared.context
-    parts = _train_parts(context, sweep, splits, description)
-    _choose(context, sweep, parts, description)
+    sweep, splits = prepared.sweep, prepared.splits
+    parts = _train_parts(prepared.context, sweep, splits, description)
+    _choose(prepared.context, sweep, parts, description)
     return _summarize(sweep, splits, parts)
 
 

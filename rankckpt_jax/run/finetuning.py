@@ -98,7 +98,8 @@ def finetune_row(
         }
         if only_start:
             with progress.step(events.title, f"first part of fine-tuning, {trials}"):
-                start = finetune.start(*arguments, **options)
+                prepared = finetune.prepare(*arguments, **options)
+                start = finetune.start(prepared, options["description"])
             events.add("fine-tuning", start.seconds)
             return dataclasses.replace(row, started=start)
         with progress.step(events.title, f"fine-tuning, {trials}"):

@@ -143,7 +143,7 @@ def _assumptions(plan: Plan) -> list[str]:
         )
     if "Fine-tuning" in phases:
         lines.append(
-            "Trials run to their end, and every checkpoint's batch norm is intact."
+            "No trial diverges, and every checkpoint's batch norm is intact."
         )
     if plan.race:
         lines.append(

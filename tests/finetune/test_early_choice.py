@@ -16,8 +16,11 @@ EARLY = dataclasses.replace(COMPLETE, choose_after=0.5)
 
 
 def start(directory, backbone, task, sweep, **options):
-    arguments = epath.Path(directory), backbone, task, sweep
-    return finetune.start(*arguments, **{**settings(), **options})
+    options = {**settings(), "description": "small", **options}
+    return finetune.start(
+        finetune.prepare(epath.Path(directory), backbone, task, sweep, **options),
+        "small",
+    )
 
 
 def load_start(directory, backbone, task, sweep):
