@@ -142,9 +142,7 @@ def _assumptions(plan: Plan) -> list[str]:
             "images per component."
         )
     if "Fine-tuning" in phases:
-        lines.append(
-            "No trial diverges, and every checkpoint's batch norm is intact."
-        )
+        lines.append("No trial diverges, and every checkpoint's batch norm is intact.")
     if plan.race:
         lines.append(
             "All images of each checkpoint are extracted. A race extracts a part of "
