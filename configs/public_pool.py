@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.measures = "all"
     config.finetune.recipe = "quick"
     # SGD does not train networks with small features at any rate that suits others; see
-    # docs/public_pool.md. The recorded results have these settings, whatever the recipe.
+    # docs/public_pool.md. The recorded results have these settings.
     config.finetune.optimizer = "adamw"
     config.finetune.learning_rate = (0.003, 0.001, 0.0003)
     # The curves of all rates are recorded.
