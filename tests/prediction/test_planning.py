@@ -80,7 +80,8 @@ def test_a_weak_start_is_left_and_a_strong_one_goes_on():
         predict({"a": 0.8}, {"a": Early(0.7, 100), "b": Early(accuracy, 100)})
         for accuracy in (0.4, 0.75)
     )
-    assert weak.by_name("b").gain < 0.1 * weak.by_name("c").gain
+    # Figures of 2,000 draws.
+    assert weak.by_name("b").gain < 0.3 * weak.by_name("c").gain
     seconds = times("b", "c")
     assert planning.next_step(weak, seconds).checkpoint == "c"
     assert planning.next_step(strong, seconds).checkpoint == "b"
