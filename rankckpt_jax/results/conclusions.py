@@ -176,6 +176,8 @@ def _accuracy(ranking: Ranking, recommendation: Recommendation) -> str:
     if not recommendation.is_measured:
         return f"{sentence}."
     n = len(recommendation.measured)
+    if n == 1:
+        return f"{sentence}, the only one that was fine-tuned."
     is_all = n == len(ranking.rows) - len(ranking.failed)
     sentence += f", the highest of {n}{'' if is_all else ' fine-tuned'}"
     loss, measure = recommendation.loss, printable(ranking.measures[0])

@@ -18,7 +18,7 @@ class Recommendation:
       use: The checkpoint to use, or None if none can be recommended. It is `picked`,
         or the one with the highest accuracy if `is_measured`.
       is_measured: Whether `use` has the highest of several accuracies, that of `picked`
-        among them.
+        among them, or the highest within a budget of time.
       picked: The row ranked first by the first measure; None if all scores are equal.
       is_left: Whether `use` is the checkpoint that successive halving left.
       measured: The rows with an accuracy, the highest first, then in ranked order.
@@ -41,15 +41,15 @@ class Recommendation:
         """How far the accuracy of `picked` is below the highest one, if measured."""
         if not self.is_measured or self.picked is None or self.use is None:
             return None
-        highest = self.use.finite_accuracy() or 0.0
-        return highest - (self.picked.finite_accuracy() or 0.0)
+        own = self.picked.finite_accuracy()
+        return None if own is None else (self.use.finite_accuracy() or 0.0) - own
 
 
 def recommend(ranking: Ranking) -> Recommendation:
     """Choose the checkpoint to use.
 
     After successive halving it is the one that was left. If the row ranked first and
-    others were fine-tuned, it is the one with the highest
+    others were fine-tuned, or within a budget of time, it is the one with the highest
     accuracy. Otherwise it is the row ranked first.
     """
     first = ranking.measures[0]
@@ -60,7 +60,9 @@ def recommend(ranking: Ranking) -> Recommendation:
         (r for r in ranking.rows if not r.failure and r.finite_accuracy() is not None),
         key=lambda row: -(row.finite_accuracy() or 0.0),
     )
+    is_planned = any(row.started is not None for row in ranking.rows)
     is_measured = len(measured) > 1 and (picked is None or picked in measured)
+    is_measured = is_measured or (is_planned and bool(measured))
     left = next((r for r in measured if r.tried and r.tried.is_left), None)
     is_measured = is_measured and left is None
     use = left or (measured[0] if is_measured else picked)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from rankckpt_jax import finetune
 from rankckpt_jax.configs import default, folder
 from rankckpt_jax.report import terminal
 from rankckpt_jax.results.ranking import rank
@@ -85,6 +86,37 @@ def test_conclude_answers_which_checkpoint_to_use(rows, expected, checkpoint):
 )
 def test_conclude_states_the_accuracy_and_the_loss_first(scores, accuracies, expected):
     assert expected in _conclude(_rows(scores, accuracies)).support[0]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        (
+            [None, 0.9, 0.8],
+            "it reaches 90.0%, the highest of 2 fine-tuned.",
+        ),
+        ([None, 0.9, None], "reaches 90.0%, the only one that was fine-tuned."),
+        ([0.7, 0.9, None], "following nleep would lose 20.0 percentage points"),
+    ],
+)
+def test_conclude_uses_the_best_of_a_plan_that_left_others(accuracies, expected):
+    """The plan had reasons to leave the first: its start, or its expected gain."""
+    rows = _rows([3, 2, 1], accuracies)
+    start = finetune.Start(0.01, 30, 100, 0.5, 50, 10.0, 1.0)
+    rows[0] = dataclasses.replace(rows[0], started=start)
+    conclusion = _conclude(rows)
+    assert conclusion.answer[1] == "ckpt1"
+    assert any(expected in sentence for sentence in conclusion.support)
+
+
+def test_conclude_names_the_checkpoints_that_a_plan_left():
+    rows = _rows([3, 2, 1], [None, 0.9, None])
+    for i, accuracy in ((0, 0.5), (2, None)):
+        start = finetune.Start(0.01, 30, 100, accuracy, 50, 10.0, 1.0)
+        rows[i] = dataclasses.replace(rows[i], started=start)
+    text = " ".join(_conclude(rows).sentences)
+    assert "first 30 of 100 steps only" in text
+    assert "ckpt0 (50.0%), ckpt2 (diverged)" in text
 
 
 def _voted(**scores):
