@@ -57,7 +57,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.finetune.num_steps = 60
     # As in pre-training, so that a network's training steps are compiled once.
     config.finetune.batch_size = 64
-    # As in pre-training too.
     config.finetune.optimizer = "sgd"
     config.finetune.learning_rate = 0.03
     config.finetune.evaluations = 2

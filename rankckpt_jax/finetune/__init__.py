@@ -5,7 +5,7 @@ with moments over the whole global batch, and a new dense head that starts at ze
 
     recipes.py   config -> Sweep (the protocols as data)
     sweep.py     Sweep -> SweepResult: all trials, the best one, the store
-    early_choice.py   the same, if learning rates are dropped before the last step
+    early_choice.py  the same, if learning rates are dropped before the last step
     trials.py    trials that share their steps -> TrialResult: evaluation, saving
     loop.py      the training loop, and evaluation
     step.py      the compiled training step

@@ -9,7 +9,7 @@ from typing import Any
 from rankckpt_jax.errors import InputError
 
 CHOOSE_AFTER = 0.3
-"""Default of `Sweep.choose_after` with a budget of time; see docs/predicting.md."""
+"""`Sweep.choose_after` of `quick` and with a budget of time; see docs/predicting.md."""
 
 _UNITS = {"s": 1, "min": 60, "h": 3600}
 

@@ -66,7 +66,7 @@ def start(prepared: Prepared, description: str) -> Start:
     `sweep.run` of the same checkpoint and sweep goes on from there.
 
     Args:
-      prepared: The checkpoint and its trials, with `choose_after` less than 1.
+      prepared: The checkpoint and its trials, with `has_two_parts`.
       description: Label of the progress bar.
 
     Raises:

@@ -139,7 +139,12 @@ class Sweep:
     @property
     def chooses_early(self) -> bool:
         """Whether learning rates are dropped before the last step."""
-        return self.choose_after < 1 and len(self.learning_rates) > 1
+        return self.has_two_parts and len(self.learning_rates) > 1
+
+    @property
+    def has_two_parts(self) -> bool:
+        """Whether trials have steps after the choice; one of a single step has none."""
+        return all(self.choice_step(steps) < steps for steps in self.num_steps)
 
     def choice_step(self, num_steps: int) -> int:
         """Return the step after which one of the learning rates is chosen."""
@@ -207,7 +212,7 @@ SWEEPS: Mapping[str, Sweep] = {
             (300,),
             select_by="val",
             train_on="train",
-            choose_after=0.3,
+            choose_after=budget.CHOOSE_AFTER,
         ),
     )
 }

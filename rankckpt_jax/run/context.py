@@ -117,7 +117,7 @@ class RunContext:
     @property
     def starts_first(self) -> bool:
         """Whether a fine-tuning may be left after its first part."""
-        return bool(self.finetune_budget) and self.sweep.choose_after < 1
+        return bool(self.finetune_budget) and self.sweep.has_two_parts
 
     @property
     def with_blocks(self) -> bool:

@@ -101,5 +101,10 @@ def test_a_budget_of_time_chooses_rates_early_unless_told_otherwise():
     assert (timed.steps_before_choice, timed.steps_after_choice) == (600, 700)
     assert not complete.chooses_early and complete == plain
     assert (plain.steps_before_choice, plain.steps_after_choice) == (2000, 0)
+    # Nothing is left to train after a choice at the last step.
+    for steps, share in ((1, 0.3), (3, 0.9)):
+        short = dataclasses.replace(timed, num_steps=(steps,), choose_after=share)
+        assert short.choice_step(steps) == steps
+        assert not short.has_two_parts and not short.chooses_early
     single = dataclasses.replace(timed, learning_rates=(0.1,))
     assert not single.chooses_early and single.steps_after_choice == 700
